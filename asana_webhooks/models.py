@@ -1,0 +1,326 @@
+"""What crosses the wire or the store.
+
+Decoding is lenient: what Asana adds is kept or ignored, never refused. Times are aware and UTC,
+gids are strings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from .errors import DecodeError
+
+__all__ = [
+    "Change",
+    "Claim",
+    "DeadLetter",
+    "Delivery",
+    "Event",
+    "Page",
+    "Resource",
+    "Route",
+    "Webhook",
+    "WebhookFilter",
+]
+
+T = TypeVar("T")
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Resource(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A compact reference to an object of Asana: of events gid and type, elsewhere a name too."""
+
+    gid: str
+    resource_type: str | None = None
+    resource_subtype: str | None = None
+    name: str | None = None
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How one field of a resource changed; ``action`` is that of the field, not of the resource.
+
+    The values are decoded JSON as Asana sent it: where it says anything, a dict with ``gid`` and
+    ``resource_type``, for an enum field with ``enum_value`` below.
+    """
+
+    field: str | None = None
+    action: str | None = None
+    new_value: Any = None
+    added_value: Any = None
+    removed_value: Any = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One change of one resource.
+
+    ``action`` is ``added``, ``changed``, ``removed``, ``deleted``, ``undeleted``, or one that is
+    new at Asana. ``user`` is None for changes by Asana itself, ``parent`` is set for ``added`` and
+    ``removed``, ``change`` for most of ``changed``. ``json`` is the event's JSON as it was signed.
+
+    Source: https://developers.asana.com/reference/events
+    """
+
+    created_at: Time
+    action: str
+    resource: Resource
+    user: Resource | None = None
+    parent: Resource | None = None
+    change: Change | None = None
+    type: str | None = None
+    json: bytes = msgspec.field(default=b"", name="(json)")  # set after decoding, never by Asana
+
+    @property
+    def key(self) -> str:
+        """A digest, 32 hex digits, of what identifies the change: equal for each repeat of it.
+
+        Asana gives events no id. Two webhooks that both see one change see it with one key.
+        """
+        user, parent = self.user, self.parent
+        identity = (
+            self.created_at.timestamp(),
+            self.action,
+            (self.resource.gid, self.resource.resource_type),
+            user and user.gid,
+            parent and (parent.gid, parent.resource_type),
+            self.change,
+        )
+        text = msgspec.json.encode(identity, order="deterministic")
+        return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+    def __repr__(self) -> str:
+        """Return the fields that are set, the JSON text left out."""
+        return _represent(self, hidden={"json"})
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The whole event, fields that this class does not know included; decoded at each use."""
+        fields: dict[str, Any] = msgspec.json.decode(self.json)
+        return fields
+
+
+class WebhookFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which events a webhook delivers; an event that passes any filter of the list is delivered.
+
+    ``fields`` goes with the action ``changed`` only, and not on workspaces, teams, portfolios and
+    goals, which need filters and accept only ``project``, ``team_membership`` and
+    ``workspace_membership``.
+
+    Source: https://developers.asana.com/docs/webhooks-guide#filters
+    """
+
+    resource_type: str | None = None
+    resource_subtype: str | None = None
+    action: str | None = None
+    fields: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Make a tuple of any sequence of fields."""
+        if self.fields is not None and not isinstance(self.fields, tuple):
+            msgspec.structs.force_setattr(self, "fields", tuple(self.fields))
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """Asana's record of a webhook; what was not asked for with ``opt_fields`` is None.
+
+    ``secret`` is set on the webhook that a create call returned, and by the client on webhooks
+    whose secret its store holds; it is never part of Asana's other answers, nor of ``repr``.
+    ``failure_deletion_timestamp`` is when Asana deletes the webhook unless a delivery succeeds.
+
+    Source: https://developers.asana.com/reference/webhooks
+    """
+
+    gid: str
+    resource_type: str = "webhook"
+    resource: Resource | None = None
+    target: str | None = None
+    active: bool | None = None
+    created_at: Time | None = None
+    last_success_at: Time | None = None
+    last_failure_at: Time | None = None
+    last_failure_content: str | None = None
+    delivery_retry_count: int | None = None
+    next_attempt_after: Time | None = None
+    failure_deletion_timestamp: Time | None = None
+    filters: tuple[WebhookFilter, ...] | None = None
+    is_workspace_webhook: bool | None = None
+    secret: str | None = None
+
+    def __repr__(self) -> str:
+        """Return the fields that are set, the secret left out."""
+        return _represent(self, hidden={"secret"})
+
+    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
+        """Yield the fields that are set, the secret left out."""
+        return _shown(self, hidden={"secret"})
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """One page of a list; ``offset`` asks for the next one, None on the last. It expires soon."""
+
+    data: tuple[T, ...]
+    offset: str | None = None
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store holds of one webhook: its address here, its state and its secrets.
+
+    ``id`` is the unguessable last segment of the target. A route is ``reserved`` before the create
+    call, ``confirmed`` with ``gid`` and ``secret`` when Asana's answer fits the handshake, and
+    ``retired`` when the webhook is gone. ``candidates`` are the secrets that handshakes left while
+    it was reserved, oldest first.
+    """
+
+    id: str
+    target: str
+    resource: str
+    filters: tuple[WebhookFilter, ...] | None = None
+    state: Literal["reserved", "confirmed", "retired"] = "reserved"
+    gid: str | None = None
+    secret: str | None = None
+    candidates: tuple[str, ...] = ()
+    created_at: Time = msgspec.field(default_factory=lambda: datetime.now(UTC))
+    heartbeat_at: Time | None = None
+
+    def __repr__(self) -> str:
+        """Return the fields that are set, without address and secrets."""
+        return _represent(self, hidden={"id", "target", "secret", "candidates"})
+
+    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
+        """Yield the fields that are set, without address and secrets."""
+        return _shown(self, hidden={"id", "target", "secret", "candidates"})
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One signed post with events, as the inbox keeps it.
+
+    ``route`` is the id of its route, ``body`` the bytes that were signed, ``digest`` the 32 bytes
+    of the signature, which make a repeat recognisable. The store gives it an ``id``; ``attempts``
+    counts the failed tries, ``done`` the events of it that are handled.
+    """
+
+    route: str
+    body: bytes
+    digest: bytes
+    received_at: datetime
+    id: str = ""
+    attempts: int = 0
+    done: int = 0
+
+    def __repr__(self) -> str:
+        """Return what tells deliveries apart, without body and signature."""
+        return (
+            f"Delivery(id={self.id!r}, {len(self.body)} bytes, received_at={self.received_at},"
+            f" attempts={self.attempts}, done={self.done})"
+        )
+
+    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
+        """Yield what tells deliveries apart, without body and signature."""
+        return _shown(self, hidden={"route", "body", "digest"})
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """The oldest due deliveries of one route, leased to one worker.
+
+    ``fence`` is larger with every claim of the route: the store takes no word about a delivery
+    from a worker whose fence is not the newest.
+    """
+
+    route: str
+    fence: int
+    deliveries: tuple[Delivery, ...]
+
+    def __repr__(self) -> str:
+        """Return the deliveries; the route's id stays out of logs."""
+        return f"Claim(fence={self.fence}, deliveries={self.deliveries!r})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
+        """Yield the fence and the deliveries; the route's id stays out of logs."""
+        return _shown(self, hidden={"route"})
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery, or one event of it, that was given up; it waits for a person.
+
+    ``body`` is of the shape of a delivery's, the first ``done`` events of it were handled before.
+    ``reason`` is one line. The store gives it an ``id``.
+    """
+
+    route: str
+    body: bytes
+    reason: str
+    received_at: datetime
+    buried_at: datetime
+    done: int = 0
+    id: str = ""
+
+    def __repr__(self) -> str:
+        """Return what tells dead letters apart, without address and body."""
+        return _represent(self, hidden={"route", "body"})
+
+    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
+        """Yield what tells dead letters apart, without address and body."""
+        return _shown(self, hidden={"route", "body"})
+
+
+def split_events(body: bytes) -> list[msgspec.Raw]:
+    """Return the JSON text of each event in a delivery's body; a heartbeat has none.
+
+    Raises DecodeError, and nothing else, when the body is not UTF-8, not JSON, or not an object
+    with a list of events.
+    """
+    try:
+        if not body.isascii():
+            body.decode()
+        return _envelope.decode(body).events
+    except (ValueError, RecursionError) as error:
+        msg = f"not a delivery: {_reason(error)}"
+        raise DecodeError(msg) from None
+
+
+def decode_event(text: bytes | msgspec.Raw) -> Event:
+    """Return the event that this JSON text describes.
+
+    Raises DecodeError, and nothing else, when a field that this class names has another shape.
+    """
+    try:
+        event = _event.decode(text)
+    except (ValueError, RecursionError) as error:
+        msg = f"not an event: {_reason(error)}"
+        raise DecodeError(msg) from None
+    msgspec.structs.force_setattr(event, "json", bytes(text))
+    return event
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    events: list[msgspec.Raw]
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+_event = msgspec.json.Decoder(Event)
+
+
+def _reason(error: Exception) -> str:
+    return "too deeply nested" if isinstance(error, RecursionError) else str(error)
+
+
+def _shown(struct: msgspec.Struct, hidden: set[str]) -> Iterator[tuple[str, Any]]:
+    for field in struct.__struct_fields__:
+        value = getattr(struct, field)
+        if field not in hidden and value is not None:
+            yield field, value
+
+
+def _represent(struct: msgspec.Struct, hidden: set[str]) -> str:
+    fields = ", ".join(f"{name}={value!r}" for name, value in _shown(struct, hidden))
+    return f"{type(struct).__name__}({fields})"

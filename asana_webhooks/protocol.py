@@ -1,0 +1,201 @@
+"""What a request to a route is answered, and what must be stored before the answer.
+
+Two rules stand above the table: an answer is never sent before its effect is durable, and no
+input, however odd, is answered with an exception. ``decide`` is pure, so that both can be tested
+without a socket.
+
+=========================================  =========  ==================  ========================
+request                                    route      answer              effect
+=========================================  =========  ==================  ========================
+any                                        unknown    404                 none, body unread
+any                                        retired    404, 410 if asked   none, body unread
+not POST                                   any        405 + Allow         none
+Content-Encoding other than identity       any        415                 none
+body over the limit                        any        413, unread         none
+secret, not one header of 16-256 ``!``-~   any        400, no echo        none
+secret                                     reserved   200 + echo          ``Remember`` a candidate
+secret, the stored one                     confirmed  200 + echo          none
+secret, another                            confirmed  403                 none
+secret and signature                       any        judged as signed    likewise
+signature missing, malformed, two, wrong   any        401                 none
+signed, no events                          any        200                 ``NoteHeartbeat``
+signed, events                             confirmed  200                 ``Enqueue``
+signed by a candidate                      reserved   200                 ``Enqueue``, held for it
+signed, unreadable                         confirmed  200                 ``Bury``
+=========================================  =========  ==================  ========================
+
+The endpoint answers 503 where a store fails, and 403 where a fifth candidate comes.
+
+Source: https://developers.asana.com/docs/webhooks-guide
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from typing import TypeAlias
+
+import msgspec
+
+from .errors import DecodeError
+from .models import Route, split_events
+from .signature import digest, parse_signature
+
+__all__ = [
+    "MAX_BODY",
+    "Bury",
+    "Decision",
+    "Effect",
+    "Enqueue",
+    "NoteHeartbeat",
+    "Remember",
+    "Request",
+    "Response",
+    "decide",
+    "screen",
+]
+
+MAX_BODY = 2 * 1024 * 1024
+"""The largest body that is read, in bytes, unless another limit is given."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The part of an HTTP request that matters, as the shells hand it over.
+
+    ``secrets``, ``signatures`` and ``encodings`` hold the values of each ``X-Hook-Secret``,
+    ``X-Hook-Signature`` and ``Content-Encoding`` header, undecodable bytes in any representation.
+    ``length`` is the Content-Length, None when the body is chunked.
+    """
+
+    method: str
+    route: str
+    secrets: tuple[str, ...] = ()
+    signatures: tuple[str, ...] = ()
+    encodings: tuple[str, ...] = ()
+    length: int | None = None
+    body: bytes = b""
+
+
+class Response(msgspec.Struct, frozen=True, gc=False):
+    """An answer: its status, headers, and one line of plain text that quotes nothing."""
+
+    status: int
+    reason: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Remember(msgspec.Struct, frozen=True, gc=False):
+    """Keep this secret as a candidate of the route."""
+
+    secret: str
+
+
+class NoteHeartbeat(msgspec.Struct, frozen=True, gc=False):
+    """Keep that the webhook is alive."""
+
+
+class Enqueue(msgspec.Struct, frozen=True, gc=False):
+    """Put the body into the inbox; held until ``candidate`` is confirmed, if one is named."""
+
+    digest: bytes
+    candidate: str | None = None
+
+
+class Bury(msgspec.Struct, frozen=True, gc=False):
+    """Put the body to the dead letters: refusing it would be retried, then cost the webhook."""
+
+    digest: bytes
+    reason: str
+
+
+Effect: TypeAlias = Remember | NoteHeartbeat | Enqueue | Bury
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """The answer, and the effect that must be durable before it is sent."""
+
+    response: Response
+    effect: Effect | None = None
+
+
+ACCEPTED = Response(200)
+BAD_SECRET = Response(400, "X-Hook-Secret must be one header of 16 to 256 visible characters")
+BAD_SIGNATURE = Response(401, "X-Hook-Signature is not one header of 64 hex digits")
+WRONG_SIGNATURE = Response(401, "the signature does not fit the body")
+FOREIGN_SECRET = Response(403, "this route has its secret already")
+UNKNOWN_ROUTE = Response(404, "no webhook here")
+NOT_POST = Response(405, "a webhook target takes POST only", (("Allow", "POST"),))
+BODY_TIMEOUT = Response(408, "the body did not arrive in time")
+GONE = Response(410, "this webhook was deleted")
+TOO_LARGE = Response(413, "the body is too large")
+ENCODED = Response(415, "the body must not be encoded: its signature covers the bytes sent")
+UNAVAILABLE = Response(503, "nothing was stored, send it again", (("Retry-After", "10"),))
+
+_SECRET = re.compile(r"[!-~]{16,256}\Z")
+
+
+def screen(
+    request: Request, route: Route | None, *, max_body: int = MAX_BODY, answer_gone: bool = False
+) -> Response | None:
+    """Return the refusal that needs no look at the body, None when the body must be read."""
+    if route is None:
+        return UNKNOWN_ROUTE
+    if route.state == "retired":
+        return GONE if answer_gone else UNKNOWN_ROUTE
+    if request.method != "POST":
+        return NOT_POST
+    for encoding in request.encodings:
+        if encoding.strip().lower() != "identity":
+            return ENCODED
+    if (request.length or 0) > max_body or len(request.body) > max_body:
+        return TOO_LARGE
+    return None
+
+
+def decide(
+    request: Request, route: Route | None, *, max_body: int = MAX_BODY, answer_gone: bool = False
+) -> Decision:
+    """Return what the table says for this request at this route; raises nothing."""
+    refusal = screen(request, route, max_body=max_body, answer_gone=answer_gone)
+    if refusal is not None or route is None:
+        return Decision(refusal or UNKNOWN_ROUTE)
+    if request.secrets and not request.signatures:
+        return _decide_handshake(request.secrets, route)
+    return _decide_delivery(request, route)
+
+
+def _decide_handshake(secrets: tuple[str, ...], route: Route) -> Decision:
+    if len(secrets) != 1 or not _SECRET.match(secrets[0]):
+        return Decision(BAD_SECRET)
+    (secret,) = secrets
+    echo = Response(200, headers=(("X-Hook-Secret", secret),))
+    if route.secret is None:
+        return Decision(echo, Remember(secret))
+    if hmac.compare_digest(route.secret.encode(), secret.encode()):
+        return Decision(echo)
+    return Decision(FOREIGN_SECRET)
+
+
+def _decide_delivery(request: Request, route: Route) -> Decision:
+    given = parse_signature(request.signatures[0]) if len(request.signatures) == 1 else None
+    if given is None:
+        return Decision(BAD_SIGNATURE)
+    secret = _signer(request.body, given, route)
+    if secret is None:
+        return Decision(WRONG_SIGNATURE)
+    candidate = None if route.secret is not None else secret
+    try:
+        heartbeat = not split_events(request.body)
+    except DecodeError as error:
+        if candidate is None:
+            return Decision(ACCEPTED, Bury(given, str(error)))
+        heartbeat = False
+    return Decision(ACCEPTED, NoteHeartbeat() if heartbeat else Enqueue(given, candidate))
+
+
+def _signer(body: bytes, given: bytes, route: Route) -> str | None:
+    secrets = route.candidates if route.secret is None else (route.secret,)
+    for secret in secrets:
+        if hmac.compare_digest(digest(body, secret), given):
+            return secret
+    return None

@@ -1,0 +1,49 @@
+"""Sign and verify: hex HMAC-SHA256 over the raw body, keyed with the secret's bytes.
+
+Source: https://developers.asana.com/docs/webhooks-guide#security
+"""
+
+from __future__ import annotations
+
+import binascii
+import hmac
+
+from .errors import SignatureError
+
+__all__ = ["parse_signature", "sign", "verify_signature"]
+
+
+def digest(body: bytes, secret: str) -> bytes:
+    """Return the 32 bytes that ``X-Hook-Signature`` carries in hex."""
+    return hmac.digest(secret.encode("utf-8", "surrogatepass"), body, "sha256")
+
+
+def sign(body: bytes, secret: str) -> str:
+    """Return the value of ``X-Hook-Signature`` for this body: 64 lower-case hex digits."""
+    return digest(body, secret).hex()
+
+
+def parse_signature(signature: str) -> bytes | None:
+    """Return the 32 bytes that 64 hex digits of either case stand for, None for other text."""
+    if len(signature) != 64:
+        return None
+    try:
+        return binascii.unhexlify(signature)
+    except ValueError:  # not hex, or not ASCII
+        return None
+
+
+def verify_signature(body: bytes, signature: str, secret: str) -> None:
+    """Return when the signature was made from exactly this body with this secret.
+
+    ``body`` must be the bytes as they arrived: JSON that was parsed and written again does not
+    verify. The comparison takes constant time. Raises SignatureError, and nothing else, for any
+    text that is not the right signature.
+    """
+    given = parse_signature(signature)
+    if given is None:
+        msg = "the signature is not 64 hex digits; pass the X-Hook-Signature header as it came"
+        raise SignatureError(msg)
+    if not hmac.compare_digest(digest(body, secret), given):
+        msg = "the signature does not fit; pass the raw body, and the secret of this webhook"
+        raise SignatureError(msg)

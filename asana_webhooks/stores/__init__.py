@@ -1,0 +1,157 @@
+"""The contract of a store: routes and their secrets, and the inbox of deliveries.
+
+Every call is atomic, durable when it returns as far as the store is durable at all, and safe to
+make at once from many tasks, and from many processes where the store's class says so. Whatever
+goes wrong below is a StoreError; after one, nothing is known to be stored.
+
+Time in a store is its own: leases and back-off do not depend on the wall clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from ..models import Claim, DeadLetter, Delivery, Route, WebhookFilter
+
+__all__ = ["DUPLICATES_KNOWN_FOR", "MAX_CANDIDATES", "MAX_WAITING", "Store"]
+
+MAX_CANDIDATES = 4
+"""How many different secrets a reserved route keeps."""
+
+MAX_WAITING = 100_000
+"""How many deliveries an inbox holds, unless another limit is given, before it refuses more."""
+
+DUPLICATES_KNOWN_FOR = timedelta(hours=48)
+"""For how long after its first receipt a repeated delivery is recognised."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Where routes and deliveries are kept. Opened and closed as a context manager, once."""
+
+    async def __aenter__(self) -> Self:
+        """Open the store. Raises StoreError with the cause and the remedy if it cannot be."""
+        ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Write what is under way, then close."""
+        ...
+
+    # Routes
+
+    async def reserve(self, route: Route, *, ttl: float, sole: bool = False) -> bool:
+        """Add a reserved route that is forgotten after ``ttl`` seconds unless it is confirmed.
+
+        False, and nothing added, when ``sole`` and a reserved or confirmed route exists for the
+        same resource below the same address (the target up to its last slash).
+        """
+        ...
+
+    async def get_route(self, route: str) -> Route | None:
+        """Return the route with this id; None when it is unknown, dropped or expired."""
+        ...
+
+    async def list_routes(self, resource: str | None = None) -> list[Route]:
+        """Return the reserved and confirmed routes, oldest first, of one resource or of all."""
+        ...
+
+    async def add_candidate(self, route: str, secret: str) -> bool:
+        """Keep a handshake's secret; True when the route holds it now.
+
+        False when the route is unknown, holds four others, or is confirmed with another.
+        """
+        ...
+
+    async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
+        """Turn a reserved route into a confirmed one.
+
+        ``secret`` must be one of its candidates. Deliveries held for it become claimable, those
+        held for other candidates and the other candidates are dropped. False, and nothing
+        changed, when the route is not reserved or the secret is not a candidate.
+        """
+        ...
+
+    async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
+        """Keep the filters that the webhook of this route has now."""
+        ...
+
+    async def note_heartbeat(self, route: str, at: datetime) -> None:
+        """Keep when the last heartbeat came."""
+        ...
+
+    async def retire(self, route: str) -> bool:
+        """Retire a confirmed route; True for the one call that did it.
+
+        Its secret is forgotten, deliveries that wait are still handled.
+        """
+        ...
+
+    async def drop(self, route: str) -> Route | None:
+        """Forget a reserved route with its candidates and what is held for them.
+
+        Returns the route as it was at that instant, None when it was not reserved.
+        """
+        ...
+
+    # Inbox
+
+    async def put(
+        self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
+    ) -> bool:
+        """Keep a delivery; False when the same digest came within 48 hours of ``received_at``.
+
+        With ``candidate`` it is held until that secret is confirmed (at once, when it is by now),
+        and dropped, False, when the secret is no candidate any more. With ``reason`` it goes to
+        the dead letters instead of the queue. Raises StoreError when the inbox is full.
+        """
+        ...
+
+    async def claim(self, *, limit: int, lease: float) -> Claim | None:
+        """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.
+
+        The lease lasts ``lease`` seconds; meanwhile no one else is given this route. None when
+        nothing is due.
+        """
+        ...
+
+    async def renew(self, claim: Claim, *, lease: float) -> bool:
+        """Let the lease end ``lease`` seconds from now; False when it is lost."""
+        ...
+
+    async def ack(self, claim: Claim, delivery: Delivery) -> bool:
+        """Remove a handled delivery; False, and nothing done, when the lease is lost."""
+        ...
+
+    async def release(
+        self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
+    ) -> bool:
+        """Make a delivery due again in ``delay`` seconds; False when the lease is lost."""
+        ...
+
+    async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
+        """Remove a delivery and leave these dead letters; False when the lease is lost."""
+        ...
+
+    async def finish(self, claim: Claim) -> None:
+        """Give the lease back; what was neither acked, released nor buried is due at once."""
+        ...
+
+    async def waiting(self) -> int:
+        """Return how many deliveries are in the inbox: due, leased, released or held."""
+        ...
+
+    async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
+        """Return dead letters, oldest first, from behind the one with the id ``after``."""
+        ...
+
+    async def replay(self, letters: Sequence[str]) -> int:
+        """Move the dead letters with these ids back to the inbox; returns how many there were."""
+        ...
