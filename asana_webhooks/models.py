@@ -7,7 +7,7 @@ gids are strings.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -96,10 +96,21 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Return the fields that are set, the JSON text left out."""
         return _represent(self, hidden={"json"})
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return the fields that are set, the JSON text left out."""
+        return _shown(self, hidden={"json"})
+
     @property
     def raw(self) -> dict[str, Any]:
-        """The whole event, fields that this class does not know included; decoded at each use."""
-        fields: dict[str, Any] = msgspec.json.decode(self.json)
+        """The whole event, fields that this class does not know included; decoded at each use.
+
+        Raises DecodeError when one of those holds a number too large for Python's JSON.
+        """
+        try:
+            fields: dict[str, Any] = msgspec.json.decode(self.json)
+        except (ValueError, RecursionError) as error:
+            msg = f"not readable as a whole: {_reason(error)}"
+            raise DecodeError(msg) from None
         return fields
 
 
@@ -116,11 +127,14 @@ class WebhookFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     resource_type: str | None = None
     resource_subtype: str | None = None
     action: str | None = None
-    fields: tuple[str, ...] | None = None
+    fields: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        """Make a tuple of any sequence of fields."""
-        if self.fields is not None and not isinstance(self.fields, tuple):
+        """Make a tuple of any sequence of fields. Raises ValueError for one name alone."""
+        if isinstance(self.fields, str):
+            msg = "a filter's fields are a list of names, also when there is one"
+            raise ValueError(msg)
+        if self.fields is not None:
             msgspec.structs.force_setattr(self, "fields", tuple(self.fields))
 
 
@@ -128,7 +142,8 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     """Asana's record of a webhook; what was not asked for with ``opt_fields`` is None.
 
     ``secret`` is set on the webhook that a create call returned, and by the client on webhooks
-    whose secret its store holds; it is never part of Asana's other answers, nor of ``repr``.
+    whose secret its store holds; it is never part of Asana's other answers. ``repr`` shows neither
+    it nor the target, which ends in a route.
     ``failure_deletion_timestamp`` is when Asana deletes the webhook unless a delivery succeeds.
 
     Source: https://developers.asana.com/reference/webhooks
@@ -151,12 +166,12 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     secret: str | None = None
 
     def __repr__(self) -> str:
-        """Return the fields that are set, the secret left out."""
-        return _represent(self, hidden={"secret"})
+        """Return the fields that are set, without address and secret."""
+        return _represent(self, hidden={"target", "secret"})
 
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
-        """Yield the fields that are set, the secret left out."""
-        return _shown(self, hidden={"secret"})
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return the fields that are set, without address and secret."""
+        return _shown(self, hidden={"target", "secret"})
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -196,8 +211,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         """Return the fields that are set, without address and secrets."""
         return _represent(self, hidden={"id", "target", "secret", "candidates"})
 
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
-        """Yield the fields that are set, without address and secrets."""
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return the fields that are set, without address and secrets."""
         return _shown(self, hidden={"id", "target", "secret", "candidates"})
 
 
@@ -224,8 +239,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             f" attempts={self.attempts}, done={self.done})"
         )
 
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
-        """Yield what tells deliveries apart, without body and signature."""
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return what tells deliveries apart, without body and signature."""
         return _shown(self, hidden={"route", "body", "digest"})
 
 
@@ -244,8 +259,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         """Return the deliveries; the route's id stays out of logs."""
         return f"Claim(fence={self.fence}, deliveries={self.deliveries!r})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
-        """Yield the fence and the deliveries; the route's id stays out of logs."""
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return the fence and the deliveries; the route's id stays out of logs."""
         return _shown(self, hidden={"route"})
 
 
@@ -268,8 +283,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         """Return what tells dead letters apart, without address and body."""
         return _represent(self, hidden={"route", "body"})
 
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
-        """Yield what tells dead letters apart, without address and body."""
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return what tells dead letters apart, without address and body."""
         return _shown(self, hidden={"route", "body"})
 
 
@@ -314,11 +329,9 @@ def _reason(error: Exception) -> str:
     return "too deeply nested" if isinstance(error, RecursionError) else str(error)
 
 
-def _shown(struct: msgspec.Struct, hidden: set[str]) -> Iterator[tuple[str, Any]]:
-    for field in struct.__struct_fields__:
-        value = getattr(struct, field)
-        if field not in hidden and value is not None:
-            yield field, value
+def _shown(struct: msgspec.Struct, hidden: set[str]) -> list[tuple[str, Any]]:
+    fields = ((name, getattr(struct, name)) for name in struct.__struct_fields__)
+    return [(name, value) for name, value in fields if name not in hidden and value is not None]
 
 
 def _represent(struct: msgspec.Struct, hidden: set[str]) -> str:

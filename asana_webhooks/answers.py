@@ -1,0 +1,294 @@
+"""What an answer of Asana means, or that there was none: a model, or one typed error.
+
+Pure: statuses, headers and bytes go in, models come out or an error is raised. An error takes
+from a body only what Asana documents; the body itself, which may be a proxy's page, is dropped.
+
+Sources: https://developers.asana.com/docs/errors, https://developers.asana.com/docs/pagination
+and https://developers.asana.com/reference/webhooks
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Generic, TypeVar
+
+import aiohttp
+import httpx
+import msgspec
+
+from .errors import (
+    ApiError,
+    AuthenticationError,
+    BadRequestError,
+    ConnectionFailedError,
+    DecodeError,
+    DuplicateWebhookError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ServerError,
+)
+from .models import Page, Resource, Webhook
+
+__all__ = [
+    "MAX_RETRY_AFTER",
+    "accept",
+    "decode_created",
+    "decode_nothing",
+    "decode_webhook",
+    "decode_webhooks",
+    "decode_workspaces",
+    "is_untrusted",
+    "parse_retry_after",
+    "unanswered",
+]
+
+MAX_RETRY_AFTER = 3600.0
+"""The longest wait that ``Retry-After`` is believed, in seconds."""
+
+_MAX_ERRORS = 10
+_MAX_TEXT = 1000
+
+T = TypeVar("T")
+
+
+def accept(status: int, retry_after: str | None, body: bytes | None) -> bytes:
+    """Return the body of a successful answer; None stands for one that could not be read.
+
+    Raises the ApiError of its class for each status but 2xx, and DecodeError for a success that
+    is too large or badly compressed.
+    """
+    if not 200 <= status <= 299:
+        raise _error(status, retry_after, body or b"")
+    if body is None:
+        msg = f"Asana's answer {status} is too large or badly compressed; check base_url"
+        raise DecodeError(msg)
+    return body
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Return for how many seconds to wait, 0 to MAX_RETRY_AFTER; None when that is not said.
+
+    Seconds and HTTP dates are read. Source: https://developers.asana.com/docs/rate-limits
+    """
+    text = (value or "").strip()
+    seconds = float(text) if _SECONDS.fullmatch(text) else _seconds_until(text)
+    return None if seconds is None else min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+_SECONDS = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
+
+def _seconds_until(date: str) -> float | None:
+    try:
+        at = parsedate_to_datetime(date)
+    except (ValueError, OverflowError):
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return (at - datetime.now(UTC)).total_seconds()
+
+
+def _error(status: int, retry_after: str | None, body: bytes) -> ApiError:
+    said = _said(body)
+    messages = _texts(said, "message")
+    error = _error_class(status, messages)(
+        status,
+        messages,
+        help=next(iter(_texts(said, "help")), None),
+        phrase=next(iter(_texts(said, "phrase")), None),
+    )
+    if isinstance(error, RateLimitedError):
+        error.retry_after = parse_retry_after(retry_after)
+    elif 300 <= status <= 399:
+        error.hint = "redirects are not followed, they could carry the token away; check base_url"
+    return error
+
+
+_CLASSES = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    429: RateLimitedError,
+}
+
+
+def _error_class(status: int, messages: tuple[str, ...]) -> type[ApiError]:
+    # The wording is all that tells a duplicate from a lack of permission.
+    duplicate = any("already have an existing webhook" in text.lower() for text in messages)
+    if status == 403 and duplicate:
+        return DuplicateWebhookError
+    return ServerError if 500 <= status <= 599 else _CLASSES.get(status, ApiError)
+
+
+def _said(body: bytes) -> list[dict[str, Any]]:
+    try:
+        answer = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return []
+    errors = answer.get("errors") if isinstance(answer, dict) else None
+    entries = errors[:_MAX_ERRORS] if isinstance(errors, list) else []
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _texts(entries: list[dict[str, Any]], key: str) -> tuple[str, ...]:
+    values = (entry.get(key) for entry in entries)
+    return tuple(_one_line(value) for value in values if isinstance(value, str) and value)
+
+
+def _one_line(text: str) -> str:
+    # What a server said ends in terminals and logs.
+    return "".join(char if char.isprintable() else " " for char in text[:_MAX_TEXT])
+
+
+class _Single(msgspec.Struct, Generic[T]):
+    data: T
+
+
+class _Created(msgspec.Struct):
+    data: Webhook
+    secret: str | None = msgspec.field(default=None, name="X-Hook-Secret")
+
+
+class _NextPage(msgspec.Struct):
+    offset: str | None = None
+
+
+class _List(msgspec.Struct, Generic[T]):
+    data: tuple[T, ...]
+    next_page: _NextPage | None = None
+
+
+_single = msgspec.json.Decoder(_Single[Webhook])
+_created = msgspec.json.Decoder(_Created)
+_webhooks = msgspec.json.Decoder(_List[Webhook])
+_workspaces = msgspec.json.Decoder(_List[Resource])
+_nothing = msgspec.json.Decoder(_Single[dict[str, Any]])
+
+
+def decode_webhook(body: bytes) -> Webhook:
+    """Return the webhook below ``data``; raises DecodeError when there is none."""
+    return _decode(_single, body).data
+
+
+def decode_created(body: bytes) -> Webhook:
+    """Return the webhook of a create call, with the secret that stands beside ``data``.
+
+    Its ``secret`` is None when the answer lacks one. Raises DecodeError like decode_webhook.
+    Source: https://developers.asana.com/reference/createwebhook
+    """
+    created = _decode(_created, body)
+    return msgspec.structs.replace(created.data, secret=created.secret or None)
+
+
+def decode_webhooks(body: bytes) -> Page[Webhook]:
+    """Return a page of webhooks; raises DecodeError when ``data`` is no list of them."""
+    return _page(_decode(_webhooks, body))
+
+
+def decode_workspaces(body: bytes) -> Page[Resource]:
+    """Return a page of workspaces; raises DecodeError when ``data`` is no list of them."""
+    return _page(_decode(_workspaces, body))
+
+
+def decode_nothing(body: bytes) -> None:
+    """Return None for ``data`` with any object; raises DecodeError when there is none."""
+    _decode(_nothing, body)
+
+
+def _page(answer: _List[T]) -> Page[T]:
+    offset = answer.next_page.offset if answer.next_page else None
+    return Page(data=answer.data, offset=offset or None)
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except (ValueError, RecursionError) as error:
+        reason = "too deeply nested" if isinstance(error, RecursionError) else error
+        msg = f"Asana's answer is not of the documented shape: {reason}; check base_url"
+        raise DecodeError(msg) from None
+
+
+# The first line that fits any link of the chain of causes. The classes of httpx come last: the
+# transport over aiohttp calls a server that hangs up, and most else, a ConnectTimeout.
+_KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
+    (
+        (ssl.SSLCertVerificationError,),
+        "its TLS certificate is not trusted",
+        "check the clock, SSL_CERT_FILE, and whether something on the way intercepts TLS",
+    ),
+    ((ssl.SSLError, aiohttp.ClientSSLError), "TLS failed", "check scheme and port of base_url"),
+    (
+        (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError, httpx.ProxyError),
+        "the proxy on the way refused",
+        "check HTTPS_PROXY and NO_PROXY",
+    ),
+    (
+        (socket.gaierror, aiohttp.ClientConnectorDNSError),
+        "its name was not resolved",
+        "check base_url and the network",
+    ),
+    (
+        (aiohttp.ClientConnectorError, httpx.ConnectError, ConnectionRefusedError),
+        "the connection was refused or has no way there",
+        "check base_url, the network and the firewall",
+    ),
+    (
+        (aiohttp.ClientResponseError,),
+        "what came back is not HTTP",
+        "check base_url and the proxies on the way",
+    ),
+    (
+        (
+            aiohttp.ServerDisconnectedError,
+            aiohttp.ClientPayloadError,
+            aiohttp.ClientOSError,
+            ConnectionError,
+            httpx.NetworkError,
+            httpx.ProtocolError,
+        ),
+        "it hung up before its answer was complete",
+        "try again",
+    ),
+    (
+        (TimeoutError, httpx.TimeoutException),
+        "no complete answer came in time",
+        "try again, check the network if it lasts",
+    ),
+)
+
+
+def unanswered(cause: Exception, *, method: str, host: str) -> ConnectionFailedError:
+    """Return the error for a call that got no answer; it names host, kind and next step."""
+    what, step = next(
+        (what, step) for kinds, what, step in (*_KINDS, _other(cause)) if _has(cause, kinds)
+    )
+    if method == "POST":  # whatever the kind, the request may have been sent
+        step += "; whether the webhook was made is unknown, get_webhooks tells"
+    return ConnectionFailedError(f"no answer from {host}: {what} ({step})")
+
+
+def is_untrusted(error: Exception) -> bool:
+    """Return whether a certificate was refused, which no repetition cures."""
+    return _has(error, (ssl.SSLCertVerificationError,))
+
+
+def _other(cause: Exception) -> tuple[tuple[type[BaseException], ...], str, str]:
+    return (BaseException,), type(cause).__name__, "check base_url and the network"
+
+
+def _has(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    return any(isinstance(link, kinds) for link in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__

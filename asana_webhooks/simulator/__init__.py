@@ -1,0 +1,23 @@
+"""A local Asana on a real socket, to develop and test against without an account.
+
+::
+
+    async with AsanaSimulator() as asana:
+        # any client, with base_url=asana.base_url and any token, makes a webhook on asana.project
+        task = await asana.create_task("Fix the login", project=asana.project)
+        await asana.complete_task(task)
+        await asana.settled()
+
+It knows the five operations on webhooks, the handshake, signed deliveries with retries, and named
+faults. Of the package it shares only the signature, so that a mistake of the client is not also
+a mistake here. Everything lives in memory.
+"""
+
+from __future__ import annotations
+
+from .deliveries import Attempt
+from .faults import Fault, Faults
+from .simulator import AsanaSimulator
+from .state import WebhookRecord
+
+__all__ = ["AsanaSimulator", "Attempt", "Fault", "Faults", "WebhookRecord"]

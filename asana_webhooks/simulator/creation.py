@@ -1,0 +1,135 @@
+"""How a webhook comes into being: the checks, the handshake in the middle of the call, the answer.
+
+The handshake is a post to the exact target with ``X-Hook-Secret``, to be answered 200 or 204 with
+the same header. The first heartbeat follows it at once, whether or not the caller has its answer.
+
+Source: https://developers.asana.com/reference/createwebhook
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from .answers import Refused, unknown
+from .deliveries import SUCCESS, Deliveries
+from .faults import Fault, Faults
+from .filters import checked_filters
+from .state import State, Thing, WebhookRecord
+from .targets import Targets
+
+__all__ = ["Creation"]
+
+HEARTBEAT = b'{"events":[]}'
+REMOTE = "The remote server which is intended to receive the webhook"
+EXISTS = (
+    "You already have an existing webhook for the given resource and target. "
+    "Delete the old one before creating another."
+)
+
+
+class Creation:
+    """Carries out create calls.
+
+    ``started`` and ``handshake_done`` are set when a call has arrived and when a handshake was
+    answered as it should be; the simulator never clears them. ``release_handshake`` and
+    ``release_201`` are what the two slow faults wait for. ``strangers`` are the secrets of
+    handshakes that were not genuine.
+    """
+
+    def __init__(
+        self, state: State, deliveries: Deliveries, faults: Faults, targets: Targets
+    ) -> None:
+        self.started = asyncio.Event()
+        self.handshake_done = asyncio.Event()
+        self.release_handshake = asyncio.Event()
+        self.release_201 = asyncio.Event()
+        self.strangers: list[str] = []
+        self._state = state
+        self._deliveries = deliveries
+        self._faults = faults
+        self._targets = targets
+
+    async def create(self, app: str, fields: Mapping[str, Any]) -> WebhookRecord:
+        """Return the webhook that this app asks for, established.
+
+        Raises Refused when the call is wrong, or its target does not complete the handshake.
+        """
+        self.started.set()
+        webhook = self._checked(app, fields)
+        await self._shake_hands(webhook)
+        webhook.last_success_at = self._state.now()
+        self._state.keep(webhook)
+        if Fault.EARLY_EVENTS in self._faults:
+            await self._deliveries.send_first(webhook, self._early_event(webhook))
+        self._deliveries.send(webhook, HEARTBEAT)
+        if Fault.SLOW_201 in self._faults:
+            await self.release_201.wait()
+        return webhook
+
+    def _checked(self, app: str, fields: Mapping[str, Any]) -> WebhookRecord:
+        resource = self._resource(_text(fields, "resource"))
+        target = _text(fields, "target")
+        self._targets.check(target)
+        given = fields.get("filters")
+        filters = checked_filters([] if given is None else given, resource.resource_type)
+        for other in self._state.webhooks.values():
+            if (other.app, other.resource, other.target) == (app, resource.gid, target):
+                raise Refused(403, EXISTS)
+        return WebhookRecord(
+            gid=self._state.new_gid(),
+            resource=resource.gid,
+            target=target,
+            secret=secrets.token_hex(32),
+            app=app,
+            filters=filters,
+            created_at=self._state.now(),
+        )
+
+    def _resource(self, gid: str) -> Thing:
+        if gid not in self._state.things:
+            raise unknown("resource", gid)
+        return self._state.things[gid]
+
+    async def _shake_hands(self, webhook: WebhookRecord) -> None:
+        if Fault.NO_HANDSHAKE in self._faults:
+            raise Refused(400, f"{REMOTE} did not respond with the handshake secret.")
+        if Fault.SLOW_HANDSHAKE in self._faults:
+            await self.release_handshake.wait()
+        await self._strangers_call(webhook.target, 5 * (Fault.STRANGERS_FLOOD in self._faults))
+        await self._strangers_call(webhook.target, Fault.STRANGER_FIRST in self._faults)
+        await self._handshake(webhook)
+        if Fault.HANDSHAKE_TWICE in self._faults:
+            await self._handshake(webhook)
+        self.handshake_done.set()
+        await self._strangers_call(webhook.target, Fault.STRANGER_AFTER in self._faults)
+
+    async def _handshake(self, webhook: WebhookRecord) -> None:
+        answer = await self._deliveries.post(
+            webhook.target, b"{}", {"X-Hook-Secret": webhook.secret}
+        )
+        if answer.status is not None and answer.status not in SUCCESS:
+            raise Refused(400, f"{REMOTE} responded with an incorrect status code: {answer.status}")
+        if answer.echo != webhook.secret:
+            raise Refused(400, f"{REMOTE} did not respond with the handshake secret.")
+
+    async def _strangers_call(self, target: str, count: int) -> None:
+        for _ in range(count):
+            self.strangers.append(secrets.token_hex(32))
+            await self._deliveries.post(target, b"{}", {"X-Hook-Secret": self.strangers[-1]})
+
+    def _early_event(self, webhook: WebhookRecord) -> bytes:
+        watched = self._state.things[webhook.resource]
+        event = self._state.event("changed", watched, field="name")
+        return msgspec.json.encode({"events": [event]})
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not value:
+        raise Refused(400, f"{name}: Missing input")
+    return value

@@ -1,0 +1,155 @@
+"""What this Asana knows: its objects, its webhooks, its gids and its clock."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+__all__ = ["Event", "Filter", "State", "Thing", "WebhookRecord", "timestamp"]
+
+Filter = dict[str, Any]
+"""One filter of a webhook as Asana echoes it: four keys, null where nothing was said."""
+
+Event = dict[str, Any]
+"""One event in Asana's JSON shape."""
+
+MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thing:
+    """An object of Asana that a webhook can watch or an event can name.
+
+    ``parents`` are the gids of the objects whose webhooks see its events too.
+    """
+
+    gid: str
+    resource_type: str
+    name: str
+    resource_subtype: str | None = None
+    parents: tuple[str, ...] = ()
+
+    @property
+    def compact(self) -> dict[str, Any]:
+        """How answers of the API refer to it."""
+        return {"gid": self.gid, "resource_type": self.resource_type, "name": self.name}
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """How events refer to it: without its name."""
+        bare = {"gid": self.gid, "resource_type": self.resource_type}
+        return bare | ({"resource_subtype": self.resource_subtype} if self.resource_subtype else {})
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class WebhookRecord:
+    """One webhook and how its deliveries go; ``resource`` is a gid, ``app`` the token that made it.
+
+    ``delivery_retry_count`` counts the retries since the last success, ``deleted`` is set when the
+    webhook is gone.
+
+    Source: https://developers.asana.com/reference/webhooks
+    """
+
+    gid: str
+    resource: str
+    target: str = field(repr=False)
+    secret: str = field(repr=False)
+    app: str = field(repr=False)
+    filters: list[Filter]
+    created_at: datetime
+    active: bool = True
+    last_success_at: datetime | None = None
+    last_failure_at: datetime | None = None
+    last_failure_content: str = ""
+    delivery_retry_count: int = 0
+    next_attempt_after: datetime | None = None
+    failure_deletion_timestamp: datetime | None = None
+    deleted: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+
+class State:
+    """The objects of one workspace, and the webhooks on them.
+
+    ``webhooks`` holds those that exist; a deleted one can still be found with ``webhook``, because
+    a delivery of it may be under way.
+    """
+
+    def __init__(self) -> None:
+        self.webhooks: dict[str, WebhookRecord] = {}
+        self._ever: dict[str, WebhookRecord] = {}
+        self._gids = itertools.count(1_200_000_000_000_001)
+        self._last = datetime.min.replace(tzinfo=UTC)
+        self.workspace = Thing(gid="1331", resource_type="workspace", name="example.com")
+        self.user = Thing(gid="1201", resource_type="user", name="Robin Example")
+        self.project = Thing(gid="8675309", resource_type="project", name="Bugs")
+        self.section = Thing(gid="1400", resource_type="section", name="Untitled section")
+        first = (self.workspace, self.user, self.project, self.section)
+        self.things = {thing.gid: thing for thing in first}
+
+    def now(self) -> datetime:
+        """Return the time in whole milliseconds; no two calls return the same."""
+        now = datetime.now(UTC)
+        now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        self._last = max(now, self._last + MILLISECOND)
+        return self._last
+
+    def new_gid(self) -> str:
+        """Return a gid that nothing has."""
+        return str(next(self._gids))
+
+    def add(self, thing: Thing) -> Thing:
+        """Keep a new object, and return it."""
+        self.things[thing.gid] = thing
+        return thing
+
+    def thing(self, gid: str, resource_type: str | None = None) -> Thing:
+        """Return the object with this gid; ValueError when there is none of this type."""
+        thing = self.things.get(gid)
+        if thing is None or resource_type not in (None, thing.resource_type):
+            msg = f"there is no {resource_type or 'object'} with gid {gid!r}"
+            raise ValueError(msg)
+        return thing
+
+    def event(
+        self, action: str, thing: Thing, *, parent: Thing | None = None, field: str | None = None
+    ) -> Event:
+        """Return the event that the user causes now, with the keys in the order of Asana's bodies.
+
+        Source: https://developers.asana.com/reference/events
+        """
+        event: Event = {
+            "user": self.user.reference,
+            "created_at": timestamp(self.now()),
+            "action": action,
+            "resource": thing.reference,
+            "parent": parent.reference if parent else None,
+        }
+        return event | ({"change": {"field": field, "action": "changed"}} if field else {})
+
+    def webhook(self, gid: str) -> WebhookRecord:
+        """Return the webhook with this gid, deleted or not; ValueError when there never was one."""
+        if gid not in self._ever:
+            msg = f"there is no webhook with gid {gid!r}"
+            raise ValueError(msg)
+        return self._ever[gid]
+
+    def keep(self, webhook: WebhookRecord) -> None:
+        """Let this webhook exist."""
+        self.webhooks[webhook.gid] = self._ever[webhook.gid] = webhook
+
+    def delete(self, webhook: WebhookRecord) -> None:
+        """Let this webhook exist no longer; twice is as good as once."""
+        self.webhooks.pop(webhook.gid, None)
+        webhook.active = False
+        webhook.deleted.set()
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """Return a time as Asana writes it, in UTC with milliseconds."""
+    if moment is None:
+        return None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,1081 @@
+import asyncio
+import gzip
+import json
+import logging
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import respx
+import stamina
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from asana_webhooks import __version__
+from asana_webhooks.api import MAX_ANSWER, WebhooksApi
+from asana_webhooks.connection import TOKEN_VARIABLES
+from asana_webhooks.errors import (
+    ApiError,
+    AsanaWebhooksError,
+    BadRequestError,
+    ConnectionFailedError,
+    DecodeError,
+    DuplicateWebhookError,
+    NotFoundError,
+    RateLimitedError,
+    ServerError,
+)
+from asana_webhooks.models import WebhookFilter
+
+TOKEN = "2/1201/made-up:0123456789abcdef"
+BASE = "https://app.asana.com/api/1.0"
+SECRET = "b537207f20cbfa02357cf448134da559e8bd39d61597dcd5631b8012eae53e81"
+TARGET = "https://hooks.example.com/asana/projects"
+FILTER = WebhookFilter(resource_type="task", action="changed", fields=("completed",))
+WEBHOOK = {
+    "gid": "1200000000000001",
+    "resource_type": "webhook",
+    "resource": {"gid": "1100000000000001", "resource_type": "workspace", "name": "example.com"},
+    "target": TARGET,
+    "active": True,
+    "created_at": "2021-08-31T14:03:07.687Z",
+    "last_failure_at": None,
+    "last_failure_content": "",
+    "last_success_at": "2021-08-31T14:03:09.022Z",
+    "filters": [
+        {
+            "resource_type": "project",
+            "resource_subtype": None,
+            "action": "added",
+            "fields": None,
+        }
+    ],
+}
+ONE = {"data": WEBHOOK}
+DUPLICATE = {"errors": [{"message": "You already have an existing webhook for the given resource"}]}
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in TOKEN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def asana() -> Iterator[respx.MockRouter]:
+    with respx.mock(using="httpx", base_url=BASE) as router:
+        yield router
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[WebhooksApi]:
+    async with WebhooksApi(TOKEN) as opened:
+        yield opened
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits between tries, in seconds; they pass on the clock, but not for the tests."""
+    chosen: list[float] = []
+    really_sleep, really_monotonic = asyncio.sleep, time.monotonic
+
+    async def note(seconds: float, result: object = None) -> object:
+        if seconds:
+            chosen.append(seconds)
+        return await really_sleep(0, result)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    monkeypatch.setattr(time, "monotonic", lambda: really_monotonic() + sum(chosen))
+    return chosen
+
+
+def sent(route: respx.Route) -> httpx.Request:
+    request: httpx.Request = route.calls.last.request
+    return request
+
+
+# What a caller may configure.
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("  ", id="blank"),
+        pytest.param(f"{TOKEN}\n", id="line break from a file"),
+        pytest.param(f"Bearer {TOKEN}", id="with its scheme"),
+        pytest.param(f"{TOKEN}\x00", id="control character"),
+        pytest.param(f"{TOKEN}é", id="not ascii"),
+        pytest.param(TOKEN.encode(), id="bytes"),
+    ],
+)
+def test_token_that_cannot_work_is_refused_without_being_quoted(token: Any) -> None:
+    with pytest.raises(ValueError, match="visible ASCII") as caught:
+        WebhooksApi(token)
+    assert "made-up" not in str(caught.value)
+
+
+def test_missing_token_names_the_variables() -> None:
+    with pytest.raises(ValueError, match="ASANA_ACCESS_TOKEN") as caught:
+        WebhooksApi()
+    for name in TOKEN_VARIABLES:
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("first", range(3))
+async def test_token_comes_from_the_first_variable_that_is_set(
+    first: int, monkeypatch: pytest.MonkeyPatch, asana: respx.MockRouter
+) -> None:
+    for number, name in enumerate(TOKEN_VARIABLES):
+        monkeypatch.setenv(name, f"token{number}" if number >= first else "")
+    route = asana.get("/webhooks/1").respond(json=ONE)
+    async with WebhooksApi() as api:
+        await api.get_webhook("1")
+    assert sent(route).headers["Authorization"] == f"Bearer token{first}"
+
+
+def test_token_in_a_variable_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASANA_PAT", f"{TOKEN}\n")
+    with pytest.raises(ValueError, match="ASANA_PAT is no access token") as caught:
+        WebhooksApi()
+    assert TOKEN not in str(caught.value)
+
+
+async def test_auth_of_httpx_may_stand_for_a_token(asana: respx.MockRouter) -> None:
+    route = asana.get("/webhooks/1").respond(json=ONE)
+    async with WebhooksApi(httpx.BasicAuth("user", "pass")) as api:
+        await api.get_webhook("1")
+    assert sent(route).headers["Authorization"].startswith("Basic ")
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("app.asana.com/api/1.0", id="no scheme"),
+        pytest.param("ftp://app.asana.com", id="ftp"),
+        pytest.param("https://", id="no host"),
+        pytest.param("https://user:pass@app.asana.com", id="password"),
+        pytest.param("https://app.asana.com/?a=b", id="query"),
+        pytest.param("https://app.asana.com\n", id="line break"),
+        pytest.param("https://app.asana.com:port", id="port"),
+    ],
+)
+def test_base_url_that_cannot_work_is_refused(base_url: str) -> None:
+    with pytest.raises(ValueError, match="base_url must be"):
+        WebhooksApi(TOKEN, base_url=base_url)
+
+
+async def test_slash_at_the_end_of_the_base_url_is_no_matter(asana: respx.MockRouter) -> None:
+    asana.get("/webhooks/1").respond(json=ONE)
+    async with WebhooksApi(TOKEN, base_url=f"{BASE}/") as api:
+        assert (await api.get_webhook("1")).gid == WEBHOOK["gid"]
+
+
+def test_proxy_that_aiohttp_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://user:pass@127.0.0.1:1080")
+    with pytest.raises(ValueError, match="pass http_client=") as caught:
+        WebhooksApi(TOKEN)
+    assert "pass@" not in str(caught.value)
+
+
+# The operations, as they go over the wire.
+
+
+async def test_create_sends_the_documented_request(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    route = asana.post("/webhooks").respond(201, json={**ONE, "X-Hook-Secret": SECRET})
+    webhook = await api.create_webhook(
+        "1204619", TARGET, filters=[FILTER], opt_fields=["target", "filters.action"]
+    )
+    assert (webhook.gid, webhook.secret) == (WEBHOOK["gid"], SECRET)
+    request = sent(route)
+    assert dict(request.url.params) == {"opt_fields": "target,filters.action"}
+    assert json.loads(request.content) == {
+        "data": {
+            "resource": "1204619",
+            "target": TARGET,
+            "filters": [{"resource_type": "task", "action": "changed", "fields": ["completed"]}],
+        }
+    }
+    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert request.headers["Content-Type"] == "application/json"
+    assert request.headers["Accept"] == "application/json"
+    assert request.headers["User-Agent"] == f"asana-webhooks/{__version__}"
+
+
+async def test_create_without_filters_leaves_out_their_key(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    route = asana.post("/webhooks").respond(201, json=ONE)
+    webhook = await api.create_webhook("1204619", TARGET)
+    assert json.loads(sent(route).content) == {"data": {"resource": "1204619", "target": TARGET}}
+    assert webhook.secret is None
+
+
+async def test_create_with_an_empty_list_of_filters_sends_it(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    route = asana.post("/webhooks").respond(201, json=ONE)
+    await api.create_webhook("1204619", TARGET, filters=[])
+    assert json.loads(sent(route).content)["data"]["filters"] == []
+
+
+async def test_create_waits_as_long_as_it_is_told(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    route = asana.post("/webhooks").respond(201, json=ONE)
+    await api.create_webhook("1", TARGET)
+    assert sent(route).extensions["timeout"]["read"] == 60.0
+    await api.create_webhook("1", TARGET, timeout=5.0)
+    assert sent(route).extensions["timeout"] == dict.fromkeys(
+        ("connect", "read", "write", "pool"), 5.0
+    )
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+async def test_timeout_that_makes_no_sense_is_refused(api: WebhooksApi, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout must be"):
+        await api.create_webhook("1", TARGET, timeout=timeout)
+
+
+async def test_get_returns_the_record(api: WebhooksApi, asana: respx.MockRouter) -> None:
+    route = asana.get("/webhooks/1200000000000001").respond(json=ONE)
+    webhook = await api.get_webhook("1200000000000001")
+    assert (webhook.target, webhook.active) == (TARGET, True)
+    assert sent(route).url.query == b""
+
+
+@pytest.mark.parametrize("fields", [("active", "target"), "active,target"])
+async def test_opt_fields_are_joined_and_a_text_is_taken_as_it_is(
+    api: WebhooksApi, asana: respx.MockRouter, fields: Any
+) -> None:
+    route = asana.get("/webhooks/1").respond(json=ONE)
+    await api.get_webhook("1", opt_fields=fields)
+    assert dict(sent(route).url.params) == {"opt_fields": "active,target"}
+
+
+async def test_update_replaces_the_filters(api: WebhooksApi, asana: respx.MockRouter) -> None:
+    route = asana.put("/webhooks/1").respond(json=ONE)
+    await api.update_webhook("1", filters=(FILTER,), opt_fields=["filters"])
+    assert json.loads(sent(route).content)["data"]["filters"][0]["fields"] == ["completed"]
+    await api.update_webhook("1", filters=())
+    assert json.loads(sent(route).content) == {"data": {"filters": []}}
+
+
+async def test_delete_ends_with_the_webhook_gone(api: WebhooksApi, asana: respx.MockRouter) -> None:
+    route = asana.delete("/webhooks/1").respond(json={"data": {}})
+    await api.delete_webhook("1")
+    assert route.call_count == 1
+
+
+async def test_delete_of_an_unknown_webhook_is_a_success(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    route = asana.delete("/webhooks/1").respond(404, json={"errors": [{"message": "Unknown"}]})
+    await api.delete_webhook("1")
+    assert route.call_count == 1
+
+
+async def test_delete_that_a_strange_page_answers_is_no_success(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    asana.delete("/webhooks/1").respond(200, html="<html>log in to the hotel's network</html>")
+    with pytest.raises(DecodeError):
+        await api.delete_webhook("1")
+
+
+async def test_list_sends_what_narrows_it(api: WebhooksApi, asana: respx.MockRouter) -> None:
+    route = asana.get("/webhooks").respond(
+        json={"data": [WEBHOOK], "next_page": {"offset": "eyJ0"}}
+    )
+    page = await api.get_webhooks(
+        "1331", resource="51648", limit=50, offset="a+b/c=&d", opt_fields=["target"]
+    )
+    assert (len(page), page.offset) == (1, "eyJ0")
+    assert dict(sent(route).url.params) == {
+        "workspace": "1331",
+        "resource": "51648",
+        "limit": "50",
+        "offset": "a+b/c=&d",
+        "opt_fields": "target",
+    }
+
+
+async def test_list_asks_only_for_what_it_was_told(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    route = asana.get("/webhooks").respond(json={"data": []})
+    assert (await api.get_webhooks("1331")).offset is None
+    assert dict(sent(route).url.params) == {"workspace": "1331"}
+
+
+@pytest.mark.parametrize("limit", [0, 101, -1])
+async def test_page_size_that_asana_refuses_is_refused_before(api: WebhooksApi, limit: int) -> None:
+    with pytest.raises(ValueError, match="1 to 100"):
+        await api.get_webhooks("1331", limit=limit)
+    with pytest.raises(ValueError, match="1 to 100"):
+        api.iter_webhooks("1331", limit=limit)
+
+
+CALLS_WITH_A_GID: list[Any] = [
+    pytest.param(lambda api, gid: api.get_webhook(gid), id="get"),
+    pytest.param(lambda api, gid: api.update_webhook(gid, filters=[]), id="update"),
+    pytest.param(lambda api, gid: api.delete_webhook(gid), id="delete"),
+    pytest.param(lambda api, gid: api.get_webhooks(gid), id="workspace"),
+    pytest.param(lambda api, gid: api.get_webhooks("1", resource=gid), id="resource"),
+    pytest.param(lambda api, gid: api.create_webhook(gid, TARGET), id="create"),
+]
+
+
+@pytest.mark.parametrize("call", CALLS_WITH_A_GID)
+@pytest.mark.parametrize("gid", ["", ".", "..", "1/2", "1?a", "1#a", "1 2", "1\n", "%2e", "é", 5])
+async def test_gid_that_would_change_the_path_is_refused(
+    api: WebhooksApi, call: Callable[[WebhooksApi, Any], Awaitable[object]], gid: Any
+) -> None:
+    with pytest.raises(ValueError, match="must be a gid"):
+        await call(api, gid)
+
+
+# Pages.
+
+
+def pages(*answers: tuple[list[str], str | None]) -> list[httpx.Response]:
+    return [
+        httpx.Response(
+            200,
+            json={
+                "data": [{"gid": gid} for gid in gids],
+                "next_page": {"offset": offset} if offset else None,
+            },
+        )
+        for gids, offset in answers
+    ]
+
+
+async def test_iteration_goes_through_all_pages_also_past_an_empty_one(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    route = asana.get("/webhooks")
+    route.side_effect = pages((["1", "2"], "a"), ([], "b"), (["3"], None))
+    found = api.iter_webhooks("1331", resource="7", limit=2, opt_fields=["target"])
+    assert [webhook.gid async for webhook in found] == ["1", "2", "3"]
+    narrowing = {"workspace": "1331", "resource": "7", "limit": "2", "opt_fields": "target"}
+    assert [dict(call.request.url.params) for call in route.calls] == [
+        narrowing,
+        {**narrowing, "offset": "a"},
+        {**narrowing, "offset": "b"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "offsets", [pytest.param("aa", id="to itself"), pytest.param("aba", id="in a circle")]
+)
+async def test_pages_that_lead_back_to_themselves_end(
+    api: WebhooksApi, asana: respx.MockRouter, caplog: pytest.LogCaptureFixture, offsets: str
+) -> None:
+    asana.get("/webhooks").side_effect = pages(*(([at], at) for at in offsets))
+    assert [webhook.gid async for webhook in api.iter_webhooks("1331")] == list(offsets)
+    assert "lead back to themselves" in caplog.text
+
+
+async def test_workspaces_are_iterated_alike(api: WebhooksApi, asana: respx.MockRouter) -> None:
+    route = asana.get("/workspaces")
+    route.side_effect = pages((["1"], "a"), (["2"], None))
+    assert [workspace.gid async for workspace in api.iter_workspaces()] == ["1", "2"]
+    assert dict(route.calls[0].request.url.params) == {"limit": "100"}
+
+
+async def test_offset_that_expired_midway_is_asanas_error(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    expired = httpx.Response(400, json={"errors": [{"message": "offset: Your token has expired"}]})
+    asana.get("/webhooks").side_effect = [*pages((["1"], "a")), expired]
+    with pytest.raises(BadRequestError, match="expired"):
+        [webhook async for webhook in api.iter_webhooks("1331")]
+
+
+# What is repeated, and after how long.
+
+Call = Callable[[WebhooksApi], Awaitable[object]]
+READ: Call = lambda api: api.get_webhook("1")  # noqa: E731 - a table's entry
+UPDATE: Call = lambda api: api.update_webhook("1", filters=[])  # noqa: E731 - likewise
+DELETE: Call = lambda api: api.delete_webhook("1")  # noqa: E731 - likewise
+CREATE: Call = lambda api: api.create_webhook("1", TARGET)  # noqa: E731 - likewise
+HARMLESS = [
+    pytest.param(READ, id="get"),
+    pytest.param(UPDATE, id="update"),
+    pytest.param(DELETE, id="delete"),
+]
+
+
+@pytest.mark.parametrize("call", HARMLESS)
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(httpx.ConnectError("no"), id="no connection"),
+        pytest.param(httpx.ReadTimeout("no"), id="timeout"),
+        pytest.param(httpx.InvalidURL("no"), id="invalid url"),
+        pytest.param(httpx.Response(429), id="429"),
+        pytest.param(httpx.Response(500), id="500"),
+        pytest.param(httpx.Response(502), id="502"),
+        pytest.param(httpx.Response(503), id="503"),
+        pytest.param(httpx.Response(504), id="504"),
+    ],
+)
+async def test_harmless_call_is_repeated_until_it_succeeds(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float], call: Call, failure: Any
+) -> None:
+    route = asana.route(path="/webhooks/1")
+    route.side_effect = [failure, failure, httpx.Response(200, json=ONE)]
+    await call(api)
+    assert route.call_count == 3
+    assert len(waits) == 2
+
+
+@pytest.mark.parametrize("call", HARMLESS)
+@pytest.mark.parametrize("status", [302, 400, 401, 402, 403, 412, 451, 501, 505])
+async def test_refusal_that_will_last_is_not_repeated(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float], call: Call, status: int
+) -> None:
+    route = asana.route(path="/webhooks/1").respond(status)
+    with pytest.raises(ApiError) as caught:
+        await call(api)
+    assert caught.value.status == status
+    assert (route.call_count, waits) == (1, [])
+
+
+async def test_unknown_webhook_is_not_asked_for_again(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    route = asana.get("/webhooks/1").respond(404)
+    with pytest.raises(NotFoundError):
+        await api.get_webhook("1")
+    assert route.call_count == 1
+
+
+async def test_answer_of_another_shape_is_not_asked_for_again(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    route = asana.get("/webhooks/1").respond(200, html="<html></html>")
+    with pytest.raises(DecodeError):
+        await api.get_webhook("1")
+    assert route.call_count == 1
+
+
+async def test_certificate_that_is_not_trusted_is_not_tried_again(waits: list[float]) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no") from ssl.SSLCertVerificationError("self-signed")
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(refuse)) as mine:
+        with pytest.raises(ConnectionFailedError, match="certificate is not trusted"):
+            await WebhooksApi(TOKEN, http_client=mine).get_webhook("1")
+    assert waits == []
+
+
+async def test_waits_grow_and_the_last_error_is_raised_itself(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float]
+) -> None:
+    asana.get("/webhooks/1").side_effect = [httpx.Response(status) for status in (500, 502) * 2] + [
+        httpx.Response(503, json={"errors": [{"message": "the last"}]})
+    ]
+    with pytest.raises(ServerError, match="the last"):
+        await api.get_webhook("1")
+    for wait, least in zip(waits, (0.5, 1.0, 2.0, 4.0), strict=True):
+        assert least <= wait <= least + 1.0
+
+
+async def test_no_try_starts_a_wait_when_three_quarters_of_a_minute_are_over(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float]
+) -> None:
+    route = asana.get("/webhooks/1").respond(429, headers={"Retry-After": "40"})
+    with pytest.raises(RateLimitedError):
+        await api.get_webhook("1")
+    assert (route.call_count, len(waits)) == (3, 2)
+
+
+async def test_waits_are_jittered(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float]
+) -> None:
+    asana.get("/webhooks/1").side_effect = httpx.ConnectError("no")
+    for _ in range(5):
+        with pytest.raises(ConnectionFailedError):
+            await api.get_webhook("1")
+    assert len(set(waits[::4])) > 1
+
+
+@pytest.mark.parametrize("call", [pytest.param(READ, id="get"), pytest.param(CREATE, id="create")])
+async def test_retry_after_is_waited_for(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float], call: Call
+) -> None:
+    route = asana.route(path__startswith="/webhooks")
+    route.side_effect = [
+        httpx.Response(429, headers={"Retry-After": "17"}),
+        httpx.Response(429, headers={"Retry-After": "0"}),
+        httpx.Response(201, json=ONE),
+    ]
+    await call(api)
+    assert 17.0 <= waits[0] <= 18.0
+    assert 0.0 <= waits[1] <= 1.0
+
+
+@pytest.mark.parametrize("call", [pytest.param(READ, id="get"), pytest.param(CREATE, id="create")])
+async def test_retry_after_of_more_than_a_minute_is_the_callers_to_wait(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float], call: Call
+) -> None:
+    route = asana.route(path__startswith="/webhooks")
+    route.respond(429, headers={"Retry-After": "61"})
+    with pytest.raises(RateLimitedError) as caught:
+        await call(api)
+    assert caught.value.retry_after == 61.0
+    assert (route.call_count, waits) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        pytest.param(httpx.ConnectError("no"), ConnectionFailedError, id="no connection"),
+        pytest.param(httpx.ConnectTimeout("no"), ConnectionFailedError, id="timeout"),
+        pytest.param(httpx.Response(500), ServerError, id="500"),
+        pytest.param(httpx.Response(502), ServerError, id="502"),
+        pytest.param(httpx.Response(503), ServerError, id="503"),
+        pytest.param(httpx.Response(504), ServerError, id="504"),
+        pytest.param(httpx.Response(400), BadRequestError, id="400"),
+        pytest.param(httpx.Response(403, json=DUPLICATE), DuplicateWebhookError, id="duplicate"),
+        pytest.param(httpx.Response(201, text=""), DecodeError, id="empty 201"),
+        pytest.param(httpx.Response(201, text='{"data":{"gid'), DecodeError, id="cut 201"),
+    ],
+)
+async def test_create_is_never_repeated_when_it_may_have_had_an_effect(
+    api: WebhooksApi,
+    asana: respx.MockRouter,
+    waits: list[float],
+    failure: Any,
+    expected: type[AsanaWebhooksError],
+) -> None:
+    route = asana.post("/webhooks")
+    route.side_effect = [failure, httpx.Response(201, json=ONE)]
+    with pytest.raises(expected):
+        await api.create_webhook("1", TARGET)
+    assert (route.call_count, waits) == (1, [])
+
+
+async def test_create_that_was_refused_for_its_rate_is_repeated(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float]
+) -> None:
+    asana.post("/webhooks").side_effect = [httpx.Response(429), httpx.Response(201, json=ONE)]
+    assert (await api.create_webhook("1", TARGET)).gid == WEBHOOK["gid"]
+    assert 0.5 <= waits[0] <= 1.5
+
+
+async def test_create_is_not_repeated_when_a_failure_follows_the_refusal(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float]
+) -> None:
+    route = asana.post("/webhooks")
+    route.side_effect = [httpx.Response(429), httpx.Response(502)]
+    with pytest.raises(ServerError):
+        await api.create_webhook("1", TARGET)
+    assert (route.call_count, len(waits)) == (2, 1)
+
+
+async def test_deletion_whose_answer_was_lost_is_a_success(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float]
+) -> None:
+    asana.delete("/webhooks/1").side_effect = [httpx.ReadError("cut"), httpx.Response(404)]
+    await api.delete_webhook("1")
+    assert len(waits) == 1
+
+
+async def test_cancellation_passes_through_without_another_try(waits: list[float]) -> None:
+    asked = asyncio.Semaphore(0)
+
+    async def never_answer(request: httpx.Request) -> httpx.Response:
+        asked.release()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(never_answer)) as mine:
+        task = asyncio.create_task(WebhooksApi(TOKEN, http_client=mine).get_webhook("1"))
+        await asked.acquire()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert (asked.locked(), waits) == (True, [])
+
+
+# What reaches logs and errors.
+
+
+async def test_neither_token_nor_body_is_in_logs_errors_or_retry_hooks(
+    api: WebhooksApi,
+    asana: respx.MockRouter,
+    waits: list[float],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    hooked: list[object] = []
+    hooks = stamina.instrumentation.get_on_retry_hooks()
+    stamina.instrumentation.set_on_retry_hooks([*hooks, hooked.append])
+    try:
+        asana.post("/webhooks").side_effect = [
+            httpx.Response(429),
+            httpx.Response(201, json={**ONE, "X-Hook-Secret": SECRET}),
+        ]
+        webhook = await api.create_webhook("1", TARGET)
+        asana.get("/webhooks/1").respond(500, html=f"<p>{TOKEN} page</p>")
+        with pytest.raises(ServerError) as caught:
+            await api.get_webhook("1")
+    finally:
+        stamina.instrumentation.set_on_retry_hooks(hooks)
+    records = "".join(f"{record.__dict__}" for record in caplog.records)
+    assert "stamina.retry_scheduled" in records
+    shown = f"{records} {hooked} {webhook} {caught.value} {caught.value!r} {api}"
+    for hidden in (TOKEN, "page", SECRET):
+        assert hidden not in shown
+
+
+async def test_announced_changes_are_logged_once_each(
+    api: WebhooksApi, asana: respx.MockRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = "name=new_user_task_lists;info=https://example.com/a,b;affected=true"
+    headers = [
+        ("Asana-Change", f"{first}, name=string_ids;affected=false"),
+        ("Asana-Change", "name=evil\x1b[2J" + "x" * 500),
+    ]
+    asana.get("/webhooks/1").respond(200, headers=headers, json=ONE)
+    await api.get_webhook("1")
+    await api.get_webhook("1")
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 3
+    assert warnings[0].endswith(repr(first))
+    assert warnings[1].endswith("'name=string_ids;affected=false'")
+    assert r"evil\x1b[2J" in warnings[2]
+    assert len(warnings[2]) < 300
+
+
+async def test_endless_supply_of_announced_changes_is_not_kept(
+    api: WebhooksApi, asana: respx.MockRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = ",".join(f"name=change{number}" for number in range(500))
+    asana.get("/webhooks/1").respond(200, headers={"Asana-Change": changes}, json=ONE)
+    await api.get_webhook("1")
+    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 100
+
+
+# Whose client it is, and its end.
+
+
+async def test_call_after_closing_is_a_clear_mistake(asana: respx.MockRouter) -> None:
+    asana.get("/webhooks/1").respond(json=ONE)
+    async with WebhooksApi(TOKEN) as api:
+        await api.get_webhook("1")
+    await api.aclose()
+    with pytest.raises(RuntimeError, match="was closed"):
+        await api.get_webhook("1")
+
+
+async def test_given_client_is_used_and_not_closed() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+        assert request.headers["User-Agent"] == "mine"
+        return httpx.Response(200, json=ONE)
+
+    transport = httpx.MockTransport(answer)
+    async with httpx.AsyncClient(transport=transport, headers={"User-Agent": "mine"}) as mine:
+        async with WebhooksApi(TOKEN, http_client=mine) as api:
+            assert (await api.get_webhook("1")).gid == WEBHOOK["gid"]
+        assert not mine.is_closed
+        with pytest.raises(RuntimeError, match="was closed"):
+            await api.get_webhook("1")
+
+
+@pytest.mark.parametrize(
+    "carried",
+    [{"auth": ("user", "pass")}, {"headers": {"Authorization": "Bearer mine"}}],
+    ids=["auth", "header"],
+)
+async def test_given_client_may_authenticate_by_itself(carried: dict[str, Any]) -> None:
+    seen: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["Authorization"])
+        return httpx.Response(200, json=ONE)
+
+    transport = httpx.MockTransport(answer)
+    async with httpx.AsyncClient(transport=transport, **carried) as mine:
+        await WebhooksApi(http_client=mine).get_webhook("1")
+        await WebhooksApi(TOKEN, http_client=mine).get_webhook("1")
+    assert seen[0] in ("Basic dXNlcjpwYXNz", "Bearer mine")
+    assert seen[1] == f"Bearer {TOKEN}"
+
+
+async def test_given_client_without_any_authentication_needs_a_token() -> None:
+    async with httpx.AsyncClient() as mine:
+        with pytest.raises(ValueError, match="no access token"):
+            WebhooksApi(http_client=mine)
+
+
+async def test_given_client_does_not_make_redirects_followed() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(302, headers={"Location": "https://evil.example/"})
+
+    transport = httpx.MockTransport(answer)
+    async with httpx.AsyncClient(transport=transport, follow_redirects=True) as mine:
+        with pytest.raises(ApiError, match="redirects are not followed"):
+            await WebhooksApi(TOKEN, http_client=mine).get_webhook("1")
+
+
+# On real sockets.
+
+Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Wire = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def asana_at(answer: Answer, host: str = "127.0.0.1") -> AsyncIterator[WebhooksApi]:
+    """An api whose base URL is a real server that answers every request with this."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    server = TestServer(application)
+    await server.start_server(shutdown_timeout=0.1)
+    try:
+        async with WebhooksApi(TOKEN, base_url=f"http://{host}:{server.port}") as api:
+            yield api
+    finally:
+        await server.close()
+
+
+@asynccontextmanager
+async def bytes_at(talk: Wire, scheme: str = "http") -> AsyncIterator[str]:
+    """The base URL of a real server that reads a head and then does this."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await talk(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_whole_life_of_a_webhook_over_a_socket() -> None:
+    offset = "eyJ0+/=&?#%25 é"
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "POST":
+            body = await request.json()
+            assert body["data"]["target"] == TARGET
+            return web.json_response({**ONE, "X-Hook-Secret": SECRET}, status=201)
+        if request.path == "/webhooks":
+            if "offset" in request.query:
+                assert request.query["offset"] == offset
+                return web.json_response({"data": []})
+            return web.json_response({"data": [WEBHOOK], "next_page": {"offset": offset}})
+        return web.json_response({"data": {}} if request.method == "DELETE" else ONE)
+
+    async with asana_at(answer) as api:
+        webhook = await api.create_webhook("1", TARGET)
+        assert webhook.secret == SECRET
+        assert (await api.update_webhook(webhook.gid, filters=[])).gid == webhook.gid
+        assert [found.gid async for found in api.iter_webhooks("1331")] == [webhook.gid]
+        await api.delete_webhook(webhook.gid)
+
+
+@pytest.mark.parametrize("call", [pytest.param(READ, id="get"), pytest.param(CREATE, id="create")])
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        pytest.param(b"", "hung up", id="nothing"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "hung up", id="cut"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "not HTTP", id="not http"),
+    ],
+)
+async def test_hang_up_is_a_failed_connection_and_create_is_sent_once(
+    waits: list[float], call: Call, answer: bytes, kind: str
+) -> None:
+    heads: list[bytes] = []
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+
+    async with bytes_at(hang_up) as base_url, WebhooksApi(TOKEN, base_url=base_url) as api:
+        with pytest.raises(ConnectionFailedError, match=kind) as caught:
+            await call(api)
+    assert caught.value.__cause__ is not None
+    assert TOKEN not in str(caught.value)
+    if call is CREATE:
+        assert (len(heads), waits) == (1, [])
+    else:
+        assert len(waits) == 4
+
+
+async def test_create_over_a_kept_connection_that_dies_is_sent_once() -> None:
+    heads: list[bytes] = []
+    ok = b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n" + b'{"data":{"gid":"1"}}'
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(ok)
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+
+    async with bytes_at(answer_once) as base_url, WebhooksApi(TOKEN, base_url=base_url) as api:
+        await api.get_webhook("1")
+        with pytest.raises(ConnectionFailedError, match="unknown"):
+            await api.create_webhook("1", TARGET)
+    assert [head.split()[0] for head in heads] == [b"GET", b"POST"]
+
+
+async def test_answer_that_does_not_come_in_time_is_a_failed_connection() -> None:
+    async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with bytes_at(stay_silent) as base_url, WebhooksApi(TOKEN, base_url=base_url) as api:
+        with pytest.raises(ConnectionFailedError, match="in time"):
+            await api.create_webhook("1", TARGET, timeout=0.1)
+
+
+async def test_answer_that_drips_is_cut_off_too() -> None:
+    async def drip(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(status=201)
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.01)
+
+    async with asana_at(drip) as api:
+        with pytest.raises(ConnectionFailedError, match="in time"):
+            await api.create_webhook("1", TARGET, timeout=0.2)
+
+
+async def test_refused_connection_is_told(waits: list[float]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        port = closing.getsockname()[1]
+    async with WebhooksApi(TOKEN, base_url=f"http://127.0.0.1:{port}") as api:
+        with pytest.raises(ConnectionFailedError, match=rf"127\.0\.0\.1:{port}: .*refused"):
+            await api.get_webhook("1")
+    assert len(waits) == 4
+
+
+async def test_name_that_is_not_known_is_told(
+    waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
+    async with WebhooksApi(TOKEN, base_url="http://asana.example") as api:
+        with pytest.raises(ConnectionFailedError, match="its name was not resolved"):
+            await api.get_webhook("1")
+
+
+async def test_tls_to_a_server_without_it_is_told(waits: list[float]) -> None:
+    async def speak_plainly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with (
+        bytes_at(speak_plainly, "https") as base_url,
+        WebhooksApi(TOKEN, base_url=base_url) as api,
+    ):
+        with pytest.raises(ConnectionFailedError, match="TLS failed"):
+            await api.get_webhook("1")
+
+
+async def test_certificates_are_judged_as_httpx_does(
+    waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noting(ssl.SSLContext):
+        def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+            names.append(options["server_hostname"])
+            return super().wrap_bio(*args, **options)
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+
+    names: list[str] = []
+    context = Noting(ssl.PROTOCOL_TLS_CLIENT)
+    monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: context)
+    async with (
+        bytes_at(hang_up, "https") as base_url,
+        WebhooksApi(TOKEN, base_url=base_url) as api,
+    ):
+        with pytest.raises(ConnectionFailedError):
+            await api.get_webhook("1")
+    assert set(names) == {"127.0.0.1"}
+
+
+async def test_oversized_answer_is_dropped_with_its_connection() -> None:
+    ports: list[int] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        ports.append(request.transport.get_extra_info("peername")[1])
+        if request.path.endswith("/2"):
+            return web.json_response(ONE)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" " * 65536)
+
+    async with asana_at(answer) as api:
+        with pytest.raises(DecodeError, match="too large"):
+            await api.get_webhook("1")
+        assert (await api.get_webhook("2")).gid == WEBHOOK["gid"]
+        assert (await api.get_webhook("2")).gid == WEBHOOK["gid"]
+    assert ports[0] != ports[1] == ports[2]
+
+
+async def test_oversized_refusal_keeps_its_status() -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=403, body=b" " * (MAX_ANSWER + 1))
+
+    async with asana_at(answer) as api:
+        with pytest.raises(ApiError) as caught:
+            await api.get_webhook("1")
+    assert (caught.value.status, caught.value.errors) == (403, ())
+
+
+async def test_compressed_answer_is_unpacked() -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.headers["Accept-Encoding"] == "gzip"
+        packed = gzip.compress(json.dumps(ONE).encode())
+        return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+
+    async with asana_at(answer) as api:
+        assert (await api.get_webhook("1")).gid == WEBHOOK["gid"]
+
+
+async def test_answer_that_does_not_unpack_is_not_asanas() -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=b"no gzip", headers={"Content-Encoding": "gzip"})
+
+    async with asana_at(answer) as api:
+        with pytest.raises(DecodeError, match="badly compressed"):
+            await api.get_webhook("1")
+
+
+async def test_small_answer_that_unpacks_to_a_large_one_is_refused() -> None:
+    bomb = gzip.compress(b" " * (MAX_ANSWER + 1))
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
+
+    async with asana_at(answer) as api:
+        with pytest.raises(DecodeError, match="too large"):
+            await api.get_webhook("1")
+
+
+async def test_redirect_is_not_followed() -> None:
+    paths: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        paths.append(request.path)
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    async with asana_at(answer) as api:
+        for call in (READ, CREATE):
+            with pytest.raises(ApiError, match="redirects are not followed"):
+                await call(api)
+    assert paths == ["/webhooks/1", "/webhooks"]
+
+
+async def test_cookies_are_not_kept() -> None:
+    cookies: list[str | None] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        cookies.append(request.headers.get("Cookie"))
+        response = web.json_response(ONE)
+        response.set_cookie("session", "of-someone")
+        return response
+
+    # not the address: aiohttp's own jar keeps cookies of names only
+    async with asana_at(answer, "localhost") as api:
+        await api.get_webhook("1")
+        await api.get_webhook("1")
+    assert cookies == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("variable", "before"),
+    [("http_proxy", "http://us%40er:pass@"), ("ALL_PROXY", "us%40er:pass@")],
+    ids=["url", "without scheme, for all"],
+)
+async def test_proxy_of_the_environment_is_used(
+    monkeypatch: pytest.MonkeyPatch, variable: str, before: str
+) -> None:
+    heads: list[bytes] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    async with bytes_at(relay) as proxy:
+        monkeypatch.setenv(variable, before + proxy.removeprefix("http://"))
+        async with WebhooksApi(TOKEN, base_url="http://asana.example") as api:
+            with pytest.raises(NotFoundError):
+                await api.get_webhook("1")
+    assert heads[0].startswith(b"GET http://asana.example/webhooks/1 ")
+    assert b"Proxy-Authorization: Basic dXNAZXI6cGFzcw==" in heads[0]
+
+
+async def test_no_proxy_exempts_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response(ONE)
+
+    async with asana_at(answer) as api:
+        assert (await api.get_webhook("1")).gid == WEBHOOK["gid"]
+
+
+async def test_netrc_entry_for_the_host_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user password pass\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    seen: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        seen.append(request.headers["Authorization"])
+        return web.json_response(ONE)
+
+    async with asana_at(answer) as api:
+        await api.get_webhook("1")
+    assert seen == [f"Bearer {TOKEN}"]
+
+
+async def test_storm_of_cancelled_calls_leaves_the_client_usable() -> None:
+    arrived = asyncio.Semaphore(0)
+    held = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path.endswith("/2"):
+            return web.json_response(ONE)
+        arrived.release()
+        await held.wait()
+        return web.json_response(ONE)
+
+    async with asana_at(answer) as api:
+        for burst in range(40):
+            calls = [asyncio.create_task(api.get_webhook("1")) for _ in range(20)]
+            for _ in range(burst % 21):  # from none to all of them are in flight
+                await arrived.acquire()
+            for call in calls:
+                call.cancel()
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+            assert {type(end) for end in ends} == {asyncio.CancelledError}
+        async with asyncio.timeout(1):
+            assert (await api.get_webhook("2")).gid == WEBHOOK["gid"]
+        held.set()
