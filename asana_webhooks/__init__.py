@@ -1,3 +1,86 @@
 """Asana webhooks for asyncio: the handshake, the signatures and the events, with nothing lost."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from .errors import (
+    ApiError,
+    AsanaWebhooksError,
+    AuthenticationError,
+    BadRequestError,
+    ConnectionFailedError,
+    DecodeError,
+    DuplicateWebhookError,
+    EstablishmentError,
+    HandshakeMismatchError,
+    HandshakeMissingError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ServerError,
+    SignatureError,
+    StoreError,
+)
+from .models import Change, DeadLetter, Event, Page, Resource, Webhook, WebhookFilter
+from .signature import sign, verify_signature
+
+if TYPE_CHECKING:
+    from .api import WebhooksApi
+    from .client import WebhooksClient
+    from .stores.memory import MemoryStore
+    from .stores.sqlite import SqliteStore
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ApiError",
+    "AsanaWebhooksError",
+    "AuthenticationError",
+    "BadRequestError",
+    "Change",
+    "ConnectionFailedError",
+    "DeadLetter",
+    "DecodeError",
+    "DuplicateWebhookError",
+    "EstablishmentError",
+    "Event",
+    "HandshakeMismatchError",
+    "HandshakeMissingError",
+    "MemoryStore",
+    "NotFoundError",
+    "Page",
+    "PermissionDeniedError",
+    "RateLimitedError",
+    "Resource",
+    "ServerError",
+    "SignatureError",
+    "SqliteStore",
+    "StoreError",
+    "Webhook",
+    "WebhookFilter",
+    "WebhooksApi",
+    "WebhooksClient",
+    "sign",
+    "verify_signature",
+]
+
+_LAZY = {
+    "MemoryStore": ".stores.memory",
+    "SqliteStore": ".stores.sqlite",
+    "WebhooksApi": ".api",
+    "WebhooksClient": ".client",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs httpx, aiohttp or sqlite3 when it is first used."""
+    if name not in _LAZY:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(_LAZY[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -14,6 +14,7 @@ import httpx
 import httpx_aiohttp
 
 from . import __version__
+from .addresses import is_loopback
 
 __all__ = [
     "CALL_SECONDS",
@@ -82,17 +83,20 @@ def check_base_url(base_url: str) -> str:
 
 
 def find_proxy(base_url: str) -> str | None:
-    """Return the proxy that the environment names for this URL, None without one."""
+    """Return the proxy that the environment names for this URL, None without one.
+
+    This machine is never asked through a proxy.
+    """
     # aiohttp's trust_env would do, but reads ~/.netrc too, and fails if it names Asana's host.
-    scheme, netloc, *_ = urlsplit(base_url)
+    url = urlsplit(base_url)
     proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(netloc):
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or is_loopback(url.hostname or "") or proxy_bypass(url.netloc):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     if urlsplit(proxy).scheme in ("http", "https"):
         return proxy
-    msg = f"the proxy for {scheme} in the environment is not http://: pass http_client= for it"
+    msg = f"the proxy for {url.scheme} in the environment is not http://: pass http_client= for it"
     raise ValueError(msg)
 
 

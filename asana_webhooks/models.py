@@ -6,6 +6,7 @@ gids are strings.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -314,15 +315,31 @@ def decode_event(text: bytes | msgspec.Raw) -> Event:
         msg = f"not an event: {_reason(error)}"
         raise DecodeError(msg) from None
     msgspec.structs.force_setattr(event, "json", bytes(text))
+    if event.created_at.tzinfo is not UTC:
+        with contextlib.suppress(OverflowError):  # on the first and the last day of all
+            msgspec.structs.force_setattr(event, "created_at", event.created_at.astimezone(UTC))
     return event
+
+
+def is_older(text: msgspec.Raw, than: datetime) -> bool:
+    """Return whether this JSON text says that it was created before a time; raises nothing."""
+    try:
+        return _dated.decode(text).created_at < than
+    except (ValueError, RecursionError):
+        return False
 
 
 class _Envelope(msgspec.Struct, gc=False):
     events: list[msgspec.Raw]
 
 
+class _Dated(msgspec.Struct, gc=False):
+    created_at: Time
+
+
 _envelope = msgspec.json.Decoder(_Envelope)
 _event = msgspec.json.Decoder(Event)
+_dated = msgspec.json.Decoder(_Dated)
 
 
 def _reason(error: Exception) -> str:

@@ -22,6 +22,7 @@ signed, no events                          any        200                 ``Note
 signed, events                             confirmed  200                 ``Enqueue``
 signed by a candidate                      reserved   200                 ``Enqueue``, held for it
 signed, unreadable                         confirmed  200                 ``Bury``
+signed, every event older than 26 hours    confirmed  200                 ``Bury``: a replay
 =========================================  =========  ==================  ========================
 
 The endpoint answers 503 where a store fails, and 403 where a fifth candidate comes.
@@ -33,12 +34,13 @@ from __future__ import annotations
 
 import hmac
 import re
-from typing import TypeAlias
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
 
 import msgspec
 
 from .errors import DecodeError
-from .models import Route, split_events
+from .models import Route, is_older, split_events
 from .signature import digest, parse_signature
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "Effect",
     "Enqueue",
     "NoteHeartbeat",
+    "Refusal",
     "Remember",
     "Request",
     "Response",
@@ -58,13 +61,32 @@ __all__ = [
 MAX_BODY = 2 * 1024 * 1024
 """The largest body that is read, in bytes, unless another limit is given."""
 
+BODY_DEADLINE = 5.0
+"""Seconds in which a body must be complete."""
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+REPLAYED_AFTER = timedelta(hours=26)
+"""Asana gives up after 24 hours: a delivery of older events alone is somebody's replay."""
+
+
+class _Discreet:
+    """Shows what it is and not what it holds: secrets, signatures, bodies."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
+class Request(_Discreet, msgspec.Struct, kw_only=True, gc=False):
     """The part of an HTTP request that matters, as the shells hand it over.
 
     ``secrets``, ``signatures`` and ``encodings`` hold the values of each ``X-Hook-Secret``,
     ``X-Hook-Signature`` and ``Content-Encoding`` header, undecodable bytes in any representation.
-    ``length`` is the Content-Length, None when the body is chunked.
+    ``length`` is the Content-Length, None when the body is chunked. ``body`` is filled in when it
+    is known that it matters.
     """
 
     method: str
@@ -76,15 +98,26 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     body: bytes = b""
 
 
-class Response(msgspec.Struct, frozen=True, gc=False):
+class Response(_Discreet, msgspec.Struct, frozen=True, gc=False):
     """An answer: its status, headers, and one line of plain text that quotes nothing."""
 
     status: int
     reason: str = ""
     headers: tuple[tuple[str, str], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Response {self.status}>"
 
-class Remember(msgspec.Struct, frozen=True, gc=False):
+
+class Refusal(Exception):  # noqa: N818 - not an error: the other way to answer
+    """Raised by a shell while it reads a body; carries the answer."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        super().__init__(response.status)
+
+
+class Remember(_Discreet, msgspec.Struct, frozen=True, gc=False):
     """Keep this secret as a candidate of the route."""
 
     secret: str
@@ -94,18 +127,19 @@ class NoteHeartbeat(msgspec.Struct, frozen=True, gc=False):
     """Keep that the webhook is alive."""
 
 
-class Enqueue(msgspec.Struct, frozen=True, gc=False):
+class Enqueue(_Discreet, msgspec.Struct, frozen=True, gc=False):
     """Put the body into the inbox; held until ``candidate`` is confirmed, if one is named."""
 
     digest: bytes
     candidate: str | None = None
 
 
-class Bury(msgspec.Struct, frozen=True, gc=False):
+class Bury(_Discreet, msgspec.Struct, frozen=True, gc=False):
     """Put the body to the dead letters: refusing it would be retried, then cost the webhook."""
 
     digest: bytes
     reason: str
+    replay: bool = False
 
 
 Effect: TypeAlias = Remember | NoteHeartbeat | Enqueue | Bury
@@ -119,27 +153,45 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 ACCEPTED = Response(200)
+ALIVE = Response(200, "alive")
+READY = Response(200, "ready")
+BAD_REQUEST = Response(400, "this is not a complete HTTP/1.1 request")
 BAD_SECRET = Response(400, "X-Hook-Secret must be one header of 16 to 256 visible characters")
 BAD_SIGNATURE = Response(401, "X-Hook-Signature is not one header of 64 hex digits")
 WRONG_SIGNATURE = Response(401, "the signature does not fit the body")
 FOREIGN_SECRET = Response(403, "this route has its secret already")
+NO_MORE_SECRETS = Response(403, "this route takes no more secrets")
 UNKNOWN_ROUTE = Response(404, "no webhook here")
 NOT_POST = Response(405, "a webhook target takes POST only", (("Allow", "POST"),))
+NOT_GET = Response(405, "a probe takes GET only", (("Allow", "GET, HEAD"),))
 BODY_TIMEOUT = Response(408, "the body did not arrive in time")
 GONE = Response(410, "this webhook was deleted")
 TOO_LARGE = Response(413, "the body is too large")
 ENCODED = Response(415, "the body must not be encoded: its signature covers the bytes sent")
+FAILED = Response(500, "internal error")
+NOT_READY = Response(503, "not ready")
 UNAVAILABLE = Response(503, "nothing was stored, send it again", (("Retry-After", "10"),))
+WRONG_VERSION = Response(505, "HTTP/1.1 and HTTP/1.0 only")
 
+PROBES = ("healthz", "readyz")
+
+_PATH = re.compile(r"[^?#]*/([A-Za-z0-9_-]{32}|healthz|readyz)/?(?:\?[^#]*)?\Z")
 _SECRET = re.compile(r"[!-~]{16,256}\Z")
 
 
+def route_of(path: str) -> str:
+    """Return the last segment of a path, as it came, if it can be a route's id or is a probe's.
+
+    An empty string otherwise. What stands before it is the business of proxies and mounts.
+    """
+    match = _PATH.match(path)
+    return match[1] if match else ""
+
+
 def screen(
-    request: Request, route: Route | None, *, max_body: int = MAX_BODY, answer_gone: bool = False
+    request: Request, route: Route, *, max_body: int = MAX_BODY, answer_gone: bool = False
 ) -> Response | None:
-    """Return the refusal that needs no look at the body, None when the body must be read."""
-    if route is None:
-        return UNKNOWN_ROUTE
+    """Return the refusal that needs no look into the body, None when the body must be read."""
     if route.state == "retired":
         return GONE if answer_gone else UNKNOWN_ROUTE
     if request.method != "POST":
@@ -153,15 +205,22 @@ def screen(
 
 
 def decide(
-    request: Request, route: Route | None, *, max_body: int = MAX_BODY, answer_gone: bool = False
+    request: Request,
+    route: Route | None,
+    *,
+    now: datetime,
+    max_body: int = MAX_BODY,
+    answer_gone: bool = False,
 ) -> Decision:
     """Return what the table says for this request at this route; raises nothing."""
+    if route is None:
+        return Decision(UNKNOWN_ROUTE)
     refusal = screen(request, route, max_body=max_body, answer_gone=answer_gone)
-    if refusal is not None or route is None:
-        return Decision(refusal or UNKNOWN_ROUTE)
+    if refusal is not None:
+        return Decision(refusal)
     if request.secrets and not request.signatures:
         return _decide_handshake(request.secrets, route)
-    return _decide_delivery(request, route)
+    return _decide_delivery(request, route, now)
 
 
 def _decide_handshake(secrets: tuple[str, ...], route: Route) -> Decision:
@@ -171,26 +230,20 @@ def _decide_handshake(secrets: tuple[str, ...], route: Route) -> Decision:
     echo = Response(200, headers=(("X-Hook-Secret", secret),))
     if route.secret is None:
         return Decision(echo, Remember(secret))
-    if hmac.compare_digest(route.secret.encode(), secret.encode()):
+    if hmac.compare_digest(route.secret.encode("utf-8", "surrogatepass"), secret.encode()):
         return Decision(echo)
     return Decision(FOREIGN_SECRET)
 
 
-def _decide_delivery(request: Request, route: Route) -> Decision:
+def _decide_delivery(request: Request, route: Route, now: datetime) -> Decision:
     given = parse_signature(request.signatures[0]) if len(request.signatures) == 1 else None
     if given is None:
         return Decision(BAD_SIGNATURE)
     secret = _signer(request.body, given, route)
     if secret is None:
         return Decision(WRONG_SIGNATURE)
-    candidate = None if route.secret is not None else secret
-    try:
-        heartbeat = not split_events(request.body)
-    except DecodeError as error:
-        if candidate is None:
-            return Decision(ACCEPTED, Bury(given, str(error)))
-        heartbeat = False
-    return Decision(ACCEPTED, NoteHeartbeat() if heartbeat else Enqueue(given, candidate))
+    candidate = secret if route.secret is None else None
+    return Decision(ACCEPTED, _effect(request.body, given, candidate, now))
 
 
 def _signer(body: bytes, given: bytes, route: Route) -> str | None:
@@ -199,3 +252,15 @@ def _signer(body: bytes, given: bytes, route: Route) -> str | None:
         if hmac.compare_digest(digest(body, secret), given):
             return secret
     return None
+
+
+def _effect(body: bytes, given: bytes, candidate: str | None, now: datetime) -> Effect:
+    try:
+        events = split_events(body)
+    except DecodeError as error:
+        return Enqueue(given, candidate) if candidate else Bury(given, str(error))
+    if not events:
+        return NoteHeartbeat()
+    if candidate is None and all(is_older(event, now - REPLAYED_AFTER) for event in events):
+        return Bury(given, "a replay: every event is older than 26 hours", replay=True)
+    return Enqueue(given, candidate)

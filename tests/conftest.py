@@ -1,8 +1,69 @@
-"""What every test shares."""
+"""What tests share: the local Asana, and clients that it can reach."""
 
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio
+import hypothesis
 import pytest
+
+from asana_webhooks import MemoryStore, WebhooksClient
+from asana_webhooks.simulator import AsanaSimulator
+
+T = TypeVar("T")
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+async def asana() -> AsyncIterator[AsanaSimulator]:
+    async with AsanaSimulator(retry_delay=0.01) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def make_client(asana: AsanaSimulator, free_port: int) -> Callable[..., WebhooksClient]:
+    """Return a function that makes clients of the local Asana, in memory unless told otherwise."""
+
+    def make(**options: Any) -> WebhooksClient:
+        options = {
+            "public_url": f"http://127.0.0.1:{free_port}/hooks",
+            "port": free_port,
+            "store": MemoryStore(),
+            "base_url": asana.base_url,
+            **options,
+        }
+        return WebhooksClient("a-token", **options)
+
+    return make
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return when the condition holds; fail after ten seconds."""
+    with anyio.fail_after(10):
+        while not condition():
+            await anyio.sleep(0.002)
+
+
+async def eventually(look: Callable[[], Awaitable[T]]) -> T:
+    """Return what the look finds as soon as that is true; fail after ten seconds."""
+    with anyio.fail_after(10):
+        while not (found := await look()):
+            await anyio.sleep(0.002)
+    return found

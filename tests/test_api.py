@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestServer
 
 from asana_webhooks import __version__
 from asana_webhooks.api import MAX_ANSWER, WebhooksApi
-from asana_webhooks.connection import TOKEN_VARIABLES
+from asana_webhooks.connection import TOKEN_VARIABLES, find_proxy
 from asana_webhooks.errors import (
     ApiError,
     AsanaWebhooksError,
@@ -1028,9 +1028,15 @@ async def test_proxy_of_the_environment_is_used(
     assert b"Proxy-Authorization: Basic dXNAZXI6cGFzcw==" in heads[0]
 
 
-async def test_no_proxy_exempts_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_exempts_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert find_proxy("http://asana.example") == "http://127.0.0.1:1"
+    monkeypatch.setenv("no_proxy", "asana.example")
+    assert find_proxy("http://asana.example") is None
+
+
+async def test_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         return web.json_response(ONE)

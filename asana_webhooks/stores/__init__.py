@@ -118,7 +118,7 @@ class Store(Protocol):
         """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.
 
         The lease lasts ``lease`` seconds; meanwhile no one else is given this route. None when
-        nothing is due.
+        nothing is due. A claim that is cancelled is given back.
         """
         ...
 
@@ -126,22 +126,28 @@ class Store(Protocol):
         """Let the lease end ``lease`` seconds from now; False when it is lost."""
         ...
 
-    async def ack(self, claim: Claim, delivery: Delivery) -> bool:
-        """Remove a handled delivery; False, and nothing done, when the lease is lost."""
+    async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
+        """Remove handled deliveries; False, and nothing done, when the lease is lost."""
         ...
 
     async def release(
         self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
     ) -> bool:
-        """Make a delivery due again in ``delay`` seconds; False when the lease is lost."""
+        """Make a delivery due again in ``delay`` seconds; False when the lease is lost.
+
+        With no delay it keeps its place before those that came after it.
+        """
         ...
 
     async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
         """Remove a delivery and leave these dead letters; False when the lease is lost."""
         ...
 
-    async def finish(self, claim: Claim) -> None:
-        """Give the lease back; what was neither acked, released nor buried is due at once."""
+    async def finish(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
+        """Remove handled deliveries, then give the lease back; False when it is lost.
+
+        What was neither acked, released nor buried is due at once.
+        """
         ...
 
     async def waiting(self) -> int:

@@ -1,0 +1,23 @@
+"""What a host's name or address says about where it can be reached from."""
+
+from __future__ import annotations
+
+import ipaddress
+
+__all__ = ["is_loopback", "is_public"]
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether the host is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def is_public(host: str) -> bool:
+    """Return whether the host may be on the public internet: its name is not resolved."""
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." in host and not host.endswith((".localhost", ".local", ".internal"))

@@ -1,0 +1,194 @@
+"""Persist, then answer: the one place where a request meets the store."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from .deadline import Deadline
+from .errors import StoreError
+from .logs import SparseLogger
+from .models import Delivery, Route
+from .protocol import (
+    ALIVE,
+    MAX_BODY,
+    NO_MORE_SECRETS,
+    NOT_GET,
+    NOT_READY,
+    PROBES,
+    READY,
+    UNAVAILABLE,
+    UNKNOWN_ROUTE,
+    Bury,
+    Effect,
+    Enqueue,
+    NoteHeartbeat,
+    Refusal,
+    Remember,
+    Request,
+    Response,
+    decide,
+    screen,
+)
+from .stores import Store
+
+__all__ = ["STORE_TIMEOUT", "Endpoint"]
+
+STORE_TIMEOUT = 4.4
+"""Seconds, an eighth more at most, that the store has for a request; Asana waits 10."""
+
+ROUTE_KNOWN_FOR = 1.0
+"""Seconds for which a confirmed route is not looked up again; its secret never changes."""
+
+MAX_ROUTES_KNOWN = 10_000
+
+logger = logging.getLogger(__name__)
+
+
+class _Sighting(msgspec.Struct, frozen=True):
+    """A request with a handshake's header: when (monotonic seconds), for what, how answered."""
+
+    at: float
+    route: str
+    status: int
+
+
+class Endpoint:
+    """Answers requests for routes; it does not know how they came.
+
+    ``on_arrival`` is called, on the loop, after a delivery was stored. ``accepting`` is what the
+    readiness probe tells, while the store answers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_arrival: Callable[[], None],
+        max_body: int = MAX_BODY,
+        answer_gone: bool = False,
+        store_timeout: float = STORE_TIMEOUT,
+    ) -> None:
+        self.max_body = max_body
+        self.accepting = False
+        self._sightings: deque[_Sighting] = deque(maxlen=100)
+        self._store = store
+        self._on_arrival = on_arrival
+        self._answer_gone = answer_gone
+        self._deadline = Deadline(store_timeout)
+        self._known: dict[str, tuple[Route, float]] = {}
+        self._log = SparseLogger(logger)
+
+    async def handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
+        """Return the answer, after its effect is durable.
+
+        ``read`` gives the raw body and is called only when the body matters; it may raise Refusal.
+        A store that fails, or is too slow, is answered 503: Asana sends it again.
+        """
+        if request.route in PROBES:
+            return await self._probe(request)
+        try:
+            response = await self._answer(request, read)
+        except Refusal as refusal:
+            response = refusal.response
+        except (StoreError, TimeoutError) as error:
+            reason = str(error) or "the store is too slow"
+            self._log.log(logging.ERROR, "store", "answered 503: %s", reason, exc_info=True)
+            response = UNAVAILABLE
+        if request.secrets:
+            self._sightings.append(_Sighting(time.monotonic(), request.route, response.status))
+        if response.reason and response is not UNAVAILABLE:
+            self._log.log(
+                logging.INFO, response.reason, "answered %d: %s", response.status, response.reason
+            )
+        return response
+
+    def seen(self, route: str, since: float) -> tuple[str, ...]:
+        """Return a line for each request with a handshake's header since then (monotonic).
+
+        Those for other routes are left out; those for no route at all may have been meant.
+        """
+        return tuple(
+            f"a handshake for {'this route' if sighting.route == route else 'an unknown path'},"
+            f" answered {sighting.status}"
+            for sighting in self._sightings
+            if sighting.at >= since and (sighting.route == route or sighting.status == 404)
+        )
+
+    async def _probe(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return NOT_GET
+        if request.route == "healthz":
+            return ALIVE
+        return READY if self.accepting and await self._store_answers() else NOT_READY
+
+    async def _store_answers(self) -> bool:
+        try:
+            await self._deadline.wait_for(self._store.waiting())
+        except (StoreError, TimeoutError):
+            return False
+        return True
+
+    async def _answer(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
+        started = time.monotonic()
+        route = await self._find(request.route)
+        spent = time.monotonic() - started
+        if route is None:
+            return UNKNOWN_ROUTE
+        refusal = screen(request, route, max_body=self.max_body, answer_gone=self._answer_gone)
+        if refusal is not None:
+            return refusal
+        request.body = await read()
+        now = datetime.now(UTC)
+        decision = decide(request, route, now=now, max_body=self.max_body)
+        if decision.effect is None:
+            return decision.response
+        return await self._deadline.wait_for(
+            self._perform(decision.effect, request, decision.response, now), spent=spent
+        )
+
+    async def _find(self, route_id: str) -> Route | None:
+        known = self._known.get(route_id)
+        now = time.monotonic()
+        if known is not None and known[1] > now:
+            return known[0]
+        if not route_id:
+            return None
+        route = await self._deadline.wait_for(self._store.get_route(route_id))
+        if route is not None and route.state == "confirmed":
+            if len(self._known) >= MAX_ROUTES_KNOWN:
+                self._known.clear()
+            self._known[route_id] = (route, now + ROUTE_KNOWN_FOR)
+        return route
+
+    async def _perform(
+        self, effect: Effect, request: Request, response: Response, now: datetime
+    ) -> Response:
+        if isinstance(effect, Enqueue):
+            delivery = _delivery(request, effect.digest, now)
+            if await self._store.put(delivery, candidate=effect.candidate):
+                self._on_arrival()
+        elif isinstance(effect, NoteHeartbeat):
+            await self._store.note_heartbeat(request.route, now)
+        elif isinstance(effect, Remember):
+            if not await self._store.add_candidate(request.route, effect.secret):
+                return NO_MORE_SECRETS
+        else:
+            await self._bury(effect, request, now)
+        return response
+
+    async def _bury(self, effect: Bury, request: Request, now: datetime) -> None:
+        delivery = _delivery(request, effect.digest, now)
+        if await self._store.put(delivery, reason=effect.reason):
+            level = logging.WARNING if effect.replay else logging.ERROR
+            kind = "replay" if effect.replay else "unreadable"
+            self._log.log(level, kind, "a signed delivery became a dead letter: %s", effect.reason)
+
+
+def _delivery(request: Request, digest: bytes, now: datetime) -> Delivery:
+    return Delivery(route=request.route, body=request.body, digest=digest, received_at=now)

@@ -1,0 +1,369 @@
+"""From the store to the handlers: claims, attempts, back-off, dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+import anyio
+import msgspec
+
+from .dispatch import HandlerFailed
+from .errors import DecodeError, StoreError
+from .logs import SparseLogger
+from .models import Claim, DeadLetter, Delivery, Event, decode_event, split_events
+from .stores import Store
+
+__all__ = ["Inbox"]
+
+LEASE = 30.0
+"""Seconds after which a dead worker's deliveries are taken over; a living one renews."""
+
+BATCH = 100
+"""How many deliveries of one webhook are claimed at a time."""
+
+POLL = 1.0
+"""Seconds between looks for what became due, or was stored by another process."""
+
+ACK_AFTER = 0.05
+"""Seconds of handled work that is done again, at most, when the process is killed."""
+
+FIRST_DELAY, LONGEST_DELAY = 1.0, 600.0
+"""Seconds before the second attempt, doubled for each further one up to the longest."""
+
+GRACE = 8.0
+"""Seconds that handlers have to end when the drain is cancelled."""
+
+FINISH_TIMEOUT = 5.0
+
+logger = logging.getLogger(__name__)
+
+Handle = Callable[[Event], Awaitable[None]]
+
+
+class _Odd(msgspec.Struct, frozen=True):
+    body: bytes
+    reason: str
+
+
+class Attempt:
+    """One try to have a delivery's events handled: what is decoded, and how far it came."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.done = delivery.done
+        self._items = _decode(delivery.body)
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events that are not done; one is done when the next is asked for."""
+        while self.done < len(self._items):
+            item = self._items[self.done]
+            if isinstance(item, Event):
+                yield item
+            self.done += 1
+
+    def odd(self) -> list[_Odd]:
+        """Return what could not be decoded."""
+        return [item for item in self._items if isinstance(item, _Odd)]
+
+
+def _decode(body: bytes) -> list[Event | _Odd]:
+    try:
+        return [_decode_one(text) for text in split_events(body)]
+    except DecodeError as error:
+        return [_Odd(body, str(error))]
+
+
+def _decode_one(text: msgspec.Raw) -> Event | _Odd:
+    try:
+        return decode_event(text)
+    except DecodeError as error:
+        return _Odd(b'{"events":[%b]}' % bytes(text), str(error))
+
+
+class _Work:
+    """A claim being worked on: the attempt under way, and what is handled but not yet acked."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.leased = True
+        self.attempt: Attempt | None = None
+        self.handled: list[Delivery] = []
+        self.acked_at = time.monotonic()
+
+
+class Inbox:
+    """Drains the store: each delivery ends handled, or as a dead letter.
+
+    Deliveries of one webhook are worked on one after the other, of up to ``concurrency`` webhooks
+    side by side. As a context manager it keeps the leases of what is being worked on.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        concurrency: int = 10,
+        max_attempts: int = 10,
+        first_delay: float = FIRST_DELAY,
+        lease: float = LEASE,
+        poll: float = POLL,
+        grace: float = GRACE,
+    ) -> None:
+        self._store = store
+        self._concurrency = concurrency
+        self._max_attempts = max_attempts
+        self._first_delay = first_delay
+        self._lease = lease
+        self._poll = poll
+        self._grace = grace
+        self._arrived = asyncio.Event()
+        self._stopping = False
+        self._closed = False
+        self._draining: anyio.CancelScope | None = None
+        self._drained = asyncio.Event()
+        self._works: set[_Work] = set()
+        self._renewing: asyncio.Task[None] | None = None
+        self._log = SparseLogger(logger)
+
+    async def __aenter__(self) -> Self:
+        # A task of its own and no task group: programs enter and leave in different tasks.
+        self._renewing = asyncio.create_task(self._renew(), name="asana-webhooks leases")
+        self._closed = False
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the drain as if it were cancelled, and streams where they stand."""
+        self._closed = True
+        self._arrived.set()
+        if self._draining is not None:
+            self._draining.cancel()
+            await self._drained.wait()
+        for work in list(self._works):
+            await self._end(work)
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait([self._renewing])
+
+    def arrived(self) -> None:
+        """Tell that a delivery was stored, so that nobody waits for the next look."""
+        self._arrived.set()
+
+    async def drain(self, handle: Handle) -> None:
+        """Give each event to ``handle``, which raises HandlerFailed, until cancelled or closed.
+
+        Then it claims no more, lets what is being handled end within the grace, and cancels what
+        is left; that stays in the store. Raises RuntimeError when it is under way already.
+        """
+        if self._draining is not None:
+            msg = "deliveries are being handed to handlers already"
+            raise RuntimeError(msg)
+        self._stopping = False
+        self._drained.clear()
+        try:
+            with anyio.CancelScope() as self._draining:
+                await self._drain(handle)
+        finally:
+            self._draining = None
+            self._drained.set()
+
+    async def _drain(self, handle: Handle) -> None:
+        slots = asyncio.Semaphore(self._concurrency)
+        scopes: set[anyio.CancelScope] = set()
+
+        async def work_on(claim: Claim) -> None:
+            with anyio.CancelScope(shield=True) as scope:
+                scopes.add(scope)
+                await self._work_on(claim, handle)
+            scopes.discard(scope)
+            slots.release()
+
+        async def feed() -> None:
+            try:
+                while await slots.acquire() and (claim := await self._next()) is not None:
+                    workers.start_soon(work_on, claim)
+            finally:
+                self._stopping = True
+                for scope in scopes:
+                    scope.deadline = anyio.current_time() + self._grace
+
+        # Everything is in child tasks: a shield does not hold against Task.cancel of its own task.
+        async with anyio.create_task_group() as workers:
+            workers.start_soon(feed)
+
+    async def stream(self) -> AsyncGenerator[Event, None]:
+        """Yield events, webhook by webhook; one is handled when the next is asked for.
+
+        What was yielded last when the stream is closed is yielded again by the next one.
+        """
+        while (claim := await self._next()) is not None:
+            work = self._begin(claim)
+            try:
+                for delivery in claim.deliveries:
+                    work.attempt = Attempt(delivery)
+                    for event in work.attempt.events():
+                        yield event
+                        if work not in self._works:
+                            return
+                    await self._handled(work, work.attempt)
+                    if not work.leased:
+                        break
+            except StoreError as error:
+                self._report(error)
+            finally:
+                await self._end(work)
+
+    async def _next(self) -> Claim | None:
+        """Return the next claim as soon as there is one, None when the inbox is closed."""
+        while not self._closed:
+            self._arrived.clear()
+            claim = await self._claim()
+            if claim is not None:
+                return claim
+            with anyio.move_on_after(self._poll):
+                await self._arrived.wait()
+        return None
+
+    async def _claim(self) -> Claim | None:
+        try:
+            return await self._store.claim(limit=BATCH, lease=self._lease)
+        except StoreError as error:
+            self._log.log(logging.ERROR, "claim", "cannot claim deliveries: %s", error)
+            await anyio.sleep(self._poll)
+            return None
+
+    async def _work_on(self, claim: Claim, handle: Handle) -> None:
+        work = self._begin(claim)
+        try:
+            for delivery in claim.deliveries:
+                if self._stopping or not work.leased:
+                    break
+                await self._attempt(work, delivery, handle)
+        except StoreError as error:
+            self._report(error)
+        finally:
+            await self._end(work)
+
+    def _begin(self, claim: Claim) -> _Work:
+        work = _Work(claim)
+        self._works.add(work)
+        return work
+
+    async def _end(self, work: _Work) -> None:
+        if work not in self._works:
+            return
+        self._works.discard(work)
+        with anyio.move_on_after(FINISH_TIMEOUT, shield=True):
+            try:
+                await self._give_back(work)
+            except StoreError as error:
+                self._report(error)
+
+    async def _give_back(self, work: _Work) -> None:
+        attempt = work.attempt
+        if attempt is not None and attempt.done > attempt.delivery.done:
+            await self._release(work, attempt, delay=0.0, attempts=attempt.delivery.attempts)
+        self._keep_if(work, await self._store.finish(work.claim, work.handled))
+
+    def _report(self, error: StoreError) -> None:
+        self._log.log(logging.ERROR, "work", "deliveries will be handled again: %s", error)
+
+    async def _attempt(self, work: _Work, delivery: Delivery, handle: Handle) -> None:
+        work.attempt = attempt = Attempt(delivery)
+        event: Event
+        try:
+            for event in attempt.events():
+                await handle(event)
+        except HandlerFailed as failure:
+            await self._failed(work, attempt, event, failure)
+        else:
+            await self._handled(work, attempt)
+
+    async def _handled(self, work: _Work, attempt: Attempt) -> None:
+        work.attempt = None
+        odd = attempt.odd()
+        if odd:
+            await self._bury(
+                work, attempt, [_letter(attempt.delivery, o.reason, o.body) for o in odd]
+            )
+            return
+        work.handled.append(attempt.delivery)
+        if time.monotonic() - work.acked_at > ACK_AFTER:
+            handled, work.handled = work.handled, []
+            self._keep_if(work, await self._store.ack(work.claim, handled))
+            work.acked_at = time.monotonic()
+
+    async def _failed(
+        self, work: _Work, attempt: Attempt, event: Event, failure: HandlerFailed
+    ) -> None:
+        work.attempt = None
+        delivery, cause = attempt.delivery, failure.__cause__
+        attempts = 1 if attempt.done > delivery.done else delivery.attempts + 1
+        delay = self._delay(attempts)
+        last = attempts >= self._max_attempts
+        logger.error(
+            "handler %s failed on event %s, attempt %d of %d, %s",
+            failure.handler,
+            event.key,
+            attempts,
+            self._max_attempts,
+            "now a dead letter" if last else f"again in {delay:.1f} s",
+            exc_info=cause,
+        )
+        if last:
+            reason = f"handler {failure.handler} failed {attempts} times: {cause!r:.200}"
+            letter = _letter(delivery, reason, delivery.body, done=attempt.done)
+            await self._bury(work, attempt, [letter])
+        else:
+            await self._release(work, attempt, delay=delay, attempts=attempts)
+
+    def _delay(self, attempts: int) -> float:
+        longest = min(LONGEST_DELAY, self._first_delay * 2.0 ** (attempts - 1))
+        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter is no secret
+
+    async def _release(self, work: _Work, attempt: Attempt, *, delay: float, attempts: int) -> None:
+        released = await self._store.release(
+            work.claim, attempt.delivery, delay=delay, attempts=attempts, done=attempt.done
+        )
+        self._keep_if(work, released)
+
+    async def _bury(self, work: _Work, attempt: Attempt, letters: list[DeadLetter]) -> None:
+        for letter in letters:
+            self._log.log(logging.ERROR, "bury", "a dead letter: %s", letter.reason)
+        self._keep_if(work, await self._store.bury(work.claim, attempt.delivery, letters))
+
+    def _keep_if(self, work: _Work, leased: bool) -> None:  # noqa: FBT001 - a store's answer
+        if work.leased and not leased:
+            work.leased = False
+            logger.warning("a lease ran out under a handler: its deliveries are handled again")
+
+    async def _renew(self) -> None:
+        while True:
+            await anyio.sleep(self._lease / 3)
+            for work in list(self._works):
+                try:
+                    self._keep_if(work, await self._store.renew(work.claim, lease=self._lease))
+                except StoreError as error:
+                    self._log.log(logging.ERROR, "renew", "cannot renew a lease: %s", error)
+
+
+def _letter(delivery: Delivery, reason: str, body: bytes, *, done: int = 0) -> DeadLetter:
+    return DeadLetter(
+        route=delivery.route,
+        body=body,
+        reason=reason,
+        received_at=delivery.received_at,
+        buried_at=datetime.now(UTC),
+        done=done,
+    )

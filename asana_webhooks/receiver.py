@@ -1,0 +1,320 @@
+"""The receiver on aiohttp: a server of its own, or an application to mount.
+
+aiohttp is set up for the public internet where its defaults are not: deadlines for headers and
+bodies, a cap on connections, nothing inflated before it is verified, one log line of a kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import OrderedDict
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from .addresses import is_loopback
+from .endpoint import Endpoint
+from .logs import SparseLogger
+from .protocol import (
+    BAD_REQUEST,
+    BODY_DEADLINE,
+    BODY_TIMEOUT,
+    FAILED,
+    TOO_LARGE,
+    WRONG_VERSION,
+    Refusal,
+    Request,
+    Response,
+    route_of,
+)
+
+__all__ = ["MAX_CONNECTIONS", "Receiver", "aiohttp_app"]
+
+MAX_CONNECTIONS = 1_000
+"""Connections at once, unless another limit is given; one more ends the one idle for longest."""
+
+KEEPALIVE_ALONE, KEEPALIVE_BEHIND_PROXY = 15.0, 75.0
+"""Seconds for which a connection may be silent or send headers. Proxies keep theirs for 60."""
+
+LINGER = 2.0
+"""Seconds for which the rest of a refused body is read, so that the answer gets through."""
+
+SHUTDOWN_TIMEOUT, CANCEL_TIMEOUT = 6.0, 1.0
+"""Seconds that requests under way have when the receiver stops, and then to be cancelled."""
+
+TURNS = 6
+"""Turns of the loop from accepting a connection to answering the request that came with it."""
+
+logger = logging.getLogger(__name__)
+sparse = SparseLogger(logger)
+
+_VERSIONS = (HttpVersion11, HttpVersion10)
+_MUST_CLOSE = (BAD_REQUEST, BODY_TIMEOUT, TOO_LARGE, WRONG_VERSION, FAILED)
+
+
+async def answer(endpoint: Endpoint, request: web.BaseRequest) -> web.Response:
+    """Return aiohttp's response to aiohttp's request."""
+    if request.version not in _VERSIONS:
+        return _response(WRONG_VERSION)
+    headers = request.headers
+    head = Request(
+        method=request.method,
+        route=route_of(request.raw_path),
+        secrets=tuple(headers.getall("X-Hook-Secret", ())),
+        signatures=tuple(headers.getall("X-Hook-Signature", ())),
+        encodings=tuple(headers.getall("Content-Encoding", ())),
+        length=request.content_length,
+    )
+    response = _response(await endpoint.handle(head, lambda: _read(request, endpoint.max_body)))
+    if head.length is None and "Transfer-Encoding" in headers:
+        response.force_close()  # aiohttp's parser gives a trailer to the next request as a header
+    return response
+
+
+def _response(response: Response) -> web.Response:
+    text = response.reason + "\n" if response.reason else None
+    result = web.Response(status=response.status, text=text, headers=dict(response.headers))
+    if response in _MUST_CLOSE:
+        result.force_close()
+    return result
+
+
+async def _read(request: web.BaseRequest, max_body: int) -> bytes:
+    content = request.content
+    try:
+        if content.is_eof():
+            # empty too when a middleware around us was first; then aiohttp kept the body
+            return content.read_nowait() or await request.read()
+        await _ask_for_body(request)
+        async with asyncio.timeout(BODY_DEADLINE):
+            return await _read_slowly(request, max_body)
+    except TimeoutError:
+        raise Refusal(BODY_TIMEOUT) from None
+    except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
+        raise Refusal(BAD_REQUEST) from None
+
+
+async def _ask_for_body(request: web.BaseRequest) -> None:
+    expects = request.headers.get("Expect", "").lower() == "100-continue"
+    if expects and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+
+
+async def _read_slowly(request: web.BaseRequest, max_body: int) -> bytes:
+    body = bytearray()
+    while chunk := await request.content.readany():
+        body += chunk
+        if len(body) > max_body:
+            raise Refusal(TOO_LARGE)
+    return bytes(body)
+
+
+def aiohttp_app(endpoint: Endpoint) -> web.Application:
+    """Return an application for ``add_subapp`` that answers whatever is below its prefix."""
+
+    async def handler(request: web.Request) -> web.Response:
+        return await answer(endpoint, request)
+
+    async def expect_nothing(request: web.Request) -> None:
+        """Leave ``100 Continue`` to the moment at which a body is wanted."""
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", handler, expect_handler=expect_nothing)
+    return app
+
+
+class Receiver:
+    """A server of its own for an endpoint, listening while the context manager is entered.
+
+    On ``host`` and ``port`` (0: any free one, see ``port`` then) or on a Unix socket.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        host: str,
+        port: int,
+        unix_socket: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        keepalive_timeout: float | None = None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._host = host
+        self.port = port
+        self._unix_socket = unix_socket
+        self._ssl_context = ssl_context
+        self._max_connections = max_connections
+        self._keepalive_timeout = keepalive_timeout or self._default_keepalive()
+        self._listening: tuple[asyncio.Server, _Server] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Listen. Raises OSError when the address is taken."""
+        server = _Server(
+            self._endpoint,
+            max_connections=self._max_connections,
+            keepalive_timeout=self._keepalive_timeout,
+        )
+        listener = await self._listen(server)
+        self._listening = listener, server
+        if self._unix_socket is None:
+            self.port = listener.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Accept no more, let requests under way end, then close every connection."""
+        if self._listening is not None:
+            listener, server = self._listening
+            self._listening = None
+            with anyio.CancelScope(shield=True):
+                await _close(listener)
+                await server.drain()
+
+    async def _listen(self, server: _Server) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        options: dict[str, Any] = {"backlog": 1024}
+        if self._ssl_context is not None:
+            options["ssl"] = self._ssl_context
+            options["ssl_handshake_timeout"] = self._keepalive_timeout
+            options["ssl_shutdown_timeout"] = LINGER
+        if self._unix_socket is not None:
+            return await loop.create_unix_server(server, self._unix_socket, **options)
+        return await loop.create_server(server, self._host, self.port, **options)
+
+    def _default_keepalive(self) -> float:
+        behind_proxy = self._unix_socket is not None or is_loopback(self._host)
+        return KEEPALIVE_BEHIND_PROXY if behind_proxy else KEEPALIVE_ALONE
+
+
+async def _close(listener: asyncio.Server) -> None:
+    """Accept no more; what is accepted gets the time to be served, which asyncio does not wait."""
+    loop = asyncio.get_running_loop()
+    try:
+        for listening in listener.sockets:
+            loop.remove_reader(listening.fileno())
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+    finally:
+        listener.close()
+
+
+class _Server(web.Server):
+    """Hands requests to the endpoint and keeps count of connections."""
+
+    def __init__(
+        self, endpoint: Endpoint, *, max_connections: int, keepalive_timeout: float
+    ) -> None:
+        super().__init__(self._answer)
+        self._endpoint = endpoint
+        self._max_connections = max_connections
+        self._keepalive_timeout = keepalive_timeout
+        self._stopping = False
+        self._open = 0
+        self._idle: OrderedDict[web.RequestHandler, asyncio.Transport] = OrderedDict()
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(
+            self,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=self._keepalive_timeout,
+            lingering_time=LINGER,
+            auto_decompress=False,
+            access_log=None,  # type: ignore[arg-type] # None is aiohttp's way to have none
+        )
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        connection = request.protocol
+        transport = self._idle.pop(connection, None)
+        if transport is not None and not request.content.is_eof():
+            self._idle[connection] = transport  # who lets us wait for a body may be ended
+        try:
+            response = await answer(self._endpoint, request)
+        finally:
+            if transport is not None and connection.connected:
+                self._idle[connection] = transport
+        if self._stopping:
+            response.force_close()
+        return response
+
+    async def drain(self) -> None:
+        """End idle connections, let requests under way end, then close every connection."""
+        self._stopping = True
+        for connection in list(self._idle):
+            if not connection._request_in_progress:
+                connection.force_close()
+        tasks = [connection._task_handler for connection in self._connections]
+        serving = [task for task in tasks if task is not None]
+        transports = list(self._connections.values())
+        try:
+            if serving:
+                await asyncio.wait(serving, timeout=SHUTDOWN_TIMEOUT)
+            await self.shutdown(CANCEL_TIMEOUT)
+        finally:
+            for transport in transports:
+                transport.abort()
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Count, and end the connection that is idle for longest when there are too many."""
+        super().connection_made(handler, transport)
+        self._open += 1
+        self._idle[handler] = transport
+        if self._stopping:
+            transport.abort()
+        elif self._open > self._max_connections:
+            _, longest_idle = self._idle.popitem(last=False)
+            longest_idle.abort()
+            sparse.log(logging.WARNING, "connections", "too many connections; an idle one is ended")
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        """Count, and end what only waits for the client; a request under way goes on."""
+        super().connection_lost(handler, exc)
+        self._open -= 1
+        self._idle.pop(handler, None)
+        if not handler._request_in_progress and handler._task_handler is not None:
+            handler._task_handler.cancel()
+
+
+class _Connection(web.RequestHandler):
+    """Answers bad HTTP without quoting it, and logs it without repeating itself."""
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; what aiohttp lets escape (IndexError for some URLs) ends the connection."""
+        try:
+            super().data_received(data)
+        except Exception as exc:  # noqa: BLE001 - asyncio would log each with its traceback
+            sparse.log(logging.INFO, "bad request", "closed: %s", type(exc).__name__)
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return a fixed answer; ``message`` quotes the request and is left out."""
+        if request.writer.output_size > 0:
+            raise ConnectionError
+        if status == 500:
+            sparse.log(logging.ERROR, "failed", "a request failed: %r", exc, exc_info=True)
+            return _response(FAILED)
+        sparse.log(logging.INFO, "bad request", "answered 400: %s", type(exc).__name__)
+        return _response(BAD_REQUEST)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log what aiohttp could not answer any more, sparsely."""
+        sparse.log(logging.INFO, "broken", "a connection broke while it was answered")

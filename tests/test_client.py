@@ -1,0 +1,327 @@
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from conftest import eventually, until
+
+from asana_webhooks import (
+    Event,
+    MemoryStore,
+    SqliteStore,
+    StoreError,
+    WebhooksClient,
+    sign,
+)
+from asana_webhooks.client import open_store
+from asana_webhooks.simulator import AsanaSimulator
+
+MakeClient = Callable[..., WebhooksClient]
+
+
+def gids_of(client: WebhooksClient, **wanted: str) -> list[str]:
+    """Register a handler, and return the list in which it notes the gids of its events."""
+    gids: list[str] = []
+
+    @client.on(**wanted)
+    async def note(event: Event) -> None:
+        gids.append(event.resource.gid)
+
+    return gids
+
+
+# The main job
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_ensured_webhook_brings_verified_events_to_handlers(
+    make_client: MakeClient, asana: AsanaSimulator, tmp_path: Path, kind: str
+) -> None:
+    store = MemoryStore() if kind == "memory" else SqliteStore(tmp_path / "store.db")
+    client = make_client(store=store)
+    completed = gids_of(client, resource_type="task", action="changed", field="completed")
+    async with client:
+        await client.ensure(asana.project)
+        running = asyncio.create_task(client.run())
+        task = await asana.create_task("Fix the login", project=asana.project)
+        await asana.complete_task(task)
+        await until(lambda: completed)
+        running.cancel()
+        await asyncio.wait([running])
+    assert completed == [task]
+
+
+async def test_events_of_a_project_come_through_the_iterator(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client() as client:
+        await client.ensure(asana.project)
+        task = await asana.create_task("Fix the login", project=asana.project)
+        async for event in client.events():
+            assert event.resource.gid == task
+            assert event.action == "added"
+            if event.parent is not None and event.parent.resource_type == "section":
+                break
+
+
+async def test_restarted_client_still_verifies_and_makes_no_second_webhook(
+    make_client: MakeClient, asana: AsanaSimulator, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    async with make_client(store=url) as first:
+        webhook = await first.ensure(asana.project)
+    async with make_client(store=url) as second:
+        assert (await second.ensure(asana.project)).gid == webhook.gid
+        task = await asana.create_task("Fix the login", project=asana.project)
+        async for event in second.events():
+            assert event.resource.gid == task
+            break
+    assert len(asana.webhooks) == 1
+
+
+async def test_what_comes_while_no_handler_runs_is_handled_later(
+    make_client: MakeClient, asana: AsanaSimulator, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    async with make_client(store=url) as first:
+        await first.ensure(asana.project)
+        task = await asana.create_task("Fix the login", project=asana.project)
+        await asana.settled()
+    second = make_client(store=url)
+    gids = gids_of(second)
+    async with second, anyio.create_task_group() as tasks:
+        tasks.start_soon(second.run)
+        await until(lambda: gids == [task, task])
+        tasks.cancel_scope.cancel()
+
+
+async def test_replayed_dead_letter_reaches_the_handlers(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    client = make_client(max_attempts=1)
+    broken = True
+    gids: list[str] = []
+
+    @client.on("task", action="changed", field="completed")
+    async def handler(event: Event) -> None:
+        if broken:
+            raise RuntimeError("not yet")
+        gids.append(event.resource.gid)
+
+    async with client:
+        await client.ensure(asana.project)
+        running = asyncio.create_task(client.run())
+        task = await asana.create_task("Fix the login", project=asana.project)
+        await asana.complete_task(task)
+        (letter,) = await eventually(client.dead_letters)
+        broken = False
+        assert await client.replay([letter.id]) == 1
+        await until(lambda: gids == [task])
+        assert await client.dead_letters() == []
+    await running
+
+
+async def test_deleted_webhook_is_retired_and_its_deliveries_are_refused_quietly(
+    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with make_client() as client:
+        webhook = await client.ensure(asana.project)
+        await client.delete_webhook(webhook.gid)
+        assert webhook.target is not None
+        assert webhook.secret is not None
+        body = b'{"events":[{}]}'
+        headers = {"X-Hook-Signature": sign(body, webhook.secret)}
+        async with httpx.AsyncClient() as http:
+            answer = await http.post(webhook.target, content=body, headers=headers)
+        assert answer.status_code == 404
+        assert (await client.ensure(asana.project)).gid != webhook.gid
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+async def test_deliveries_for_a_deleted_webhook_are_answered_410_if_asked_to(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client(answer_gone=True) as client:
+        webhook = await client.ensure(asana.project)
+        await client.delete_webhook(webhook.gid)
+        async with httpx.AsyncClient() as http:
+            assert (await http.post(webhook.target or "")).status_code == 410
+
+
+async def test_updated_filters_are_kept_in_the_store_too(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    from asana_webhooks import WebhookFilter
+
+    store = MemoryStore()
+    async with make_client(store=store) as client:
+        webhook = await client.ensure(asana.project)
+        wanted = [WebhookFilter(resource_type="task", action="added")]
+        await client.update_webhook(webhook.gid, filters=wanted)
+        (route,) = await store.list_routes()
+    assert route.filters == tuple(wanted)
+
+
+# Life cycle
+
+
+async def test_client_without_public_url_opens_no_port_and_no_file(
+    asana: AsanaSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    threads = threading.active_count()
+    async with WebhooksClient("a-token", base_url=asana.base_url) as client:
+        page = await client.get_webhooks(asana.workspace)
+        assert page.data == ()
+        assert threading.active_count() == threads
+        assert client.port is None
+        for call in (client.establish("1"), client.ensure("1"), client.run()):
+            with pytest.raises(RuntimeError, match="public_url"):
+                await call
+        for use in (client.events, client.aiohttp_app, lambda: client.asgi):
+            with pytest.raises(RuntimeError, match="public_url"):
+                use()
+        await client.delete_webhook("404")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_constructor_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    WebhooksClient("a-token", public_url="https://hooks.example.com")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_client_that_is_not_entered_says_how(make_client: MakeClient) -> None:
+    client = make_client()
+    with pytest.raises(RuntimeError, match="async with client"):
+        await client.ensure("1")
+
+
+async def test_run_without_a_handler_would_lose_events_and_is_refused(
+    make_client: MakeClient,
+) -> None:
+    async with make_client() as client:
+        with pytest.raises(RuntimeError, match="no handler"):
+            await client.run()
+
+
+async def test_client_may_be_entered_and_closed_in_different_tasks(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    client = make_client()
+    gids = gids_of(client)
+    await asyncio.create_task(client.__aenter__())
+    await asyncio.create_task(client.ensure(asana.project))
+    running = asyncio.create_task(client.run())
+    task = await asana.create_task("Fix the login", project=asana.project)
+    await until(lambda: task in gids)
+    await asyncio.create_task(client.aclose())
+    with anyio.fail_after(5):
+        await running
+
+
+async def test_closing_leaves_no_task_thread_or_socket_behind(
+    make_client: MakeClient, asana: AsanaSimulator, tmp_path: Path, free_port: int
+) -> None:
+    tasks, threads = asyncio.all_tasks(), threading.active_count()
+    client = make_client(store=f"sqlite:///{tmp_path}/store.db")
+    gids = gids_of(client)
+    async with client:
+        await client.ensure(asana.project)
+        running = asyncio.create_task(client.run())
+        await asana.create_task("Fix the login", project=asana.project)
+        await until(lambda: gids)
+    await running
+    await asana.settled()
+    await until(lambda: asyncio.all_tasks() == tasks)
+    assert threading.active_count() == threads
+    with pytest.raises(OSError, match="Connect call failed"):
+        await asyncio.open_connection("127.0.0.1", free_port)
+
+
+async def test_closing_just_after_establishing_does_not_linger(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    with anyio.fail_after(3):
+        async with make_client() as client:
+            await client.establish(asana.project)
+
+
+async def test_closing_twice_is_harmless(make_client: MakeClient) -> None:
+    client = make_client()
+    async with client:
+        await client.aclose()
+    await client.aclose()
+
+
+async def test_taken_port_is_an_error_that_leaves_the_store_closed(
+    make_client: MakeClient, free_port: int, tmp_path: Path
+) -> None:
+    threads = threading.active_count()
+    async with make_client():
+        second = make_client(store=f"sqlite:///{tmp_path}/store.db")
+        with pytest.raises(OSError, match="address already in use"):
+            async with second:
+                pytest.fail("it must not open")
+        await second.aclose()
+    assert threading.active_count() == threads
+
+
+async def test_store_that_does_not_open_is_an_error_before_listening(
+    make_client: MakeClient, tmp_path: Path, free_port: int
+) -> None:
+    (tmp_path / "store.db").write_text("this is no database, but a text of some length" * 50)
+    client = make_client(store=f"sqlite:///{tmp_path}/store.db")
+    with pytest.raises(StoreError):
+        async with client:
+            pytest.fail("it must not open")
+    await client.aclose()
+    with pytest.raises(OSError, match="Connect call failed"):
+        await asyncio.open_connection("127.0.0.1", free_port)
+
+
+async def test_port_zero_is_any_free_one(make_client: MakeClient) -> None:
+    async with make_client(port=0) as client:
+        assert client.port not in (0, None)
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(f"http://127.0.0.1:{client.port}/readyz")
+        assert answer.status_code == 200
+
+
+async def test_it_is_ready_from_listening_to_closing(make_client: MakeClient) -> None:
+    client = make_client(serve=False)
+    app = client.asgi
+
+    async def probe() -> int:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://hooks") as http:
+            return (await http.get("/readyz")).status_code
+
+    assert await probe() == 503
+    async with client:
+        assert await probe() == 200
+    assert await probe() == 503
+
+
+# Stores by URL
+
+
+def test_store_urls(tmp_path: Path) -> None:
+    assert isinstance(open_store("memory:"), MemoryStore)
+    assert isinstance(open_store("sqlite:///relative.db"), SqliteStore)
+    assert isinstance(open_store(f"sqlite:///{tmp_path}/absolute.db"), SqliteStore)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "memory", "memory://x", "sqlite:", "sqlite:///", "sqlite://x.db", "mysql://u:p@h/d"]
+)
+def test_other_store_urls_are_refused_without_repeating_them(url: str) -> None:
+    with pytest.raises(ValueError, match="store must be") as caught:
+        WebhooksClient("a-token", public_url="https://hooks.example.com", store=url)
+    assert "u:p" not in str(caught.value)

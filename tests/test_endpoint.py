@@ -1,0 +1,714 @@
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+
+from asana_webhooks import endpoint as room
+from asana_webhooks.endpoint import Endpoint
+from asana_webhooks.errors import StoreError
+from asana_webhooks.models import Delivery, Route
+from asana_webhooks.protocol import BODY_TIMEOUT, Refusal, Request, Response
+from asana_webhooks.signature import sign
+from asana_webhooks.stores.memory import MemoryStore
+
+ID = "Route-of_this-webhook-0123456789"
+OTHER_ID = "Other-Route-of-another-webhook-9"
+SECRET = "b537207f20cbfa02357cf448134da559e8bd39d61597dcd5631b8012eae53e81"
+HEARTBEAT = b'{"events":[]}'
+UNREADABLE = b'{"events":null}'
+
+
+def events(age: timedelta = timedelta(minutes=1), gid: str = "1301") -> bytes:
+    created_at = (datetime.now(UTC) - age).isoformat()
+    return (
+        f'{{"events":[{{"created_at":"{created_at}","action":"changed",'
+        f'"resource":{{"gid":"{gid}"}}}}]}}'
+    ).encode()
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class RecordingStore(MemoryStore):
+    """Notes each call when it begins and when it is done; fails, or gets stuck, when told to."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.calls: list[str] = []
+        self.failing: Exception | None = None
+        self.stuck: set[str] = set()
+        self.released = anyio.Event()
+
+    async def _noted(self, name: str, call: Any) -> Any:
+        self.calls.append(f"{name}...")
+        try:
+            if self.failing is not None:
+                raise self.failing
+            if name in self.stuck:
+                await self.released.wait()
+            result = await call
+        finally:
+            call.close()
+        self.calls.append(name)
+        return result
+
+    async def get_route(self, route: str) -> Route | None:
+        found: Route | None = await self._noted("get_route", super().get_route(route))
+        return found
+
+    async def add_candidate(self, route: str, secret: str) -> bool:
+        return bool(await self._noted("add_candidate", super().add_candidate(route, secret)))
+
+    async def note_heartbeat(self, route: str, at: datetime) -> None:
+        await self._noted("note_heartbeat", super().note_heartbeat(route, at))
+
+    async def put(
+        self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
+    ) -> bool:
+        put = super().put(delivery, candidate=candidate, reason=reason)
+        return bool(await self._noted("put", put))
+
+    async def waiting(self) -> int:
+        return int(await self._noted("waiting", super().waiting()))
+
+
+class Harness:
+    """An endpoint over a recording store, with one reserved and one confirmed route."""
+
+    def __init__(self, **options: Any) -> None:
+        self.store = RecordingStore()
+        self.arrivals = 0
+        self.reads = 0
+        self.endpoint = self.make(**options)
+
+    def make(self, **options: Any) -> Endpoint:
+        return Endpoint(self.store, on_arrival=self.arrived, **options)
+
+    def arrived(self) -> None:
+        self.arrivals += 1
+
+    async def reserve(self, route_id: str = OTHER_ID) -> None:
+        target = f"https://example.com/{route_id}"
+        assert await self.store.reserve(Route(id=route_id, target=target, resource="1"), ttl=60)
+
+    async def confirm(self, route_id: str = ID) -> None:
+        await self.reserve(route_id)
+        await MemoryStore.add_candidate(self.store, route_id, SECRET)
+        assert await self.store.confirm(route_id, gid="12", secret=SECRET)
+
+    async def ask(self, body: bytes = b"", *, to: str = ID, **fields: Any) -> Response:
+        async def read() -> bytes:
+            self.reads += 1
+            return body
+
+        return await self.endpoint.handle(Request(method="POST", route=to, **fields), read)
+
+    async def deliver(self, body: bytes, *, to: str = ID, **fields: Any) -> Response:
+        return await self.ask(body, to=to, signatures=(sign(body, SECRET),), **fields)
+
+    async def shake(self, secret: str = SECRET, *, to: str = OTHER_ID) -> Response:
+        return await self.ask(to=to, secrets=(secret,))
+
+    async def probe(self, name: str, method: str = "GET") -> Response:
+        async def read() -> bytes:
+            raise AssertionError("a probe has no body to read")
+
+        return await self.endpoint.handle(Request(method=method, route=name), read)
+
+    async def route(self, route_id: str) -> Route:
+        found = await MemoryStore.get_route(self.store, route_id)
+        assert found is not None
+        return found
+
+    async def bodies(self) -> list[bytes]:
+        claims = [claim async for claim in self._claims()]
+        return [delivery.body for claim in claims for delivery in claim.deliveries]
+
+    async def _claims(self) -> Any:
+        while (claim := await self.store.claim(limit=100, lease=60)) is not None:
+            yield claim
+
+
+@pytest.fixture
+async def here() -> Harness:
+    harness = Harness()
+    await harness.confirm()
+    await harness.reserve()
+    return harness
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=clock))
+    return clock
+
+
+# Persist, then answer
+
+
+@pytest.mark.parametrize(
+    ("act", "call"),
+    [
+        pytest.param(lambda here: here.deliver(events()), "put", id="events"),
+        pytest.param(lambda here: here.deliver(UNREADABLE), "put", id="unreadable"),
+        pytest.param(lambda here: here.deliver(HEARTBEAT), "note_heartbeat", id="heartbeat"),
+        pytest.param(lambda here: here.shake(), "add_candidate", id="handshake"),
+    ],
+)
+async def test_answer_waits_until_the_effect_is_durable(
+    here: Harness, act: Callable[[Harness], Any], call: str
+) -> None:
+    here.store.stuck = {call}
+    answers: list[Response] = []
+
+    async def ask() -> None:
+        answers.append(await act(here))
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            assert here.store.calls[-1] == f"{call}..."
+            assert answers == []
+            assert here.arrivals == 0
+            here.store.released.set()
+    assert here.store.calls[-1] == call
+    assert [answer.status for answer in answers] == [200]
+
+
+async def test_accepted_events_are_in_the_inbox_as_they_came(here: Harness) -> None:
+    body = events()
+    assert (await here.deliver(body)).status == 200
+    assert here.arrivals == 1
+    assert await here.bodies() == [body]
+
+
+async def test_delivery_is_stored_with_its_route_digest_and_time(here: Harness) -> None:
+    before = datetime.now(UTC)
+    body = events()
+    await here.deliver(body)
+    claim = await here.store.claim(limit=1, lease=60)
+    assert claim is not None
+    (delivery,) = claim.deliveries
+    assert delivery.route == ID
+    assert delivery.digest.hex() == sign(body, SECRET)
+    assert before <= delivery.received_at <= datetime.now(UTC)
+
+
+async def test_repeated_delivery_is_answered_alike_and_arrives_once(here: Harness) -> None:
+    body = events()
+    assert [(await here.deliver(body)).status for _ in range(3)] == [200, 200, 200]
+    assert here.arrivals == 1
+    assert await here.bodies() == [body]
+
+
+async def test_deliveries_at_once_are_each_stored(here: Harness) -> None:
+    bodies = [events(gid=str(number)) for number in range(20)]
+    async with anyio.create_task_group() as tasks:
+        for body in [*bodies, *bodies]:
+            tasks.start_soon(here.deliver, body)
+    assert here.arrivals == 20
+    assert sorted(await here.bodies()) == sorted(bodies)
+
+
+async def test_heartbeat_is_noted_every_time_and_never_queued(here: Harness) -> None:
+    assert (await here.route(ID)).heartbeat_at is None
+    times = []
+    for _ in range(3):
+        assert (await here.deliver(HEARTBEAT)).status == 200
+        times.append((await here.route(ID)).heartbeat_at)
+    assert None not in times
+    assert here.store.calls.count("note_heartbeat") == 3
+    assert (here.arrivals, await here.store.waiting()) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "level", "said"),
+    [
+        pytest.param(UNREADABLE, logging.ERROR, "not a delivery", id="unreadable"),
+        pytest.param(events(timedelta(hours=27)), logging.WARNING, "a replay", id="replay"),
+    ],
+)
+async def test_what_is_buried_is_a_dead_letter_and_one_line(
+    here: Harness, caplog: pytest.LogCaptureFixture, body: bytes, level: int, said: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for _ in range(3):
+        assert (await here.deliver(body)).status == 200
+    (letter,) = await here.store.dead_letters()
+    assert (letter.route, letter.body) == (ID, body)
+    assert letter.reason.startswith(said)
+    (record,) = caplog.records
+    assert record.levelno == level
+    assert f"became a dead letter: {said}" in record.getMessage()
+    assert (here.arrivals, await here.store.waiting()) == (0, 0)
+
+
+# Before the webhook is confirmed
+
+
+async def test_handshake_is_remembered_and_echoed(here: Harness) -> None:
+    response = await here.shake(SECRET)
+    assert (response.status, response.headers) == (200, (("X-Hook-Secret", SECRET),))
+    assert (await here.route(OTHER_ID)).candidates == (SECRET,)
+
+
+async def test_repeated_handshake_is_one_candidate(here: Harness) -> None:
+    assert [(await here.shake(SECRET)).status for _ in range(9)] == [200] * 9
+    assert (await here.route(OTHER_ID)).candidates == (SECRET,)
+
+
+async def test_fifth_candidate_is_refused_without_an_echo(here: Harness) -> None:
+    for number in range(4):
+        assert (await here.shake(f"candidate-number-{number}")).status == 200
+    fifth = await here.shake("candidate-number-4")
+    assert (fifth.status, fifth.headers) == (403, ())
+    assert (await here.shake("candidate-number-0")).status == 200
+    assert len((await here.route(OTHER_ID)).candidates) == 4
+
+
+async def test_of_handshakes_at_once_no_more_are_echoed_than_are_kept(here: Harness) -> None:
+    answers: list[Response] = []
+
+    async def shake(secret: str) -> None:
+        answers.append(await here.shake(secret))
+
+    here.store.stuck = {"add_candidate"}
+    async with anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(shake, f"candidate-number-{number}")
+        await anyio.wait_all_tasks_blocked()
+        here.store.released.set()
+    echoed = {value for answer in answers for _, value in answer.headers}
+    assert echoed == set((await here.route(OTHER_ID)).candidates)
+    assert sorted(answer.status for answer in answers) == [200] * 4 + [403] * 6
+
+
+async def test_events_before_the_confirmation_are_held_for_their_candidate(here: Harness) -> None:
+    body = events()
+    await here.shake("a-candidate-of-a-stranger")
+    await here.shake(SECRET)
+    assert (await here.deliver(body, to=OTHER_ID)).status == 200
+    assert await here.store.waiting() == 1
+    assert await here.bodies() == []
+    await here.store.confirm(OTHER_ID, gid="13", secret=SECRET)
+    assert await here.bodies() == [body]
+
+
+# The body is read only when it matters
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        pytest.param({"route": "x" * 32}, 404, id="unknown route"),
+        pytest.param({"route": ""}, 404, id="no route at all"),
+        pytest.param({"method": "PUT"}, 405, id="another method"),
+        pytest.param({"length": 2 * 1024 * 1024 + 1}, 413, id="too large"),
+        pytest.param({"encodings": ("gzip",)}, 415, id="encoded"),
+    ],
+)
+async def test_refused_body_is_not_read(here: Harness, fields: dict[str, Any], status: int) -> None:
+    async def read() -> bytes:
+        raise AssertionError("the body was read")
+
+    request = Request(**{"method": "POST", "route": ID, **fields})
+    assert (await here.endpoint.handle(request, read)).status == status
+
+
+async def test_no_store_is_asked_for_no_route_at_all(here: Harness) -> None:
+    assert (await here.ask(to="")).status == 404
+    assert here.store.calls == []
+
+
+@pytest.mark.parametrize(
+    ("answer_gone", "status"),
+    [pytest.param(False, 404, id="unasked"), pytest.param(True, 410, id="asked")],
+)
+async def test_body_for_a_retired_route_is_not_read(answer_gone: bool, status: int) -> None:  # noqa: FBT001 - a column of the table
+    here = Harness(answer_gone=answer_gone)
+    await here.confirm()
+    await here.store.retire(ID)
+    assert (await here.deliver(events())).status == status
+    assert here.reads == 0
+
+
+async def test_body_is_read_once(here: Harness) -> None:
+    await here.deliver(events())
+    assert here.reads == 1
+
+
+async def test_refusal_while_reading_is_the_answer(here: Harness) -> None:
+    async def read() -> bytes:
+        raise Refusal(BODY_TIMEOUT)
+
+    request = Request(method="POST", route=ID)
+    assert await here.endpoint.handle(request, read) is BODY_TIMEOUT
+    assert "put..." not in here.store.calls
+
+
+async def test_body_that_was_longer_than_announced_is_refused(here: Harness) -> None:
+    endpoint = here.endpoint = here.make(max_body=100)
+    assert endpoint.max_body == 100
+    assert (await here.deliver(events() + b" " * 100, length=3)).status == 413
+    assert (here.arrivals, await here.store.waiting()) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        pytest.param({"signatures": ("0" * 64,)}, 401, id="forged"),
+        pytest.param({}, 401, id="not signed"),
+        pytest.param({"secrets": ("0" * 64,)}, 403, id="foreign secret"),
+        pytest.param({"secrets": ("short",)}, 400, id="odd secret"),
+    ],
+)
+async def test_refused_request_leaves_nothing_in_the_store(
+    here: Harness, fields: dict[str, Any], status: int
+) -> None:
+    before = await here.route(ID)
+    assert (await here.ask(events(), **fields)).status == status
+    assert here.store.calls == ["get_route...", "get_route"]
+    assert await here.route(ID) == before
+    assert here.arrivals == 0
+
+
+# A store that fails
+
+
+UNAVAILABLE = (503, (("Retry-After", "10"),))
+
+
+def seen_as(response: Response) -> tuple[int, tuple[tuple[str, str], ...]]:
+    return response.status, response.headers
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(lambda here: here.deliver(events()), id="events"),
+        pytest.param(lambda here: here.deliver(UNREADABLE), id="unreadable"),
+        pytest.param(lambda here: here.deliver(HEARTBEAT), id="heartbeat"),
+        pytest.param(lambda here: here.shake(), id="handshake"),
+        pytest.param(lambda here: here.ask(to="x" * 32), id="unknown route"),
+    ],
+)
+async def test_failing_store_is_answered_503_until_it_works_again(
+    here: Harness, caplog: pytest.LogCaptureFixture, act: Callable[[Harness], Any]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    here.store.failing = StoreError("the disk is full: make room")
+    assert seen_as(await act(here)) == UNAVAILABLE
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage() == "answered 503: the disk is full: make room"
+    assert here.arrivals == 0
+    here.store.failing = None
+    assert (await act(here)).status in (200, 404)
+
+
+@pytest.mark.parametrize("call", ["get_route", "put"])
+async def test_slow_store_is_answered_503_in_time_until_it_works_again(
+    here: Harness, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    here.endpoint = here.make(store_timeout=0.01)
+    here.store.stuck = {call}
+    with anyio.fail_after(5):
+        assert seen_as(await here.deliver(events())) == UNAVAILABLE
+    assert caplog.messages == ["answered 503: the store is too slow"]
+    assert here.arrivals == 0
+    here.store.stuck.clear()
+    assert (await here.deliver(events())).status == 200
+
+
+async def test_look_up_and_effect_share_the_time_that_the_store_has(
+    here: Harness, clock: Clock
+) -> None:
+    class Slow(RecordingStore):
+        async def get_route(self, route: str) -> Route | None:
+            clock.now += 7.99
+            return await MemoryStore.get_route(here.store, route)
+
+    store = Slow()
+    store.stuck = {"put"}
+    here.endpoint = Endpoint(store, on_arrival=here.arrived, store_timeout=8.0)
+    with anyio.fail_after(5):
+        assert seen_as(await here.deliver(events())) == UNAVAILABLE
+
+
+async def test_time_for_the_body_is_not_the_stores(here: Harness, clock: Clock) -> None:
+    body = events()
+
+    async def read() -> bytes:
+        clock.now += 100.0
+        await asyncio.sleep(0)
+        return body
+
+    request = Request(method="POST", route=ID, signatures=(sign(body, SECRET),))
+    assert (await here.endpoint.handle(request, read)).status == 200
+
+
+async def test_full_inbox_is_answered_503_and_what_is_in_it_is_kept() -> None:
+    here = Harness()
+    here.store = RecordingStore(max_waiting=1)
+    here.endpoint = here.make()
+    await here.confirm()
+    first = events(gid="1")
+    assert (await here.deliver(first)).status == 200
+    assert seen_as(await here.deliver(events(gid="2"))) == UNAVAILABLE
+    assert (await here.deliver(first)).status == 200
+    assert await here.bodies() == [first]
+
+
+async def test_cancellation_is_no_answer(here: Harness) -> None:
+    here.store.stuck = {"put"}
+    task = asyncio.create_task(here.deliver(events()))
+    await anyio.wait_all_tasks_blocked()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+# What is known of routes
+
+
+async def test_confirmed_route_is_looked_up_once_a_second_at_most(
+    here: Harness, clock: Clock
+) -> None:
+    looked_up = []
+    for _ in range(5):
+        await here.deliver(events())
+        looked_up.append(here.store.calls.count("get_route"))
+        clock.now += 0.25
+    assert looked_up == [1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "to", [pytest.param("x" * 32, id="unknown"), pytest.param(OTHER_ID, id="reserved")]
+)
+async def test_route_that_may_change_at_once_is_always_looked_up(
+    here: Harness, clock: Clock, to: str
+) -> None:
+    for _ in range(3):
+        await here.shake(to=to)
+    assert here.store.calls.count("get_route") == 3
+
+
+async def test_route_that_was_just_confirmed_is_served_at_once(here: Harness, clock: Clock) -> None:
+    await here.shake(SECRET)
+    await here.store.confirm(OTHER_ID, gid="13", secret=SECRET)
+    assert (await here.shake("another-secret-of-a-stranger")).status == 403
+    assert (await here.deliver(events(), to=OTHER_ID)).status == 200
+    assert len(await here.bodies()) == 1
+
+
+async def test_retired_route_is_served_no_longer_than_it_is_known(
+    here: Harness, clock: Clock
+) -> None:
+    await here.deliver(events(gid="1"))
+    await here.store.retire(ID)
+    clock.now += 0.99
+    assert (await here.deliver(events(gid="2"))).status == 200
+    clock.now += 0.01
+    assert (await here.deliver(events(gid="3"))).status == 404
+
+
+async def test_memory_for_routes_is_bounded(
+    here: Harness, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "MAX_ROUTES_KNOWN", 3)
+    ids = [f"{number:032}" for number in range(10)]
+    for route_id in ids:
+        await here.confirm(route_id)
+        assert (await here.deliver(events(gid=route_id), to=route_id)).status == 200
+        assert len(here.endpoint._known) <= 3
+    assert len(await here.bodies()) == 10
+
+
+# What was seen of handshakes
+
+
+async def test_handshakes_for_a_route_and_for_none_are_seen(here: Harness, clock: Clock) -> None:
+    await here.shake()
+    await here.shake("short")
+    await here.shake(to="")
+    await here.shake(to="x" * 32)
+    assert here.endpoint.seen(OTHER_ID, since=clock.now) == (
+        "a handshake for this route, answered 200",
+        "a handshake for this route, answered 400",
+        "a handshake for an unknown path, answered 404",
+        "a handshake for an unknown path, answered 404",
+    )
+
+
+async def test_what_came_before_or_was_meant_for_others_is_not_seen(
+    here: Harness, clock: Clock
+) -> None:
+    await here.shake()
+    clock.now += 1
+    since = clock.now
+    await here.shake(to=ID)
+    await here.deliver(events())
+    await here.ask(to="")
+    assert here.endpoint.seen(OTHER_ID, since) == ()
+    assert here.endpoint.seen(OTHER_ID, since - 1) == ("a handshake for this route, answered 200",)
+
+
+async def test_handshake_that_the_store_could_not_keep_is_seen(here: Harness, clock: Clock) -> None:
+    here.store.failing = StoreError("full")
+    await here.shake()
+    assert here.endpoint.seen(OTHER_ID, 0) == ("a handshake for this route, answered 503",)
+
+
+async def test_memory_for_handshakes_is_bounded(here: Harness) -> None:
+    for _ in range(1_000):
+        await here.shake(to="")
+    assert len(here.endpoint.seen(OTHER_ID, 0)) == 100
+
+
+# Probes
+
+
+async def test_liveness_needs_no_store(here: Harness) -> None:
+    here.store.failing = StoreError("down")
+    response = await here.probe("healthz")
+    assert (response.status, response.reason, response.headers) == (200, "alive", ())
+    assert here.store.calls == []
+
+
+async def test_readiness_is_that_of_the_endpoint_and_the_store(here: Harness) -> None:
+    assert (await here.probe("readyz")).status == 503
+    assert here.store.calls == []
+    here.endpoint.accepting = True
+    assert (await here.probe("readyz")).status == 200
+    here.store.failing = StoreError("down")
+    assert (await here.probe("readyz")).status == 503
+    here.store.failing = None
+    here.endpoint.accepting = False
+    assert (await here.probe("readyz")).status == 503
+
+
+async def test_store_that_does_not_answer_is_not_ready(here: Harness) -> None:
+    here.endpoint = here.make(store_timeout=0.01)
+    here.endpoint.accepting = True
+    here.store.stuck = {"waiting"}
+    with anyio.fail_after(5):
+        response = await here.probe("readyz")
+    assert (response.status, response.reason) == (503, "not ready")
+
+
+@pytest.mark.parametrize("name", ["healthz", "readyz"])
+async def test_probe_takes_get_and_head_only(here: Harness, name: str) -> None:
+    here.endpoint.accepting = True
+    assert (await here.probe(name, "HEAD")).status == 200
+    response = await here.probe(name, "POST")
+    assert (response.status, response.headers) == (405, (("Allow", "GET, HEAD"),))
+
+
+async def test_probe_is_neither_logged_nor_seen(
+    here: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for method in ("GET", "POST"):
+        await here.endpoint.handle(
+            Request(method=method, route="healthz", secrets=(SECRET,)), lambda: anyio.sleep(0)
+        )
+    assert caplog.records == []
+    assert here.endpoint.seen("healthz", 0) == ()
+
+
+# The log
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        pytest.param({"to": "x" * 32}, "answered 404: no webhook here", id="unknown"),
+        pytest.param(
+            {"signatures": ("0" * 64,)},
+            "answered 401: the signature does not fit the body",
+            id="forged",
+        ),
+        pytest.param(
+            {"signatures": ("hidden",)},
+            "answered 401: X-Hook-Signature is not one header of 64 hex digits",
+            id="malformed",
+        ),
+        pytest.param(
+            {"secrets": ("hidden",)},
+            "answered 400: X-Hook-Secret must be one header of 16 to 256 visible characters",
+            id="odd secret",
+        ),
+        pytest.param(
+            {"secrets": ("hidden" * 5,)},
+            "answered 403: this route has its secret already",
+            id="foreign secret",
+        ),
+        pytest.param({"length": 10**9}, "answered 413: the body is too large", id="too large"),
+    ],
+)
+async def test_strangers_bad_request_is_one_line_of_information(
+    here: Harness, caplog: pytest.LogCaptureFixture, fields: dict[str, Any], line: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for _ in range(100):
+        await here.ask(b"hidden", **fields)
+    (record,) = caplog.records
+    assert (record.levelno, record.getMessage()) == (logging.INFO, line)
+    assert not record.exc_info
+
+
+async def test_what_is_well_is_not_logged(here: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    await here.shake()
+    await here.deliver(events())
+    await here.deliver(HEARTBEAT)
+    assert caplog.records == []
+
+
+async def test_replay_does_not_hide_the_line_of_an_unreadable_delivery(
+    here: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await here.deliver(events(timedelta(hours=27)))
+    await here.deliver(UNREADABLE)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
+
+
+async def test_store_that_fails_for_a_while_is_one_line(
+    here: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    here.store.failing = StoreError("full")
+    for number in range(100):
+        await here.deliver(events(gid=str(number)))
+    assert caplog.messages == ["answered 503: full"]
+
+
+async def test_log_holds_nothing_secret(here: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    bodies = (events(), UNREADABLE, HEARTBEAT, b"hidden", events(timedelta(days=9), gid="hidden"))
+    for failing in (None, StoreError("full")):
+        here.store.failing = failing
+        for to in (ID, OTHER_ID, "x" * 32):
+            for body in bodies:
+                await here.deliver(body, to=to)
+                await here.ask(body, to=to, signatures=(sign(body, "hidden"),))
+            await here.shake(to=to)
+            await here.shake("hidden" * 5, to=to)
+    assert len(caplog.records) > 5
+    shown = caplog.text + repr([record.__dict__ for record in caplog.records])
+    signatures = [sign(body, secret) for body in bodies for secret in (SECRET, "hidden")]
+    for secret in (SECRET, ID, OTHER_ID, "x" * 32, "hidden", "1301", *signatures):
+        assert secret not in shown

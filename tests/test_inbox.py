@@ -1,0 +1,655 @@
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import anyio
+import pytest
+from conftest import eventually, until
+
+from asana_webhooks import Event, MemoryStore, StoreError
+from asana_webhooks import inbox as module
+from asana_webhooks.dispatch import Dispatcher
+from asana_webhooks.inbox import Inbox
+from asana_webhooks.models import Claim, DeadLetter, Delivery
+from asana_webhooks.stores import Store
+
+NOW = datetime(2026, 7, 4, tzinfo=UTC)
+
+
+def event(gid: object, **fields: str) -> str:
+    return (
+        f'{{"created_at":"2026-07-04T10:00:00.000Z","action":"changed",'
+        f'"resource":{{"gid":"{gid}","resource_type":"task"}}}}'
+    )
+
+
+async def put(store: Store, route: str, *events: str, body: bytes | None = None) -> None:
+    raw = ('{"events":[' + ",".join(events) + "]}").encode() if body is None else body
+    digest = repr((route, raw)).encode()
+    assert await store.put(Delivery(route=route, body=raw, digest=digest, received_at=NOW))
+
+
+async def is_empty(store: Store) -> bool:
+    return await store.waiting() == 0
+
+
+class Seen:
+    """A handler that notes the gids it gets, and fails for some of them."""
+
+    def __init__(self) -> None:
+        self.gids: list[str] = []
+        self.failing: dict[str, BaseException] = {}
+
+    async def __call__(self, event: Event) -> None:
+        self.gids.append(event.resource.gid)
+        if event.resource.gid in self.failing:
+            raise self.failing[event.resource.gid]
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+@asynccontextmanager
+async def draining(
+    store: Store, handler: Callable[[Event], object], **options: float
+) -> AsyncIterator[Inbox]:
+    """Drain into the handler, at a pace for tests, until the block is left."""
+    dispatcher = Dispatcher()
+    dispatcher.on()(handler)  # type: ignore[type-var] # callable objects are handlers too
+    settings = {"poll": 0.01, "first_delay": 0.001, **options}
+    async with Inbox(store, **settings) as inbox:  # type: ignore[arg-type] # of mixed types
+        task = asyncio.create_task(inbox.drain(dispatcher.dispatch))
+        try:
+            yield inbox
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def test_events_are_handled_in_order_and_leave_the_store(
+    store: MemoryStore, seen: Seen
+) -> None:
+    await put(store, "a", event(1), event(2))
+    await put(store, "a", event(3))
+    async with draining(store, seen):
+        await until(lambda: len(seen.gids) == 3)
+    assert seen.gids == ["1", "2", "3"]
+    assert await store.waiting() == 0
+    assert await store.dead_letters() == []
+
+
+async def test_what_arrives_while_it_waits_is_handled_at_once(
+    store: MemoryStore, seen: Seen
+) -> None:
+    async with draining(store, seen, poll=3600.0) as inbox:
+        await asyncio.sleep(0)
+        await put(store, "a", event(1))
+        inbox.arrived()
+        await until(lambda: seen.gids == ["1"])
+
+
+async def test_what_another_process_stored_is_found_by_looking(
+    store: MemoryStore, seen: Seen
+) -> None:
+    async with draining(store, seen, poll=0.001):
+        await put(store, "a", event(1))
+        await until(lambda: seen.gids == ["1"])
+
+
+async def test_webhooks_are_side_by_side_and_each_one_in_order(store: MemoryStore) -> None:
+    running: set[str] = set()
+    most, finished = 0, asyncio.Event()
+    order: list[str] = []
+
+    async def handler(event: Event) -> None:
+        nonlocal most
+        webhook = event.resource.gid[0]
+        assert webhook not in running
+        running.add(webhook)
+        most = max(most, len(running))
+        if len(running) == 3:
+            finished.set()
+        await finished.wait()
+        order.append(event.resource.gid)
+        running.discard(webhook)
+
+    for number in range(2):
+        for webhook in ("a", "b", "c"):
+            await put(store, webhook, event(f"{webhook}-{number}"))
+    async with draining(store, handler):
+        await until(lambda: len(order) == 6)
+    assert most == 3
+    for webhook in ("a", "b", "c"):
+        assert [gid for gid in order if gid[0] == webhook] == [f"{webhook}-0", f"{webhook}-1"]
+
+
+async def test_no_more_webhooks_at_once_than_asked_for(store: MemoryStore) -> None:
+    running, most, handled = 0, 0, 0
+
+    async def handler(event: Event) -> None:
+        nonlocal running, most, handled
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        handled += 1
+
+    for webhook in range(20):
+        await put(store, str(webhook), event(1))
+    async with draining(store, handler, concurrency=3):
+        await until(lambda: handled == 20)
+    assert most == 3
+
+
+# Failing handlers
+
+
+async def test_failing_delivery_is_tried_again_from_the_event_that_failed(
+    store: MemoryStore, seen: Seen
+) -> None:
+    seen.failing["2"] = RuntimeError("not yet")
+    await put(store, "a", event(1), event(2), event(3))
+    async with draining(store, seen):
+        await until(lambda: seen.gids.count("2") == 2)
+        seen.failing.clear()
+        await until(lambda: seen.gids[-1:] == ["3"])
+    assert seen.gids.count("1") == 1
+    assert await store.waiting() == 0
+
+
+async def test_failing_delivery_does_not_hold_up_those_behind_it(
+    store: MemoryStore, seen: Seen
+) -> None:
+    seen.failing["1"] = RuntimeError("never")
+    await put(store, "a", event(1))
+    await put(store, "a", event(2))
+    async with draining(store, seen, first_delay=600.0):
+        await until(lambda: seen.gids == ["1", "2"])
+    assert await store.waiting() == 1
+
+
+async def test_delivery_that_always_fails_becomes_a_dead_letter_with_its_rest(
+    store: MemoryStore, seen: Seen
+) -> None:
+    seen.failing["2"] = RuntimeError("never")
+    await put(store, "a", event(1), event(2), event(3))
+    async with draining(store, seen, max_attempts=3):
+        await until(lambda: seen.gids.count("2") == 3)
+        await eventually(lambda: is_empty(store))
+    (letter,) = await store.dead_letters()
+    assert letter.done == 1
+    assert "failed 3 times" in letter.reason
+    assert "RuntimeError('never')" in letter.reason
+
+
+async def test_replayed_dead_letter_goes_on_with_the_event_that_failed(
+    store: MemoryStore, seen: Seen
+) -> None:
+    seen.failing["2"] = RuntimeError("once")
+    await put(store, "a", event(1), event(2))
+    async with draining(store, seen, max_attempts=1) as inbox:
+        letters = await eventually(store.dead_letters)
+        seen.failing.clear()
+        assert await store.replay([letter.id for letter in letters]) == 1
+        inbox.arrived()
+        await until(lambda: seen.gids == ["1", "2", "2"])
+    assert await store.dead_letters() == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("x"), SystemExit(3), RecursionError("deep"), asyncio.CancelledError()],
+    ids=lambda error: type(error).__name__,
+)
+async def test_whatever_a_handler_raises_is_a_failed_attempt_and_the_worker_lives(
+    store: MemoryStore, seen: Seen, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    seen.failing["1"] = error
+    await put(store, "a", event(1))
+    await put(store, "b", event(2))
+    async with draining(store, seen, max_attempts=1):
+        await until(lambda: "2" in seen.gids)
+        await eventually(store.dead_letters)
+    (record,) = [record for record in caplog.records if "failed on event" in record.message]
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+async def test_log_of_a_failure_names_handler_and_event_key(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys: list[str] = []
+
+    async def note_and_fail(event: Event) -> None:
+        keys.append(event.key)
+        raise RuntimeError
+
+    await put(store, "a", event(1))
+    async with draining(store, note_and_fail, max_attempts=1):
+        await until(lambda: "failed on event" in caplog.text)
+    assert keys[0] in caplog.text
+    assert "note_and_fail" in caplog.text
+
+
+@pytest.mark.parametrize("attempts", range(1, 30))
+def test_delays_double_with_jitter_up_to_the_longest(attempts: int) -> None:
+    inbox = Inbox(MemoryStore(), first_delay=1.0)
+    longest = min(2.0 ** (attempts - 1), module.LONGEST_DELAY)
+    delays = [inbox._delay(attempts) for _ in range(50)]
+    assert all(longest / 2 <= delay <= longest for delay in delays)
+    assert len(set(delays)) > 1
+
+
+async def test_progress_starts_the_count_of_attempts_again(store: MemoryStore, seen: Seen) -> None:
+    await put(store, "a", event(1), event(2))
+    seen.failing["1"] = RuntimeError("twice")
+    async with draining(store, seen, max_attempts=3):
+        await until(lambda: seen.gids.count("1") == 2)
+        seen.failing = {"2": RuntimeError("twice")}
+        await until(lambda: seen.gids.count("2") == 2)
+        seen.failing = {}
+        await eventually(lambda: is_empty(store))
+    assert await store.dead_letters() == []
+
+
+# Bad bodies
+
+
+async def test_one_odd_event_becomes_a_dead_letter_and_its_neighbours_are_handled(
+    store: MemoryStore, seen: Seen
+) -> None:
+    await put(store, "a", event(1), '{"action":7}', event(2))
+    async with draining(store, seen):
+        letters = await eventually(store.dead_letters)
+    assert seen.gids == ["1", "2"]
+    assert [letter.body for letter in letters] == [b'{"events":[{"action":7}]}']
+    assert await store.waiting() == 0
+
+
+async def test_odd_event_before_one_that_fails_is_not_forgotten(
+    store: MemoryStore, seen: Seen
+) -> None:
+    seen.failing["1"] = RuntimeError("once")
+    await put(store, "a", "7", event(1))
+    async with draining(store, seen):
+        await until(lambda: len(seen.gids) == 2)
+        seen.failing.clear()
+        letters = await eventually(store.dead_letters)
+    assert [letter.body for letter in letters] == [b'{"events":[7]}']
+
+
+async def test_unreadable_delivery_becomes_a_dead_letter(
+    store: MemoryStore, seen: Seen, caplog: pytest.LogCaptureFixture
+) -> None:
+    await put(store, "a", body=b"[" * 100_000)
+    async with draining(store, seen):
+        letters = await eventually(store.dead_letters)
+    assert letters[0].body == b"[" * 100_000
+    assert "a dead letter" in caplog.text
+
+
+# Stopping
+
+
+async def test_cancelled_drain_lets_the_running_handler_end(store: MemoryStore) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+    ended: list[str] = []
+
+    async def slow(event: Event) -> None:
+        started.set()
+        await go_on.wait()
+        ended.append(event.resource.gid)
+
+    await put(store, "a", event(1))
+    await put(store, "a", event(2))
+    dispatcher = Dispatcher()
+    dispatcher.on()(slow)
+    async with Inbox(store) as inbox:
+        task = asyncio.create_task(inbox.drain(dispatcher.dispatch))
+        await started.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.wait([task])
+    assert task.cancelled()
+    assert ended == ["1"]
+    assert await store.waiting() == 1
+    claim = await store.claim(limit=10, lease=1.0)
+    assert claim is not None  # given back, not left leased
+
+
+async def test_handler_that_does_not_end_is_cancelled_and_its_delivery_kept_in_place(
+    store: MemoryStore,
+) -> None:
+    handled: list[str] = []
+
+    async def hang_at_second(event: Event) -> None:
+        if event.resource.gid == "2":
+            await asyncio.Event().wait()
+        handled.append(event.resource.gid)
+
+    await put(store, "a", event(1), event(2))
+    await put(store, "a", event(3))
+    async with draining(store, hang_at_second, grace=0.01):
+        await until(lambda: handled == ["1"])
+    claim = await store.claim(limit=10, lease=1.0)
+    assert claim is not None
+    assert [delivery.done for delivery in claim.deliveries] == [1, 0]
+    assert [delivery.attempts for delivery in claim.deliveries] == [0, 0]
+
+
+async def test_closing_ends_the_drain(store: MemoryStore, seen: Seen) -> None:
+    dispatcher = Dispatcher()
+    dispatcher.on()(seen)
+    async with Inbox(store) as inbox:
+        task = asyncio.create_task(inbox.drain(dispatcher.dispatch))
+        await put(store, "a", event(1))
+        inbox.arrived()
+        await until(lambda: seen.gids == ["1"])
+    with anyio.fail_after(1):
+        await task
+
+
+async def test_second_drain_at_once_is_refused(store: MemoryStore, seen: Seen) -> None:
+    async with draining(store, seen) as inbox:
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="already"):
+            await inbox.drain(seen)
+
+
+async def test_no_task_is_left_behind(store: MemoryStore, seen: Seen) -> None:
+    before = asyncio.all_tasks()
+    await put(store, "a", event(1))
+    async with draining(store, seen):
+        await until(lambda: seen.gids == ["1"])
+    assert asyncio.all_tasks() == before
+
+
+# Leases
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_lease_of_a_long_handler_is_renewed() -> None:
+    renewals = 0
+
+    class Counting(MemoryStore):
+        async def renew(self, claim: Claim, *, lease: float) -> bool:
+            nonlocal renewals
+            renewals += 1
+            return await super().renew(claim, lease=lease)
+
+    store, go_on, handled = Counting(), asyncio.Event(), asyncio.Event()
+
+    async def long(event: Event) -> None:
+        await go_on.wait()
+        handled.set()
+
+    await put(store, "a", event(1))
+    async with draining(store, long, lease=0.03):
+        await until(lambda: renewals >= 3)
+        go_on.set()
+        await handled.wait()
+    assert await store.waiting() == 0
+
+
+async def test_worker_that_lost_its_lease_cannot_ack_and_stops(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    store, started, go_on = MemoryStore(clock=clock), asyncio.Event(), asyncio.Event()
+    handled: list[str] = []
+
+    async def slow(event: Event) -> None:
+        started.set()
+        await go_on.wait()
+        handled.append(event.resource.gid)
+
+    await put(store, "a", event(1))
+    await put(store, "a", event(2))
+    async with draining(store, slow, poll=3600.0) as inbox:
+        await started.wait()
+        clock.now += 31.0
+        other = await store.claim(limit=10, lease=30.0)
+        assert other is not None
+        assert len(other.deliveries) == 2
+        for work in inbox._works:
+            work.acked_at = 0.0  # the next handled delivery is acknowledged at once
+        go_on.set()
+        await until(lambda: "a lease ran out" in caplog.text)
+    assert handled == ["1"]
+    assert await store.waiting() == 2
+
+
+async def test_lost_lease_that_renewing_finds_stops_the_worker(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    claims = 0
+
+    class Lost(MemoryStore):
+        async def claim(self, *, limit: int, lease: float) -> Claim | None:
+            nonlocal claims
+            claim = await super().claim(limit=limit, lease=lease)
+            claims += claim is not None
+            return claim
+
+        async def renew(self, claim: Claim, *, lease: float) -> bool:
+            return False
+
+    store, go_on = Lost(), asyncio.Event()
+    claim_of: dict[str, int] = {}
+
+    async def slow(event: Event) -> None:
+        await go_on.wait()
+        claim_of[event.resource.gid] = claims
+
+    await put(store, "a", event(1))
+    await put(store, "a", event(2))
+    async with draining(store, slow, lease=0.003, concurrency=1):
+        await until(lambda: "a lease ran out" in caplog.text)
+        go_on.set()
+        await until(lambda: "2" in claim_of)
+    assert claim_of["2"] > 1  # not with the claim that was lost
+
+
+# A failing store
+
+
+class Flaky(MemoryStore):
+    """Fails in the named calls as often as asked for."""
+
+    def __init__(self, **failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def _maybe_fail(self, call: str) -> None:
+        if self.failures.get(call, 0):
+            self.failures[call] -= 1
+            raise StoreError(f"{call} failed")
+
+    async def claim(self, *, limit: int, lease: float) -> Claim | None:
+        self._maybe_fail("claim")
+        return await super().claim(limit=limit, lease=lease)
+
+    async def finish(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
+        self._maybe_fail("finish")
+        return await super().finish(claim, handled)
+
+    async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
+        self._maybe_fail("bury")
+        return await super().bury(claim, delivery, letters)
+
+    async def renew(self, claim: Claim, *, lease: float) -> bool:
+        self._maybe_fail("renew")
+        return await super().renew(claim, lease=lease)
+
+
+@pytest.mark.parametrize("call", ["claim", "finish", "bury"])
+async def test_drain_outlives_a_store_that_fails_once(
+    caplog: pytest.LogCaptureFixture, seen: Seen, call: str
+) -> None:
+    store = Flaky(**{call: 1})
+    await put(store, "a", event(1), "7")
+    async with draining(store, seen, lease=0.01):
+        await eventually(store.dead_letters)
+        await eventually(lambda: is_empty(store))
+    assert set(seen.gids) == {"1"}
+    assert any("failed" in record.message for record in caplog.records)
+
+
+async def test_renewing_outlives_a_store_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    store, go_on, handled = Flaky(renew=1), asyncio.Event(), asyncio.Event()
+
+    async def long(event: Event) -> None:
+        await go_on.wait()
+        handled.set()
+
+    await put(store, "a", event(1))
+    async with draining(store, long, lease=0.3):
+        await until(lambda: "cannot renew" in caplog.text)
+        go_on.set()
+        await handled.wait()
+
+
+# The stream
+
+
+async def test_event_of_the_stream_counts_as_handled_when_the_next_is_asked_for(
+    store: MemoryStore,
+) -> None:
+    await put(store, "a", event(1), event(2))
+    async with Inbox(store, poll=0.01) as inbox:
+        async for got in inbox.stream():
+            if got.resource.gid == "2":
+                break
+        del got
+        gc.collect()
+        claim = await eventually(lambda: store.claim(limit=10, lease=1.0))
+    assert claim is not None
+    assert [delivery.done for delivery in claim.deliveries] == [1]
+
+
+async def test_stream_that_is_left_is_taken_up_by_the_next(store: MemoryStore) -> None:
+    for number in range(3):
+        await put(store, "a", event(number))
+    gids = []
+    async with Inbox(store, poll=0.001) as inbox:
+        async for got in inbox.stream():
+            gids.append(got.resource.gid)
+            if got.resource.gid == "1":
+                break
+        async for got in inbox.stream():
+            gids.append(got.resource.gid)
+            if got.resource.gid == "2":
+                break
+    assert gids == ["0", "1", "1", "2"]
+
+
+async def test_stream_ends_when_the_inbox_is_closed(store: MemoryStore) -> None:
+    gids = []
+    async with anyio.create_task_group() as tasks, Inbox(store, poll=3600.0) as inbox:
+
+        async def consume() -> None:
+            async for got in inbox.stream():
+                gids.append(got.resource.gid)
+
+        tasks.start_soon(consume)
+        await put(store, "a", event(1))
+        inbox.arrived()
+        await until(lambda: gids == ["1"])
+        await eventually(lambda: is_empty(store))
+    assert gids == ["1"]
+
+
+async def test_stream_outlives_a_store_that_fails_once(caplog: pytest.LogCaptureFixture) -> None:
+    store = Flaky(bury=1)
+    await put(store, "a", event(1), "7")
+    async with Inbox(store, poll=0.001) as inbox:
+        stream = inbox.stream()
+        first, again = await anext(stream), await anext(stream)
+        assert first == again
+        assert "bury failed" in caplog.text
+        following = asyncio.create_task(anext(stream))  # type: ignore[arg-type] # a coroutine
+        await eventually(store.dead_letters)
+    with pytest.raises(StopAsyncIteration):
+        await following
+
+
+async def test_stream_that_outlives_its_inbox_gave_its_delivery_back(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await put(store, "a", event(1), event(2), event(3))
+    async with Inbox(store, poll=0.001) as inbox:
+        stream = inbox.stream()
+        await anext(stream)
+        await anext(stream)
+    claim = await store.claim(limit=10, lease=1.0)
+    assert claim is not None
+    assert [delivery.done for delivery in claim.deliveries] == [1]
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    assert not caplog.records
+
+
+async def test_inbox_that_was_never_opened_can_be_closed(store: MemoryStore) -> None:
+    await Inbox(store).__aexit__(None, None, None)
+
+
+async def test_stream_stops_at_a_lost_lease() -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    await put(store, "a", event(1))
+    await put(store, "a", event(2))
+    async with Inbox(store, poll=0.001) as inbox:
+        stream = inbox.stream()
+        first = await anext(stream)
+        clock.now += 31.0
+        other = await store.claim(limit=10, lease=30.0)
+        assert other is not None
+        for work in inbox._works:
+            work.acked_at = 0.0
+        await store.finish(other)
+        second = await anext(stream)
+        await stream.aclose()
+    assert first.key == second.key  # at least once: it comes again, recognisably
+
+
+# Many
+
+
+async def test_backlog_at_start_is_dispatched_at_once_and_in_bounded_portions(
+    seen: Seen,
+) -> None:
+    most = 0
+
+    class Measured(MemoryStore):
+        async def claim(self, *, limit: int, lease: float) -> Claim | None:
+            nonlocal most
+            claim = await super().claim(limit=limit, lease=lease)
+            most = max(most, len(claim.deliveries) if claim else 0)
+            return claim
+
+    store = Measured()
+    for number in range(1000):
+        await put(store, str(number % 7), event(number))
+    async with draining(store, seen):
+        await until(lambda: len(seen.gids) == 1000)
+    assert sorted(map(int, seen.gids)) == list(range(1000))
+    assert most <= module.BATCH

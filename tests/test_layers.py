@@ -1,0 +1,165 @@
+"""The rooms of the package: what may import what, read from the sources."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import asana_webhooks
+
+PACKAGE = Path(asana_webhooks.__file__).parent
+
+LAYERS = (
+    {"errors"},
+    {"addresses", "deadline", "logs", "models", "signature"},
+    {"answers", "connection", "protocol", "stores"},
+    {"api", "dispatch", "inbox", "stores.memory", "stores.postgres", "stores.redis"}
+    | {"stores.sqlite"},
+    {"endpoint", "establishment"},
+    {"asgi", "receiver", "simulator"},
+    {"client", "upkeep"},
+    {""},  # the package itself, which shows what is public
+    {"cli", "pytest_plugin"},
+    {"__main__"},
+)
+LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+
+BESIDE = {("inbox", "dispatch")}  # to tell a handler's failure from its own
+
+KNOWN_TO_THE_SIMULATOR = {"models", "signature"}
+
+# Rooms that decide and never do I/O: what they may import beside rooms of the package.
+PURE = {
+    "errors": {"typing"},
+    "models": {"collections", "datetime", "contextlib", "hashlib", "msgspec", "typing"},
+    "signature": {"binascii", "hmac"},
+    "protocol": {"collections", "datetime", "hmac", "msgspec", "re", "typing"},
+}
+
+IO = {
+    "aiohttp",
+    "asyncpg",
+    "http.client",
+    "httpx",
+    "httpx_aiohttp",
+    "redis",
+    "socket",
+    "sqlite3",
+    "ssl",
+    "subprocess",
+    "urllib.request",
+}
+
+MAY_DO_IO = {
+    "answers",  # a part of api: knows the exceptions of httpx and aiohttp
+    "api",
+    "connection",  # a part of api: makes its pool
+    "stores.postgres",
+    "stores.redis",
+    "stores.sqlite",
+}
+
+
+def modules() -> dict[str, Path]:
+    """Return the path of each module by its dotted name below the package."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def room_of(module: str) -> str:
+    """Return the room that a module belongs to: its own, or the folder that is one room."""
+    folders = ("simulator", "cli", "stores.sqlite")
+    return next((folder for folder in folders if f"{module}.".startswith(f"{folder}.")), module)
+
+
+MODULES = modules()
+
+
+def imported(module: str) -> Iterator[str]:
+    """Yield the full dotted names that a module imports, wherever in the module it does so."""
+    package = f"asana_webhooks.{module}".rstrip(".").split(".")
+    if MODULES[module].name != "__init__.py":
+        package.pop()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*above, *filter(None, [node.module])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def own(module: str) -> Iterator[str]:
+    """Yield the modules of the package that a module imports; the version belongs to nobody."""
+    for name in imported(module):
+        head, _, rest = name.partition(".")
+        if head == "asana_webhooks" and rest != "__version__":
+            yield rest if rest in MODULES else rest.rpartition(".")[0]
+
+
+def foreign(module: str) -> set[str]:
+    """Return the names of the libraries that a module imports."""
+    heads = {name.partition(".")[0] for name in imported(module)}
+    return heads - {"asana_webhooks", "__future__"}
+
+
+MODULE_NAMES = [pytest.param(name, id=name or "the package") for name in sorted(MODULES)]
+
+
+@pytest.mark.parametrize("module", MODULE_NAMES)
+def test_every_module_has_its_place(module: str) -> None:
+    assert room_of(module) in LAYER_OF
+
+
+@pytest.mark.parametrize("module", MODULE_NAMES)
+def test_imports_point_downwards_only(module: str) -> None:
+    room = room_of(module)
+    others = {room_of(name) for name in own(module)} - {room}
+    wrong = {other for other in others if LAYER_OF[other] >= LAYER_OF[room]}
+    assert {other for other in wrong if (room, other) not in BESIDE} == set()
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    below = {module: {*own(module)} - {module} for module in MODULES if module}
+    assert list(TopologicalSorter(below).static_order())
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in sorted(MODULES) if room_of(name) == "simulator"]
+)
+def test_local_asana_knows_nothing_of_the_client(module: str) -> None:
+    others = {room_of(name) for name in own(module)} - {"simulator"}
+    assert others <= KNOWN_TO_THE_SIMULATOR
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_room_that_decides_imports_nothing_that_does(module: str) -> None:
+    assert foreign(module) <= PURE[module]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        name
+        for name in sorted(MODULES)
+        if LAYER_OF.get(room_of(name), 0) <= LAYER_OF["endpoint"] and room_of(name) not in MAY_DO_IO
+    ],
+)
+def test_io_is_left_to_stores_and_api_and_shells(module: str) -> None:
+    names = {name for name in imported(module) for io in IO if f"{name}.".startswith(f"{io}.")}
+    assert names == set()
+
+
+def test_the_store_contract_imports_no_store() -> None:
+    assert {*own("stores")} == {"models"}
+
+
+def test_library_of_an_extra_is_imported_where_the_extra_is_asked_for() -> None:
+    extras = {"asyncpg", "authlib", "click", "cryptography", "opentelemetry", "redis", "rich"}
+    users = {room_of(module) for module in MODULES if foreign(module) & extras}
+    assert users <= {"cli", "pytest_plugin", "stores.postgres", "stores.redis"}

@@ -1,0 +1,37 @@
+"""What the memory store keeps beyond the contract: it does not grow with what is over."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from asana_webhooks.models import Delivery
+from asana_webhooks.stores import DUPLICATES_KNOWN_FOR
+from asana_webhooks.stores.memory import MemoryStore
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def delivery(number: int, *, at: datetime = NOON) -> Delivery:
+    digest = number.to_bytes(32, "big")
+    return Delivery(route=f"r{number % 3}", body=b"{}", digest=digest, received_at=at)
+
+
+async def test_claims_that_ended_before_their_lease_are_forgotten() -> None:
+    store = MemoryStore()
+    for number in range(1000):
+        await store.put(delivery(number))
+        claim = await store.claim(limit=10, lease=3600)
+        assert claim is not None
+        for _ in range(3):
+            await store.renew(claim, lease=3600)
+        await store.finish(claim, claim.deliveries)
+    assert len(store._agenda) < 100
+    assert not store._queues
+
+
+async def test_digests_are_forgotten_after_48_hours() -> None:
+    store = MemoryStore()
+    for hour in range(1000):
+        await store.put(delivery(hour, at=NOON + timedelta(hours=hour)), reason="odd")
+    kept = DUPLICATES_KNOWN_FOR // timedelta(hours=1) + 1
+    assert len(store._seen) == len(store._sightings) == kept

@@ -1,0 +1,845 @@
+"""What the SQLite store keeps beyond the contract: the file, its faults, its thread."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anyio
+import pytest
+
+from asana_webhooks.errors import StoreError
+from asana_webhooks.models import Delivery, Route
+from asana_webhooks.stores.sqlite import SqliteStore, file, sql, writer
+from asana_webhooks.stores.sqlite.tables import Tables
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOBODY = 65534
+
+
+def delivery(number: int = 0, *, route: str = "r1", size: int = 10) -> Delivery:
+    digest = hashlib.sha256(str(number).encode()).digest()
+    body = b"%d".ljust(size) % number
+    return Delivery(route=route, body=body, digest=digest, received_at=NOON)
+
+
+def route(id_: str = "r1") -> Route:
+    return Route(id=id_, target=f"https://hooks.example.com/{id_}", resource="12", created_at=NOON)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SqliteStore]:
+    async with SqliteStore(path) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    assert [thread for thread in threading.enumerate() if "store" in thread.name] == []
+
+
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """Yield a directory that other users reach, unlike those of pytest."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def make_read_only(directory: Path) -> None:
+    directory.chmod(0o555)
+
+
+@contextmanager
+def as_a_plain_user() -> Iterator[None]:
+    """Run as nobody if the tests run as root, who may write what is read-only."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+async def in_thread(store: SqliteStore, do: Callable[[Tables], Any]) -> Any:
+    return await store._opened().submit(do)
+
+
+async def execute(store: SqliteStore, sql: str) -> list[Any]:
+    return await in_thread(store, lambda tables: tables._execute(sql).fetchall())
+
+
+@asynccontextmanager
+async def one_batch(store: SqliteStore) -> AsyncIterator[None]:
+    """Let all calls that are started inside be done in one transaction."""
+    entered, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def wait(_: Tables) -> None:
+        loop.call_soon_threadsafe(entered.set)
+        go_on.wait(10)
+
+    waiting = store._opened().submit(wait)
+    await entered.wait()
+    try:
+        yield
+        for _ in range(3):
+            await asyncio.sleep(0)  # every task of the test has made its call
+    finally:
+        go_on.set()
+        await waiting
+
+
+async def gather(*calls: Any) -> list[Any]:
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+# The file
+
+
+@pytest.mark.parametrize("name", [":memory:", ""])
+def test_path_that_is_no_files_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="no file's path"):
+        SqliteStore(name)
+
+
+async def test_files_are_for_their_user_alone_from_the_beginning(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "_narrow", lambda _: None)
+    umask = os.umask(0)
+    try:
+        async with SqliteStore(path) as store:
+            await store.put(delivery())
+            files = modes(path)
+    finally:
+        os.umask(umask)
+    assert files == {"store.db": 0o600, "store.db-shm": 0o600, "store.db-wal": 0o600}
+
+
+async def test_commits_wait_for_the_disk(store: SqliteStore) -> None:
+    assert await execute(store, "PRAGMA journal_mode") == [("wal",)]
+    assert await execute(store, "PRAGMA synchronous") == [(2,)]
+
+
+async def test_wider_mode_of_an_existing_file_is_narrowed(path: Path) -> None:
+    async with SqliteStore(path):
+        pass
+    os.chmod(path, 0o644)
+    async with SqliteStore(path):
+        assert set(modes(path).values()) == {0o600}
+
+
+async def test_mode_that_cannot_be_narrowed_is_warned_about(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with SqliteStore(path):
+        pass
+    os.chmod(path, 0o644)
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    async with SqliteStore(path):
+        assert f"others may be able to read {path}" in caplog.text
+
+
+async def test_everything_is_found_again_after_closing(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        await store.reserve(route(), ttl=60)
+        await store.add_candidate("r1", "secret")
+        await store.put(delivery(1), candidate="secret")
+        await store.put(delivery(2, route="r2"))
+        await store.put(delivery(3), reason="odd")
+    async with SqliteStore(path) as store:
+        assert await store.waiting() == 2
+        assert not await store.put(delivery(2, route="r2"))
+        assert [letter.reason for letter in await store.dead_letters()] == ["odd"]
+        assert await store.confirm("r1", gid="77", secret="secret")
+        assert {(await take(store)).route, (await take(store)).route} == {"r1", "r2"}
+
+
+def keep(path: Path) -> tuple[bytes, int]:
+    """Return what must stay of a file that is refused."""
+    return path.read_bytes(), path.stat().st_mode
+
+
+def modes(path: Path) -> dict[str, int]:
+    """Return the mode of the file and of its neighbours."""
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+
+
+async def take(store: SqliteStore, *, lease: float = 30.0) -> Any:
+    claim = await store.claim(limit=100, lease=lease)
+    assert claim is not None
+    return claim
+
+
+async def test_lease_outlives_the_process_that_has_it(path: Path) -> None:
+    now = [1000.0]
+    async with SqliteStore(path, clock=lambda: now[0]) as store:
+        await store.put(delivery())
+        first = await take(store, lease=30)
+    async with SqliteStore(path, clock=lambda: now[0]) as store:
+        assert await store.claim(limit=1, lease=30) is None
+        now[0] += 30
+        assert (await take(store)).fence > first.fence
+
+
+async def test_clock_that_began_anew_leaves_nothing_waiting(path: Path) -> None:
+    now = [1.0]
+    async with SqliteStore(path, clock=lambda: now[0]) as store:
+        now[0] = 5000.0
+        await store.reserve(route("r0"), ttl=60)
+        for number in range(6):
+            await store.put(delivery(number, route=f"r{number // 2 + 1}"))
+        claim = await take(store, lease=30)
+        await store.release(claim, claim.deliveries[0], delay=600.0, attempts=1, done=0)
+        await store.finish(claim)
+        await take(store, lease=30)
+    async with SqliteStore(path, clock=lambda: 4999.0) as store:
+        assert await store.get_route("r0") is None
+        claims = [await take(store) for _ in range(3)]
+        assert [len(claim.deliveries) for claim in claims] == [2, 2, 2]
+    async with SqliteStore(path, clock=lambda: 4999.0) as store:
+        assert await store.claim(limit=1, lease=30) is None
+
+
+@pytest.mark.parametrize("content", [b"hello", b"# Notes\n" * 1000, os.urandom(8192)])
+async def test_file_that_is_no_database_is_refused_and_kept(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:  # noqa: ASYNC230 - nothing else runs
+        file.write(content)
+    kept = keep(path)
+    with pytest.raises(StoreError, match=r"store\.db failed: it is not a SQLite database: choose"):
+        await SqliteStore(path).__aenter__()
+    assert keep(path) == kept
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["CREATE TABLE t (x)", "PRAGMA user_version = 1", "PRAGMA application_id = 7"],
+    ids=["a table", "a version", "an identity"],
+)
+async def test_database_of_another_program_is_refused_and_kept(path: Path, script: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(script)
+    kept = keep(path)
+    with pytest.raises(StoreError, match="belongs to another program: choose another path"):
+        await SqliteStore(path).__aenter__()
+    assert keep(path) == kept
+
+
+async def test_store_of_a_newer_version_is_refused_and_kept(path: Path) -> None:
+    async with SqliteStore(path):
+        pass
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    kept = keep(path)
+    with pytest.raises(StoreError, match="made by a newer version of asana-webhooks: install"):
+        await SqliteStore(path).__aenter__()
+    assert keep(path) == kept
+
+
+async def fill(path: Path, count: int = 200) -> None:
+    async with SqliteStore(path) as store:
+        await gather(*(store.put(delivery(number, size=1000)) for number in range(count)))
+
+
+def damage(path: Path) -> None:
+    """Overwrite all pages but the first few."""
+    content = path.read_bytes()
+    start = 20 * 4096
+    path.write_bytes(content[:start] + b"\xa5" * (len(content) - start))
+
+
+async def test_damaged_file_is_refused_and_kept(path: Path) -> None:
+    await fill(path)
+    damage(path)
+    kept = keep(path)
+    with pytest.raises(StoreError, match=r"it is damaged: move it away, save what 'sqlite3 FILE"):
+        await SqliteStore(path).__aenter__()
+    assert keep(path) == kept
+
+
+async def test_truncated_file_is_refused_and_kept(path: Path) -> None:
+    await fill(path)
+    os.truncate(path, 30 * 4096)
+    kept = keep(path)
+    with pytest.raises(StoreError, match="it is damaged"):
+        await SqliteStore(path).__aenter__()
+    assert keep(path) == kept
+
+
+async def test_damage_that_is_met_later_fails_the_call_that_meets_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(path)
+    damage(path)
+    monkeypatch.setattr(file, "LARGEST_CHECKED", 0)
+    async with SqliteStore(path) as store:
+        with pytest.raises(StoreError, match="it is damaged"):
+            await store.claim(limit=200, lease=30)
+        assert await store.waiting() == 200
+
+
+@pytest.mark.parametrize("name", ["missing/store.db", "store\x00.db"])
+async def test_file_that_cannot_be_created_is_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match="failed: "):
+        await SqliteStore(f"{tmp_path}/{name}").__aenter__()
+    assert os.listdir(tmp_path) == []
+
+
+async def test_missing_directory_is_named_as_the_cause(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="No such file or directory; check that its directory"):
+        await SqliteStore(tmp_path / "missing" / "store.db").__aenter__()
+
+
+async def test_directory_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="it cannot be opened"):
+        await SqliteStore(tmp_path).__aenter__()
+
+
+async def test_directory_that_may_not_be_written_is_an_error(public_directory: Path) -> None:
+    make_read_only(public_directory)
+    with as_a_plain_user(), pytest.raises(StoreError, match="Permission denied; check that"):
+        await SqliteStore(public_directory / "store.db").__aenter__()
+
+
+async def test_file_that_may_not_be_written_is_an_error(public_directory: Path) -> None:
+    path = public_directory / "store.db"
+    async with SqliteStore(path):
+        pass
+    os.chmod(path, 0o444)
+    with as_a_plain_user(), pytest.raises(StoreError, match="read-only: let this user write"):
+        await SqliteStore(path).__aenter__()
+
+
+async def test_file_in_a_directory_that_may_not_be_written_is_an_error(
+    public_directory: Path,
+) -> None:
+    path = public_directory / "store.db"
+    with as_a_plain_user():
+        async with SqliteStore(path):
+            pass
+    make_read_only(public_directory)
+    with as_a_plain_user(), pytest.raises(StoreError, match="write the file and its directory"):
+        await SqliteStore(path).__aenter__()
+
+
+# Opening and closing
+
+
+async def test_store_is_used_between_opening_and_closing_only(path: Path) -> None:
+    store = SqliteStore(path)
+    with pytest.raises(StoreError, match="is not open"):
+        await store.waiting()
+    async with store:
+        assert await store.waiting() == 0
+        with pytest.raises(StoreError, match="is open already"):
+            await store.__aenter__()
+        assert await store.waiting() == 0
+    with pytest.raises(StoreError, match="is not open"):
+        await store.put(delivery())
+    with pytest.raises(StoreError, match="is not open"):
+        await store.claim(limit=1, lease=30)
+
+
+async def test_store_can_be_opened_after_it_failed_to_open(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "later" / "store.db")
+    with pytest.raises(StoreError):
+        await store.__aenter__()
+    (tmp_path / "later").mkdir()
+    async with store:
+        assert await store.put(delivery())
+
+
+async def test_closing_lets_what_was_asked_finish(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        async with asyncio.TaskGroup() as tasks:
+            async with one_batch(store):
+                puts = [tasks.create_task(store.put(delivery(number))) for number in range(5)]
+            closing_ = tasks.create_task(store.__aexit__(None, None, None))
+        assert [put.result() for put in puts] == [True] * 5
+        assert closing_.result() is None
+        await store.__aenter__()
+        assert await store.waiting() == 5
+
+
+@pytest.mark.parametrize("by", ["task", "scope"])
+async def test_cancelling_does_not_cut_closing_short(path: Path, by: str) -> None:
+    store = await SqliteStore(path).__aenter__()
+    go_on = threading.Event()
+    loop = asyncio.get_running_loop()
+    asleep = store._opened().submit(lambda _: go_on.wait(10))
+    put = asyncio.create_task(store.put(delivery()))
+    await asyncio.sleep(0)
+    ended: list[str] = []
+
+    async def close() -> None:
+        with anyio.CancelScope() as scope:
+            scopes.append(scope)
+            try:
+                await store.__aexit__(None, None, None)
+            finally:
+                ended.append("after the last call" if put.done() else "too early")
+
+    scopes: list[anyio.CancelScope] = []
+    task = asyncio.create_task(close())
+    await asyncio.sleep(0)
+    if by == "task":
+        task.cancel()
+        loop.call_later(0.01, task.cancel)
+    else:
+        scopes[0].cancel()
+    loop.call_later(0.05, go_on.set)
+    await asyncio.wait([task])
+    assert task.cancelled() is (by == "task")
+    assert ended == ["after the last call"]
+    assert await asleep
+    assert await put
+
+
+async def test_closing_gives_up_on_a_disk_that_does_not_answer(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CLOSE_TIMEOUT", 0.02)
+    store = await SqliteStore(path).__aenter__()
+    go_on = threading.Event()
+    thread = store._opened()._thread
+    asleep = store._opened().submit(lambda _: go_on.wait(10))
+    with pytest.raises(StoreError, match="was not closed: its disk does not answer"):
+        await store.__aexit__(None, None, None)
+    go_on.set()
+    assert await asleep
+    await asyncio.to_thread(thread.join)
+
+
+async def test_cancelling_while_it_opens_leaves_nothing_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def open_slowly(*arguments: Any) -> sqlite3.Connection:
+        go_on.wait(10)
+        return open_(*arguments)
+
+    open_ = writer.open_file
+    monkeypatch.setattr(writer, "open_file", open_slowly)
+    store = SqliteStore(path)
+    opening = asyncio.create_task(store.__aenter__())
+    await asyncio.sleep(0)
+    opening.cancel()
+    asyncio.get_running_loop().call_later(0.01, go_on.set)
+    await asyncio.wait([opening])
+    assert opening.cancelled()
+    with pytest.raises(StoreError, match="is not open"):
+        await store.waiting()
+
+
+def test_loop_that_ended_before_the_store_hangs_nobody(path: Path) -> None:
+    async def leave_open() -> Any:
+        store = await SqliteStore(path).__aenter__()
+        opened = store._opened()
+        opened.submit(lambda _: go_on.wait(10))
+        return opened
+
+    go_on = threading.Event()
+    left = asyncio.run(leave_open())
+    go_on.set()
+    left._jobs.put(None)
+    left._thread.join(10)
+    assert not left._thread.is_alive()
+
+
+# Batches
+
+
+async def test_calls_that_gather_share_one_commit(store: SqliteStore) -> None:
+    statements: list[str] = []
+    await in_thread(store, lambda tables: tables._connection.set_trace_callback(statements.append))
+    async with asyncio.TaskGroup() as tasks, one_batch(store):
+        for number in range(300):
+            tasks.create_task(store.put(delivery(number)))
+        tasks.create_task(store.get_route("r1"))
+    assert statements.count("COMMIT") == 3  # of the trace itself, of the wait, of everything else
+    assert len({statement for statement in statements if "INTO deliveries" in statement}) < 10
+    assert await store.waiting() == 300
+
+
+async def test_failing_batch_fails_each_of_its_calls_and_the_next_works(
+    store: SqliteStore,
+) -> None:
+    def fail(tables: Tables) -> None:
+        tables._execute("SELECT * FROM nowhere")
+
+    async with asyncio.TaskGroup() as tasks, one_batch(store):
+        calls = [store.put(delivery()), store.waiting(), in_thread(store, fail)]
+        answers = tasks.create_task(gather(*calls))
+    for error in answers.result():
+        assert isinstance(error, StoreError)
+        assert "no such table: nowhere" in str(error)
+        assert isinstance(error.__cause__, sqlite3.OperationalError)
+    assert await store.waiting() == 0
+    assert await store.put(delivery())
+
+
+async def test_call_that_cannot_be_stored_costs_no_other_its_answer(store: SqliteStore) -> None:
+    odd = delivery(1, route="a route \udcff")
+    async with asyncio.TaskGroup() as tasks, one_batch(store):
+        calls = [store.put(delivery(0)), store.put(odd), store.put(delivery(2))]
+        answers = tasks.create_task(gather(*calls))
+    first, error, last = answers.result()
+    assert (first, last) == (True, True)
+    assert isinstance(error, StoreError)
+    assert str(error).endswith("failed: unexpected UnicodeEncodeError")
+    assert await store.waiting() == 2
+
+
+async def test_cancelled_put_is_not_stored_and_harms_no_other(store: SqliteStore) -> None:
+    async with one_batch(store):
+        cancelled = asyncio.create_task(store.put(delivery(1)))
+        other = asyncio.create_task(store.put(delivery(2)))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+    assert await other
+    assert cancelled.cancelled()
+    assert await store.waiting() == 1
+    assert await store.put(delivery(1))
+
+
+async def test_cancelled_ack_is_done_all_the_same(store: SqliteStore) -> None:
+    await store.put(delivery())
+    claim = await take(store)
+    async with one_batch(store):
+        ack = asyncio.create_task(store.ack(claim, claim.deliveries))
+        await asyncio.sleep(0)
+        ack.cancel()
+    assert await store.waiting() == 0
+    assert ack.cancelled()
+
+
+@pytest.mark.parametrize("there_is_one", [True, False])
+async def test_cancelled_claim_is_given_back(store: SqliteStore, there_is_one: bool) -> None:  # noqa: FBT001 - a parameter
+    if there_is_one:
+        await store.put(delivery())
+    async with one_batch(store):
+        claim = asyncio.create_task(store.claim(limit=10, lease=30))
+        await asyncio.sleep(0)
+        claim.cancel()
+    await asyncio.wait([claim])
+    assert claim.cancelled()
+    again = await store.claim(limit=10, lease=30)
+    assert (again is not None) == there_is_one
+
+
+async def test_claim_that_is_cancelled_with_the_store_closing_is_given_back(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        await store.put(delivery())
+        async with one_batch(store):
+            claim = asyncio.create_task(store.claim(limit=10, lease=30))
+            await asyncio.sleep(0)
+            claim.cancel()
+    async with SqliteStore(path) as store:
+        assert await store.claim(limit=10, lease=30) is not None
+
+
+async def test_busy_event_loop_does_not_keep_calls_from_being_done(store: SqliteStore) -> None:
+    put = asyncio.create_task(store.put(delivery()))
+    with anyio.fail_after(10):
+        while not put.done():
+            start = time.perf_counter()
+            while time.perf_counter() < start + 0.0002:
+                pass
+            await asyncio.sleep(0)
+    assert await put
+
+
+# Faults
+
+
+async def test_full_disk_fails_calls_until_there_is_space(store: SqliteStore) -> None:
+    assert await store.put(delivery(0))
+    ((pages,),) = await execute(store, "PRAGMA page_count")
+    await execute(store, f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreError, match="the disk is full: free some space"):
+        await store.put(delivery(1, size=100_000))
+    await execute(store, f"PRAGMA max_page_count = {pages + 1000}")
+    assert await store.put(delivery(1, size=100_000))
+    assert await store.waiting() == 2
+
+
+async def test_locked_file_fails_calls_until_it_is_free(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "BUSY_TIMEOUT", 0.02)
+    async with SqliteStore(path) as store:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreError, match="another process keeps it locked: wait"):
+                await store.put(delivery())
+            with pytest.raises(StoreError, match="another process keeps it locked"):
+                await SqliteStore(path).__aenter__()
+        assert await store.put(delivery())
+
+
+def start(script: str, *arguments: Any) -> subprocess.Popen[str]:
+    """Return a Python process that runs this script."""
+    command = [sys.executable, "-c", PRELUDE + script, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def run(script: str, *arguments: Any) -> str:
+    """Return what a Python process prints that runs this script, and does not fail."""
+    with start(script, *arguments) as child:
+        printed, _ = child.communicate(timeout=50)
+    assert child.returncode == 0
+    return printed
+
+
+PRELUDE = """
+import asyncio, hashlib, resource, sys
+from datetime import datetime, UTC
+from asana_webhooks.errors import StoreError
+from asana_webhooks.models import Delivery
+from asana_webhooks.stores.sqlite import SqliteStore
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+def delivery(number, size=10):
+    digest = hashlib.sha256(str(number).encode()).digest()
+    body = (b"%d" % number).ljust(size)
+    return Delivery(route=f"r{number % 4}", body=body, digest=digest, received_at=NOON)
+"""
+
+
+async def test_limit_on_the_size_of_files_fails_calls_until_it_is_lifted(path: Path) -> None:
+    printed = run(
+        """
+async def main():
+    async with SqliteStore(sys.argv[1]) as store:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, limits[1]))
+        stored = 0
+        try:
+            while True:
+                stored += await store.put(delivery(stored, 20_000))
+        except StoreError as error:
+            print(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        stored += await store.put(delivery(stored, 20_000))
+        print(stored)
+
+asyncio.run(main())
+""",
+        path,
+    )
+    error, stored = printed.splitlines()
+    assert "reading or writing failed: check the disk and its quota" in error
+    async with SqliteStore(path) as store:
+        assert await store.waiting() == int(stored)
+
+
+async def test_what_was_stored_when_the_process_was_killed_is_there(path: Path) -> None:
+    script = """
+async def put(store, first):
+    for number in range(first, 100_000, 8):
+        await store.put(delivery(number))
+        print(number, flush=True)
+
+async def main():
+    async with SqliteStore(sys.argv[1]) as store:
+        await asyncio.gather(*(put(store, first) for first in range(8)))
+
+asyncio.run(main())
+"""
+    with start(script, path) as child:
+        assert child.stdout is not None
+        printed = [child.stdout.readline() for _ in range(200)]
+        child.send_signal(signal.SIGKILL)
+        printed += child.stdout.readlines()
+    answered = {int(line) for line in printed if line.endswith("\n")}
+    assert len(answered) >= 200
+    async with SqliteStore(path) as store:
+        claims = [await take(store) for _ in range(4)]
+        found = {int(d.body) for claim in claims for d in claim.deliveries}
+        assert answered & set(range(400)) <= found
+        assert len(answered) <= await store.waiting()
+
+
+async def test_second_process_shares_the_work_and_repeats_none(path: Path) -> None:
+    script = """
+async def main():
+    async with SqliteStore(sys.argv[1]) as store:
+        print("ready", flush=True)
+        idle = 0
+        while idle < 20:
+            claim = await store.claim(limit=3, lease=30)
+            if claim is None:
+                idle += 1
+                await asyncio.sleep(0.01)
+                continue
+            for delivery in claim.deliveries:
+                print(delivery.route, int(delivery.body))
+                assert await store.ack(claim, [delivery])
+            assert await store.finish(claim)
+
+asyncio.run(main())
+"""
+    handled: list[tuple[str, int]] = []
+    async with SqliteStore(path) as store:
+        with start(script, path) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            await gather(*(store.put(delivery(n, route=f"r{n % 4}")) for n in range(200)))
+            while claim := await store.claim(limit=1, lease=30):
+                handled += [(d.route, int(d.body)) for d in claim.deliveries]
+                assert await store.finish(claim, claim.deliveries)
+                await asyncio.sleep(0.001)
+            theirs = [line.split() for line in child.stdout.read().splitlines()]
+        assert child.returncode == 0
+        assert await store.waiting() == 0
+    others = [(route, int(number)) for route, number in theirs]
+    assert others
+    assert handled
+    assert sorted(number for _, number in handled + others) == list(range(200))
+    for part in (handled, others):
+        for id_ in ("r0", "r1", "r2", "r3"):
+            mine = [number for route, number in part if route == id_]
+            assert mine == sorted(mine)
+
+
+async def test_second_process_sees_a_full_inbox(path: Path) -> None:
+    async with SqliteStore(path, max_waiting=3) as store:
+        await store.put(delivery(99))
+        run(
+            """
+async def main():
+    async with SqliteStore(sys.argv[1]) as store:
+        for number in range(2):
+            await store.put(delivery(number))
+
+asyncio.run(main())
+""",
+            path,
+        )
+        with pytest.raises(StoreError, match="inbox is full"):
+            await store.put(delivery(3))
+        assert not await store.put(delivery(1))
+
+
+async def test_processes_that_create_the_file_at_once_share_it(path: Path) -> None:
+    script = """
+async def main():
+    async with SqliteStore(sys.argv[1]) as store:
+        await store.put(delivery(int(sys.argv[2])))
+
+asyncio.run(main())
+"""
+    numbers = [asyncio.to_thread(run, script, path, number) for number in range(4)]
+    assert await gather(*numbers) == ["", "", "", ""]
+    async with SqliteStore(path) as store:
+        assert await store.waiting() == 4
+
+
+# Cost
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "CONFIRM",
+            "DROP",
+            "FIND_CANDIDATE",
+            "FREE_HELD",
+            "GET_ROUTE",
+            "PURGE",
+        ),
+        *("FIND_DUE", "FIND_SEEN", "FINISH", "IS_LEASED", "RELEASE", "REMOVE", "RENEW", "TAKE"),
+        *("FIND_LETTER", "LIST_LETTERS"),
+    ],
+)
+async def test_statement_searches_and_sorts_by_an_index(store: SqliteStore, name: str) -> None:
+    text = getattr(sql, name).format("?, ?")
+    values = (
+        {"route": None, "secret": None, "now": None} if ":" in text else (None,) * text.count("?")
+    )
+    plan = await in_thread(
+        store, lambda tables: tables._execute(f"EXPLAIN QUERY PLAN {text}", values).fetchall()
+    )
+    steps = [step[3] for step in plan]
+    assert steps
+    assert not [step for step in steps if "SCAN" in step or "TEMP" in step]
+
+
+async def steps_of_a_day(store: SqliteStore, number: int) -> list[int]:
+    """Return the steps of SQLite's machine that each call in the life of a delivery takes."""
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    async def measure(call: Any) -> Any:
+        nonlocal steps
+        steps = 0
+        result = await call
+        taken.append(steps)
+        return result
+
+    taken: list[int] = []
+    id_ = f"day {number}"
+    await in_thread(store, lambda tables: tables._connection.set_progress_handler(count, 1))
+    await measure(store.reserve(route(id_), ttl=60))
+    await measure(store.add_candidate(id_, "secret"))
+    await measure(store.put(delivery(number, route=id_), candidate="secret"))
+    await measure(store.confirm(id_, gid="77", secret="secret"))
+    await measure(store.put(delivery(number + 1, route=id_), candidate="secret"))
+    claim = await measure(store.claim(limit=10, lease=30))
+    assert claim.route == id_
+    await measure(store.release(claim, claim.deliveries[0], delay=0.0, attempts=1, done=0))
+    await measure(store.finish(claim, claim.deliveries))
+    await in_thread(store, lambda tables: tables._connection.set_progress_handler(None, 1))
+    return taken
+
+
+async def test_calls_cost_the_same_however_much_waits(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        few = await steps_of_a_day(store, 10_000)
+        for number in range(100):
+            await store.reserve(route(f"r{number}"), ttl=60)
+            await store.add_candidate(f"r{number}", "secret")
+        await gather(
+            *(
+                store.put(delivery(number, route=f"r{number % 100}"), candidate="secret")
+                for number in range(2000)
+            )
+        )
+        for number in range(50):
+            await store.confirm(f"r{number}", gid="77", secret="secret")
+        for _ in range(50):
+            await take(store, lease=3600)
+        many = await steps_of_a_day(store, 20_000)
+    assert [round(m / f, 1) for m, f in zip(many, few, strict=True)] == [1.0] * len(few)

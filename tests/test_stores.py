@@ -1,0 +1,898 @@
+"""The contract of a store, kept by each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from asana_webhooks.errors import StoreError
+from asana_webhooks.models import Claim, DeadLetter, Delivery, Route, WebhookFilter
+from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES, Store
+from asana_webhooks.stores.memory import MemoryStore
+from asana_webhooks.stores.sqlite import SqliteStore
+
+NOON = datetime(2026, 3, 1, 12, 0, 0, 123457, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Clock:
+    """A monotonic clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make_store(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
+) -> Callable[..., Store]:
+    def make(**options: Any) -> Store:
+        if request.param == "memory":
+            return MemoryStore(clock=clock, **options)
+        return SqliteStore(tmp_path / "store.db", clock=clock, **options)
+
+    return make
+
+
+@pytest.fixture
+async def store(make_store: Callable[..., Store]) -> AsyncIterator[Store]:
+    async with make_store() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def small_store(make_store: Callable[..., Store]) -> AsyncIterator[Store]:
+    """Yield a store with room for two deliveries."""
+    async with make_store(max_waiting=2) as opened:
+        yield opened
+
+
+def route(id_: str = "r1", **fields: Any) -> Route:
+    target = f"https://hooks.example.com/asana/{id_}"
+    return Route(**{"id": id_, "target": target, "resource": "12", "created_at": NOON, **fields})
+
+
+def delivery(number: int = 0, *, route: str = "r1", at: datetime = NOON) -> Delivery:
+    text = str(number).encode()
+    digest = hashlib.sha256(text).digest()
+    return Delivery(route=route, body=b'{"events":[%b]}' % text, digest=digest, received_at=at)
+
+
+def letter(reason: str = "given up", **fields: Any) -> DeadLetter:
+    known = {"route": "r1", "body": b"{}", "received_at": NOON, "buried_at": NOON}
+    return DeadLetter(**{**known, "reason": reason, **fields})
+
+
+def numbers(claim: Claim | None) -> list[int]:
+    """Return the numbers that the deliveries of a claim were made with."""
+    assert claim is not None
+    return [int(delivery.body[11:-2]) for delivery in claim.deliveries]
+
+
+async def take(store: Store, *, limit: int = 100, lease: float = 30.0) -> Claim:
+    claim = await store.claim(limit=limit, lease=lease)
+    assert claim is not None
+    return claim
+
+
+async def put(store: Store, *wanted: int, route: str = "r1") -> None:
+    for number in wanted:
+        assert await store.put(delivery(number, route=route))
+
+
+async def bury_at_once(store: Store, wanted: range, at: datetime = NOON) -> None:
+    async with anyio.create_task_group() as tasks:
+        for number in wanted:
+            tasks.start_soon(partial(store.put, delivery(number, at=at), reason="odd"))
+
+
+async def confirm(store: Store, id_: str = "r1", **fields: Any) -> None:
+    assert await store.reserve(route(id_, **fields), ttl=60)
+    assert await store.add_candidate(id_, "secret")
+    assert await store.confirm(id_, gid="77", secret="secret")
+
+
+async def test_store_keeps_the_contract(store: Store) -> None:
+    assert isinstance(store, Store)
+
+
+# Routes
+
+
+async def test_reserved_route_is_returned_as_it_was_given(store: Store) -> None:
+    india = timezone(timedelta(hours=5, minutes=30))
+    given = route(
+        filters=(
+            WebhookFilter(resource_type="task", action="changed", fields=("name", "due_on")),
+            WebhookFilter(resource_type="story"),
+        ),
+        created_at=datetime(2026, 2, 3, 4, 5, 6, 7, tzinfo=india),
+        heartbeat_at=NOON,
+    )
+    assert await store.reserve(given, ttl=60)
+    found = await store.get_route("r1")
+    assert found == given
+    assert await store.list_routes() == [given]
+
+
+@pytest.mark.parametrize("id_", ["r2", "", "r1/", "\x00", "\udcff"])
+async def test_unknown_route_is_none(store: Store, id_: str) -> None:
+    await store.reserve(route(), ttl=60)
+    assert await store.get_route(id_) is None
+
+
+async def test_route_that_exists_is_not_reserved_again(store: Store) -> None:
+    assert await store.reserve(route(), ttl=60)
+    assert not await store.reserve(route(resource="13"), ttl=60)
+    assert await store.get_route("r1") == route()
+
+
+async def test_reserved_route_is_unknown_after_its_time(store: Store, clock: Clock) -> None:
+    await store.reserve(route(), ttl=60)
+    await store.add_candidate("r1", "secret")
+    assert await store.put(delivery(), candidate="secret")
+    clock.now += 59.9
+    assert await store.get_route("r1") is not None
+    clock.now += 0.1
+    assert await store.get_route("r1") is None
+    assert await store.list_routes() == []
+    assert not await store.add_candidate("r1", "secret")
+    assert not await store.confirm("r1", gid="77", secret="secret")
+    assert not await store.put(delivery(1), candidate="secret")
+    assert await store.drop("r1") is None
+    assert await store.waiting() == 0
+
+
+async def test_expired_route_makes_room_for_its_id(store: Store, clock: Clock) -> None:
+    await store.reserve(route(), ttl=60)
+    await store.add_candidate("r1", "secret")
+    clock.now += 60
+    assert await store.reserve(route(resource="13"), ttl=60)
+    assert await store.get_route("r1") == route(resource="13")
+
+
+async def test_confirmed_route_does_not_expire(store: Store, clock: Clock) -> None:
+    await confirm(store)
+    clock.now += 1e6
+    assert await store.reserve(route("r2"), ttl=60)
+    assert await store.get_route("r1") is not None
+
+
+async def test_route_that_was_dropped_and_reserved_anew_has_the_new_time(
+    store: Store, clock: Clock
+) -> None:
+    await store.reserve(route(), ttl=60)
+    await store.drop("r1")
+    await store.reserve(route(), ttl=90)
+    clock.now += 60
+    await store.reserve(route("r2"), ttl=60)
+    assert await store.get_route("r1") is not None
+
+
+@pytest.mark.parametrize("state", ["reserved", "confirmed"])
+async def test_sole_reservation_is_refused_beside_another_of_the_resource(
+    store: Store, state: str
+) -> None:
+    await store.reserve(route(), ttl=60)
+    if state == "confirmed":
+        await store.add_candidate("r1", "secret")
+        await store.confirm("r1", gid="77", secret="secret")
+    assert not await store.reserve(route("r2"), ttl=60, sole=True)
+    assert await store.get_route("r2") is None
+    assert await store.reserve(route("r2"), ttl=60)
+
+
+async def test_sole_reservation_ignores_other_resources_and_other_addresses(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    elsewhere = "https://hooks.example.com/other/r3"
+    deeper = "https://hooks.example.com/asana/deeper/r4"
+    assert await store.reserve(route("r2", resource="13"), ttl=60, sole=True)
+    assert await store.reserve(route("r3", target=elsewhere), ttl=60, sole=True)
+    assert await store.reserve(route("r4", target=deeper), ttl=60, sole=True)
+
+
+async def test_sole_reservation_ignores_retired_dropped_and_expired_routes(
+    store: Store, clock: Clock
+) -> None:
+    await confirm(store)
+    await store.retire("r1")
+    assert await store.reserve(route("r2"), ttl=60, sole=True)
+    await store.drop("r2")
+    assert await store.reserve(route("r3"), ttl=60, sole=True)
+    clock.now += 60
+    assert await store.reserve(route("r4"), ttl=60, sole=True)
+
+
+async def test_of_many_sole_reservations_at_once_one_is_made(store: Store) -> None:
+    answers: list[bool] = []
+
+    async def reserve(id_: str) -> None:
+        answers.append(await store.reserve(route(id_), ttl=60, sole=True))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(16):
+            tasks.start_soon(reserve, f"r{number}")
+    assert sorted(answers) == [False] * 15 + [True]
+    assert len(await store.list_routes()) == 1
+
+
+async def test_routes_are_listed_oldest_first(store: Store) -> None:
+    for id_, hour in [("r1", 3), ("r2", 1), ("r3", 2), ("r4", 1)]:
+        created_at = NOON + timedelta(hours=hour)
+        await store.reserve(route(id_, created_at=created_at), ttl=60)
+    assert [found.id for found in await store.list_routes()] == ["r2", "r4", "r3", "r1"]
+
+
+async def test_routes_are_listed_by_resource_without_the_retired(store: Store) -> None:
+    await confirm(store, "r1")
+    await confirm(store, "r2")
+    await store.reserve(route("r3"), ttl=60)
+    await confirm(store, "r4", resource="13")
+    await store.retire("r1")
+    assert [found.id for found in await store.list_routes("12")] == ["r2", "r3"]
+    assert [found.id for found in await store.list_routes("13")] == ["r4"]
+    assert [found.id for found in await store.list_routes()] == ["r2", "r3", "r4"]
+    assert await store.list_routes("14") == []
+
+
+async def test_candidates_are_kept_in_their_order(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    for secret in ["one", "two", "one"]:
+        assert await store.add_candidate("r1", secret)
+    assert await store.get_route("r1") == route(candidates=("one", "two"))
+    assert await store.list_routes() == [route(candidates=("one", "two"))]
+
+
+async def test_more_candidates_than_four_are_refused(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    secrets = tuple(f"secret {number}" for number in range(MAX_CANDIDATES))
+    for secret in secrets:
+        assert await store.add_candidate("r1", secret)
+    assert not await store.add_candidate("r1", "a fifth")
+    assert await store.add_candidate("r1", secrets[2])
+    found = await store.get_route("r1")
+    assert found is not None
+    assert found.candidates == secrets
+
+
+async def test_candidate_for_an_unknown_route_is_refused(store: Store) -> None:
+    assert not await store.add_candidate("r1", "secret")
+
+
+async def test_confirmed_route_knows_its_own_secret_only(store: Store) -> None:
+    await confirm(store)
+    assert await store.add_candidate("r1", "secret")
+    assert not await store.add_candidate("r1", "another")
+
+
+async def test_confirming_keeps_gid_and_secret_and_drops_candidates(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    await store.add_candidate("r1", "one")
+    await store.add_candidate("r1", "two")
+    assert await store.confirm("r1", gid="77", secret="two")
+    assert await store.get_route("r1") == route(state="confirmed", gid="77", secret="two")
+
+
+async def test_confirming_with_what_is_no_candidate_changes_nothing(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    await store.add_candidate("r1", "secret")
+    assert not await store.confirm("r1", gid="77", secret="another")
+    assert not await store.confirm("r2", gid="77", secret="secret")
+    assert await store.get_route("r1") == route(candidates=("secret",))
+
+
+async def test_route_is_confirmed_once(store: Store) -> None:
+    await confirm(store)
+    assert not await store.confirm("r1", gid="78", secret="secret")
+    assert await store.get_route("r1") == route(state="confirmed", gid="77", secret="secret")
+
+
+@pytest.mark.parametrize("filters", [None, [], [WebhookFilter(action="added")]])
+async def test_filters_are_replaced(store: Store, filters: list[WebhookFilter] | None) -> None:
+    await store.reserve(route(filters=(WebhookFilter(resource_type="task"),)), ttl=60)
+    await store.set_filters("r1", filters)
+    found = await store.get_route("r1")
+    assert found is not None
+    assert found.filters == (None if filters is None else tuple(filters))
+
+
+async def test_last_heartbeat_is_kept(store: Store) -> None:
+    await confirm(store)
+    await store.note_heartbeat("r1", NOON)
+    await store.note_heartbeat("r1", NOON + timedelta(hours=8))
+    found = await store.get_route("r1")
+    assert found is not None
+    assert found.heartbeat_at == NOON + timedelta(hours=8)
+
+
+async def test_words_about_an_unknown_route_do_nothing(store: Store) -> None:
+    await store.set_filters("r1", [WebhookFilter(action="added")])
+    await store.note_heartbeat("r1", NOON)
+    assert await store.list_routes() == []
+
+
+async def test_route_is_retired_once_and_forgets_its_secret(store: Store) -> None:
+    await confirm(store)
+    assert await store.retire("r1")
+    assert not await store.retire("r1")
+    assert await store.get_route("r1") == route(state="retired", gid="77")
+    assert not await store.add_candidate("r1", "secret")
+    assert not await store.put(delivery(), candidate="secret")
+
+
+async def test_only_confirmed_routes_are_retired(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    assert not await store.retire("r1")
+    assert not await store.retire("r2")
+    assert await store.get_route("r1") == route()
+
+
+async def test_deliveries_of_a_retired_route_are_still_handled(store: Store) -> None:
+    await confirm(store)
+    await put(store, 1)
+    await store.retire("r1")
+    assert numbers(await take(store)) == [1]
+
+
+async def test_dropping_returns_the_route_as_it_was_and_forgets_it(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    await store.add_candidate("r1", "secret")
+    assert await store.put(delivery(), candidate="secret")
+    assert await store.drop("r1") == route(candidates=("secret",))
+    assert await store.drop("r1") is None
+    assert await store.get_route("r1") is None
+    assert await store.waiting() == 0
+    assert not await store.put(delivery(1), candidate="secret")
+
+
+async def test_only_reserved_routes_are_dropped(store: Store) -> None:
+    await confirm(store)
+    assert await store.drop("r1") is None
+    assert await store.get_route("r1") is not None
+
+
+async def test_one_of_confirm_and_drop_at_once_succeeds(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    await store.add_candidate("r1", "secret")
+    confirmed: list[bool] = []
+    dropped: list[Route | None] = []
+
+    async def confirm_it() -> None:
+        confirmed.append(await store.confirm("r1", gid="77", secret="secret"))
+
+    async def drop_it() -> None:
+        dropped.append(await store.drop("r1"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(confirm_it)
+        tasks.start_soon(drop_it)
+    assert confirmed[0] == (dropped[0] is None)
+
+
+# Putting
+
+
+async def test_delivery_is_claimed_as_it_was_put(store: Store) -> None:
+    given = Delivery(
+        route="r1", body=b"\x00\xff{}", digest=bytes(range(32)), received_at=NOON + MICROSECOND
+    )
+    assert await store.put(given)
+    (got,) = (await take(store)).deliveries
+    assert got.id
+    assert (got.route, got.body, got.digest, got.received_at, got.attempts, got.done) == (
+        *("r1", b"\x00\xff{}", bytes(range(32)), NOON + MICROSECOND),
+        *(0, 0),
+    )
+
+
+@pytest.mark.parametrize("late", [timedelta(), -DUPLICATES_KNOWN_FOR, DUPLICATES_KNOWN_FOR])
+async def test_same_digest_within_48_hours_is_a_duplicate(store: Store, late: timedelta) -> None:
+    assert await store.put(delivery())
+    assert not await store.put(delivery(at=NOON + late))
+    assert await store.waiting() == 1
+
+
+async def test_same_digest_after_48_hours_is_a_new_delivery(store: Store) -> None:
+    later = NOON + DUPLICATES_KNOWN_FOR + MICROSECOND
+    assert await store.put(delivery())
+    assert await store.put(delivery(at=later))
+    assert not await store.put(delivery(at=later))
+    assert await store.waiting() == 2
+
+
+async def test_duplicate_is_recognised_after_the_delivery_was_handled(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    await store.finish(claim, claim.deliveries)
+    assert not await store.put(delivery(1))
+    assert await store.claim(limit=1, lease=30) is None
+
+
+async def test_of_the_same_delivery_many_times_at_once_one_is_kept(store: Store) -> None:
+    answers: list[bool] = []
+
+    async def put_it() -> None:
+        answers.append(await store.put(delivery()))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(64):
+            tasks.start_soon(put_it)
+    assert sorted(answers) == [False] * 63 + [True]
+    assert len((await take(store)).deliveries) == 1
+
+
+async def test_duplicates_are_known_among_many_for_48_hours_and_no_longer(store: Store) -> None:
+    await bury_at_once(store, range(600))
+    later = NOON + DUPLICATES_KNOWN_FOR
+    await bury_at_once(store, range(600, 1300), at=later)
+    for number in (0, 300, 599):
+        assert not await store.put(delivery(number, at=later))
+    await bury_at_once(store, range(1300, 2000), at=later + MICROSECOND)
+    for number in (0, 300, 599):
+        assert await store.put(delivery(number, at=later + MICROSECOND))
+    for number in (600, 1299):
+        assert not await store.put(delivery(number, at=later))
+
+
+async def test_seen_digest_that_came_again_is_remembered_from_then_on(store: Store) -> None:
+    later = NOON + DUPLICATES_KNOWN_FOR + MICROSECOND
+    await bury_at_once(store, range(1))
+    await bury_at_once(store, range(1), at=later)
+    await bury_at_once(store, range(1, 600), at=later)  # enough to have the first sight forgotten
+    assert not await store.put(delivery(0, at=later))
+
+
+async def test_held_delivery_waits_for_its_candidate(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    await store.add_candidate("r1", "one")
+    await store.add_candidate("r1", "two")
+    for number, candidate in [(1, "one"), (2, "two"), (3, "one")]:
+        assert await store.put(delivery(number), candidate=candidate)
+    assert not await store.put(delivery(1), candidate="one")
+    assert await store.claim(limit=10, lease=30) is None
+    assert await store.waiting() == 3
+    await store.confirm("r1", gid="77", secret="one")
+    assert await store.waiting() == 2
+    assert numbers(await take(store)) == [1, 3]
+
+
+async def test_confirming_without_held_deliveries_makes_nothing_claimable(store: Store) -> None:
+    await confirm(store)
+    assert await store.claim(limit=10, lease=30) is None
+
+
+async def test_delivery_for_a_candidate_that_was_confirmed_is_due_at_once(store: Store) -> None:
+    await confirm(store)
+    assert await store.put(delivery(1), candidate="secret")
+    assert not await store.put(delivery(2), candidate="another")
+    assert numbers(await take(store)) == [1]
+
+
+async def test_delivery_for_no_candidate_is_neither_kept_nor_remembered(store: Store) -> None:
+    assert not await store.put(delivery(), candidate="secret")
+    await store.reserve(route(), ttl=60)
+    assert not await store.put(delivery(), candidate="secret")
+    await store.add_candidate("r1", "secret")
+    assert await store.put(delivery(), candidate="secret")
+
+
+async def test_delivery_with_a_reason_is_a_dead_letter_at_once(store: Store) -> None:
+    before = datetime.now(UTC)
+    assert await store.put(delivery(5), reason="not JSON")
+    assert not await store.put(delivery(5), reason="not JSON")
+    assert not await store.put(delivery(5))
+    assert await store.waiting() == 0
+    assert await store.claim(limit=10, lease=30) is None
+    (dead,) = await store.dead_letters()
+    assert (dead.route, dead.body, dead.reason) == ("r1", delivery(5).body, "not JSON")
+    assert (dead.received_at, dead.done) == (NOON, 0)
+    assert before <= dead.buried_at <= datetime.now(UTC)
+
+
+async def test_full_inbox_takes_no_more(small_store: Store) -> None:
+    await put(small_store, 1, 2)
+    with pytest.raises(StoreError, match="inbox is full"):
+        await small_store.put(delivery(3))
+    claim = await take(small_store, limit=1)
+    await small_store.finish(claim, claim.deliveries)
+    await put(small_store, 3)
+    assert await small_store.waiting() == 2
+
+
+async def test_full_inbox_still_knows_duplicates_and_takes_dead_letters(small_store: Store) -> None:
+    await put(small_store, 1, 2)
+    assert not await small_store.put(delivery(1))
+    assert await small_store.put(delivery(3), reason="odd")
+
+
+async def test_full_inbox_refuses_those_beyond_the_limit_of_many_at_once(
+    small_store: Store,
+) -> None:
+    kept: list[int] = []
+    refused: list[int] = []
+
+    async def put_it(number: int) -> None:
+        try:
+            await put(small_store, number)
+            kept.append(number)
+        except StoreError:
+            refused.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(put_it, number)
+    assert (len(kept), len(refused)) == (2, 8)
+    assert sorted(numbers(await take(small_store))) == sorted(kept)
+
+
+async def test_what_expired_routes_held_makes_room(small_store: Store, clock: Clock) -> None:
+    await small_store.reserve(route(), ttl=60)
+    await small_store.add_candidate("r1", "secret")
+    for number in (1, 2):
+        assert await small_store.put(delivery(number), candidate="secret")
+    with pytest.raises(StoreError):
+        await small_store.put(delivery(3), candidate="secret")
+    clock.now += 60
+    await put(small_store, 4, route="r2")
+    assert await small_store.waiting() == 1
+
+
+# Claiming
+
+
+async def test_nothing_is_claimed_from_an_empty_inbox(store: Store) -> None:
+    assert await store.claim(limit=10, lease=30) is None
+
+
+async def test_claim_needs_a_limit(store: Store) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        await store.claim(limit=0, lease=30)
+
+
+async def test_deliveries_are_claimed_oldest_first_up_to_the_limit(store: Store) -> None:
+    await put(store, 3, 1, 2)
+    claim = await take(store, limit=2)
+    assert numbers(claim) == [3, 1]
+    await store.finish(claim, claim.deliveries)
+    assert numbers(await take(store, limit=2)) == [2]
+
+
+async def test_route_whose_delivery_waited_longest_is_claimed_first(
+    store: Store, clock: Clock
+) -> None:
+    for number, id_ in enumerate(["r3", "r1", "r2", "r1"]):
+        clock.now += 1
+        await put(store, number, route=id_)
+    claims = [await take(store) for _ in range(3)]
+    assert [claim.route for claim in claims] == ["r3", "r1", "r2"]
+    assert numbers(claims[1]) == [1, 3]
+
+
+async def test_route_is_leased_to_one_at_a_time(store: Store) -> None:
+    await put(store, 1, 2)
+    await put(store, 3, route="r2")
+    first = await take(store, limit=1)
+    second = await take(store, limit=1)
+    assert {first.route, second.route} == {"r1", "r2"}
+    await put(store, 4)
+    assert await store.claim(limit=10, lease=30) is None
+
+
+async def test_workers_at_once_never_share_a_route(store: Store) -> None:
+    for number in range(60):
+        await put(store, number, route=f"r{number % 6}")
+    at_work: set[str] = set()
+    handled: list[int] = []
+
+    async def work() -> None:
+        while claim := await store.claim(limit=2, lease=30):
+            assert claim.route not in at_work
+            at_work.add(claim.route)
+            handled.extend(numbers(claim))
+            await anyio.lowlevel.checkpoint()
+            assert await store.ack(claim, claim.deliveries)
+            at_work.remove(claim.route)
+            assert await store.finish(claim)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(work)
+    assert sorted(handled) == list(range(60))
+    for first in range(6):
+        assert [n for n in handled if n % 6 == first] == list(range(first, 60, 6))
+
+
+async def test_lease_that_ran_out_is_taken_over_with_a_higher_fence(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1, 2)
+    first = await take(store, limit=1, lease=30)
+    clock.now += 29.9
+    assert await store.claim(limit=10, lease=30) is None
+    clock.now += 0.1
+    second = await take(store)
+    assert second.fence > first.fence
+    assert numbers(second) == [1, 2]
+    assert second.deliveries[0] == first.deliveries[0]
+
+
+async def test_word_of_a_worker_whose_lease_was_taken_over_does_nothing(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1)
+    late = await take(store, lease=30)
+    clock.now += 30
+    owner = await take(store, lease=30)
+    (mine,) = late.deliveries
+    assert not await store.ack(late, [mine])
+    assert not await store.ack(late, [])
+    assert not await store.release(late, mine, delay=0.0, attempts=9, done=9)
+    assert not await store.bury(late, mine, [letter()])
+    assert not await store.renew(late, lease=99)
+    assert not await store.finish(late, [mine])
+    assert await store.waiting() == 1
+    assert await store.dead_letters() == []
+    assert await store.claim(limit=10, lease=30) is None
+    clock.now += 30
+    assert (await take(store)).deliveries == owner.deliveries
+
+
+async def test_word_of_a_worker_that_gave_its_lease_back_does_nothing(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    assert await store.finish(claim)
+    assert not await store.finish(claim, claim.deliveries)
+    assert not await store.ack(claim, claim.deliveries)
+    assert not await store.renew(claim, lease=30)
+    assert numbers(await take(store)) == [1]
+
+
+async def test_word_about_a_route_without_deliveries_does_nothing(store: Store) -> None:
+    claim = Claim(route="r1", fence=1, deliveries=())
+    assert not await store.ack(claim, [])
+    assert not await store.finish(claim)
+
+
+async def test_fences_of_a_route_grow_also_when_nothing_was_left(store: Store) -> None:
+    fences = []
+    for number in range(3):
+        await put(store, number)
+        claim = await take(store)
+        fences.append(claim.fence)
+        await store.finish(claim, claim.deliveries)
+    assert fences == sorted(set(fences))
+
+
+async def test_renewed_lease_lasts_from_then_on(store: Store, clock: Clock) -> None:
+    await put(store, 1)
+    claim = await take(store, lease=30)
+    clock.now += 20
+    assert await store.renew(claim, lease=30)
+    clock.now += 29.9
+    assert await store.claim(limit=10, lease=30) is None
+    clock.now += 0.1
+    assert (await take(store)).fence > claim.fence
+
+
+async def test_lease_that_nobody_took_over_can_still_be_used(store: Store, clock: Clock) -> None:
+    await put(store, 1, 2)
+    claim = await take(store, lease=30)
+    clock.now += 100
+    assert await store.ack(claim, claim.deliveries[:1])
+    assert await store.renew(claim, lease=30)
+    assert await store.claim(limit=10, lease=30) is None
+    assert await store.finish(claim, claim.deliveries[1:])
+    assert await store.waiting() == 0
+
+
+async def test_acked_deliveries_are_gone_and_others_due_at_once(store: Store) -> None:
+    await put(store, 1, 2, 3)
+    claim = await take(store)
+    assert await store.ack(claim, [claim.deliveries[0], claim.deliveries[2]])
+    assert await store.waiting() == 1
+    assert await store.finish(claim)
+    assert numbers(await take(store)) == [2]
+
+
+async def test_many_deliveries_are_acked_at_once(store: Store) -> None:
+    await put(store, *range(300))
+    claim = await take(store, limit=299)
+    assert numbers(claim) == list(range(299))
+    assert await store.ack(claim, claim.deliveries)
+    assert await store.waiting() == 1
+
+
+async def test_ack_of_what_is_gone_already_is_no_loss_of_the_lease(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    assert await store.ack(claim, claim.deliveries)
+    assert await store.ack(claim, claim.deliveries)
+    assert await store.finish(claim, claim.deliveries)
+    assert await store.waiting() == 0
+
+
+async def test_what_was_put_during_a_lease_is_due_when_it_ends(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    await put(store, 2)
+    assert await store.finish(claim, claim.deliveries)
+    assert numbers(await take(store)) == [2]
+
+
+async def test_released_delivery_waits_and_holds_up_nobody(store: Store, clock: Clock) -> None:
+    await put(store, 1, 2, 3)
+    claim = await take(store, limit=2)
+    assert await store.release(claim, claim.deliveries[0], delay=5.0, attempts=1, done=2)
+    assert await store.finish(claim)
+    claim = await take(store)
+    assert numbers(claim) == [2, 3]
+    await store.finish(claim, claim.deliveries)
+    clock.now += 4.9
+    assert await store.claim(limit=10, lease=30) is None
+    assert await store.waiting() == 1
+    clock.now += 0.1
+    (again,) = (await take(store)).deliveries
+    assert (again.attempts, again.done, again.received_at) == (1, 2, NOON)
+
+
+async def test_delivery_released_without_delay_keeps_its_place(store: Store, clock: Clock) -> None:
+    await put(store, 1, 2)
+    clock.now += 1
+    claim = await take(store)
+    assert await store.release(claim, claim.deliveries[0], delay=0.0, attempts=0, done=1)
+    await store.finish(claim)
+    claim = await take(store)
+    assert numbers(claim) == [1, 2]
+    assert claim.deliveries[0].done == 1
+
+
+async def test_new_delivery_is_due_before_one_that_was_released(store: Store, clock: Clock) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    await store.release(claim, claim.deliveries[0], delay=5.0, attempts=1, done=0)
+    await store.finish(claim)
+    await put(store, 2)
+    claim = await take(store)
+    assert numbers(claim) == [2]
+    clock.now += 5
+    await store.finish(claim)
+    assert numbers(await take(store)) == [2, 1]
+
+
+async def test_lapsed_lease_with_all_put_off_waits_for_the_first(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1, 2)
+    claim = await take(store, lease=30)
+    for delivery_, delay in zip(claim.deliveries, (50.0, 40.0), strict=True):
+        await store.release(claim, delivery_, delay=delay, attempts=1, done=0)
+    clock.now += 30
+    assert await store.claim(limit=10, lease=30) is None
+    clock.now += 10
+    assert numbers(await take(store, lease=30)) == [2]
+
+
+async def test_lapsed_lease_with_nothing_left_leaves_the_route_free(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1)
+    claim = await take(store, lease=30)
+    await store.ack(claim, claim.deliveries)
+    clock.now += 30
+    assert await store.claim(limit=10, lease=30) is None
+    await put(store, 2)
+    assert numbers(await take(store)) == [2]
+    assert not await store.finish(claim)
+
+
+async def test_other_routes_are_claimed_behind_a_lapsed_lease_with_nothing_left(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1)
+    claim = await take(store, lease=30)
+    await store.ack(claim, claim.deliveries)
+    clock.now += 31
+    await put(store, 2, route="r2")
+    assert (await take(store)).route == "r2"
+
+
+async def test_release_or_bury_of_what_is_gone_is_refused(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    (gone,) = claim.deliveries
+    await store.ack(claim, [gone])
+    assert not await store.release(claim, gone, delay=1.0, attempts=1, done=0)
+    assert not await store.bury(claim, gone, [letter()])
+    assert await store.dead_letters() == []
+    assert await store.waiting() == 0
+
+
+async def test_claims_that_end_early_leave_nothing_behind(store: Store, clock: Clock) -> None:
+    for number in range(80):
+        await put(store, number)
+        claim = await take(store, lease=3600)
+        assert numbers(claim) == [number]
+        assert await store.finish(claim, claim.deliveries)
+        clock.now += 1
+    assert await store.waiting() == 0
+    assert await store.claim(limit=10, lease=30) is None
+
+
+# Dead letters
+
+
+async def test_buried_delivery_leaves_its_letters(store: Store) -> None:
+    await put(store, 1, 2)
+    claim = await take(store)
+    letters = [
+        letter("first", body=b"\x00", done=3),
+        letter("second", buried_at=NOON + MICROSECOND),
+    ]
+    assert await store.bury(claim, claim.deliveries[0], letters)
+    assert await store.bury(claim, claim.deliveries[1], [])
+    assert await store.waiting() == 0
+    first, second = await store.dead_letters()
+    assert (first.reason, first.body, first.done, first.received_at) == ("first", b"\x00", 3, NOON)
+    assert (second.reason, second.buried_at) == ("second", NOON + MICROSECOND)
+
+
+async def test_dead_letters_are_listed_in_pages(store: Store) -> None:
+    for number in range(5):
+        await store.put(delivery(number), reason=f"reason {number}")
+    first = await store.dead_letters(limit=2)
+    second = await store.dead_letters(limit=2, after=first[-1].id)
+    third = await store.dead_letters(limit=2, after=second[-1].id)
+    assert [dead.reason for dead in (*first, *second, *third)] == [f"reason {n}" for n in range(5)]
+    assert await store.dead_letters(after=third[-1].id) == []
+    assert await store.dead_letters(after="no id of a store") == []
+
+
+async def test_pages_go_on_behind_a_letter_that_is_gone(store: Store) -> None:
+    for number in range(3):
+        await store.put(delivery(number), reason=f"reason {number}")
+    first, second, _ = await store.dead_letters()
+    await store.replay([first.id, second.id])
+    assert [dead.reason for dead in await store.dead_letters(after=second.id)] == ["reason 2"]
+
+
+async def test_replayed_letter_is_due_again_from_where_it_stopped(store: Store) -> None:
+    await confirm(store)
+    await put(store, 1)
+    claim = await take(store)
+    (failed,) = claim.deliveries
+    await store.bury(claim, failed, [letter(body=failed.body, done=2)])
+    await store.finish(claim)
+    await store.retire("r1")
+    (dead,) = await store.dead_letters()
+    assert await store.replay([dead.id, dead.id, "", "no id of a store", "999"]) == 1
+    assert await store.dead_letters() == []
+    assert await store.waiting() == 1
+    claim = await take(store)
+    (again,) = claim.deliveries
+    assert (again.route, again.body, again.received_at) == ("r1", failed.body, NOON)
+    assert (again.attempts, again.done, len(again.digest)) == (0, 2, 32)
+    assert await store.finish(claim, claim.deliveries)
+
+
+async def test_letters_of_several_routes_are_replayed_at_once(store: Store) -> None:
+    for number in range(4):
+        await store.put(delivery(number, route=f"r{number % 2}"), reason="odd")
+    ids = [dead.id for dead in await store.dead_letters()]
+    assert await store.replay(ids) == 4
+    claims = [await take(store), await take(store)]
+    assert sorted(numbers(claim) for claim in claims) == [[0, 2], [1, 3]]

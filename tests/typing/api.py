@@ -1,0 +1,328 @@
+"""What users write, for the type checker: this file is never run."""
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from datetime import datetime
+from typing import Any, assert_type
+
+import httpx
+from aiohttp import web
+
+from asana_webhooks import (
+    ApiError,
+    AsanaWebhooksError,
+    AuthenticationError,
+    BadRequestError,
+    Change,
+    ConnectionFailedError,
+    DeadLetter,
+    DecodeError,
+    DuplicateWebhookError,
+    EstablishmentError,
+    Event,
+    HandshakeMismatchError,
+    HandshakeMissingError,
+    MemoryStore,
+    NotFoundError,
+    Page,
+    PermissionDeniedError,
+    RateLimitedError,
+    Resource,
+    ServerError,
+    SignatureError,
+    SqliteStore,
+    StoreError,
+    Webhook,
+    WebhookFilter,
+    WebhooksApi,
+    WebhooksClient,
+    __version__,
+    sign,
+    verify_signature,
+)
+from asana_webhooks.simulator import AsanaSimulator, Attempt, Fault, WebhookRecord
+from asana_webhooks.stores import Store
+
+assert_type(__version__, str)
+
+
+def use(*values: object) -> None: ...
+
+
+# Clients
+
+client = WebhooksClient(public_url="https://hooks.example.com/asana")
+rest_only = WebhooksClient("a-token")
+with_own_auth = WebhooksClient(httpx.BasicAuth("user", "password"))
+with_memory = WebhooksClient(public_url="https://hooks.example.com", store="memory:")
+with_store_object = WebhooksClient(public_url="https://hooks.example.com", store=MemoryStore())
+with_every_option = WebhooksClient(
+    "a-token",
+    public_url="https://hooks.example.com",
+    store=SqliteStore("asana-webhooks.db"),
+    serve=True,
+    host="0.0.0.0",
+    port=0,
+    unix_socket=None,
+    ssl_context=ssl.create_default_context(),
+    base_url="https://app.asana.com/api/1.0",
+    workspace="1199",
+    http_client=httpx.AsyncClient(),
+    max_body=1024 * 1024,
+    max_connections=100,
+    keepalive_timeout=15.0,
+    max_attempts=3,
+    concurrency=4,
+    answer_gone=True,
+)
+mounted = WebhooksClient(public_url="https://hooks.example.com", serve=False)
+api = WebhooksApi(None, base_url="https://app.asana.com/api/1.0", http_client=httpx.AsyncClient())
+
+
+def takes_any_client(api: WebhooksApi) -> None: ...
+
+
+takes_any_client(client)
+
+
+# Stores
+
+
+def takes_any_store(store: Store) -> None: ...
+
+
+takes_any_store(MemoryStore())
+takes_any_store(SqliteStore("asana-webhooks.db"))
+
+
+# Handlers: a decorated function keeps its type
+
+
+@client.on()
+async def everything(event: Event) -> None: ...
+
+
+@client.on("task", subtype="default_task", action="changed", field="completed")
+async def celebrate(event: Event) -> int:
+    return len(event.resource.gid)
+
+
+class Notifier:
+    async def __call__(self, event: Event) -> None: ...
+
+    async def notify(self, event: Event) -> None: ...
+
+
+notifier = client.on("story")(Notifier())
+assert_type(notifier, Notifier)
+client.on(action="added")(notifier.notify)
+
+
+@client.on()  # type: ignore[type-var] # a handler must be async
+def not_async(event: Event) -> None: ...
+
+
+@client.on()  # type: ignore[type-var] # a handler takes an event
+async def takes_text(event: str) -> None: ...
+
+
+client.on("task", "changed")  # type: ignore[call-arg] # by name only
+
+
+# Webhooks and events
+
+
+async def run_with_handlers() -> None:
+    filters = [
+        WebhookFilter(resource_type="task", action="changed", fields=["completed"]),
+        WebhookFilter(resource_type="task", resource_subtype="milestone", action="added"),
+    ]
+    async with client as entered:
+        assert_type(entered, WebhooksClient)
+        assert_type(entered.port, int | None)
+        assert_type(await client.ensure("1204619", filters=filters), Webhook)
+        assert_type(await client.establish("1204619", timeout=30.0), Webhook)
+        assert_type(await celebrate(await anext(client.events())), int)
+        await client.run()
+    await client.aclose()
+
+
+async def run_as_a_loop() -> None:
+    async with client:
+        events = client.events()
+        assert_type(events, AsyncGenerator[Event, None])
+        async for event in events:
+            read(event)
+        await events.aclose()
+
+
+def read(event: Event) -> None:
+    assert_type(event.created_at, datetime)
+    assert_type(event.action, str)
+    assert_type(event.resource, Resource)
+    assert_type(event.resource.gid, str)
+    assert_type(event.resource.resource_type, str | None)
+    assert_type(event.resource.resource_subtype, str | None)
+    assert_type(event.resource.name, str | None)
+    assert_type(event.user, Resource | None)
+    assert_type(event.parent, Resource | None)
+    assert_type(event.change, Change | None)
+    assert_type(event.key, str)
+    assert_type(event.json, bytes)
+    assert_type(event.raw, dict[str, Any])
+    if event.change is not None:
+        assert_type(event.change.field, str | None)
+        assert_type(event.change.action, str | None)
+        use(event.change.new_value, event.change.added_value, event.change.removed_value)
+    event.action = "changed"  # type: ignore[misc] # events are values
+
+
+async def look_after_dead_letters() -> None:
+    async with client:
+        letters = await client.dead_letters(limit=10, after="")
+        assert_type(letters, list[DeadLetter])
+        for letter in letters:
+            assert_type(letter.id, str)
+            assert_type(letter.reason, str)
+            assert_type(letter.body, bytes)
+            assert_type(letter.received_at, datetime)
+            assert_type(letter.buried_at, datetime)
+        assert_type(await client.replay([letter.id for letter in letters]), int)
+
+
+# The five operations
+
+
+async def call(api: WebhooksApi) -> None:
+    async with api as entered:
+        assert_type(entered, WebhooksApi)
+        created = await api.create_webhook(
+            "1204619",
+            "https://hooks.example.com/asana",
+            filters=[WebhookFilter(resource_type="task")],
+            opt_fields=["resource.name"],
+            timeout=30.0,
+        )
+        assert_type(created, Webhook)
+        assert_type(created.secret, str | None)
+        assert_type(await api.get_webhook(created.gid, opt_fields=("active",)), Webhook)
+        page = await api.get_webhooks(
+            "1199", resource="1204619", limit=50, offset=None, opt_fields=["target"]
+        )
+        assert_type(page, Page[Webhook])
+        assert_type(page.data, tuple[Webhook, ...])
+        assert_type(page.offset, str | None)
+        assert_type(len(page), int)
+        for webhook in page:
+            inspect(webhook)
+        everything = api.iter_webhooks("1199", resource=None, limit=100, opt_fields=None)
+        assert_type(everything, AsyncIterator[Webhook])
+        async for webhook in everything:
+            inspect(webhook)
+        updated = await api.update_webhook(created.gid, filters=(), opt_fields=["filters"])
+        assert_type(updated, Webhook)
+        await api.delete_webhook(created.gid)
+    await api.aclose()
+
+
+def inspect(webhook: Webhook) -> None:
+    assert_type(webhook.gid, str)
+    assert_type(webhook.resource, Resource | None)
+    assert_type(webhook.target, str | None)
+    assert_type(webhook.active, bool | None)
+    assert_type(webhook.created_at, datetime | None)
+    assert_type(webhook.last_success_at, datetime | None)
+    assert_type(webhook.last_failure_at, datetime | None)
+    assert_type(webhook.last_failure_content, str | None)
+    assert_type(webhook.delivery_retry_count, int | None)
+    assert_type(webhook.next_attempt_after, datetime | None)
+    assert_type(webhook.failure_deletion_timestamp, datetime | None)
+    assert_type(webhook.filters, tuple[WebhookFilter, ...] | None)
+    assert_type(webhook.is_workspace_webhook, bool | None)
+
+
+def use_filters_as_values() -> None:
+    both = {WebhookFilter(action="added"), WebhookFilter(action="changed", fields=("name",))}
+    assert_type(both, set[WebhookFilter])
+    WebhookFilter("task")  # type: ignore[call-arg] # by name only
+    WebhookFilter(fields=[1])  # type: ignore[list-item] # names
+
+
+# Errors
+
+
+async def handle_errors() -> None:
+    try:
+        await client.establish("1204619")
+    except RateLimitedError as error:
+        assert_type(error.retry_after, float | None)
+    except (
+        AuthenticationError,
+        BadRequestError,
+        DuplicateWebhookError,
+        NotFoundError,
+        PermissionDeniedError,
+        ServerError,
+    ) as error:
+        refused: ApiError = error
+        assert_type(refused.status, int)
+        assert_type(refused.errors, tuple[str, ...])
+        assert_type(refused.help, str | None)
+        assert_type(refused.phrase, str | None)
+    except HandshakeMissingError as error:
+        assert_type(error.asana, tuple[str, ...])
+        assert_type(error.seen, tuple[str, ...])
+    except HandshakeMismatchError as error:
+        failed: EstablishmentError = error
+        use(failed)
+    except (ConnectionFailedError, DecodeError, StoreError) as error:
+        base: AsanaWebhooksError = error
+        use(base)
+
+
+# Signatures alone
+
+
+def verify(body: bytes, signature: str, secret: str) -> bool:
+    try:
+        verify_signature(body, signature, secret)
+    except SignatureError:
+        return False
+    assert_type(sign(body, secret), str)
+    verify_signature(body.decode(), signature, secret)  # type: ignore[arg-type] # bytes were signed
+    return True
+
+
+# Inside another server
+
+
+def mount_in_aiohttp() -> web.Application:
+    app = web.Application()
+    app.add_subapp("/asana", mounted.aiohttp_app())
+    return app
+
+
+async def mount_in_asgi(scope: Any, receive: Any, send: Any) -> None:
+    await mounted.asgi(scope, receive, send)
+
+
+# A local Asana
+
+
+async def try_without_an_account() -> None:
+    async with AsanaSimulator(retry_delay=0.1) as asana:
+        assert_type(asana, AsanaSimulator)
+        assert_type(asana.base_url, str)
+        assert_type(asana.workspace, str)
+        assert_type(asana.project, str)
+        assert_type(asana.webhooks, Mapping[str, WebhookRecord])
+        assert_type(asana.deliveries, list[Attempt])
+        task = await asana.create_task("Fix the login", project=asana.project)
+        assert_type(task, str)
+        await asana.complete_task(task)
+        assert_type(await asana.add_comment(task, "Done"), str)
+        await asana.emit(asana.project, {"action": "changed"})
+        asana.faults.add(Fault.NO_HANDSHAKE)
+        asana.faults.discard("no-handshake")
+        await asana.settled()
+        assert_type(await asana.deliver("12", b"{}", signature="0" * 64), int | None)
