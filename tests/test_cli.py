@@ -1,0 +1,496 @@
+"""The command line: as users run it, and with parts of the package broken on purpose."""
+
+import asyncio
+import contextlib
+import hmac
+import io
+import os
+import re
+import runpy
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from asana_webhooks import Event, StoreError, WebhooksClient
+from asana_webhooks.cli import commands, demo, main, stage
+from asana_webhooks.cli.console import Narrator
+from asana_webhooks.dispatch import Dispatcher, HandlerFailed
+from asana_webhooks.models import Delivery
+from asana_webhooks.simulator import AsanaSimulator, Fault
+from asana_webhooks.stores.sqlite import SqliteStore
+
+STEPS = [
+    "1. A local Asana and a client are up",
+    "2. One awaited call establishes a webhook",
+    "3. Somebody creates a task and completes it",
+    "4. A forged delivery is refused",
+    "5. A repeated delivery is handled once",
+    "6. A new client on the same file carries on",
+]
+CLAIMS = [
+    "it knows the project Bugs, 8675309",
+    "in the middle of it came Asana's handshake",
+    "the secret is stored in asana-webhooks.db: 64 characters, never shown",
+    "the first heartbeat was verified with it: 200",
+    "the handler was called once with each event that Asana signed",
+    "the right address, but another's signature: 401",
+    "a genuine signature, but an altered body: 401",
+    "the last delivery came again, the same bytes: 200",
+    "Asana has no other",
+    "a new event was verified with it, and handled once",
+    "closed again: nothing waits, nothing was given up",
+]
+TERMINAL = ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+SECRET_OR_ROUTE = re.compile(r"[A-Za-z0-9_-]{32,}")
+ESCAPE = "\x1b"
+
+Sabotage = Callable[[pytest.MonkeyPatch], None]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    mine = {name: value for name, value in os.environ.items() if name not in TERMINAL}
+    return mine | {"TERM": "xterm-256color", "PYTHONUTF8": "1"} | variables
+
+
+def run(*arguments: str, cwd: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=40,
+        check=False,
+    )
+
+
+def run_on_terminal(cwd: Path, **variables: str) -> str:
+    """Return what the demo, run to a good end, wrote to a terminal."""
+    pty = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "asana_webhooks", "demo"],
+        cwd=cwd,
+        env=environment(**variables),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    written = b"".join(until_closed(ours))
+    os.close(ours)
+    assert child.wait(timeout=40) == 0
+    return written.decode()
+
+
+def until_closed(descriptor: int) -> Iterator[bytes]:
+    with contextlib.suppress(OSError):  # how Linux says that the other side of a terminal is gone
+        while chunk := os.read(descriptor, 65_536):
+            yield chunk
+
+
+# As users run it
+
+
+def test_demo_tells_each_step_in_plain_lines_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    here, temporary = tmp_path / "here", tmp_path / "temporary"
+    here.mkdir()
+    temporary.mkdir()
+    ended = run("-m", "asana_webhooks", "demo", cwd=here, TMPDIR=str(temporary))
+    lines = ended.stdout.splitlines()
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [line for line in lines if line in STEPS] == STEPS
+    assert [claim for claim in CLAIMS if claim not in ended.stdout] == []
+    assert re.fullmatch(r"All \d\d checks passed, in \d+\.\d s\.", lines[-1])
+    assert ended.stdout.isascii()
+    assert ESCAPE not in ended.stdout
+    assert not SECRET_OR_ROUTE.search(ended.stdout)
+    assert list(here.iterdir()) == list(temporary.iterdir()) == []
+
+
+def test_demo_with_debug_logs_to_standard_error_without_any_secret(tmp_path: Path) -> None:
+    ended = run("-m", "asana_webhooks", "--debug", "demo", cwd=tmp_path)
+    assert ended.returncode == 0
+    assert "asana_webhooks.endpoint: answered 401" in ended.stderr
+    assert "asana_webhooks.endpoint" not in ended.stdout
+    assert not SECRET_OR_ROUTE.search(ended.stdout + ended.stderr)
+
+
+def test_demo_is_colourful_on_a_terminal(tmp_path: Path) -> None:
+    shown = run_on_terminal(tmp_path)
+    assert f"{ESCAPE}[32m✓{ESCAPE}[0m" in shown
+    assert "All" in shown
+
+
+def test_demo_on_a_terminal_has_no_colours_when_no_color_is_set(tmp_path: Path) -> None:
+    shown = run_on_terminal(tmp_path, NO_COLOR="1")
+    assert ESCAPE not in shown
+    assert "✓  it has no webhook yet" in shown
+
+
+def test_demo_ends_quietly_when_nobody_reads_on(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "asana_webhooks", "demo"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    complaint = child.stderr.read()
+    child.stderr.close()
+    assert (child.wait(timeout=40), complaint) == (1, "")
+
+
+WAITING_DEMO = """
+import asyncio
+from asana_webhooks.cli import demo, main
+
+async def tell(narrator):
+    async with demo.Stage():
+        print("waiting", flush=True)
+        await asyncio.Event().wait()
+
+demo.tell = tell
+main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows interrupts whole groups of processes")
+def test_an_interrupted_demo_cleans_up_and_exits_with_130(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", WAITING_DEMO, "demo"],
+        env=environment(TMPDIR=str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "waiting\n"
+    assert len(list(tmp_path.iterdir())) == 1
+    child.send_signal(signal.SIGINT)
+    _, complaint = child.communicate(timeout=40)
+    assert (child.returncode, complaint) == (130, "\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_the_commands_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from asana_webhooks.cli import main\n"
+        "try: main()\n"
+        "finally: print({'aiohttp', 'httpx', 'sqlite3', 'rich.console'} & set(sys.modules))"
+    )
+    ended = run("-c", code, "--help", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("Usage: asana-webhooks [OPTIONS] COMMAND")
+    assert "demo  Show and check the life of a webhook" in ended.stdout
+    assert ended.stdout.endswith("\nset()\n")
+
+
+@pytest.mark.parametrize("library", ["click", "rich"])
+def test_without_the_extra_one_line_says_how_to_install_it(tmp_path: Path, library: str) -> None:
+    (tmp_path / f"{library}.py").write_text("raise ImportError('not installed')")
+    ended = run("-m", "asana_webhooks", "demo", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.count("\n") == 1
+    assert 'pip install "asana-webhooks[cli]"' in ended.stderr
+
+
+# In this process
+
+
+@pytest.fixture
+def simulators(monkeypatch: pytest.MonkeyPatch) -> list[AsanaSimulator]:
+    """Every local Asana that a demo has started in this process."""
+    started: list[AsanaSimulator] = []
+
+    def start() -> AsanaSimulator:
+        started.append(AsanaSimulator())
+        return started[-1]
+
+    monkeypatch.setattr(stage, "AsanaSimulator", start)
+    return started
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(commands.cli, arguments, prog_name="asana-webhooks")
+
+
+def test_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["whatever", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("asana_webhooks", run_name="__main__")
+    assert ended.value.code == 0
+    assert re.fullmatch(r"asana-webhooks \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_a_missing_library_is_named_instead_of_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
+    with pytest.raises(SystemExit, match=r"asana-webhooks\[cli\]"):
+        main()
+
+
+def test_a_wrong_use_exits_with_2_and_names_the_help() -> None:
+    result = invoke("dance")
+    assert result.exit_code == 2
+    assert "Try 'asana-webhooks --help'" in result.output
+
+
+def test_demo_shows_neither_secret_nor_target(simulators: list[AsanaSimulator]) -> None:
+    result = invoke("demo")
+    assert result.exit_code == 0
+    [asana] = simulators
+    [webhook] = asana.webhooks.values()
+    assert webhook.secret not in result.output
+    assert webhook.target not in result.output
+    assert webhook.target.rpartition("/")[2] not in result.output
+
+
+def test_demo_needs_neither_the_token_nor_the_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ASANA_ACCESS_TOKEN", "not a token")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert invoke("demo").exit_code == 0
+
+
+class AsciiTerminal(io.StringIO):
+    encoding = "ascii"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_that_knows_only_ascii_is_shown_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in TERMINAL:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal = AsciiTerminal()
+    narrator = Narrator(terminal)
+    narrator.step("A step")
+    narrator.check("it holds", that=True)
+    narrator.event("an event")
+    narrator.failure("a failure")
+    shown = terminal.getvalue()
+    assert shown.isascii()
+    assert f"{ESCAPE}[32mok" in shown
+
+
+def test_demo_tries_another_port_when_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        ports = [taken.getsockname()[1], probe.getsockname()[1]]
+        probe.close()
+
+        class Choice:
+            def sample(self, *_: object) -> list[int]:
+                return ports
+
+        monkeypatch.setattr(secrets, "SystemRandom", Choice)
+        result = invoke("demo")
+    assert result.exit_code == 0
+    assert f"client: http://127.0.0.1:{ports[1]}," in result.output
+
+
+def raising(error: BaseException) -> Callable[[object], Any]:
+    async def tell(narrator: object) -> None:
+        raise error
+
+    return tell
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        pytest.param(StoreError("full; make\nroom"), "full; make room", id="of the package"),
+        pytest.param(ValueError("no token"), "no token", id="in the configuration"),
+        pytest.param(OSError("disk"), "disk; `asana-webhooks --debug ...` shows where", id="OS"),
+        pytest.param(
+            KeyError("x"),
+            "KeyError: 'x'; this is a mistake here: please report what --debug shows",
+            id="unexpected",
+        ),
+    ],
+)
+def test_an_error_is_one_line_and_a_traceback_only_with_debug(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    monkeypatch.setattr(demo, "tell", raising(error))
+    result = invoke("demo")
+    assert (result.exit_code, result.output) == (1, f"Error: {line}\n")
+    result = invoke("--debug", "demo")
+    assert result.exit_code == 1
+    assert result.output.startswith("Traceback (most recent call last):\n")
+    assert result.output.endswith(f"\nError: {line}\n")
+
+
+def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "tell", raising(KeyboardInterrupt()))
+    result = invoke("demo")
+    assert (result.exit_code, result.output) == (130, "\n")
+
+
+# With something broken, the demo must say so
+
+
+def every_signature_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hmac, "compare_digest", lambda one, other: True)
+
+
+def no_signature_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asana_webhooks.protocol.digest", lambda body, secret: b"\0" * 32)
+
+
+def no_handler_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def dispatch(self: Dispatcher, event: Event) -> None:
+        pass
+
+    monkeypatch.setattr(Dispatcher, "dispatch", dispatch)
+
+
+def each_handler_is_called_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = Dispatcher.dispatch
+
+    async def dispatch(self: Dispatcher, event: Event) -> None:
+        await once(self, event)
+        await once(self, event)
+
+    monkeypatch.setattr(Dispatcher, "dispatch", dispatch)
+
+
+def handlers_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def give_up(self: WebhooksClient) -> None:
+        message = "the drain is blocked"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(WebhooksClient, "run", give_up)
+
+
+def a_handler_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    well = Dispatcher.dispatch
+
+    async def dispatch(self: Dispatcher, event: Event) -> None:
+        await well(self, event)
+        if event.resource.resource_type == "story":
+            raise HandlerFailed("handle") from ValueError("too late")
+
+    monkeypatch.setattr(Dispatcher, "dispatch", dispatch)
+
+
+def repeats_are_not_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    put = SqliteStore.put
+
+    async def put_anyway(self: SqliteStore, delivery: Delivery, **options: Any) -> bool:
+        fresh = msgspec.structs.replace(delivery, digest=secrets.token_bytes(32))
+        return await put(self, fresh, **options)
+
+    monkeypatch.setattr(SqliteStore, "put", put_anyway)
+
+
+def a_restart_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WebhooksClient, "ensure", WebhooksClient.establish)
+
+
+def secrets_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def forget(self: SqliteStore, route: str, secret: str) -> bool:
+        return True
+
+    monkeypatch.setattr(SqliteStore, "add_candidate", forget)
+
+
+def asana_has(fault: Fault) -> Sabotage:
+    def sabotage(monkeypatch: pytest.MonkeyPatch) -> None:
+        def start() -> AsanaSimulator:
+            asana = AsanaSimulator()
+            asana.faults.add(fault)
+            return asana
+
+        monkeypatch.setattr(stage, "AsanaSimulator", start)
+
+    return sabotage
+
+
+def no_port_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(self: WebhooksClient) -> None:
+        raise OSError
+
+    monkeypatch.setattr(WebhooksClient, "__aenter__", refuse)
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "step", "found"),
+    [
+        (asana_has(Fault.UNAVAILABLE), 1, "it answered 503"),
+        (no_port_is_free, 1, "no port is free"),
+        (asana_has(Fault.NO_HANDSHAKE), 2, "no handshake was completed"),
+        (asana_has(Fault.SLOW_HANDSHAKE), 2, "it is not so"),
+        (asana_has(Fault.STRANGER_FIRST), 2, "2 secrets were there"),
+        (asana_has(Fault.WRONG_SECRET), 2, "Asana's secret is none of those"),
+        (secrets_are_not_kept, 2, "0 secrets were there"),
+        (no_signature_fits, 2, "the last answer was 401"),
+        (no_handler_is_called, 3, "of 4 events 0 were handled, in 0 calls"),
+        (each_handler_is_called_twice, 3, "of 4 events"),
+        (handlers_end, 3, "RuntimeError: the drain is blocked"),
+        (every_signature_fits, 4, "it was answered 200"),
+        (repeats_are_not_recognised, 5, "of 5 events"),
+        (a_handler_fails_in_the_end, 6, "1 deliveries wait, 0 were given up"),
+        (a_restart_forgets, 6, "and Asana has 1"),
+    ],
+)
+def test_a_sabotaged_demo_exits_with_1_and_names_the_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sabotage: Sabotage, step: int, found: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(demo, "PATIENCE", 0.3)
+    monkeypatch.setattr(stage, "PATIENCE", 0.3)
+    sabotage(monkeypatch)
+    result = invoke("demo")
+    *story, error = result.output.splitlines()
+    title = STEPS[step - 1].partition(" ")[2]
+    assert result.exit_code == 1
+    assert error.startswith(f"Error: step {step} ({title}) failed; ")
+    assert found in error
+    assert STEPS[step - 1] in story
+    assert "All" not in result.output
+    assert not SECRET_OR_ROUTE.search(result.output)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "LIMIT", 0.5)
+    asana_has(Fault.SLOW_HANDSHAKE)(monkeypatch)
+    result = invoke("demo")
+    assert result.exit_code == 1
+    assert "step 2" in result.output
+    assert "the story did not end within 0.5 s" in result.output
+
+
+async def test_what_fails_beside_the_story_is_the_reason_that_is_given() -> None:
+    async def fail() -> None:
+        raise StoreError("broken")
+
+    async def play() -> None:
+        async with stage.beside(fail(), "failure") as task:
+            await asyncio.wait([task])
+            raise AssertionError
+
+    with pytest.raises(StoreError, match="broken"):
+        await play()
