@@ -269,6 +269,7 @@ class Inbox:
                 await self._give_back(work)
             except StoreError as error:
                 self._report(error)
+        self._arrived.set()  # what came for this webhook meanwhile can be claimed now
 
     async def _give_back(self, work: _Work) -> None:
         attempt = work.attempt

@@ -98,6 +98,26 @@ async def test_what_arrives_while_it_waits_is_handled_at_once(
         await until(lambda: seen.gids == ["1"])
 
 
+async def test_what_arrives_while_its_webhook_is_worked_on_is_handled_right_after(
+    store: MemoryStore, seen: Seen
+) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(event: Event) -> None:
+        started.set()
+        await go_on.wait()
+        await seen(event)
+
+    await put(store, "a", event(1))
+    async with draining(store, slow, poll=3600.0) as inbox:
+        await started.wait()
+        await put(store, "a", event(2))
+        inbox.arrived()
+        await asyncio.sleep(0.01)  # until it has looked, and found the webhook taken
+        go_on.set()
+        await until(lambda: seen.gids == ["1", "2"])
+
+
 async def test_what_another_process_stored_is_found_by_looking(
     store: MemoryStore, seen: Seen
 ) -> None:

@@ -746,7 +746,7 @@ async def test_what_is_not_http_is_refused_and_quoted_nowhere(
     [
         pytest.param([b"5\r\n", b"canary\r\n"], id="chunk longer than it says"),
         pytest.param([b"canary\r\n"], id="no size"),
-        pytest.param([b"3\r\nabc\r\n", b"\0canary"], id="rubbish after a chunk"),
+        pytest.param([b"3\r\nabc\r\n", b"\0canary\r\n"], id="rubbish after a chunk"),
     ],
 )
 @pytest.mark.parametrize("parser", [HttpRequestParser, HttpRequestParserPy])
@@ -881,11 +881,23 @@ async def test_connection_that_was_lost_is_no_idle_one(
         await parted(receiver)
         gate.open.set()
         await deserted(receiver)
-        async with connect(receiver) as idle:
-            idle.send(PROBE)
-            await idle.answer()
-            assert (await ask(receiver, signed())).status == 200
-            assert await idle.closed() == b""
+        await ends_the_idle_one(receiver)
+
+
+async def test_idle_connection_that_was_closed_is_forgotten(endpoint: Endpoint) -> None:
+    async with serve(endpoint, max_connections=1) as receiver:
+        await ask(receiver, PROBE)
+        await deserted(receiver)
+        await ends_the_idle_one(receiver)
+
+
+async def ends_the_idle_one(receiver: Receiver) -> None:
+    """Fail when the receiver, which takes one connection, believes that it ended another."""
+    async with connect(receiver) as idle:
+        idle.send(PROBE)
+        await idle.answer()
+        assert (await ask(receiver, signed())).status == 200
+        assert await idle.closed() == b""
 
 
 def part(peer: Peer) -> None:
@@ -1052,12 +1064,12 @@ async def test_bug_of_ours_is_a_500_without_details_and_an_error_with_traceback(
 async def test_bug_after_a_body_was_asked_for_is_a_500_too(
     store: MemoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serve(BrokenLater(store, on_arrival=lambda: None)) as receiver:
-        async with connect(receiver) as peer:
-            peer.send(signed(b"Expect: 100-continue")[: -len(HEARTBEAT)])
-            assert (await peer.answer()).status == 100
-            peer.send(HEARTBEAT)
-            assert (await peer.answer()).status == 500
+    endpoint = BrokenLater(store, on_arrival=lambda: None)
+    async with serve(endpoint) as receiver, connect(receiver) as peer:
+        peer.send(signed(b"Expect: 100-continue")[: -len(HEARTBEAT)])
+        assert (await peer.answer()).status == 100
+        peer.send(HEARTBEAT)
+        assert (await peer.answer()).status == 500
     caplog.clear()
 
 
@@ -1070,7 +1082,7 @@ class BrokenLater(Endpoint):
         raise RuntimeError(msg)
 
 
-async def test_bug_after_the_request_for_a_body_closes_the_connection(
+async def test_bug_after_part_of_an_answer_closes_the_connection(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def read_badly(request: web.BaseRequest, max_body: int) -> bytes:
@@ -1083,7 +1095,7 @@ async def test_bug_after_the_request_for_a_body_closes_the_connection(
     async with serve(endpoint) as receiver, connect(receiver) as peer:
         peer.send(signed())
         assert statuses(await peer.closed()) == [100]
-    assert "broke" in caplog.text or not caplog.records
+    assert not caplog.records
 
 
 # Probes
@@ -1236,6 +1248,22 @@ async def test_connection_that_comes_while_the_receiver_stops_is_answered_or_clo
             peer.send(signed())
             assert statuses(await peer.closed()) in ([], [200])
     await stop
+
+
+async def test_loop_without_readers_stops_as_well(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve(endpoint) as receiver, connect(receiver) as peer:
+        peer.send(signed())
+        await peer.answer()
+        monkeypatch.setattr(asyncio.get_running_loop(), "remove_reader", not_on_windows)
+        async with stopping(receiver):
+            assert await peer.closed() == b""
+        monkeypatch.undo()
+
+
+def not_on_windows(descriptor: int) -> bool:
+    raise NotImplementedError
 
 
 async def test_request_that_was_read_before_the_stop_is_answered(endpoint: Endpoint) -> None:
