@@ -18,13 +18,15 @@ Source: https://developers.asana.com/reference/webhooks
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import httpx
@@ -49,7 +51,13 @@ from .connection import (
     find_proxy,
     make_client,
 )
-from .errors import ConnectionFailedError, NotFoundError, RateLimitedError, ServerError
+from .errors import (
+    AsanaWebhooksError,
+    ConnectionFailedError,
+    NotFoundError,
+    RateLimitedError,
+    ServerError,
+)
 from .models import Page, Resource, Webhook, WebhookFilter
 
 __all__ = ["WebhooksApi"]
@@ -244,29 +252,36 @@ class WebhooksApi:
         content: dict[str, Any] | None = None,
         seconds: float | None = None,
     ) -> bytes:
-        options: dict[str, Any] = {"params": query, "headers": {"Accept": "application/json"}}
-        if self._auth is not None:
-            options["auth"] = self._auth
+        address = f"{path}?{urlencode(query)}" if query else path
+        options: dict[str, Any] = {"headers": {"Accept": "application/json"}}
         if content is not None:
             options["content"] = msgspec.json.encode({"data": content})
             options["headers"]["Content-Type"] = "application/json"
         if seconds is not None:
             options["timeout"] = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-        again = _again_if_refused if method == "POST" else _again_if_transient
-        return await _retrying(again, self._try, method, path, seconds or CALL_SECONDS, options)
-
-    async def _try(self, method: str, path: str, seconds: float, options: dict[str, Any]) -> bytes:
-        client, url = self._client(), f"{self._base_url}{path}"
+        call = functools.partial(self._try, method, address, seconds or CALL_SECONDS, options)
         try:
+            return await call()
+        except AsanaWebhooksError as error:
+            again = _again_if_refused if method == "POST" else _again_if_transient
+            return await _retrying(again, _after(error, call))
+
+    async def _try(
+        self, method: str, address: str, seconds: float, options: dict[str, Any]
+    ) -> bytes:
+        client = self._client()
+        auth = {} if self._auth is None else {"auth": self._auth}
+        try:
+            request = client.build_request(method, f"{self._base_url}{address}", **options)
             # httpx limits each read; this limits the whole, however slowly it drips.
-            async with (
-                asyncio.timeout(seconds),
-                client.stream(method, url, follow_redirects=False, **options) as response,
-            ):
-                body = await _read(response)
+            async with asyncio.timeout(seconds):
+                response = await client.send(request, stream=True, follow_redirects=False, **auth)
+                async with contextlib.aclosing(response):
+                    body = await _read(response)
         except (httpx.RequestError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
-            raise unanswered(error, method=method, host=urlsplit(url).netloc) from error
-        logger.debug("%s %s: %d", method, path, response.status_code)
+            host = urlsplit(self._base_url).netloc
+            raise unanswered(error, method=method, host=host) from error
+        logger.debug("%s %s: %d", method, address, response.status_code)
         self._announce(response.headers.get("Asana-Change", ""))
         return accept(response.status_code, response.headers.get("Retry-After"), body)
 
@@ -304,6 +319,23 @@ async def _read(response: httpx.Response) -> bytes | None:
     except httpx.DecodingError:
         return None
     return bytes(body)
+
+
+def _after(
+    error: AsanaWebhooksError, call: Callable[[], Awaitable[T]]
+) -> Callable[[], Awaitable[T]]:
+    """Return the call, failing with this error the first time: so it failed before.
+
+    A call that succeeds at once, as nearly all do, never comes to the machinery of retries.
+    """
+    errors = [error]
+
+    async def again() -> T:
+        if errors:
+            raise errors.pop()
+        return await call()
+
+    return again
 
 
 def _again_if_refused(error: Exception) -> bool | float:
