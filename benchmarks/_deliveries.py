@@ -1,0 +1,71 @@
+"""Deliveries by the hundred thousand, no two alike, signed beforehand.
+
+The bodies of one run differ in the gid of the last event's resource, a serial number; whatever
+precedes it is hashed once.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+FIRST_SERIAL = 200_000_000_000  # of twelve digits, so that all bodies have one length
+
+
+class Deliveries:
+    """The signed deliveries of one webhook; ``events`` is how many are in each."""
+
+    def __init__(self, route: str, secret: str, *, events: int, serial: int) -> None:
+        self.events = events
+        self.serial = serial
+        others = [_event(str(100_000_000_000 + number)) for number in range(events - 1)]
+        before, _, after = _event("(serial)").partition("(serial)")
+        self._before = f'{{"events":[{"".join(f"{other}," for other in others)}{before}'.encode()
+        self._after = f"{after}]}}".encode()
+        self._hash = hmac.new(secret.encode(), self._before, "sha256")
+        length = len(self._before) + 12 + len(self._after)
+        self._head = (
+            f"POST /hooks/{route} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {length}\r\nX-Hook-Signature: "
+        ).encode()
+
+    def signatures(self, count: int) -> list[bytes]:
+        """Return the signatures of the next deliveries."""
+        first, self.serial = self.serial, self.serial + count
+        return [self._sign(serial) for serial in range(first, first + count)]
+
+    def requests(self, count: int) -> list[bytes]:
+        """Return the next deliveries as whole HTTP requests."""
+        first = self.serial
+        return [
+            b"%b%b\r\n\r\n%b%d%b"
+            % (self._head, signature, self._before, first + number, self._after)
+            for number, signature in enumerate(self.signatures(count))
+        ]
+
+    def write(self, folder: Path, count: int) -> None:
+        """Write the next deliveries as the table that ``_wrk.lua`` reads."""
+        (folder / "first").write_text(str(self.serial))
+        (folder / "head").write_bytes(self._head)
+        (folder / "before").write_bytes(b"\r\n\r\n" + self._before)
+        (folder / "after").write_bytes(self._after)
+        (folder / "signatures").write_bytes(b"".join(self.signatures(count)))
+
+    def _sign(self, serial: int) -> bytes:
+        whole = self._hash.copy()
+        whole.update(b"%d%b" % (serial, self._after))
+        return whole.hexdigest().encode()
+
+
+def _event(gid: str) -> str:
+    event = {
+        "user": {"gid": "1199885403412345", "resource_type": "user"},
+        "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "action": "changed",
+        "resource": {"gid": gid, "resource_type": "task", "resource_subtype": "default_task"},
+        "parent": None,
+        "change": {"field": "completed", "action": "changed"},
+    }
+    return json.dumps(event, separators=(",", ":"))

@@ -1,0 +1,257 @@
+"""One of the servers that ``receive.py`` compares, as a process of its own.
+
+It prints its port when it is ready, and when it is told to end how many deliveries it handled, in
+how many events, and when the last one was (in readings of the monotonic clock).
+"""
+
+import argparse
+import asyncio
+import hashlib
+import hmac
+import json
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from _deliveries import FIRST_SERIAL
+from _lab import has, say
+
+if TYPE_CHECKING:  # the servers to compare with shall not carry the package
+    from asana_webhooks import Event
+    from asana_webhooks.stores import Store
+
+DRAIN_TIMEOUT = 60.0
+
+
+class Tally:
+    """What a server without handlers has handled: whatever it answered."""
+
+    def __init__(self) -> None:
+        self.deliveries = 0
+        self.last = 0.0
+
+    def count(self) -> None:
+        """Count one delivery."""
+        self.deliveries += 1
+        self.last = time.monotonic()
+
+    def report(self) -> None:
+        """Print the result."""
+        say(handled=self.deliveries, events=None, last=self.last)
+
+
+class Handled:
+    """What reached the handler, event by event, so that a repeated delivery is noticed."""
+
+    def __init__(self) -> None:
+        self.gids: list[str] = []
+        self.last = 0.0
+
+    async def handle(self, event: "Event") -> None:
+        """Note one event."""
+        self.gids.append(event.resource.gid)
+        self.last = time.monotonic()
+
+    def report(self) -> None:
+        """Print the result; a delivery is known by the serial number of its last event."""
+        serials = {gid for gid in self.gids if int(gid) >= FIRST_SERIAL}
+        say(handled=len(serials), events=len(self.gids), last=self.last)
+
+
+def told_to_end() -> asyncio.Event:
+    """Return what is set when the parent wants no more."""
+    event = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, event.set)
+    return event
+
+
+async def serve_bare(route: str, secret: str, path: str) -> None:
+    """Read the body and answer 200, the least that a handler on aiohttp can do."""
+    from aiohttp import web
+
+    tally = Tally()
+
+    async def receive(request: web.Request) -> web.Response:
+        await request.read()
+        tally.count()
+        return web.Response()
+
+    async def healthz(request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.add_routes([web.post("/hooks/{route}", receive), web.get("/healthz", healthz)])
+    ended = told_to_end()
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    say(port=runner.addresses[0][1])
+    await ended.wait()
+    tally.report()
+    await runner.cleanup()
+
+
+async def serve_memory(route: str, secret: str, path: str) -> None:
+    """The client's own receiver with the store that forgets."""
+    from asana_webhooks import MemoryStore
+
+    await _serve_client(MemoryStore(), route, secret)
+
+
+async def serve_sqlite(route: str, secret: str, path: str) -> None:
+    """The client's own receiver with every delivery on the disk before it is answered."""
+    from asana_webhooks import SqliteStore
+
+    await _serve_client(SqliteStore(path), route, secret)
+
+
+async def _serve_client(store: "Store", route: str, secret: str) -> None:
+    from asana_webhooks import WebhooksClient
+
+    handled = Handled()
+    nowhere = "http://127.0.0.1:9"
+    client = WebhooksClient(
+        "token", public_url=f"{nowhere}/hooks", base_url=nowhere, store=store, port=0
+    )
+    client.on()(handled.handle)
+    ended = told_to_end()
+    async with client:
+        await _confirm(store, route, secret)
+        run = asyncio.create_task(client.run())
+        say(port=client.port)
+        await ended.wait()
+        await _emptied(store)
+        run.cancel()
+        await asyncio.wait([run])
+    handled.report()
+
+
+async def _confirm(store: "Store", route: str, secret: str) -> None:
+    from asana_webhooks.models import Route
+
+    target = f"http://127.0.0.1:9/hooks/{route}"
+    await store.reserve(Route(id=route, target=target, resource="1204619"), ttl=60)
+    await store.add_candidate(route, secret)
+    await store.confirm(route, gid="1", secret=secret)
+
+
+async def _emptied(store: "Store") -> None:
+    with suppress(TimeoutError):  # the parent sees what is missing
+        async with asyncio.timeout(DRAIN_TIMEOUT):
+            while await store.waiting():  # noqa: ASYNC110 - a store has no such event
+                await asyncio.sleep(0.01)
+
+
+async def serve_fastapi(route: str, secret: str, path: str) -> None:
+    """What many deploy: the signature checked, the body parsed, nothing kept."""
+    import uvicorn
+    from fastapi import FastAPI, Request, Response
+
+    tally = Tally()
+    app = FastAPI()
+
+    @app.post("/hooks/{route}")
+    async def receive(route: str, request: Request) -> Response:
+        body = await request.body()
+        expected = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(expected, request.headers.get("X-Hook-Signature", "")):
+            return Response(status_code=401)
+        json.loads(body)
+        tally.count()
+        return Response()
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        return Response()
+
+    told_to_end()
+    config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no such event
+        await asyncio.sleep(0.01)
+    say(port=server.servers[0].sockets[0].getsockname()[1])
+    await serving  # uvicorn takes the signal
+    tally.report()
+
+
+def serve_flask(route: str, secret: str, path: str) -> None:
+    """The same on Flask, in one synchronous worker of gunicorn."""
+    from flask import Flask, request
+    from gunicorn.app.base import BaseApplication
+
+    tally = Tally()
+    app = Flask("benchmark")
+
+    @app.post("/hooks/<route>")
+    def receive(route: str) -> tuple[str, int]:
+        body = request.get_data()
+        expected = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(expected, request.headers.get("X-Hook-Signature", "")):
+            return "", 401
+        json.loads(body)
+        tally.count()
+        return "", 200
+
+    @app.get("/healthz")
+    def healthz() -> tuple[str, int]:
+        return "", 200
+
+    class Gunicorn(BaseApplication):  # type: ignore[misc]
+        def load_config(self) -> None:
+            self.cfg.set("bind", "127.0.0.1:0")
+            self.cfg.set("workers", 1)
+            self.cfg.set("loglevel", "error")
+            self.cfg.set("when_ready", lambda arbiter: say(port=_port(arbiter)))
+            self.cfg.set("worker_exit", lambda arbiter, worker: tally.report())
+
+        def load(self) -> Flask:
+            return app
+
+    Gunicorn().run()
+
+
+def _port(arbiter: Any) -> int:
+    port: int = arbiter.LISTENERS[0].sock.getsockname()[1]
+    return port
+
+
+Serve = Callable[[str, str, str], Coroutine[Any, Any, None]]
+SERVERS: dict[str, Serve] = {
+    "bare": serve_bare,
+    "memory": serve_memory,
+    "sqlite": serve_sqlite,
+    "fastapi": serve_fastapi,
+}
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the loop: uvloop when it is asked for, for uvicorn whenever it is there."""
+    if name.endswith("-uvloop") or (name == "fastapi" and has("uvloop")):
+        import uvloop
+
+        return uvloop.new_event_loop
+    return None
+
+
+def main() -> None:
+    """Run the server that is named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    parser.add_argument("route")
+    parser.add_argument("secret")
+    parser.add_argument("path")
+    options = parser.parse_args()
+    arguments = options.route, options.secret, options.path
+    if options.name == "flask":
+        serve_flask(*arguments)
+        return
+    serve = SERVERS[options.name.removesuffix("-uvloop")]
+    with asyncio.Runner(loop_factory=loop_factory(options.name)) as runner:
+        runner.run(serve(*arguments))
+
+
+if __name__ == "__main__":
+    main()
