@@ -105,6 +105,7 @@ class _Accepted(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> None:
         """Write it."""
         await request.writer.write(_accepted_at(int(time.time())))
+        await request.writer.drain()  # until a client that asks without reading has read
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Do nothing: it is written whole."""

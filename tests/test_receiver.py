@@ -14,7 +14,8 @@ import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ PATH = f"/hooks/{ROUTE}".encode()
 HEARTBEAT = b'{"events":[]}'
 MAX_BODY = 10_000
 CANARY = b"canary"
+MINUTE = timedelta(minutes=1)
 
 KEY = """-----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgQewChEARy/1HsaEm
@@ -344,6 +346,33 @@ async def test_trailer_does_not_become_a_header_of_the_next_request(receiver: Re
 )
 async def test_signed_request_is_accepted(receiver: Receiver, data: bytes) -> None:
     assert (await ask(receiver, data)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "connection", "stays"),
+    [
+        pytest.param(signed(), None, True, id="HTTP/1.1"),
+        pytest.param(signed(b"Connection: close"), "close", False, id="HTTP/1.1, once"),
+        pytest.param(chunked(HEARTBEAT, signature(HEARTBEAT)), "close", False, id="chunked"),
+        pytest.param(signed(line=b"POST " + PATH + b" HTTP/1.0"), None, False, id="HTTP/1.0"),
+        pytest.param(
+            signed(b"Connection: keep-alive", line=b"POST " + PATH + b" HTTP/1.0"),
+            "keep-alive",
+            True,
+            id="HTTP/1.0, kept alive",
+        ),
+    ],
+)
+async def test_accepted_delivery_leaves_the_connection_as_its_client_wants_it(
+    receiver: Receiver, data: bytes, connection: str | None, *, stays: bool
+) -> None:
+    async with connect(receiver) as peer:
+        peer.send(data)
+        answer = await peer.answer()
+        assert (answer.status, answer.headers.get("connection")) == (200, connection)
+        assert abs(parsedate_to_datetime(answer.headers["date"]) - datetime.now(UTC)) < MINUTE
+        peer.send(b"\0")
+        assert statuses(await peer.closed()) == ([400] if stays else [])
 
 
 @pytest.mark.parametrize(
@@ -1292,30 +1321,37 @@ async def test_request_that_takes_too_long_is_cut_off_when_the_receiver_stops(
     assert await store.waiting() == 0
 
 
-async def test_client_that_never_reads_does_not_keep_the_receiver_from_stopping(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "data", [pytest.param(PROBE, id="probes"), pytest.param(signed(), id="heartbeats")]
+)
+async def test_client_that_never_reads_is_not_read_and_does_not_keep_the_receiver_from_stopping(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: bytes
 ) -> None:
     monkeypatch.setattr(receiver_module, "SHUTDOWN_TIMEOUT", 0.05)
     monkeypatch.setattr(receiver_module, "CANCEL_TIMEOUT", 0.05)
-    with socket.create_connection(("127.0.0.1", receiver.port)) as client:
-        client.settimeout(0)
-        await flood_until_stuck(client)
-        before = asyncio.all_tasks()
-        async with stopping(receiver):
-            pass
-        assert not any("RequestHandler" in repr(task) for task in asyncio.all_tasks() & before)
+    path = str(tmp_path / "hooks.sock")
+    with socket.socket(socket.AF_UNIX) as client:  # its buffers are small
+        async with serve(endpoint, unix_socket=path) as receiver:
+            client.connect(path)
+            client.settimeout(0)
+            with anyio.fail_after(10):
+                await flood_until_stuck(client, receiver, data)
+            with anyio.fail_after(3):
+                await receiver.__aexit__(None, None, None)
 
 
-async def flood_until_stuck(client: socket.socket) -> None:
-    """Ask, and never listen, until the receiver does not read any more."""
-    idle_turns = 0
-    while idle_turns < 1000:
-        try:
-            client.send(PROBE * 1000)
-            idle_turns = 0
-        except BlockingIOError:
-            idle_turns += 1
+async def flood_until_stuck(client: socket.socket, receiver: Receiver, data: bytes) -> None:
+    """Ask, and never listen, until the receiver has taken no request for a hundred turns."""
+    assert receiver._listening is not None
+    _, server = receiver._listening
+    still, unsent = 0, b""
+    while still < 100:
+        taken = server.requests_count
+        unsent = unsent or data * 1000
+        with suppress(BlockingIOError):
+            unsent = unsent[client.send(unsent) :]
         await checkpoint()
+        still = still + 1 if server.requests_count == taken else 0
 
 
 async def test_stop_in_a_cancelled_scope_answers_what_is_under_way(
