@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .api import WebhooksApi
     from .client import WebhooksClient
     from .stores.memory import MemoryStore
+    from .stores.redis import RedisStore
     from .stores.sqlite import SqliteStore
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ __all__ = [
     "Page",
     "PermissionDeniedError",
     "RateLimitedError",
+    "RedisStore",
     "Resource",
     "ServerError",
     "SignatureError",
@@ -68,6 +70,7 @@ __all__ = [
 
 _LAZY = {
     "MemoryStore": ".stores.memory",
+    "RedisStore": ".stores.redis",
     "SqliteStore": ".stores.sqlite",
     "WebhooksApi": ".api",
     "WebhooksClient": ".client",

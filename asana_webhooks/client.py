@@ -20,6 +20,7 @@ from .protocol import MAX_BODY
 from .receiver import MAX_CONNECTIONS, Receiver, aiohttp_app
 from .stores import Store
 from .stores.memory import MemoryStore
+from .stores.redis import RedisStore
 from .stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -29,16 +30,20 @@ __all__ = ["WebhooksClient", "open_store"]
 
 
 def open_store(url: str) -> Store:
-    """Return the store that a URL names, not entered yet; raises ValueError for any other text.
+    """Return the store that a URL names, not entered yet.
 
-    ``memory:``, ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``.
+    ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute/path.db``, or with the extra
+    ``redis`` ``redis://host:6379/0`` (``rediss://``, ``unix://``). Raises ValueError for any other
+    text, and when the extra is not installed.
     """
+    scheme, _, rest = url.partition(":")
     if url == "memory:":
         return MemoryStore()
-    scheme, separator, path = url.partition(":///")
-    if scheme == "sqlite" and separator and path:
-        return SqliteStore(path)
-    msg = "store must be 'memory:', 'sqlite:///file.db' or a store object"
+    if scheme == "sqlite" and rest.startswith("///") and len(rest) > 3:
+        return SqliteStore(rest[3:])
+    if scheme in ("redis", "rediss", "unix"):
+        return RedisStore(url)
+    msg = "store must be 'memory:', 'sqlite:///file.db', 'redis://host' or a store object"
     raise ValueError(msg)
 
 

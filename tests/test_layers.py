@@ -73,7 +73,7 @@ def modules() -> dict[str, Path]:
 
 def room_of(module: str) -> str:
     """Return the room that a module belongs to: its own, or the folder that is one room."""
-    folders = ("simulator", "cli", "stores.sqlite")
+    folders = ("simulator", "cli", "stores.postgres", "stores.redis", "stores.sqlite")
     return next((folder for folder in folders if f"{module}.".startswith(f"{folder}.")), module)
 
 

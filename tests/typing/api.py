@@ -27,6 +27,7 @@ from asana_webhooks import (
     Page,
     PermissionDeniedError,
     RateLimitedError,
+    RedisStore,
     Resource,
     ServerError,
     SignatureError,
@@ -92,6 +93,7 @@ def takes_any_store(store: Store) -> None: ...
 
 
 takes_any_store(MemoryStore())
+takes_any_store(RedisStore("redis://127.0.0.1:6379/0", prefix="bots:"))
 takes_any_store(SqliteStore("asana-webhooks.db"))
 
 

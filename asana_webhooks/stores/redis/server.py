@@ -1,0 +1,165 @@
+"""The connection to the server: how scripts are run on it, and what its failures mean."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ...errors import StoreError
+from .scripts import Script
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+__all__ = ["SOCKET_TIMEOUT", "Server", "connect", "tagged"]
+
+logger = logging.getLogger(__name__)
+
+SOCKET_TIMEOUT = 4.0
+"""For how many seconds a connection waits for the server."""
+
+CALL_TIMEOUT = 4.4
+"""For how many seconds a call waits in all: for a connection, and for the answer."""
+
+MAX_CONNECTIONS = 16
+
+REMEDIES = {
+    "AuthenticationError": "it refused the user or the password: check both in its URL, with"
+    " special characters percent-encoded",
+    "NoPermissionError": "its user may not do this: allow it EVALSHA, EVAL and the commands of"
+    " scripts on the keys of the prefix",
+    "BusyLoadingError": "it is still reading its data: wait for it",
+    "OutOfMemoryError": "its memory is full: raise its maxmemory, or let handlers run",
+    "ReadOnlyError": "it is a replica, which cannot be written: connect to the primary",
+    "ConnectionError": "it cannot be reached: check that it runs, and its address",
+    "TimeoutError": "it does not answer: check its load, and the network",
+    "SSLError": "TLS failed: check that it speaks TLS, and who signed its certificate",
+    "OSError": "it cannot be reached: check that it runs, and its address",
+}
+"""By the name of an error, or of the nearest of its bases."""
+
+DISK_REMEDY = "it cannot write to its disk: see its log, and free some space"
+
+
+def connect(url: str) -> Redis:
+    """Return a client for this URL; raises ValueError when it is none, or without the library."""
+    try:
+        from redis.asyncio import BlockingConnectionPool, Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+    except ImportError:
+        msg = "RedisStore needs the redis library: pip install 'asana-webhooks[redis]'"
+        raise ValueError(msg) from None
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=SOCKET_TIMEOUT,
+            socket_timeout=SOCKET_TIMEOUT,
+            socket_connect_timeout=SOCKET_TIMEOUT,
+            # A repeated claim would leave its first lease to run out; who calls may call again.
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError:  # it may quote the password
+        msg = (
+            "the store's URL is not one of Redis: write redis://user:password@host:port/0, with"
+            " special characters of the password percent-encoded"
+        )
+        raise ValueError(msg) from None
+    return Redis.from_pool(pool)
+
+
+def tagged(prefix: str) -> str:
+    """Return the prefix with its name as a hash tag, so that a cluster keeps all in one slot."""
+    name = prefix.rstrip(":")
+    if not name:
+        msg = "a store's prefix must have a name in it"
+        raise ValueError(msg)
+    return f"{{{name}}}:"
+
+
+class Server:
+    """Runs scripts; whatever goes wrong is a StoreError."""
+
+    def __init__(self, client: Redis, prefix: str) -> None:
+        from redis.client import NEVER_DECODE
+        from redis.exceptions import NoScriptError, RedisError
+
+        self.client = client
+        self.place = _place(client)
+        self._prefix = prefix
+        self._raw = {NEVER_DECODE: True}  # whatever a client that was given would do
+        self._unknown = NoScriptError
+        self._failures = (RedisError, OSError, TimeoutError)
+
+    async def run(self, script: Script, *arguments: bytes | str | int) -> Any:
+        """Return the script's answer, with bytes for text."""
+        execute: Any = self.client.execute_command  # its arguments have no types
+        rest = (1, self._prefix, *arguments)
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                try:
+                    return await execute("EVALSHA", script.sha, *rest, **self._raw)
+                except self._unknown:
+                    return await execute("EVAL", script.text, *rest, **self._raw)
+        except self._failures as error:
+            msg = f"the store on {self.place} failed: {_explain(error)}"
+            raise StoreError(msg) from error
+
+    async def check(self) -> None:
+        """Log what the server's settings may cost."""
+        try:
+            settings = await self.client.config_get(
+                "maxmemory", "maxmemory-policy", "appendonly", "save"
+            )
+        except self._failures:
+            logger.info(
+                "whether the Redis server at %s keeps everything could not be checked, CONFIG GET"
+                " is refused: it should have maxmemory-policy noeviction and appendonly yes",
+                self.place,
+            )
+            return
+        for risk in _risks(settings):
+            logger.warning("the Redis server at %s %s", self.place, risk)
+
+
+def _place(client: Redis) -> str:
+    settings = client.connection_pool.connection_kwargs
+    address = f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
+    return str(settings.get("path") or address)
+
+
+def _explain(error: Exception) -> str:
+    """Return the remedy for the innermost cause that has one; redis wraps what it meets."""
+    if str(error).startswith("MISCONF"):
+        return DISK_REMEDY
+    for cause in reversed(list(_causes(error))):
+        for base in type(cause).__mro__:
+            if base.__name__ in REMEDIES:
+                return REMEDIES[base.__name__]
+    return f"unexpected {type(error).__name__}"  # its text may quote what was to be stored
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _risks(settings: dict[Any, Any]) -> list[str]:
+    risks = []
+    policy = settings["maxmemory-policy"]
+    if settings["maxmemory"] != "0" and policy != "noeviction":
+        risks.append(
+            f"evicts keys (maxmemory-policy {policy}): when its memory is full, deliveries that"
+            " were answered 200 are lost; set it to noeviction"
+        )
+    if settings["appendonly"] != "yes":
+        lost = "what came since its last snapshot" if settings["save"] else "everything"
+        risks.append(
+            f"keeps no append-only file: when it stops, {lost} is lost, routes and their secrets"
+            " included; set appendonly yes"
+        )
+    return risks

@@ -1,0 +1,684 @@
+"""The store on a real Valkey: the contract, and what only a server can do or suffer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import redis
+import redis.asyncio
+from anyio import wait_all_tasks_blocked
+from anyio.lowlevel import checkpoint
+from conftest import eventually
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import rule, run_state_machine_as_test
+from test_store_machine import MAX_WAITING, StoreMachine
+from test_stores import *  # noqa: F403 - the contract, with the fixture below instead of its own
+from test_stores import NOON, Clock, confirm, delivery, letter, numbers, put, route, take
+from valkey_server import TO_A_DISK, ClockedRedisStore, ValkeyServer, running_valkey, valkey
+
+from asana_webhooks.errors import StoreError
+from asana_webhooks.models import Claim, Delivery, WebhookFilter
+from asana_webhooks.stores import Store
+from asana_webhooks.stores.redis import LAYOUT_VERSION, RedisStore
+from asana_webhooks.stores.redis import server as redis_server
+from asana_webhooks.stores.redis.gathering import Gatherer
+
+__all__ = ["valkey"]
+
+
+@pytest.fixture
+def make_store(valkey: ValkeyServer, clock: Clock) -> Callable[..., Store]:
+    def make(**options: Any) -> Store:
+        return ClockedRedisStore(valkey, clock, **options)
+
+    return make
+
+
+@pytest.fixture
+def server(valkey: ValkeyServer) -> ValkeyServer:
+    """Return the server with nothing on it."""
+    with valkey.client() as client:
+        client.flushall()
+    return valkey
+
+
+@pytest.fixture
+def own_server() -> Iterator[ValkeyServer]:
+    """Yield a server that the test may harm."""
+    with running_valkey(*TO_A_DISK) as started:
+        yield started
+
+
+def redis_calls(server: ValkeyServer) -> int:
+    """Return how many scripts the server was asked to run."""
+    with server.client() as client:
+        statistics = client.info("commandstats")
+    return sum(statistics.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in CALLS)
+
+
+CALLS = ("eval", "evalsha")
+
+
+def configure(server: ValkeyServer, **values: str) -> None:
+    with server.client() as client:
+        for name, value in values.items():
+            client.config_set(name, value)
+
+
+async def in_a_second(call: Coroutine[Any, Any, Any]) -> Any:
+    with anyio.fail_after(1):
+        return await call
+
+
+@contextlib.contextmanager
+def pausing(server: ValkeyServer) -> Iterator[None]:
+    """Let the server run nothing, and answer nothing, inside."""
+    server.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.signal(signal.SIGCONT)
+
+
+# Any sequence of calls
+
+
+def test_store_answers_as_the_model_does(valkey: ValkeyServer) -> None:
+    class RedisMachine(StoreMachine):
+        prefix = ""
+
+        def make(self, directory: Path) -> Store:
+            self.prefix = f"{directory.name}:"
+            return self.make_again()
+
+        def make_again(self) -> Store:
+            return ClockedRedisStore(
+                valkey, lambda: self.model.now, self.prefix, max_waiting=MAX_WAITING
+            )
+
+        @rule()
+        def open_again(self) -> None:
+            self.run(self.store.__aexit__(None, None, None))
+            self.store = self.run(self.make_again().__aenter__())
+
+    run_state_machine_as_test(
+        RedisMachine,
+        settings=settings(
+            max_examples=20,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
+
+
+# Several processes
+
+
+async def test_delivery_put_by_one_is_claimed_by_another_at_once(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as receiver, RedisStore(server.url) as worker:
+        await put(receiver, 1)
+        assert numbers(await take(worker)) == [1]
+        assert await receiver.claim(limit=1, lease=30) is None
+
+
+async def test_handshake_at_one_is_known_at_the_other_at_once(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as poster, RedisStore(server.url) as receiver:
+        await poster.reserve(route(), ttl=60)
+        assert await receiver.add_candidate("r1", "secret")
+        assert await receiver.put(delivery(1), candidate="secret")
+        assert await poster.confirm("r1", gid="77", secret="secret")
+        found = await receiver.get_route("r1")
+        assert found is not None
+        assert (found.state, found.secret) == ("confirmed", "secret")
+        assert numbers(await take(receiver)) == [1]
+
+
+async def test_of_reservations_at_once_in_two_processes_one_is_made(server: ValkeyServer) -> None:
+    answers: list[bool] = []
+
+    async def reserve(store: Store, id_: str) -> None:
+        answers.append(await store.reserve(route(id_), ttl=60, sole=True))
+
+    async with RedisStore(server.url) as one, RedisStore(server.url) as two:
+        await asyncio.gather(*(reserve((one, two)[n % 2], f"r{n}") for n in range(16)))
+    assert sorted(answers) == [False] * 15 + [True]
+
+
+async def test_workers_of_two_processes_handle_each_delivery_once_and_in_order(
+    server: ValkeyServer,
+) -> None:
+    handled: list[int] = []
+
+    async def work(store: Store) -> None:
+        while claim := await store.claim(limit=3, lease=30):
+            handled.extend(numbers(claim))
+            assert await store.finish(claim, claim.deliveries)
+
+    async with RedisStore(server.url) as one, RedisStore(server.url) as two:
+        for number in range(60):
+            await put(one, number, route=f"r{number % 6}")
+        async with anyio.create_task_group() as tasks:
+            for store in (one, two, one, two):
+                tasks.start_soon(work, store)
+    assert sorted(handled) == list(range(60))
+    for first in range(6):
+        assert [n for n in handled if n % 6 == first] == list(range(first, 60, 6))
+
+
+async def test_same_delivery_at_two_receivers_at_once_is_kept_once(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as one, RedisStore(server.url) as two:
+        answers = await asyncio.gather(*(store.put(delivery(1)) for store in (one, two) * 8))
+        assert sorted(answers) == [False] * 15 + [True]
+        assert await one.waiting() == 1
+
+
+async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
+    server: ValkeyServer,
+) -> None:
+    async with RedisStore(server.url) as dead, RedisStore(server.url) as living:
+        await put(dead, 1, 2)
+        late = await take(dead, lease=0.05)
+        assert await living.claim(limit=10, lease=30) is None
+        owner = await eventually(lambda: living.claim(limit=10, lease=30))
+        assert owner.fence > late.fence
+        assert numbers(owner) == [1, 2]
+        assert not await dead.finish(late, late.deliveries)
+        assert not await dead.ack(late, late.deliveries)
+        assert not await dead.renew(late, lease=30)
+        assert not await dead.release(late, late.deliveries[0], delay=0.0, attempts=1, done=0)
+        assert not await dead.bury(late, late.deliveries[0], [letter()])
+        assert await living.finish(owner, owner.deliveries)
+        assert await living.waiting() == 0
+
+
+async def test_renewed_lease_outlives_its_first_end(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        claim = await take(store, lease=0.02)
+        assert await store.renew(claim, lease=30)
+        await anyio.sleep(0.05)
+        assert await store.claim(limit=1, lease=30) is None
+
+
+async def test_server_whose_clock_goes_back_holds_up_nothing(
+    server: ValkeyServer, clock: Clock
+) -> None:
+    async with ClockedRedisStore(server, clock) as store:
+        await put(store, 1, 2)
+        claim = await take(store, limit=1)
+        await store.release(claim, claim.deliveries[0], delay=5.0, attempts=1, done=0)
+        await store.finish(claim)
+        clock.now -= 3600
+        await put(store, 3)
+        claim = await take(store, lease=30)
+        assert numbers(claim) == [2, 3]
+        await store.finish(claim, claim.deliveries)
+        clock.now += 5
+        assert numbers(await take(store)) == [1]
+
+
+async def test_stores_with_other_prefixes_are_apart_and_a_cluster_keeps_each_in_one_slot(
+    server: ValkeyServer,
+) -> None:
+    async with RedisStore(server.url) as one, RedisStore(server.url, prefix="others") as two:
+        await confirm(one)
+        await put(one, 1)
+        assert await one.put(delivery(2), reason="odd")
+        assert await two.waiting() == 0
+        assert await two.get_route("r1") is None
+    with server.client() as client:
+        keys = list(client.scan_iter())
+    assert {key.partition(b":")[0] for key in keys} == {b"{asana-webhooks}", b"{others}"}
+
+
+# Round trips
+
+
+async def test_puts_at_once_share_round_trips(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 0)
+        before = redis_calls(server)
+        answers = await asyncio.gather(*(store.put(delivery(n)) for n in (*range(1, 200), 5)))
+        assert sorted(answers) == [False] + [True] * 199
+        assert redis_calls(server) - before <= 4
+        assert await store.waiting() == 200
+
+
+async def test_lookups_at_once_share_round_trips(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await confirm(store)
+        await store.get_route("r1")
+        before = redis_calls(server)
+        found = await asyncio.gather(*(store.get_route(id_) for id_ in ["r1", "r2"] * 32))
+        assert [each is None for each in found] == [False, True] * 32
+        assert redis_calls(server) - before <= 2
+
+
+async def test_cancelled_put_harms_no_other(own_server: ValkeyServer) -> None:
+    answers: dict[int, bool] = {}
+
+    async def put_it(number: int, scope: anyio.CancelScope) -> None:
+        with scope:
+            answers[number] = await store.put(delivery(number))
+
+    scopes = [anyio.CancelScope() for _ in range(5)]
+    async with RedisStore(own_server.url) as store, anyio.create_task_group() as tasks:
+        with pausing(own_server):
+            tasks.start_soon(put_it, 0, scopes[0])
+            tasks.start_soon(put_it, 1, scopes[1])
+            await wait_all_tasks_blocked()
+            for number in (2, 3, 4):
+                tasks.start_soon(put_it, number, scopes[number])
+            await wait_all_tasks_blocked()
+            scopes[1].cancel()  # on its way
+            scopes[3].cancel()  # not yet sent, and so never
+            await wait_all_tasks_blocked()
+    assert answers == {0: True, 2: True, 4: True}
+    async with RedisStore(own_server.url) as store:
+        assert sorted(numbers(await take(store))) == [0, 1, 2, 4]
+
+
+async def test_large_bodies_arrive_and_claims_of_them_are_bounded(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        bodies = [bytes([number]) + os.urandom(2 * 1024 * 1024 - 1) for number in range(6)]
+        given = [
+            Delivery(route="r1", body=body, digest=body[:32], received_at=NOON) for body in bodies
+        ]
+        assert await asyncio.gather(*map(store.put, given)) == [True] * 6
+        first = await take(store)
+        assert [d.body for d in first.deliveries] == bodies[:4]
+        assert await store.finish(first, first.deliveries)
+        assert [d.body for d in (await take(store)).deliveries] == bodies[4:]
+
+
+async def test_digests_are_forgotten_by_the_server(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+    with server.client() as client:
+        (key,) = client.scan_iter("*seen:*")
+        assert 48 * 3600 < client.ttl(key) <= 49 * 3600
+
+
+# Cancelled claims
+
+
+async def cancel_a_claim(store: Store, server: ValkeyServer) -> None:
+    with pausing(server):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: store.claim(limit=1, lease=30.0))
+            await wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+
+
+async def test_cancelled_claim_is_given_back(own_server: ValkeyServer) -> None:
+    async with RedisStore(own_server.url) as other:
+        async with RedisStore(own_server.url) as store:
+            await put(store, 1)
+            await cancel_a_claim(store, own_server)
+        assert numbers(await take(other)) == [1]
+
+
+async def test_cancelled_claim_of_nothing_leaves_nothing_to_give_back(
+    own_server: ValkeyServer,
+) -> None:
+    async with RedisStore(own_server.url) as store:
+        await cancel_a_claim(store, own_server)
+        await put(store, 1)
+        assert numbers(await take(store)) == [1]
+
+
+async def test_cancelled_claim_that_fails_is_told_to_the_log(
+    own_server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with RedisStore(own_server.url) as store:
+        await put(store, 1)
+        own_server.signal(signal.SIGSTOP)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: store.claim(limit=1, lease=30.0))
+            await wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        own_server.kill()
+    assert "ends with its lease" in caplog.text
+
+
+async def test_storm_of_cancelled_calls_leaves_the_store_at_work(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        for _ in range(20):
+            with anyio.move_on_after(0.001):
+                await asyncio.gather(
+                    *(store.retire("r1") for _ in range(20)), store.get_route("r1")
+                )
+        await checkpoint()
+        await put(store, 1)
+        assert numbers(await take(store)) == [1]
+
+
+# Failures
+
+
+async def test_server_that_was_killed_is_found_again_with_all_it_was_given(
+    own_server: ValkeyServer,
+) -> None:
+    async with RedisStore(own_server.url) as store:
+        await confirm(store)
+        await put(store, 1)
+        claim = await take(store)
+        own_server.kill()
+        for _ in range(2):
+            for call in (store.put(delivery(2)), store.get_route("r1"), store.waiting()):
+                with pytest.raises(StoreError, match="cannot be reached: check that it runs"):
+                    await in_a_second(call)
+            with pytest.raises(StoreError, match="cannot be reached"):
+                await in_a_second(store.claim(limit=1, lease=30))
+        own_server.start()
+        await put(store, 2)
+        assert await store.finish(claim, claim.deliveries)
+        assert numbers(await take(store)) == [2]
+
+
+async def test_server_restarted_between_calls_is_not_noticed(own_server: ValkeyServer) -> None:
+    async with RedisStore(own_server.url) as store:
+        await put(store, 1)
+        await anyio.to_thread.run_sync(own_server.stop)
+        await anyio.to_thread.run_sync(own_server.start)
+        assert not await store.put(delivery(1))
+        assert numbers(await take(store)) == [1]
+
+
+async def test_each_of_the_puts_that_fail_together_is_told(own_server: ValkeyServer) -> None:
+    async with RedisStore(own_server.url) as store:
+        own_server.signal(signal.SIGSTOP)
+        puts = [asyncio.create_task(store.put(delivery(number))) for number in range(3)]
+        await wait_all_tasks_blocked()
+        puts[1].cancel()
+        own_server.kill()
+        first, second, third = await asyncio.gather(*puts, return_exceptions=True)
+    assert isinstance(second, asyncio.CancelledError)
+    assert isinstance(first, StoreError)
+    assert isinstance(third, StoreError)
+    assert first is not third
+    assert str(first) == str(third)
+
+
+async def test_server_that_hangs_fails_a_call_in_time(
+    own_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert redis_server.SOCKET_TIMEOUT < redis_server.CALL_TIMEOUT < 5
+    async with RedisStore(own_server.url) as store:
+        await put(store, 1)
+        monkeypatch.setattr(redis_server, "CALL_TIMEOUT", 0.4)
+        with pausing(own_server):
+            with pytest.raises(StoreError, match="does not answer"):
+                await in_a_second(store.waiting())
+            sent = asyncio.create_task(store.put(delivery(2)))
+            await wait_all_tasks_blocked()
+            monkeypatch.undo()
+            with pytest.raises(StoreError, match="does not answer"):
+                await in_a_second(store.put(delivery(3)))
+            with pytest.raises(StoreError, match="does not answer"):
+                await sent
+        assert await store.waiting() in (1, 2)
+
+
+async def test_closing_waits_for_what_is_under_way(own_server: ValkeyServer) -> None:
+    store = await RedisStore(own_server.url).__aenter__()
+    with pausing(own_server):
+        task = asyncio.create_task(store.put(delivery(1)))
+        await wait_all_tasks_blocked()
+        closing = asyncio.create_task(store.__aexit__(None, None, None))
+        await wait_all_tasks_blocked()
+        assert not closing.done()
+    assert await task
+    await closing
+    with pytest.raises(StoreError, match="is not open: use it inside 'async with'"):
+        await store.waiting()
+
+
+async def test_bug_below_a_batch_is_told_to_all_who_asked() -> None:
+    async def send(parts: Any) -> list[int]:
+        raise LookupError("what was to be stored")
+
+    gatherer = Gatherer(send)
+    with pytest.raises(StoreError, match="^unexpected LookupError$"):
+        await gatherer.ask(b"question")
+
+
+async def test_server_without_memory_still_lets_the_inbox_be_emptied(
+    own_server: ValkeyServer,
+) -> None:
+    async with RedisStore(own_server.url) as store:
+        await put(store, 1, 2)
+        assert await store.put(delivery(3), reason="odd")
+        configure(own_server, maxmemory="1")
+        with pytest.raises(StoreError, match="memory is full: raise its maxmemory"):
+            await store.put(delivery(4))
+        first = await take(store, limit=1)
+        assert await store.release(first, first.deliveries[0], delay=0.0, attempts=1, done=0)
+        assert await store.finish(first)
+        claim = await take(store)
+        assert await store.renew(claim, lease=30)
+        assert await store.bury(claim, claim.deliveries[0], [letter()])
+        assert await store.finish(claim, claim.deliveries[1:])
+        assert await store.waiting() == 0
+        assert len(await store.dead_letters()) == 2
+
+
+async def test_replica_cannot_be_used(own_server: ValkeyServer) -> None:
+    with own_server.client() as client:
+        client.replicaof("127.0.0.1", "1")
+    with pytest.raises(StoreError, match="connect to the primary"):
+        await RedisStore(own_server.url).__aenter__()
+
+
+async def test_server_that_cannot_write_its_disk_is_named(own_server: ValkeyServer) -> None:
+    configure(own_server, appendonly="no", save="3600 1")
+    Path(own_server.path).with_name("dump.rdb").mkdir(exist_ok=True)
+    async with RedisStore(own_server.url) as store:
+        with own_server.client() as client:
+            await eventually(lambda: _saved(client))
+        with pytest.raises(StoreError, match="cannot write to its disk"):
+            await store.put(delivery(1))
+
+
+async def _saved(client: redis.Redis) -> bool:
+    state = client.info("persistence")
+    if state["rdb_last_bgsave_status"] == "ok" and not state["rdb_bgsave_in_progress"]:
+        client.bgsave()
+    return bool(state["rdb_last_bgsave_status"] == "err")
+
+
+async def test_unexpected_answer_is_not_quoted(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        with server.client() as client:
+            client.set("{asana-webhooks}:route:r1", "a string")
+        with pytest.raises(StoreError, match="failed: unexpected ResponseError$") as caught:
+            await store.retire("r1")
+        assert caught.value.__cause__ is not None
+
+
+async def test_server_that_forgot_the_scripts_is_told_them_again(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        with server.client() as client:
+            client.script_flush()
+        assert await asyncio.gather(*(store.put(delivery(n)) for n in (1, 2))) == [False, True]
+
+
+async def test_delivery_that_the_server_lost_is_handed_out_empty(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        with server.client() as client:
+            client.delete("{asana-webhooks}:deliveries:r1")
+        claim = await take(store)
+        assert claim.deliveries[0].body == b""
+        assert await store.finish(claim, claim.deliveries)
+
+
+async def test_expired_route_that_the_server_lost_harms_nothing(
+    server: ValkeyServer, clock: Clock
+) -> None:
+    async with ClockedRedisStore(server, clock, "lossy") as store:
+        await store.reserve(route(), ttl=1)
+        with server.client() as client:
+            client.delete("{lossy}:route:r1")
+        clock.now += 1
+        assert await store.waiting() == 0
+        assert await store.list_routes() == []
+        assert await store.reserve(route(), ttl=60)
+
+
+# Opening
+
+
+@pytest.mark.parametrize(
+    ("options", "warnings"),
+    [
+        ({}, []),
+        ({"maxmemory": "1gb"}, []),
+        ({"maxmemory-policy": "allkeys-lru"}, []),
+        (
+            {"maxmemory": "1gb", "maxmemory-policy": "allkeys-lru"},
+            ["evicts keys (maxmemory-policy allkeys-lru)"],
+        ),
+        ({"appendonly": "no", "save": ""}, ["when it stops, everything is lost"]),
+        (
+            {"appendonly": "no", "save": "3600 1"},
+            ["when it stops, what came since its last snapshot is lost"],
+        ),
+    ],
+)
+async def test_server_that_may_lose_deliveries_is_warned_of(
+    server: ValkeyServer,
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, str],
+    warnings: list[str],
+) -> None:
+    with server.client() as client:
+        before = client.config_get(*options) if options else {}
+    try:
+        configure(server, **options)
+        async with RedisStore(server.url):
+            pass
+    finally:
+        configure(server, **before)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == len(warnings)
+    for message, warning in zip(messages, warnings, strict=True):
+        assert warning in message
+        assert server.path in message
+
+
+async def test_settings_that_may_not_be_read_are_said_to_be_unchecked(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">word", "~*", "+@all", "-config")
+    async with RedisStore(f"unix://app:word@{server.path}") as store:
+        assert await store.waiting() == 0
+    assert "could not be checked" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+    assert "word" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rights", "remedy"),
+    [
+        (("+@all", ">another"), "refused the user or the password"),
+        (("+@all", "-evalsha", "-eval", ">sesame"), "its user may not do this"),
+    ],
+)
+async def test_refused_user_is_told_without_the_password(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture, rights: tuple[str, ...], remedy: str
+) -> None:
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "guest", "reset", "on", "~*", *rights)
+    store = RedisStore(f"unix://guest:sesame@{server.path}")
+    with pytest.raises(StoreError, match=remedy) as caught:
+        await store.__aenter__()
+    assert "sesame" not in f"{caught.value}{caught.value.__cause__!r}{store!r}{caplog.text}"
+
+
+async def test_server_that_does_not_run_is_named_without_the_password(free_port: int) -> None:
+    store = RedisStore(f"redis://guest:sesame@127.0.0.1:{free_port}/0")
+    started = time.monotonic()
+    with pytest.raises(StoreError, match=f"127.0.0.1:{free_port} .*check that it runs") as caught:
+        await store.__aenter__()
+    assert time.monotonic() - started < 5
+    assert "sesame" not in f"{caught.value}{caught.value.__cause__!r}{store!r}"
+
+
+async def test_server_without_tls_is_told_from_one_that_does_not_run(free_port: int) -> None:
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"-ERR Protocol error\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", free_port):
+        with pytest.raises(StoreError, match="TLS failed"):
+            await RedisStore(f"rediss://127.0.0.1:{free_port}").__aenter__()
+
+
+async def test_store_of_a_newer_version_is_refused(server: ValkeyServer) -> None:
+    with server.client() as client:
+        client.set("{asana-webhooks}:version", LAYOUT_VERSION + 1)
+    with pytest.raises(StoreError, match="newer version"):
+        await RedisStore(server.url).__aenter__()
+
+
+async def test_store_is_opened_once(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        with pytest.raises(StoreError, match="open already"):
+            await store.__aenter__()
+        assert await store.waiting() == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"decode_responses": True}, {"protocol": 2}])
+async def test_client_that_was_given_stays_open(
+    server: ValkeyServer, options: dict[str, Any]
+) -> None:
+    async with redis.asyncio.Redis.from_url(server.url, **options) as client:
+        async with RedisStore(client) as store:
+            filters = (WebhookFilter(action="added"),)
+            await store.reserve(route(filters=filters, heartbeat_at=NOON), ttl=60)
+            assert await store.get_route("r1") == route(filters=filters, heartbeat_at=NOON)
+            assert await store.put(Delivery(**{**_fields(delivery()), "body": b"\xff\x00"}))
+            claim: Claim = await take(store)
+            assert claim.deliveries[0].body == b"\xff\x00"
+        assert await client.ping()
+
+
+def _fields(given: Delivery) -> dict[str, Any]:
+    return {name: getattr(given, name) for name in given.__struct_fields__}
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost", "redis://:pa/sesame@localhost:1/0", "redis://:a@h:sesame/0"]
+)
+def test_bad_url_is_refused_without_quoting_it(url: str) -> None:
+    with pytest.raises(ValueError, match="percent-encoded") as caught:
+        RedisStore(url)
+    assert "sesame" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_prefix_needs_a_name() -> None:
+    with pytest.raises(ValueError, match="prefix"):
+        RedisStore("redis://localhost", prefix=":")
+
+
+def test_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    with pytest.raises(ValueError, match=r"pip install 'asana-webhooks\[redis\]'"):
+        RedisStore("redis://localhost")
