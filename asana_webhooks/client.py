@@ -210,11 +210,13 @@ class WebhooksClient(WebhooksApi):
     async def delete_webhook(self, gid: str) -> None:
         """Delete a webhook at Asana, and retire its route if the store holds it.
 
-        What was received before is still handled; what comes later is answered 404.
+        What was received before is still handled; what comes later is answered 404, by other
+        processes that share the store within a second.
         """
         await super().delete_webhook(gid)
         for route in await self._routes_of(gid):
             await self._opened().store.retire(route.id)
+            self._opened().endpoint.forget(route.id)
 
     # Events
 

@@ -120,6 +120,10 @@ class Endpoint:
             if sighting.at >= since and (sighting.route == route or sighting.status == 404)
         )
 
+    def forget(self, route: str) -> None:
+        """Look this route up again at its next request: it has changed."""
+        self._known.pop(route, None)
+
     async def _probe(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
             return NOT_GET

@@ -133,6 +133,7 @@ async def test_deleted_webhook_is_retired_and_its_deliveries_are_refused_quietly
     caplog.set_level(logging.INFO)
     async with make_client() as client:
         webhook = await client.ensure(asana.project)
+        await asana.settled()  # the first heartbeat has made the route known
         await client.delete_webhook(webhook.gid)
         assert webhook.target is not None
         assert webhook.secret is not None
@@ -150,6 +151,7 @@ async def test_deliveries_for_a_deleted_webhook_are_answered_410_if_asked_to(
 ) -> None:
     async with make_client(answer_gone=True) as client:
         webhook = await client.ensure(asana.project)
+        await asana.settled()  # the first heartbeat has made the route known
         await client.delete_webhook(webhook.gid)
         async with httpx.AsyncClient() as http:
             assert (await http.post(webhook.target or "")).status_code == 410
