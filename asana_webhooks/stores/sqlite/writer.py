@@ -44,7 +44,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._gathered: list[_Job] = []
+        self._jobs: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self._asked, self._answered = 1, 0  # asked to start
         self._watched = False
         # A daemon: an event loop that died without closing the store must not hang the process.
@@ -57,6 +58,7 @@ class Writer:
 
     async def stop(self) -> None:
         """Do what was asked for, then close. Raises StoreError when the disk does not answer."""
+        self._hand_over()
         self._jobs.put(None)
         cancelled = await _outlast(self._stopped, CLOSE_TIMEOUT)
         if not self._stopped.done():
@@ -80,10 +82,17 @@ class Writer:
 
     def _enqueue(self, *job: *_Job) -> None:
         self._asked += 1
-        self._jobs.put(job)
+        if not self._gathered:
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append(job)
         if not self._watched:
             self._watched = True
             self._loop.call_later(PATIENCE, self._give_way, self._answered)
+
+    def _hand_over(self) -> None:
+        """Wake the thread once for what came in one turn of the loop: fewer, larger commits."""
+        self._jobs.put(self._gathered)
+        self._gathered = []
 
     def _give_way(self, answered: int) -> None:
         """Rest for a moment if nothing was answered since the last look.
@@ -111,10 +120,10 @@ class Writer:
 
     def _batches(self) -> Iterator[list[_Job]]:
         while True:
-            batch = [self._jobs.get()]
-            batch += [self._jobs.get_nowait() for _ in range(self._jobs.qsize())]
-            yield [job for job in batch if job is not None]
-            if None in batch:
+            parts = [self._jobs.get()]
+            parts += [self._jobs.get_nowait() for _ in range(self._jobs.qsize())]
+            yield [job for part in parts if part is not None for job in part]
+            if None in parts:
                 return
 
     def _commit(self, tables: Tables, batch: list[_Job]) -> list[_Outcome]:
