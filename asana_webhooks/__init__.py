@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .api import WebhooksApi
     from .client import WebhooksClient
     from .stores.memory import MemoryStore
+    from .stores.postgres import PostgresStore
     from .stores.redis import RedisStore
     from .stores.sqlite import SqliteStore
 
@@ -53,6 +54,7 @@ __all__ = [
     "NotFoundError",
     "Page",
     "PermissionDeniedError",
+    "PostgresStore",
     "RateLimitedError",
     "RedisStore",
     "Resource",
@@ -70,6 +72,7 @@ __all__ = [
 
 _LAZY = {
     "MemoryStore": ".stores.memory",
+    "PostgresStore": ".stores.postgres",
     "RedisStore": ".stores.redis",
     "SqliteStore": ".stores.sqlite",
     "WebhooksApi": ".api",

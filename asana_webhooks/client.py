@@ -20,6 +20,7 @@ from .protocol import MAX_BODY
 from .receiver import MAX_CONNECTIONS, Receiver, aiohttp_app
 from .stores import Store
 from .stores.memory import MemoryStore
+from .stores.postgres import PostgresStore
 from .stores.redis import RedisStore
 from .stores.sqlite import SqliteStore
 
@@ -32,9 +33,9 @@ __all__ = ["WebhooksClient", "open_store"]
 def open_store(url: str) -> Store:
     """Return the store that a URL names, not entered yet.
 
-    ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute/path.db``, or with the extra
-    ``redis`` ``redis://host:6379/0`` (``rediss://``, ``unix://``). Raises ValueError for any other
-    text, and when the extra is not installed.
+    ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute/path.db``; with the extra
+    ``redis``, ``redis://host:6379/0`` (``rediss://``, ``unix://``); with the extra ``postgres``,
+    ``postgresql://host/database``. Raises ValueError for any other text.
     """
     scheme, _, rest = url.partition(":")
     if url == "memory:":
@@ -43,7 +44,12 @@ def open_store(url: str) -> Store:
         return SqliteStore(rest[3:])
     if scheme in ("redis", "rediss", "unix"):
         return RedisStore(url)
-    msg = "store must be 'memory:', 'sqlite:///file.db', 'redis://host' or a store object"
+    if scheme in ("postgresql", "postgres"):
+        return PostgresStore(url)
+    msg = (
+        "store must be 'memory:', 'sqlite:///file.db', 'redis://host', 'postgresql://host/database'"
+        " or a store object"
+    )
     raise ValueError(msg)
 
 

@@ -13,6 +13,7 @@ from conftest import eventually, until
 from asana_webhooks import (
     Event,
     MemoryStore,
+    PostgresStore,
     RedisStore,
     SqliteStore,
     StoreError,
@@ -321,6 +322,8 @@ def test_store_urls(tmp_path: Path) -> None:
     assert isinstance(open_store(f"sqlite:///{tmp_path}/absolute.db"), SqliteStore)
     for url in ("redis://127.0.0.1:6379/0", "rediss://u:p@127.0.0.1", "unix:///run/valkey.sock"):
         assert isinstance(open_store(url), RedisStore)
+    for url in ("postgresql://u:p@127.0.0.1/hooks", "postgres://127.0.0.1:5432/hooks"):
+        assert isinstance(open_store(url), PostgresStore)
 
 
 @pytest.mark.parametrize(

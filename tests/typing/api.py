@@ -26,6 +26,7 @@ from asana_webhooks import (
     NotFoundError,
     Page,
     PermissionDeniedError,
+    PostgresStore,
     RateLimitedError,
     RedisStore,
     Resource,
@@ -93,6 +94,7 @@ def takes_any_store(store: Store) -> None: ...
 
 
 takes_any_store(MemoryStore())
+takes_any_store(PostgresStore("postgresql://127.0.0.1/hooks", schema="bots"))
 takes_any_store(RedisStore("redis://127.0.0.1:6379/0", prefix="bots:"))
 takes_any_store(SqliteStore("asana-webhooks.db"))
 

@@ -1,0 +1,827 @@
+"""The PostgreSQL store on a real server: the contract, many processes, and what may go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import asyncpg
+import msgspec
+import pytest
+from conftest import eventually
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+from postgres_server import PASSWORD, PostgresServer, running, schema_name
+from test_store_machine import MAX_WAITING, StoreMachine
+from test_stores import *  # noqa: F403 - the tests of the contract, for this store
+from test_stores import NOON, Clock, delivery, letter, numbers, put, route, take
+
+from asana_webhooks.errors import StoreError
+from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, Store, postgres
+from asana_webhooks.stores.postgres import PostgresStore, sql
+from asana_webhooks.stores.postgres import puts as putting
+from asana_webhooks.stores.postgres import server as calling
+
+
+class FrozenStore(PostgresStore):
+    """Lets the server go by a test's clock, and so shows what needs time without taking it."""
+
+    def __init__(self, *arguments: Any, clock: Callable[[], float], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._clock = clock
+        self._told: float | None = None
+        self._telling = asyncio.Lock()
+
+    async def __aenter__(self) -> FrozenStore:
+        await super().__aenter__()
+        server = self._opened()
+        async with server.pool.acquire() as connection:
+            await connection.execute(server._localised(FREEZE))
+        fetch = server.start
+
+        def start(statement: str, *values: Any) -> asyncio.Task[list[Any]]:
+            return server.keep(self._at_the_time(fetch, statement, values))
+
+        server.start = start
+        return self
+
+    async def _at_the_time(self, fetch: Any, statement: str, values: tuple[Any, ...]) -> Any:
+        async with self._telling:
+            if self._told != (now := self._clock()):
+                await fetch(
+                    "UPDATE schema.test_clock SET at = $1", datetime.fromtimestamp(now, UTC)
+                )
+                self._told = now
+        return await fetch(statement, *values)
+
+
+FREEZE = """
+CREATE TABLE IF NOT EXISTS schema.test_clock (at timestamptz);
+INSERT INTO schema.test_clock SELECT 'epoch' WHERE NOT EXISTS (SELECT FROM schema.test_clock);
+CREATE OR REPLACE FUNCTION schema.clock() RETURNS timestamptz LANGUAGE sql
+AS 'SELECT at FROM schema.test_clock';
+"""
+
+
+@pytest.fixture
+def server() -> PostgresServer:
+    return running()
+
+
+@pytest.fixture
+def schema() -> str:
+    return schema_name()
+
+
+@pytest.fixture
+def make_store(server: PostgresServer, schema: str, clock: Clock) -> Callable[..., Store]:
+    def make(**options: Any) -> Store:
+        return FrozenStore(server.dsn, schema=schema, clock=clock, **options)
+
+    return make
+
+
+@pytest.fixture
+async def real(server: PostgresServer, schema: str) -> AsyncIterator[PostgresStore]:
+    """Yield a store that goes by the server's own clock."""
+    async with PostgresStore(server.dsn, schema=schema) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def other(real: PostgresStore, server: PostgresServer) -> AsyncIterator[PostgresStore]:
+    """Yield a second store on the same schema, as another process has it."""
+    async with PostgresStore(server.dsn, schema=real._schema) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def session(server: PostgresServer) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(server.dsn)
+    yield connection
+    await connection.close()
+
+
+class PostgresMachine(StoreMachine):
+    def make(self, directory: Path) -> Store:
+        return FrozenStore(
+            running().dsn,
+            schema=f"test_{directory.name}",
+            max_waiting=MAX_WAITING,
+            clock=lambda: self.model.now,
+        )
+
+
+def test_store_answers_as_the_model_does() -> None:
+    run_state_machine_as_test(
+        PostgresMachine,
+        settings=settings(
+            max_examples=8,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
+
+
+async def blocked(session: Any, calls: int = 1) -> None:
+    """Return when so many calls wait for a lock."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    await eventually(partial(_is, session, waiting, calls))
+
+
+async def _is(session: Any, question: str, answer: int, *values: str) -> bool:
+    return bool(await session.fetchval(question, *values) == answer)
+
+
+def in_schema(store: PostgresStore, statement: str) -> str:
+    return statement.replace("schema.", f'"{store._schema}".')
+
+
+async def put_in(
+    session: Any, store: PostgresStore, number: int, candidate: str | None = None
+) -> None:
+    """Put a delivery from a session that may not have committed yet."""
+    given = delivery(number)
+    one = [[given.route], [given.digest], [given.received_at], [candidate], [None], [given.body]]
+    await session.fetch(in_schema(store, sql.PUT), *one, DUPLICATES_KNOWN_FOR, 0, 10, 10)
+
+
+# Many processes
+
+
+async def test_delivery_that_one_process_put_is_claimed_by_another(
+    real: PostgresStore, other: PostgresStore
+) -> None:
+    await put(real, 1)
+    assert numbers(await take(other)) == [1]
+    assert await real.claim(limit=1, lease=30) is None
+    assert not await other.put(delivery(1))
+
+
+async def test_route_that_one_process_confirmed_is_known_to_another(
+    real: PostgresStore, other: PostgresStore
+) -> None:
+    await real.reserve(route(), ttl=60)
+    assert await other.add_candidate("r1", "secret")
+    assert await real.confirm("r1", gid="77", secret="secret")
+    assert await other.get_route("r1") == route(state="confirmed", gid="77", secret="secret")
+
+
+async def test_workers_of_two_processes_handle_each_delivery_once(
+    real: PostgresStore, other: PostgresStore
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        for number in range(120):
+            tasks.start_soon(partial(put, real, number, route=f"r{number % 12}"))
+    handled: list[int] = []
+
+    async def work(store: PostgresStore) -> None:
+        while claim := await store.claim(limit=3, lease=30):
+            handled.extend(numbers(claim))
+            assert await store.finish(claim, claim.deliveries)
+
+    async with anyio.create_task_group() as tasks:
+        for store in (real, other, real, other):
+            tasks.start_soon(work, store)
+    assert sorted(handled) == list(range(120))
+
+
+async def test_dead_workers_delivery_is_taken_over_and_its_late_word_refused(
+    real: PostgresStore, other: PostgresStore
+) -> None:
+    await put(real, 1)
+    late = await take(real, lease=0.05)
+    claim = await eventually(partial(other.claim, limit=1, lease=30))
+    assert claim.deliveries == late.deliveries
+    assert claim.fence > late.fence
+    assert not await real.finish(late, late.deliveries)
+    assert not await real.ack(late, late.deliveries)
+    assert not await real.renew(late, lease=30)
+    assert await other.finish(claim, claim.deliveries)
+
+
+async def test_same_delivery_at_two_processes_at_once_is_kept_once(
+    real: PostgresStore, other: PostgresStore
+) -> None:
+    calls = [store.put(delivery(n)) for n in range(20) for store in (real, other)]
+    answers = await asyncio.gather(*calls)
+    assert answers.count(True) == 20
+    assert await real.waiting() == 20
+
+
+async def test_processes_that_start_at_once_create_the_schema_once(
+    server: PostgresServer, schema: str, session: Any
+) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from asana_webhooks.stores.postgres import PostgresStore\n"
+        "async def main():\n"
+        "    async with PostgresStore(sys.argv[1], schema=sys.argv[2]) as store:\n"
+        "        await store.retire('r1')\n"
+        "asyncio.run(main())\n"
+    )
+    async with session.transaction():
+        await session.execute(sql.LOCK, schema)
+        processes = [
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, "-W", "error", "-c", program, server.dsn, schema),
+                stderr=asyncio.subprocess.PIPE,
+            )
+            for _ in range(3)
+        ]
+        await blocked(session, 3)
+    ends = await asyncio.gather(*(process.communicate() for process in processes))
+    assert [process.returncode for process in processes] == [0, 0, 0], ends
+
+
+async def test_sole_reservations_of_two_processes_at_once_make_one_route(
+    real: PostgresStore, other: PostgresStore
+) -> None:
+    calls = [
+        store.reserve(route(f"{index} {number}"), ttl=60, sole=True)
+        for number in range(5)
+        for index, store in enumerate((real, other))
+    ]
+    assert sorted(await asyncio.gather(*calls)) == [False] * 9 + [True]
+
+
+async def test_delivery_that_is_committed_while_a_lease_ends_is_claimable(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 1)
+    claim = await take(real)
+    async with session.transaction():
+        await put_in(session, real, 2)
+        finish = asyncio.create_task(real.finish(claim, claim.deliveries))
+        await blocked(session)
+    assert await finish
+    assert numbers(await take(real)) == [2]
+
+
+async def test_delivery_that_is_committed_while_its_route_is_confirmed_is_claimable(
+    real: PostgresStore, session: Any
+) -> None:
+    await real.reserve(route(), ttl=60)
+    await real.add_candidate("r1", "secret")
+    for number in (1, 2):
+        async with session.transaction():
+            await put_in(session, real, number, "secret")
+            confirm = asyncio.create_task(real.confirm("r1", gid="77", secret="secret"))
+            if number == 1:
+                await blocked(session)
+    assert await confirm is False
+    assert numbers(await take(real)) == [1, 2]
+
+
+async def test_claim_waits_for_a_route_that_is_only_being_put_to(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 1)
+    async with session.transaction():
+        await put_in(session, real, 2)
+        claim = asyncio.create_task(real.claim(limit=10, lease=30))
+        await blocked(session)
+    assert numbers(await claim) == [1, 2]
+
+
+async def test_claim_with_a_queue_of_its_own_waits_for_no_other(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 0, route="r0")
+    claim = await take(real, lease=0.0)
+    await real.ack(claim, claim.deliveries)
+    await put(real, 1)
+    async with session.transaction():
+        await put_in(session, real, 2)
+        assert await real.claim(limit=10, lease=30) is None
+    assert numbers(await take(real)) == [1, 2]
+
+
+# Batches
+
+
+async def test_deliveries_put_at_once_keep_their_order(real: PostgresStore) -> None:
+    await asyncio.gather(*(real.put(delivery(number)) for number in range(50)))
+    assert numbers(await take(real)) == list(range(50))
+
+
+@pytest.mark.parametrize(("name", "most"), [("BATCH_ROWS", 2), ("BATCH_BYTES", 20)])
+async def test_batches_are_of_limited_size(
+    real: PostgresStore, monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    monkeypatch.setattr(putting, name, most)
+    sizes: list[int] = []
+    send = real._puts._send
+
+    async def spy(batch: list[Any]) -> list[Any]:
+        sizes.append(len(batch))
+        return await send(batch)
+
+    monkeypatch.setattr(real._puts, "_send", spy)
+    assert await asyncio.gather(*(real.put(delivery(number)) for number in range(5))) == [True] * 5
+    assert sizes == [2, 2, 1]
+
+
+async def test_digest_comes_twice_at_once_but_48_hours_apart(real: PostgresStore) -> None:
+    later = NOON + DUPLICATES_KNOWN_FOR + timedelta(microseconds=1)
+    calls = [real.put(delivery(1, at=at)) for at in (NOON, later, later)]
+    assert await asyncio.gather(*calls) == [True, True, False]
+
+
+async def test_repeat_of_what_a_full_inbox_refuses_is_refused_as_well(
+    server: PostgresServer, schema: str
+) -> None:
+    async with PostgresStore(server.dsn, schema=schema, max_waiting=1) as store:
+        calls = [store.put(delivery(number)) for number in (1, 2, 1, 2)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert answers[::2] == [True, False]
+        for refused in answers[1::2]:
+            assert isinstance(refused, StoreError)
+        claim = await take(store)
+        await store.finish(claim, claim.deliveries)
+        await put(store, 2)
+
+
+async def test_gaps_between_deliveries_take_no_room(server: PostgresServer, schema: str) -> None:
+    async with PostgresStore(server.dsn, schema=schema, max_waiting=2) as store:
+        await put(store, 0, route="r2")
+        for number in range(1, 5):
+            await put(store, number)
+            claim = await take(store, limit=1)
+            while claim.route == "r2":
+                claim = await take(store, limit=1)
+            await store.finish(claim, claim.deliveries)
+        await put(store, 5)
+        with pytest.raises(StoreError, match="full"):
+            await put(store, 6)
+
+
+async def test_replayed_letters_take_room(server: PostgresServer, schema: str) -> None:
+    async with PostgresStore(server.dsn, schema=schema, max_waiting=3) as store:
+        for number in (1, 2):
+            await store.put(delivery(number), reason="odd")
+        await put(store, 3)
+        assert await store.replay([dead.id for dead in await store.dead_letters()]) == 2
+        with pytest.raises(StoreError, match="full"):
+            await put(store, 4)
+
+
+async def test_what_cannot_be_stored_costs_no_other_its_place(real: PostgresStore) -> None:
+    given = [delivery(1), delivery(2, route="no\x00text"), delivery(3), delivery(4, route="\udcff")]
+    answers = await asyncio.gather(*map(real.put, given), return_exceptions=True)
+    assert answers[::2] == [True, True]
+    for failure in answers[1::2]:
+        assert isinstance(failure, StoreError)
+        shown = "".join(traceback.format_exception(failure))
+        assert "cannot hold this" in shown
+        assert "no\\x00text" not in shown
+
+
+async def test_reason_with_what_is_no_text_is_kept_escaped(real: PostgresStore) -> None:
+    assert await real.put(delivery(1), reason="\x00 and \udcff")
+    await put(real, 2)
+    claim = await take(real)
+    await real.bury(claim, claim.deliveries[0], [letter("a\x00b")])
+    assert [dead.reason for dead in await real.dead_letters()] == ["\\x00 and \\udcff", "a\\x00b"]
+
+
+async def test_cancelled_put_is_not_stored_and_harms_no_other(real: PostgresStore) -> None:
+    async with anyio.create_task_group() as tasks:
+        cancelled = asyncio.create_task(real.put(delivery(1)))
+        tasks.start_soon(put, real, 2)
+        await anyio.lowlevel.checkpoint()
+        cancelled.cancel()
+    assert cancelled.cancelled()
+    await put(real, 3)
+    assert numbers(await take(real)) == [2, 3]
+
+
+async def test_put_that_is_cancelled_on_its_way_harms_no_other(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 1)
+    async with session.transaction():
+        await put_in(session, real, 2)
+        puts = [asyncio.create_task(real.put(delivery(number))) for number in (3, 4)]
+        await blocked(session)
+        puts[0].cancel()
+    assert await puts[1]
+    assert await real.waiting() == 4
+
+
+async def test_connection_that_the_server_ends_fails_the_call_and_no_other(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 1)
+    async with session.transaction():
+        await put_in(session, real, 2)
+        puts = [asyncio.create_task(real.put(delivery(number))) for number in (3, 4)]
+        await blocked(session)
+        puts[0].cancel()
+        await session.fetch("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
+        with pytest.raises(StoreError, match="starting or stopping|connection was lost"):
+            await puts[1]
+    await put(real, 4)
+    assert numbers(await take(real)) == [1, 2, 4]
+
+
+async def test_large_bodies_are_kept_and_claimed_a_few_at_a_time(
+    real: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 2 * 1024 * 1024
+    monkeypatch.setattr(postgres, "CLAIM_BYTES", 2 * size)
+    bodies = [bytes([number]) * size for number in range(3)]
+    given = [msgspec.structs.replace(delivery(n), body=body) for n, body in enumerate(bodies)]
+    assert await asyncio.gather(*map(real.put, given)) == [True] * 3
+    claim = await take(real)
+    assert [d.body for d in claim.deliveries] == bodies[:2]
+    await real.finish(claim, claim.deliveries)
+    assert [d.body for d in (await take(real)).deliveries] == bodies[2:]
+
+
+# Cancelled calls, and the end
+
+
+@pytest.mark.parametrize("there_is_one", [True, False])
+async def test_cancelled_claim_is_given_back(
+    real: PostgresStore,
+    session: Any,
+    there_is_one: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    await put(real, 1)
+    async with session.transaction():
+        await put_in(session, real, 2)
+        if not there_is_one:
+            await session.execute(in_schema(real, "UPDATE schema.queues SET due = NULL"))
+        claim = asyncio.create_task(real.claim(limit=10, lease=3600))
+        await blocked(session)
+        claim.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await claim
+    if there_is_one:
+        assert numbers(await eventually(partial(real.claim, limit=10, lease=30))) == [1, 2]
+
+
+async def test_claim_that_is_cancelled_with_the_store_closing_is_given_back(
+    server: PostgresServer, schema: str, session: Any
+) -> None:
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        await put(store, 1)
+        claim = asyncio.create_task(store.claim(limit=10, lease=3600))
+        await anyio.lowlevel.checkpoint()
+        claim.cancel()
+    assert claim.done()
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        assert numbers(await take(store)) == [1]
+
+
+async def test_cancelled_ack_is_done_all_the_same(real: PostgresStore) -> None:
+    await put(real, 1)
+    claim = await take(real)
+    ack = asyncio.create_task(real.ack(claim, claim.deliveries))
+    await anyio.lowlevel.checkpoint()
+    ack.cancel()
+    await eventually(partial(_nothing_waits, real))
+    assert ack.cancelled()
+
+
+async def _nothing_waits(store: PostgresStore) -> bool:
+    return await store.waiting() == 0
+
+
+async def test_storm_of_cancelled_calls_leaves_the_store_usable(real: PostgresStore) -> None:
+    for _ in range(10):
+        calls = [asyncio.create_task(real.list_routes()) for _ in range(20)]
+        await anyio.lowlevel.checkpoint()
+        for call in calls:
+            call.cancel()
+    await asyncio.wait(calls)
+    assert await real.list_routes() == []
+
+
+async def test_closing_writes_what_is_under_way(server: PostgresServer, schema: str) -> None:
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        puts = [asyncio.create_task(store.put(delivery(number))) for number in range(500)]
+        await anyio.lowlevel.checkpoint()
+    assert await asyncio.gather(*puts) == [True] * 500
+    with pytest.raises(StoreError, match="not open"):
+        await store.put(delivery())
+
+
+async def test_cancelling_does_not_cut_closing_short(server: PostgresServer, schema: str) -> None:
+    store = await PostgresStore(server.dsn, schema=schema).__aenter__()
+    put_ = asyncio.create_task(store.put(delivery()))
+    await anyio.lowlevel.checkpoint()
+    closing = asyncio.create_task(store.__aexit__(None, None, None))
+    await anyio.lowlevel.checkpoint()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert await put_
+
+
+async def test_closing_cuts_off_what_does_not_end(
+    server: PostgresServer, schema: str, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calling, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(postgres, "PARTING_TIMEOUT", 0.05)
+    async with session.transaction():
+        async with PostgresStore(server.dsn, schema=schema) as store:
+            await put(store, 1)
+            await put_in(session, store, 2)
+            put_ = asyncio.create_task(store.put(delivery(3)))
+            await blocked(session)
+        with pytest.raises(StoreError):
+            await put_
+
+
+async def test_calls_that_end_with_the_event_loop_say_nothing(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 1)
+    said: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    async with session.transaction():
+        await put_in(session, real, 2)
+        claim = asyncio.create_task(real.claim(limit=10, lease=30))
+        await blocked(session)
+        for task in real._opened()._tasks:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await claim
+    assert said == []
+
+
+async def test_cancelling_while_it_opens_leaves_nothing_open(
+    server: PostgresServer, schema: str, session: Any
+) -> None:
+    store = PostgresStore(f"{server.dsn}?application_name={schema}", schema=schema)
+    async with session.transaction():
+        await session.execute(sql.LOCK, schema)
+        opening = asyncio.create_task(store.__aenter__())
+        await blocked(session)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    question = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
+    await eventually(partial(_is, session, question, 0, schema))
+    async with store:
+        assert await store.waiting() == 0
+
+
+# What may go wrong
+
+
+async def test_store_works_again_after_the_server_was_restarted(
+    server: PostgresServer, real: PostgresStore
+) -> None:
+    await put(real, 1)
+    server.stop()
+    try:
+        with anyio.fail_after(5):
+            calls = [real.put(delivery(2)), real.put(delivery(3)), real.get_route("r1")]
+            calls += [real.claim(limit=1, lease=30), real.waiting()]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+    finally:
+        server.start()
+    for failure in answers:
+        assert isinstance(failure, StoreError)
+        assert f"127.0.0.1:{server.port}" in str(failure)
+        assert failure.__cause__ is not None
+    await put(real, 2)
+    assert numbers(await take(real)) == [1, 2]
+
+
+async def test_calls_fail_in_time_when_the_server_hangs(
+    server: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calling, "CALL_TIMEOUT", 0.2)
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        await put(store, 1)
+        with server.frozen(), anyio.fail_after(2):
+            calls = [store.put(delivery(2)), store.claim(limit=1, lease=3600), store.waiting()]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        for failure in answers:
+            with pytest.raises(StoreError, match="does not answer"):
+                raise failure
+        monkeypatch.undo()
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        claim = await eventually(partial(store.claim, limit=1, lease=30))
+        assert numbers(claim) == [1]
+
+
+async def test_call_that_the_server_refuses_says_what_to_do(
+    real: PostgresStore, session: Any
+) -> None:
+    await session.execute(f'DROP SCHEMA "{real._schema}" CASCADE')
+    with pytest.raises(StoreError, match="schema is (gone|damaged)"):
+        await real.waiting()
+
+
+async def test_unknown_error_is_named_by_its_class(
+    real: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OddPool:
+        def acquire(self, *, timeout: float) -> Any:
+            raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(real._opened(), "pool", OddPool())
+        with pytest.raises(StoreError, match="unexpected RuntimeError"):
+            await real.waiting()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("postgresql://postgres:secret@127.0.0.1:1/db", "cannot be reached.*check the address"),
+        ("postgresql://postgres:secret@127.0.0.1:{port}/db", "refuses this user: check user"),
+        ("postgresql://postgres:{password}@127.0.0.1:{port}/none", "no such database: create it"),
+        ("postgresql://postgres@/postgres?host=/no/such/dir&password=secret", "cannot be reached"),
+        ("postgresql://[::1]:1,127.0.0.1:1/db?password=secret", "cannot be reached"),
+    ],
+    ids=["nobody there", "password", "database", "socket", "two hosts"],
+)
+async def test_store_that_cannot_be_opened_names_host_and_remedy_but_no_password(
+    server: PostgresServer, caplog: pytest.LogCaptureFixture, address: str, message: str
+) -> None:
+    store = PostgresStore(address.format(port=server.port, password=PASSWORD))
+    with pytest.raises(StoreError, match=message) as failure:
+        await store.__aenter__()
+    assert any(host in str(failure.value) for host in ("127.0.0.1:", "/no/such/dir"))
+    shown = "".join(traceback.format_exception(failure.value)) + caplog.text + repr(store)
+    assert "secret" not in shown
+    assert PASSWORD not in shown
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "mysql://u:s3cret@host/db",
+        "postgresql+asyncpg://u:s3cret@host/db",
+        "host=localhost password=s3cret",
+        "postgresql://u:s3cret#1@host/db",
+        "postgresql://u:12/s3cret@host/db",
+        "postgresql://u:s3cret@1@host/db",
+        "postgresql://u:s3cret/db",
+        "postgresql://u:s3cret[@host/db",
+    ],
+)
+async def test_address_of_no_use_is_refused_without_being_quoted(address: str) -> None:
+    with pytest.raises(ValueError, match="address of") as failure:
+        PostgresStore(address)
+    assert "s3cret" not in "".join(traceback.format_exception(failure.value))
+
+
+@pytest.mark.parametrize("schema", ["", "a b", 'a"b', "1a", "ä", "x" * 64, "a\n"])
+def test_schema_needs_a_plain_name(schema: str) -> None:
+    with pytest.raises(ValueError, match="schema's name"):
+        PostgresStore("postgresql://localhost", schema=schema)
+
+
+async def test_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(StoreError, match=r"asana-webhooks\[postgres\]"):
+        await PostgresStore("postgresql://localhost").__aenter__()
+
+
+async def test_store_is_opened_once_and_used_inside(real: PostgresStore) -> None:
+    with pytest.raises(StoreError, match="open already"):
+        await real.__aenter__()
+    assert await real.waiting() == 0
+    with pytest.raises(StoreError, match="not open"):
+        await PostgresStore("postgresql://localhost").waiting()
+
+
+async def test_given_pool_is_used_and_left_open(server: PostgresServer, schema: str) -> None:
+    async with asyncpg.create_pool(server.dsn, min_size=0, max_size=2) as pool:
+        store = PostgresStore(pool, schema=schema)
+        async with store:
+            await put(store, 1)
+        assert await pool.fetchval(in_schema(store, sql.WAITING)) == 1
+        await pool.execute(in_schema(store, sql.SET_VERSION), 99)
+        with pytest.raises(StoreError, match="given pool was made by a newer version"):
+            await store.__aenter__()
+        assert await pool.fetchval("SELECT 1") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("default_transaction_read_only=on", "read-only: connect to the primary"),
+        ("default_transaction_isolation=serializable", "isolation level 'read committed'"),
+    ],
+)
+async def test_server_that_would_not_do_is_refused(
+    server: PostgresServer, schema: str, option: str, message: str
+) -> None:
+    with pytest.raises(StoreError, match=message):
+        await PostgresStore(f"{server.dsn}?{option}", schema=schema).__aenter__()
+
+
+async def test_warns_when_commits_do_not_wait_for_the_disk(
+    server: PostgresServer, schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with PostgresStore(f"{server.dsn}?synchronous_commit=off", schema=schema):
+        pass
+    async with PostgresStore(server.dsn, schema=schema):
+        pass
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message.startswith("synchronous_commit is off at postgresql://127.0.0.1:")
+    assert PASSWORD not in record.message
+
+
+# The schema
+
+
+async def test_older_schema_is_brought_up_to_date_with_what_it_holds(
+    server: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch, session: Any
+) -> None:
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        await put(store, 1)
+    more = "ALTER TABLE schema.meta ADD COLUMN more integer"
+    monkeypatch.setattr(sql, "MIGRATIONS", (*sql.MIGRATIONS, more))
+    for _ in range(2):
+        async with PostgresStore(server.dsn, schema=schema) as store:
+            assert await store.waiting() == 1
+    (row,) = await session.fetch(in_schema(store, "SELECT * FROM schema.meta"))
+    assert tuple(row) == (2, None)
+
+
+async def test_failed_migration_leaves_nothing_behind(
+    server: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch, session: Any
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sql, "MIGRATIONS", (*sql.MIGRATIONS, "ALTER TABLE schema.none ADD a int"))
+        with pytest.raises(StoreError, match="damaged"):
+            await PostgresStore(server.dsn, schema=schema).__aenter__()
+    assert await session.fetchval("SELECT to_regnamespace($1)", schema) is None
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        assert await store.waiting() == 0
+
+
+async def test_schema_may_be_made_by_somebody_who_may_do_more(
+    server: PostgresServer, schema: str, session: Any
+) -> None:
+    await session.execute(f"CREATE ROLE {schema} LOGIN PASSWORD '{PASSWORD}'")
+    address = f"postgresql://{schema}:{PASSWORD}@127.0.0.1:{server.port}/postgres"
+    with pytest.raises(StoreError, match="permission is denied: let this user create"):
+        await PostgresStore(address, schema=schema).__aenter__()
+    await session.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {schema}")
+    async with PostgresStore(address, schema=schema) as store:
+        await put(store, 1)
+        assert numbers(await take(store)) == [1]
+
+
+async def test_cost_of_a_claim_grows_neither_with_deliveries_nor_with_leased_routes(
+    real: PostgresStore, session: Any
+) -> None:
+    read = []
+    for deliveries, routes in [(200, 20), (20_000, 2000)]:
+        await session.execute(in_schema(real, "TRUNCATE schema.deliveries, schema.queues"))
+        await session.execute(in_schema(real, MANY_DELIVERIES), deliveries)
+        await session.execute(in_schema(real, MANY_ROUTES), routes)
+        read.append(await rows_read(real, session))
+    assert read[0] == read[1]
+    assert read[0]["deliveries"] + read[0]["queues"] < 20
+
+
+# Half of them belong to one route, and half of the routes are leased.
+MANY_DELIVERIES = """
+INSERT INTO schema.deliveries (route, digest, received_at, due, body)
+SELECT 'r' || n * (n % 2), sha256(n::text::bytea), now(), now() - interval '1 h', 'x'
+FROM generate_series(1, $1::integer) AS n
+"""
+MANY_ROUTES = """
+INSERT INTO schema.queues (route, due, leased)
+SELECT 'r' || n, now() + (CASE WHEN n % 2 = 0 THEN '-30 min' ELSE '1 h' END)::interval, n % 2 = 1
+FROM generate_series(0, $1::integer) AS n
+"""
+
+
+async def rows_read(store: PostgresStore, session: Any) -> dict[str, int]:
+    """Return how many rows of each table a claim and its finish looked at."""
+    transaction = session.transaction()
+    await transaction.start()
+    before = dict(await session.fetch(ROWS_READ, store._schema))
+    rows = await session.fetch(in_schema(store, sql.CLAIM), 1, 1000, 30.0)
+    assert len(rows) == 1
+    lease = (rows[0]["route"], rows[0]["fence"], [rows[0]["id"]])
+    assert await session.fetchval(in_schema(store, sql.FINISH), *lease)
+    after = dict(await session.fetch(ROWS_READ, store._schema))
+    await transaction.rollback()
+    return {table: after[table] - before[table] for table in ("deliveries", "queues")}
+
+
+ROWS_READ = """
+SELECT relname, seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE schemaname = $1
+"""
