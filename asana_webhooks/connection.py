@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator
-from http.cookiejar import CookieJar
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -100,9 +100,32 @@ def find_proxy(base_url: str) -> str | None:
     raise ValueError(msg)
 
 
-class _NoCookies(CookieJar):
-    def extract_cookies(self, response: object, request: object) -> None:
-        """Keep none; to look for them costs more than to send the request."""
+class _NoCookies(httpx.Cookies):
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Keep none; to look for them is a tenth of a call."""
+
+
+class _Client(httpx.AsyncClient):
+    """Sends what it is given and the headers below; it has no cookies and no other defaults."""
+
+    cookies = _NoCookies()  # type: ignore[override] # nobody sets others
+
+    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
+        """Return the request; ``headers``, ``content`` and ``timeout`` are understood."""
+        timeout: httpx.Timeout = options.get("timeout", self.timeout)
+        return httpx.Request(
+            method,
+            url,
+            headers=[*_HEADERS, *options["headers"].items()],
+            content=options.get("content"),
+            extensions={"timeout": timeout.as_dict()},
+        )
+
+
+_HEADERS = (
+    ("User-Agent", f"asana-webhooks/{__version__}"),
+    ("Accept-Encoding", "gzip"),  # what httpx offers besides may unpack one chunk to any size
+)
 
 
 def make_client(proxy: str | None) -> httpx.AsyncClient:
@@ -116,10 +139,7 @@ def make_client(proxy: str | None) -> httpx.AsyncClient:
             proxy=proxy,
         )
 
-    return httpx.AsyncClient(
+    return _Client(
         transport=httpx_aiohttp.AiohttpTransport(verify=context, client=open_session),
         timeout=httpx.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS),
-        cookies=_NoCookies(),
-        # What httpx offers besides may unpack one chunk to any size.
-        headers={"User-Agent": f"asana-webhooks/{__version__}", "Accept-Encoding": "gzip"},
     )
