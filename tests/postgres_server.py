@@ -139,7 +139,11 @@ def _binaries(directory: Path) -> Path:
     )
     if os.geteuid() != 0 or all(folder.stat().st_mode & 0o001 for folder in installed.parents):
         return installed
-    return Path(shutil.copytree(installed, directory / "install", symlinks=True))
+    package = installed.parent
+    libraries = package.with_name(f"{package.name}.libs")  # found from where the programs are
+    copy = directory / package.name
+    shutil.copytree(libraries, copy.with_name(libraries.name), symlinks=True)
+    return Path(shutil.copytree(installed, copy / installed.name, symlinks=True))
 
 
 def _children(pid: int) -> list[int]:
