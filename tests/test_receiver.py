@@ -194,7 +194,7 @@ async def quiet_and_tidy(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None
     caplog.set_level(logging.DEBUG)
     before = asyncio.all_tasks()
     yield
-    with anyio.fail_after(1):
+    with anyio.fail_after(5):
         while tasks_since(before):
             await checkpoint()
     for record in (*caplog.get_records("call"), *caplog.records):
@@ -867,7 +867,7 @@ async def test_good_requests_are_answered_among_half_open_connections(endpoint: 
             peer = await stack.enter_async_context(connect(receiver))
             peer.send(starts[number % 4])
             if number % 40 == 0:
-                with anyio.fail_after(1):
+                with anyio.fail_after(5):
                     assert (await ask(receiver, signed())).status == 200
 
 
@@ -1257,7 +1257,7 @@ async def test_connection_accepted_just_before_the_stop_is_answered_or_closed(
     client.sendall(signed())
     for _ in range(turns):
         await checkpoint()
-    with anyio.fail_after(1):
+    with anyio.fail_after(5):
         await receiver.__aexit__(None, None, None)
     async with talking(asyncio.open_connection(sock=client)) as peer:
         assert statuses(await peer.closed()) in ([], [200])
@@ -1404,7 +1404,7 @@ async def test_receiver_leaves_nothing_open(endpoint: Endpoint) -> None:
     async with serve(endpoint) as receiver, connect(receiver) as peer:
         peer.send(signed())
         await peer.answer()
-    with anyio.fail_after(1):
+    with anyio.fail_after(5):
         while tasks_since(before):
             await checkpoint()
     del receiver, peer
