@@ -152,10 +152,12 @@ class WebhooksClient(WebhooksApi):
         Leaving the context manager does this too.
         """
         stack, self._stack = self._stack, None
-        if self._parts is not None and stack is not None:
-            self._parts.endpoint.accepting = False
-            await stack.aclose()
-        await super().aclose()
+        try:
+            if self._parts is not None and stack is not None:
+                self._parts.endpoint.accepting = False
+                await stack.aclose()
+        finally:
+            await super().aclose()
 
     @property
     def port(self) -> int | None:

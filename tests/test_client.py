@@ -264,6 +264,21 @@ async def test_closing_twice_is_harmless(make_client: MakeClient) -> None:
     await client.aclose()
 
 
+async def test_store_that_does_not_close_leaves_no_connection_to_asana_open(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    class Stuck(MemoryStore):
+        async def __aexit__(self, *_: object) -> None:
+            raise StoreError("the disk does not answer")
+
+    client = make_client(store=Stuck())
+    with pytest.raises(StoreError, match="does not answer"):
+        async with client:
+            await client.get_webhooks(asana.workspace)
+    with pytest.raises(RuntimeError, match="was closed"):
+        await client.get_webhooks(asana.workspace)
+
+
 async def test_taken_port_is_an_error_that_leaves_the_store_closed(
     make_client: MakeClient, free_port: int, tmp_path: Path
 ) -> None:
