@@ -19,8 +19,10 @@ from .answers import Refused, unknown
 from .deliveries import SUCCESS, Deliveries
 from .faults import Fault, Faults
 from .filters import checked_filters
-from .state import State, Thing, WebhookRecord
+from .limits import check_room
+from .state import State, WebhookRecord
 from .targets import Targets
+from .things import Thing
 
 __all__ = ["Creation"]
 
@@ -80,6 +82,7 @@ class Creation:
         for other in self._state.webhooks.values():
             if (other.app, other.resource, other.target) == (app, resource.gid, target):
                 raise Refused(403, EXISTS)
+        check_room(self._state.webhooks.values(), app, resource.gid)
         return WebhookRecord(
             gid=self._state.new_gid(),
             resource=resource.gid,
@@ -91,9 +94,10 @@ class Creation:
         )
 
     def _resource(self, gid: str) -> Thing:
-        if gid not in self._state.things:
+        resource = self._state.find(gid)
+        if resource is None:
             raise unknown("resource", gid)
-        return self._state.things[gid]
+        return resource
 
     async def _shake_hands(self, webhook: WebhookRecord) -> None:
         if Fault.NO_HANDSHAKE in self._faults:
