@@ -9,8 +9,10 @@
         await asana.settled()
 
 It knows the five operations on webhooks, the handshake, signed deliveries with retries, and named
-faults. Of the package it shares only the signature, so that a mistake of the client is not also
-a mistake here. Everything lives in memory.
+faults; the work that causes events, which Asana's own clients can do too: workspaces, teams, users,
+projects, sections, tasks, tags and comments; the stream of events with its sync tokens; OAuth with
+scopes; pages, limits and announced changes. Of the package it shares only the signature, so that
+a mistake of the client is not also a mistake here. Everything lives in memory.
 """
 
 from __future__ import annotations

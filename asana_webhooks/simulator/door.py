@@ -62,8 +62,9 @@ class Door:
             response = refusal.answer()
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
             response = Refused(404, "No matching route for request").answer()
-        if request.query.get("opt_pretty", "false") != "false":
-            _make_pretty(response)
+        pretty = request.query.get("opt_pretty", "false") != "false"
+        if pretty and isinstance(response, web.Response) and isinstance(response.body, bytes):
+            response.body = msgspec.json.format(response.body, indent=2)
         if value := announcement(self._changes, request.headers):
             response.headers["Asana-Change"] = value
         return response
@@ -87,11 +88,6 @@ class Door:
         self._refused.add(digest)
         message = "You have made too many requests recently."
         raise Refused(429, message, headers={"Retry-After": self._retry_after})
-
-
-def _make_pretty(response: web.StreamResponse) -> None:
-    if isinstance(response, web.Response) and isinstance(response.body, bytes):
-        response.body = msgspec.json.format(response.body, indent=2)
 
 
 def token_of(request: web.Request) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .blanks import new_membership, new_project, new_task, new_user
 from .feed import Feed, Happening
-from .furniture import new_membership, new_project, new_task, new_user
 from .state import State, timestamp
 from .things import Thing, seers
 

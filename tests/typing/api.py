@@ -325,8 +325,28 @@ async def try_without_an_account() -> None:
         assert_type(task, str)
         await asana.complete_task(task)
         assert_type(await asana.add_comment(task, "Done"), str)
+        await asana.delete(task)
+        await asana.undelete(task)
         await asana.emit(asana.project, {"action": "changed"})
         asana.faults.add(Fault.NO_HANDSHAKE)
         asana.faults.discard("no-handshake")
         await asana.settled()
         assert_type(await asana.deliver("12", b"{}", signature="0" * 64), int | None)
+        assert_type(asana.oauth_url, str)
+        asana.oauth.consents = False
+        asana.oauth.rotates = True
+        asana.oauth.clients = {"an-app": "its secret"}
+        asana.changes["new_webhooks"] = "https://forum.example.com/t/1"
+
+
+async def try_a_strict_asana() -> None:
+    async with AsanaSimulator(
+        rate_limit=150,
+        concurrent_gets=50,
+        concurrent_writes=15,
+        changes={"new_webhooks": "https://forum.example.com/t/1"},
+        oauth_clients={"an-app": "its secret"},
+        consents=False,
+        rotates=True,
+    ):
+        pass
