@@ -9,6 +9,7 @@ import local_asana
 import pytest
 from local_asana import World
 
+from asana_webhooks.simulator.feed import Feed, Happening
 from asana_webhooks.simulator.state import State
 
 
@@ -189,6 +190,15 @@ async def test_events_are_kept_for_24_hours(clock: Clock) -> None:
         await world.put("/tasks/1301", name="Newest")
         [event] = (await look(world, sync)).json()["data"]
         assert event["change"]["field"] == "name"
+
+
+def test_events_are_not_kept_for_longer(clock: Clock) -> None:
+    feed = Feed(State(), lambda webhook, events: None)
+    feed.publish(Happening({"action": "changed"}, {"1301"}))
+    clock.pass_(hours=23)
+    assert len(feed.since("1301", 0).events) == 1
+    clock.pass_(hours=1)
+    assert feed.since("1301", 0) == ([], 1, False)
 
 
 async def test_missed_deliveries_can_be_made_good_from_the_stream(world: World) -> None:

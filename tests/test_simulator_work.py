@@ -8,6 +8,9 @@ import local_asana
 import pytest
 from local_asana import World
 
+from asana_webhooks.simulator.furniture import furniture
+from asana_webhooks.simulator.things import Thing, seers
+
 USER = {"gid": "1201", "resource_type": "user"}
 BUGS = {"gid": "8675309", "resource_type": "project"}
 UNTITLED = {"gid": "1400", "resource_type": "section"}
@@ -47,6 +50,8 @@ async def test_it_starts_with_a_project_its_section_tasks_people_and_a_team(worl
     assert await world.gids("/users", workspace="1331") == ["1201", "1202"]
     assert await world.gids("/workspaces/1331/teams") == ["1350"]
     assert await world.gids("/teams/1350/users") == ["1201"]
+    assert await world.gids("/users/me/teams", organization="1331") == ["1350"]
+    assert await world.gids("/users/1202/teams", organization="1331") == []
     assert await world.gids("/teams/1350/projects") == ["8675309"]
 
 
@@ -284,7 +289,41 @@ async def test_event_is_delivered_once_to_a_webhook_that_sees_it_in_two_ways(wor
     assert await told(world, webhook) == [[("changed", f"task {subtask}", "name", "changed")]]
 
 
+def test_tasks_and_their_parts_are_not_seen_above_their_projects() -> None:
+    things = furniture()
+    task, section, project = things["1301"], things["1400"], things["8675309"]
+    story = Thing(gid="1", resource_type="story", owner=task)
+    assert seers(task) == {"1301", "8675309"}
+    assert seers(task, section) == {"1301", "1400", "8675309"}
+    assert seers(story, task) == {"1", "1301", "8675309"}
+    assert seers(project) == {"8675309", "1350", "1331"}
+
+
 # Where tasks are
+
+
+async def test_task_becomes_a_subtask_of_another_and_of_none(world: World) -> None:
+    webhook, other = await world.watch("1302"), await world.watch("1303")
+    task = await world.post("/tasks/1301/setParent", parent="1302")
+    assert task["parent"]["gid"] == "1302"
+    await world.post("/tasks/1301/setParent", parent="1302")
+    await world.post("/tasks/1301/setParent", parent="1303")
+    assert (await world.post("/tasks/1301/setParent", parent=None))["parent"] is None
+    assert await told(world, webhook) == [
+        [("added", "task 1301", "task 1302")],
+        [("removed", "task 1301", "task 1302")],
+    ]
+    assert await told(world, other) == [
+        [("added", "task 1301", "task 1303")],
+        [("removed", "task 1301", "task 1303")],
+    ]
+
+
+@pytest.mark.parametrize("parent", ["1301", "1302"])
+async def test_task_cannot_be_below_itself(world: World, parent: str) -> None:
+    await world.post("/tasks/1302/setParent", parent="1301")
+    refused = await world.refused("POST", "/tasks/1301/setParent", {"parent": parent})
+    assert refused == (400, "parent: A task cannot be below itself")
 
 
 async def test_task_is_added_to_and_removed_from_a_second_project(world: World) -> None:
@@ -477,6 +516,7 @@ ONE_OF = "Must specify exactly one of project, tag, section, or assignee + works
         ("POST", "/tasks/1301/stories", {"text": ""}, 400, "text: Missing input"),
         ("POST", "/tasks/1301/addTag", {"tag": "1"}, 404, "tag: Unknown object: 1"),
         ("POST", "/tasks/1301/addProject", {}, 400, "project: Missing input"),
+        ("POST", "/tasks/1301/setParent", {}, 400, "parent: Missing input"),
         ("POST", "/tasks/1301/addFollowers", {}, 400, "followers: Missing input"),
         ("POST", "/tasks/1301/addFollowers", {"followers": 7}, 400, "followers: Missing input"),
         ("POST", "/projects", {"name": "x"}, 400, "workspace: Missing input"),

@@ -58,6 +58,11 @@ def _members(group: str) -> Callable[[State, Thing], list[Thing]]:
     return chosen
 
 
+def _teams_of(state: State, user: Thing) -> list[Thing]:
+    memberships = state.all("team_membership")
+    return [each.fields["team"] for each in memberships if each.fields["user"] is user]
+
+
 BELOW: Mapping[tuple[str, str], Callable[[State, Thing], list[Thing]]] = {
     ("projects", "tasks"): _tasks_in("project"),
     ("projects", "sections"): _linked("section", "project"),
@@ -69,6 +74,7 @@ BELOW: Mapping[tuple[str, str], Callable[[State, Thing], list[Thing]]] = {
     ("tasks", "tags"): _listed("tags"),
     ("teams", "projects"): _linked("project", "team"),
     ("teams", "users"): _members("team"),
+    ("users", "teams"): _teams_of,
     ("workspaces", "projects"): _linked("project", "workspace"),
     ("workspaces", "tags"): _linked("tag", "workspace"),
     ("workspaces", "teams"): _linked("team", "organization"),

@@ -34,6 +34,7 @@ class TaskCalls:
             web.post("/tasks", self.create),
             web.post("/tasks/{gid}/subtasks", self.create_subtask),
             web.post("/tasks/{gid}/stories", self.comment),
+            web.post("/tasks/{gid}/setParent", self.set_parent),
             web.post("/tasks/{gid}/addProject", self.add_project),
             web.post("/tasks/{gid}/removeProject", self.remove_project),
             web.post("/tasks/{gid}/{action:addTag|removeTag}", self.tag),
@@ -71,6 +72,19 @@ class TaskCalls:
         required_text(given, "text")
         story = self._work.add_story(task, writable(self._state, "story", given))
         return single(request, story.record, status=201)
+
+    async def set_parent(self, request: web.Request) -> web.Response:
+        """Make a task a subtask of another, or of none if the parent is null, and show it."""
+        task, given = self._task(request), await input_fields(request)
+        if "parent" not in given:
+            raise Refused(400, "parent: Missing input")
+        parent = above = link(self._state, given, "parent", "task")
+        while above is not None:
+            if above is task:
+                raise Refused(400, "parent: A task cannot be below itself")
+            above = above.owner
+        self._work.move_below(task, parent)
+        return single(request, task.record)
 
     async def add_project(self, request: web.Request) -> web.Response:
         """Put a task into a project, and into a section of it if one is named."""

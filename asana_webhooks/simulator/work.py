@@ -144,6 +144,16 @@ class Work:
             thing.deleted = False
             self._feed.publish(self._happening("undeleted", thing))
 
+    def move_below(self, task: Thing, parent: Thing | None) -> None:
+        """Make a task a subtask of another, or of none."""
+        old = task.owner
+        if parent is old:
+            return
+        found = [self._happening("removed", task, parent=old)] if old else []
+        task.fields["parent"] = task.owner = parent
+        found += [self._happening("added", task, parent=parent)] if parent else []
+        self._feed.publish(*found)
+
     def put(self, task: Thing, project: Thing, section: Thing | None = None) -> None:
         """Have a task in a project: in this section, or where it is already, or in the first."""
         place = self._place(task, project)
