@@ -54,7 +54,12 @@ async function main(basePath, target) {
   const stream = await events.getEvents("8675309", { sync: first.body.sync });
   seen.events = stream.data.map((event) => [event.action, event.type]);
   seen.user = (await new Asana.UsersApi().getUser("me", {})).data.name;
-  seen.deleted = (await webhooks.deleteWebhook(webhook.gid)).data;
+
+  // The first webhook stays: its deliveries may be on their way.
+  const spare = { data: { resource: "1301", target: target + "&spare" } };
+  const other = (await webhooks.createWebhook(spare, {})).data.gid;
+  seen.deleted = (await webhooks.deleteWebhook(other)).data;
+  seen.left = (await webhooks.getWebhooks("1331", {})).data.length;
   console.log(JSON.stringify(seen));
 }
 

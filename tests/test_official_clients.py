@@ -31,7 +31,7 @@ class Receiver(http.server.ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.secret = b""
+        self.secrets: dict[str, str] = {}
         self.events: list[dict[str, Any]] = []
         self.heartbeats = 0
         self.forged = 0
@@ -48,7 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         secret = self.headers["X-Hook-Secret"]
         if secret:
-            self.server.secret = secret.encode()
+            self.server.secrets[self.path] = secret
         else:
             self.keep(body, self.headers["X-Hook-Signature"])
         self.send_response(200)
@@ -58,7 +58,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def keep(self, body: bytes, signature: str) -> None:
-        expected = hmac.new(self.server.secret, body, hashlib.sha256).hexdigest()
+        secret = self.server.secrets[self.path].encode()
+        expected = hmac.new(secret, body, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(signature, expected):
             self.server.forged += 1
             return
@@ -110,7 +111,7 @@ async def test_python_client_lives_through_the_life_of_a_webhook(
     body = {"data": {"resource": asana.project, "target": receiver.url}}
     created = await asked(webhooks.create_webhook, body, {}, full_payload=True)
     webhook = created["data"]["gid"]
-    assert created["X-Hook-Secret"].encode() == receiver.secret
+    assert receiver.secrets == {"/asana?app=1": created["X-Hook-Secret"]}
     await until(lambda: receiver.heartbeats == 1)
     with pytest.raises(ApiException) as refused:
         await asked(webhooks.create_webhook, body, {})
@@ -252,7 +253,8 @@ async def test_node_client_lives_through_the_life_of_a_webhook(
     assert done.returncode == 0, done.stderr.decode()
     seen = json.loads(done.stdout)
     await asana.settled()
-    assert seen.pop("secret").encode() == receiver.secret
+    await until(lambda: len(receiver.events) == 6)
+    assert seen.pop("secret") == receiver.secrets["/asana?app=1"]
     duplicate = seen.pop("duplicate")
     assert duplicate["status"] == 403
     assert duplicate["body"]["errors"][0]["message"].startswith("You already have an existing")
@@ -280,8 +282,9 @@ async def test_node_client_lives_through_the_life_of_a_webhook(
         ],
         "user": "Robin Example",
         "deleted": {},
+        "left": 1,
     }
     assert [says(event)[:2] for event in receiver.events] == [
         tuple(each) for each in seen["events"]
     ]
-    assert receiver.heartbeats == 1
+    assert set(receiver.secrets) == {"/asana?app=1", "/asana?app=1&spare"}
