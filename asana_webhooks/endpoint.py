@@ -129,11 +129,11 @@ class Endpoint:
             return NOT_GET
         if request.route == "healthz":
             return ALIVE
-        return READY if self.accepting and await self._store_answers() else NOT_READY
+        return READY if self.accepting and await self._store_answers(request) else NOT_READY
 
-    async def _store_answers(self) -> bool:
+    async def _store_answers(self, request: Request) -> bool:
         try:
-            await self._deadline.wait_for(self._store.waiting())
+            await self._deadline.wait_for(self._store.get_route(request.route))
         except (StoreError, TimeoutError):
             return False
         return True

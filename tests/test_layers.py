@@ -13,7 +13,7 @@ PACKAGE = Path(asana_webhooks.__file__).parent
 
 LAYERS = (
     {"errors"},
-    {"addresses", "deadline", "logs", "models", "signature"},
+    {"addresses", "deadline", "logs", "models", "signature", "vault"},
     {"answers", "connection", "protocol", "stores"},
     {"api", "dispatch", "inbox", "stores.memory", "stores.postgres", "stores.redis"}
     | {"stores.sqlite"},
@@ -73,7 +73,11 @@ def modules() -> dict[str, Path]:
 
 def room_of(module: str) -> str:
     """Return the room that a module belongs to: its own, or the folder that is one room."""
-    folders = ("simulator", "cli", "stores.postgres", "stores.redis", "stores.sqlite")
+    folders = (
+        "simulator",
+        "cli",
+        *(f"stores.{name}" for name in ("memory", "postgres", "redis", "sqlite")),
+    )
     return next((folder for folder in folders if f"{module}.".startswith(f"{folder}.")), module)
 
 
@@ -162,4 +166,6 @@ def test_the_store_contract_imports_no_store() -> None:
 def test_library_of_an_extra_is_imported_where_the_extra_is_asked_for() -> None:
     extras = {"asyncpg", "authlib", "click", "cryptography", "opentelemetry", "redis", "rich"}
     users = {room_of(module) for module in MODULES if foreign(module) & extras}
-    assert users <= {"cli", "pytest_plugin", "stores.postgres", "stores.redis"}
+    assert users <= {
+        *("auth", "cli", "otel", "pytest_plugin", "stores.postgres", "stores.redis", "vault")
+    }

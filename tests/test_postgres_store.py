@@ -214,7 +214,7 @@ async def test_same_delivery_at_two_processes_at_once_is_kept_once(
     calls = [store.put(delivery(n)) for n in range(20) for store in (real, other)]
     answers = await asyncio.gather(*calls)
     assert answers.count(True) == 20
-    assert await real.waiting() == 20
+    assert (await real.counts()).waiting == 20
 
 
 async def test_processes_that_start_at_once_create_the_schema_once(
@@ -414,7 +414,7 @@ async def test_put_that_is_cancelled_on_its_way_harms_no_other(
         await blocked(session)
         puts[0].cancel()
     assert await puts[1]
-    assert await real.waiting() == 4
+    assert (await real.counts()).waiting == 4
 
 
 async def test_connection_that_the_server_ends_fails_the_call_and_no_other(
@@ -494,7 +494,7 @@ async def test_cancelled_ack_is_done_all_the_same(real: PostgresStore) -> None:
 
 
 async def _nothing_waits(store: PostgresStore) -> bool:
-    return await store.waiting() == 0
+    return (await store.counts()).waiting == 0
 
 
 async def test_storm_of_cancelled_calls_leaves_the_store_usable(real: PostgresStore) -> None:
@@ -574,7 +574,7 @@ async def test_cancelling_while_it_opens_leaves_nothing_open(
     question = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
     await eventually(partial(_is, session, question, 0, schema))
     async with store:
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
 
 
 # What may go wrong
@@ -588,7 +588,7 @@ async def test_store_works_again_after_the_server_was_restarted(
     try:
         with anyio.fail_after(5):
             calls = [real.put(delivery(2)), real.put(delivery(3)), real.get_route("r1")]
-            calls += [real.claim(limit=1, lease=30), real.waiting()]
+            calls += [real.claim(limit=1, lease=30), real.counts()]
             answers = await asyncio.gather(*calls, return_exceptions=True)
     finally:
         server.start()
@@ -607,7 +607,7 @@ async def test_calls_fail_in_time_when_the_server_hangs(
     async with PostgresStore(server.dsn, schema=schema) as store:
         await put(store, 1)
         with server.frozen(), anyio.fail_after(2):
-            calls = [store.put(delivery(2)), store.claim(limit=1, lease=3600), store.waiting()]
+            calls = [store.put(delivery(2)), store.claim(limit=1, lease=3600), store.counts()]
             answers = await asyncio.gather(*calls, return_exceptions=True)
         for failure in answers:
             with pytest.raises(StoreError, match="does not answer"):
@@ -623,7 +623,7 @@ async def test_call_that_the_server_refuses_says_what_to_do(
 ) -> None:
     await session.execute(f'DROP SCHEMA "{real._schema}" CASCADE')
     with pytest.raises(StoreError, match="schema is (gone|damaged)"):
-        await real.waiting()
+        await real.counts()
 
 
 async def test_unknown_error_is_named_by_its_class(
@@ -636,7 +636,7 @@ async def test_unknown_error_is_named_by_its_class(
     with monkeypatch.context() as patched:
         patched.setattr(real._opened(), "pool", OddPool())
         with pytest.raises(StoreError, match="unexpected RuntimeError"):
-            await real.waiting()
+            await real.counts()
 
 
 @pytest.mark.parametrize(
@@ -696,9 +696,9 @@ async def test_missing_library_is_named_with_its_extra(monkeypatch: pytest.Monke
 async def test_store_is_opened_once_and_used_inside(real: PostgresStore) -> None:
     with pytest.raises(StoreError, match="open already"):
         await real.__aenter__()
-    assert await real.waiting() == 0
+    assert (await real.counts()).waiting == 0
     with pytest.raises(StoreError, match="not open"):
-        await PostgresStore("postgresql://localhost").waiting()
+        await PostgresStore("postgresql://localhost").counts()
 
 
 async def test_given_pool_is_used_and_left_open(server: PostgresServer, schema: str) -> None:
@@ -752,7 +752,7 @@ async def test_older_schema_is_brought_up_to_date_with_what_it_holds(
     monkeypatch.setattr(sql, "MIGRATIONS", (*sql.MIGRATIONS, more))
     for _ in range(2):
         async with PostgresStore(server.dsn, schema=schema) as store:
-            assert await store.waiting() == 1
+            assert (await store.counts()).waiting == 1
     (row,) = await session.fetch(in_schema(store, "SELECT * FROM schema.meta"))
     assert tuple(row) == (2, None)
 
@@ -766,7 +766,7 @@ async def test_failed_migration_leaves_nothing_behind(
             await PostgresStore(server.dsn, schema=schema).__aenter__()
     assert await session.fetchval("SELECT to_regnamespace($1)", schema) is None
     async with PostgresStore(server.dsn, schema=schema) as store:
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
 
 
 async def test_schema_may_be_made_by_somebody_who_may_do_more(

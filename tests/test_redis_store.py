@@ -181,7 +181,7 @@ async def test_same_delivery_at_two_receivers_at_once_is_kept_once(server: Valke
     async with RedisStore(server.url) as one, RedisStore(server.url) as two:
         answers = await asyncio.gather(*(store.put(delivery(1)) for store in (one, two) * 8))
         assert sorted(answers) == [False] * 15 + [True]
-        assert await one.waiting() == 1
+        assert (await one.counts()).waiting == 1
 
 
 async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
@@ -200,7 +200,7 @@ async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
         assert not await dead.release(late, late.deliveries[0], delay=0.0, attempts=1, done=0)
         assert not await dead.bury(late, late.deliveries[0], [letter()])
         assert await living.finish(owner, owner.deliveries)
-        assert await living.waiting() == 0
+        assert (await living.counts()).waiting == 0
 
 
 async def test_renewed_lease_outlives_its_first_end(server: ValkeyServer) -> None:
@@ -236,7 +236,7 @@ async def test_stores_with_other_prefixes_are_apart_and_a_cluster_keeps_each_in_
         await confirm(one)
         await put(one, 1)
         assert await one.put(delivery(2), reason="odd")
-        assert await two.waiting() == 0
+        assert (await two.counts()).waiting == 0
         assert await two.get_route("r1") is None
     with server.client() as client:
         keys = list(client.scan_iter())
@@ -253,7 +253,7 @@ async def test_puts_at_once_share_round_trips(server: ValkeyServer) -> None:
         answers = await asyncio.gather(*(store.put(delivery(n)) for n in (*range(1, 200), 5)))
         assert sorted(answers) == [False] + [True] * 199
         assert redis_calls(server) - before <= 4
-        assert await store.waiting() == 200
+        assert (await store.counts()).waiting == 200
 
 
 async def test_lookups_at_once_share_round_trips(server: ValkeyServer) -> None:
@@ -377,7 +377,7 @@ async def test_server_that_was_killed_is_found_again_with_all_it_was_given(
         claim = await take(store)
         own_server.kill()
         for _ in range(2):
-            for call in (store.put(delivery(2)), store.get_route("r1"), store.waiting()):
+            for call in (store.put(delivery(2)), store.get_route("r1"), store.counts()):
                 with pytest.raises(StoreError, match="cannot be reached: check that it runs"):
                     await in_a_second(call)
             with pytest.raises(StoreError, match="cannot be reached"):
@@ -421,7 +421,7 @@ async def test_server_that_hangs_fails_a_call_in_time(
         monkeypatch.setattr(redis_server, "CALL_TIMEOUT", 0.4)
         with pausing(own_server):
             with pytest.raises(StoreError, match="does not answer"):
-                await in_a_second(store.waiting())
+                await in_a_second(store.counts())
             sent = asyncio.create_task(store.put(delivery(2)))
             await wait_all_tasks_blocked()
             monkeypatch.undo()
@@ -429,7 +429,7 @@ async def test_server_that_hangs_fails_a_call_in_time(
                 await in_a_second(store.put(delivery(3)))
             with pytest.raises(StoreError, match="does not answer"):
                 await sent
-        assert await store.waiting() in (1, 2)
+        assert (await store.counts()).waiting in (1, 2)
 
 
 async def test_closing_waits_for_what_is_under_way(own_server: ValkeyServer) -> None:
@@ -443,7 +443,7 @@ async def test_closing_waits_for_what_is_under_way(own_server: ValkeyServer) -> 
     assert await task
     await closing
     with pytest.raises(StoreError, match="is not open: use it inside 'async with'"):
-        await store.waiting()
+        await store.counts()
 
 
 async def test_bug_below_a_batch_is_told_to_all_who_asked() -> None:
@@ -471,7 +471,7 @@ async def test_server_without_memory_still_lets_the_inbox_be_emptied(
         assert await store.renew(claim, lease=30)
         assert await store.bury(claim, claim.deliveries[0], [letter()])
         assert await store.finish(claim, claim.deliveries[1:])
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
         assert len(await store.dead_letters()) == 2
 
 
@@ -534,7 +534,7 @@ async def test_expired_route_that_the_server_lost_harms_nothing(
         with server.client() as client:
             client.delete("{lossy}:route:r1")
         clock.now += 1
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
         assert await store.list_routes() == []
         assert await store.reserve(route(), ttl=60)
 
@@ -587,7 +587,7 @@ async def test_settings_that_may_not_be_read_are_said_to_be_unchecked(
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "app", "on", ">word", "~*", "+@all", "-config")
     async with RedisStore(f"unix://app:word@{server.path}") as store:
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
     assert "could not be checked" in caplog.text
     assert {record.levelname for record in caplog.records} == {"INFO"}
     assert "word" not in caplog.text
@@ -641,7 +641,7 @@ async def test_store_is_opened_once(server: ValkeyServer) -> None:
     async with RedisStore(server.url) as store:
         with pytest.raises(StoreError, match="open already"):
             await store.__aenter__()
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"decode_responses": True}, {"protocol": 2}])

@@ -248,7 +248,7 @@ class _Story:
 
     async def _check_nothing_waits(self, claim: str) -> None:
         async with self._stage.open_store() as store:
-            waiting, letters = await store.waiting(), await store.dead_letters()
+            waiting, letters = (await store.counts()).waiting, await store.dead_letters()
         self._narrator.check(
             claim,
             that=waiting == len(letters) == 0,
