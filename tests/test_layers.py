@@ -13,13 +13,14 @@ PACKAGE = Path(asana_webhooks.__file__).parent
 
 LAYERS = (
     {"errors"},
-    {"addresses", "deadline", "logs", "models", "signature", "vault"},
-    {"answers", "connection", "protocol", "stores"},
-    {"api", "dispatch", "inbox", "stores.memory", "stores.postgres", "stores.redis"}
-    | {"stores.sqlite"},
-    {"endpoint", "establishment"},
+    {"addresses", "background", "deadline", "logs", "models", "signature", "vault"},
+    {"answers", "connection", "protocol", "stats", "stores"},
+    {"telemetry"},
+    {"api", "dispatch", "inbox", "letters", "otel", "upkeep"}
+    | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
+    {"endpoint", "establishment", "stores.urls"},
     {"asgi", "receiver", "simulator"},
-    {"client", "upkeep"},
+    {"client"},
     {""},  # the package itself, which shows what is public
     {"cli", "pytest_plugin"},
     {"__main__"},

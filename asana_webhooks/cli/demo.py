@@ -14,13 +14,14 @@ from typing import Any
 
 import click
 
+from ..background import beside
 from ..errors import AsanaWebhooksError
 from ..models import Event, Webhook
 from ..signature import sign
 from ..simulator import Fault
 from ..stores import Store
 from .console import Narrator, Untrue
-from .stage import FILE, PATIENCE, TOKEN, Running, Stage, beside
+from .stage import FILE, PATIENCE, TOKEN, Running, Stage
 
 __all__ = ["StepFailed", "tell"]
 
