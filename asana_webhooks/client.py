@@ -168,6 +168,7 @@ class WebhooksClient(WebhooksApi):
         try:
             if self._parts is not None and stack is not None:
                 self._parts.endpoint.accepting = False
+                self._parts.inbox.stop()  # handlers and requests have the same seconds to end
                 await stack.aclose()
         finally:
             await super().aclose()

@@ -151,17 +151,22 @@ class Inbox:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the drain as if it were cancelled, and streams where they stand."""
-        self._closed = True
-        self._arrived.set()
+        """Stop, and wait for what is under way to end."""
+        self.stop()
         if self._draining is not None:
-            self._draining.cancel()
             await self._drained.wait()
         for work in list(self._works):
             await self._end(work)
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
+
+    def stop(self) -> None:
+        """End the drain as if it were cancelled, and streams where they stand."""
+        self._closed = True
+        self._arrived.set()
+        if self._draining is not None:
+            self._draining.cancel()
 
     def arrived(self) -> None:
         """Tell that a delivery was stored, so that nobody waits for the next look."""

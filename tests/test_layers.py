@@ -21,6 +21,7 @@ LAYERS = (
     {"endpoint", "establishment", "stores.urls"},
     {"asgi", "receiver", "simulator"},
     {"client"},
+    {"serving"},
     {""},  # the package itself, which shows what is public
     {"cli", "pytest_plugin"},
     {"__main__"},

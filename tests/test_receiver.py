@@ -1157,7 +1157,7 @@ async def test_receiver_that_stops_accepting_is_alive_and_not_ready(
 async def test_receiver_without_its_store_is_alive_and_not_ready(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch, failure: Callable[..., Awaitable[None]]
 ) -> None:
-    monkeypatch.setattr(store, "waiting", failure)
+    monkeypatch.setattr(store, "get_route", failure)
     endpoint = Endpoint(store, on_arrival=lambda: None, store_timeout=0.05)
     endpoint.accepting = True
     async with serve(endpoint) as receiver:

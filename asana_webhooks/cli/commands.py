@@ -75,3 +75,51 @@ def demo() -> None:
     from .demo import tell
 
     asyncio.run(tell(Narrator(sys.stdout)))
+
+
+STORE = click.option(
+    "--store",
+    envvar="ASANA_WEBHOOKS_STORE",
+    default="sqlite:///asana-webhooks.db",
+    show_default=True,
+    show_envvar=True,
+    help="The store's URL.",
+)
+
+
+@cli.command()
+@click.argument("target", required=False)
+@STORE
+@click.option("--host", help="The address to listen on; 127.0.0.1 unless the client says another.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="8080 unless the client says another.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes that share the port.")
+@click.option("--no-handlers", is_flag=True, help="Only store deliveries, for other processes.")
+@click.option("--supervised", is_flag=True, hidden=True)
+def serve(
+    *,
+    target: str | None,
+    store: str,
+    host: str | None,
+    port: int | None,
+    workers: int,
+    no_handlers: bool,
+    supervised: bool,
+) -> None:
+    """Receive deliveries, and hand them to handlers, until told to stop.
+
+    TARGET is the client with its handlers, or a function that returns it, as module:name. Without
+    it a receiver alone keeps deliveries in --store for other processes; it needs no token.
+
+    SIGTERM or Ctrl-C ends it within ten seconds, a second one at once; nothing is lost.
+    """
+    from .serve import run
+
+    run(
+        target,
+        store=store,
+        host=host,
+        port=port,
+        workers=workers,
+        handlers=not no_handlers,
+        supervised=supervised,
+    )
