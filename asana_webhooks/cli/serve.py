@@ -13,17 +13,28 @@ import click
 from ..client import WebhooksClient
 from ..serving import serve, serve_store
 from ..stores.urls import open_store
+from .options import STORE
 from .workers import end_of_input, reserved_port, supervise
 
-__all__ = ["run"]
+__all__ = ["command", "find_client"]
 
 HOST, PORT = "127.0.0.1", 8080
 """Where a receiver listens that has no client to say so."""
 
 
-def run(
-    target: str | None,
+@click.command("serve")
+@click.argument("target", required=False)
+@STORE
+@click.option("--host", help="The address to listen on; 127.0.0.1 unless the client says another.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="8080 unless the client says another.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes that share the port.")
+@click.option(
+    "--handlers/--no-handlers", default=True, help="Or only store deliveries, for other processes."
+)
+@click.option("--supervised", is_flag=True, hidden=True)
+def command(
     *,
+    target: str | None,
     store: str,
     host: str | None,
     port: int | None,
@@ -31,10 +42,12 @@ def run(
     handlers: bool,
     supervised: bool,
 ) -> None:
-    """Serve until told to stop.
+    """Receive deliveries, and hand them to handlers, until told to stop.
 
-    Raises ClickException when the target is no client or a worker does not start; else what serving
-    raises.
+    TARGET is the client with its handlers, or a function that returns it, as module:name. Without
+    it a receiver alone keeps deliveries in --store for other processes; it needs no token.
+
+    SIGTERM or Ctrl-C ends it within ten seconds, a second one at once; nothing is lost.
     """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
