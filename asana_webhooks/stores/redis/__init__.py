@@ -40,7 +40,6 @@ import anyio
 from ...errors import StoreError
 from ...models import Claim, DeadLetter, Delivery, Route, WebhookFilter
 from .. import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES, MAX_WAITING
-from . import scripts
 from .gathering import LARGEST_MESSAGE, Gatherer
 from .records import (
     FULL,
@@ -57,6 +56,7 @@ from .records import (
     route_of,
     text_of,
 )
+from .scripts import dead_letters, inbox, opening, routes
 from .server import SOCKET_TIMEOUT, Server, connect, tagged
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class RedisStore:
             msg = f"the store on {self._server.place} is open already"
             raise StoreError(msg)
         try:
-            version = await self._server.run(scripts.OPEN, LAYOUT_VERSION)
+            version = await self._server.run(opening.OPEN, LAYOUT_VERSION)
             if version > LAYOUT_VERSION:
                 msg = (
                     f"the store on {self._server.place} was made by a newer version of"
@@ -154,7 +154,7 @@ class RedisStore:
         fields = [part for item in known.items() for part in item]
         created_at = number_of(route.created_at)
         head = (route.id, micros(ttl), int(sole), place, route.resource, created_at)
-        return bool(await self._opened().run(scripts.RESERVE, *head, *fields))
+        return bool(await self._opened().run(routes.RESERVE, *head, *fields))
 
     async def get_route(self, route: str) -> Route | None:
         """Return the route with this id."""
@@ -169,34 +169,34 @@ class RedisStore:
     async def list_routes(self, resource: str | None = None) -> list[Route]:
         """Return the reserved and confirmed routes, oldest first."""
         which = () if resource is None else (resource,)
-        found = await self._opened().run(scripts.LIST_ROUTES, *which)
+        found = await self._opened().run(routes.LIST_ROUTES, *which)
         return sorted(map(route_of, found), key=lambda route: route.created_at)
 
     async def add_candidate(self, route: str, secret: str) -> bool:
         """Keep a handshake's secret; True when the route holds it now."""
         arguments = (route, secret, MAX_CANDIDATES)
-        return bool(await self._opened().run(scripts.ADD_CANDIDATE, *arguments))
+        return bool(await self._opened().run(routes.ADD_CANDIDATE, *arguments))
 
     async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
         """Turn a reserved route into a confirmed one."""
-        return bool(await self._opened().run(scripts.CONFIRM, route, gid, secret))
+        return bool(await self._opened().run(routes.CONFIRM, route, gid, secret))
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
         """Keep the filters that the webhook of this route has now."""
         value = () if filters is None else (text_of(filters),)
-        await self._opened().run(scripts.CHANGE, route, "filters", *value)
+        await self._opened().run(routes.CHANGE, route, "filters", *value)
 
     async def note_heartbeat(self, route: str, at: datetime) -> None:
         """Keep when the last heartbeat came."""
-        await self._opened().run(scripts.CHANGE, route, "heartbeat_at", number_of(at))
+        await self._opened().run(routes.CHANGE, route, "heartbeat_at", number_of(at))
 
     async def retire(self, route: str) -> bool:
         """Retire a confirmed route; True for the one call that did it."""
-        return bool(await self._opened().run(scripts.RETIRE, route))
+        return bool(await self._opened().run(routes.RETIRE, route))
 
     async def drop(self, route: str) -> Route | None:
         """Forget a reserved route with its candidates and what is held for them."""
-        found = await self._opened().run(scripts.DROP, route)
+        found = await self._opened().run(routes.DROP, route)
         return None if found is None else route_of(found)
 
     # Inbox
@@ -242,19 +242,19 @@ class RedisStore:
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         """Let the lease end ``lease`` seconds from now; False when it is lost."""
         arguments = (*lease_of(claim), micros(lease))
-        return bool(await self._opened().run(scripts.RENEW, *arguments))
+        return bool(await self._opened().run(inbox.RENEW, *arguments))
 
     async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
         """Remove handled deliveries; False when the lease is lost."""
         arguments = (*lease_of(claim), *(delivery.id for delivery in handled))
-        return bool(await self._opened().run(scripts.ACK, *arguments))
+        return bool(await self._opened().run(inbox.ACK, *arguments))
 
     async def release(
         self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
     ) -> bool:
         """Make a delivery due again in ``delay`` seconds; False when the lease is lost."""
         arguments = (*lease_of(claim), delivery.id, micros(delay), f"{attempts:010d}{done:010d}")
-        return bool(await self._opened().run(scripts.RELEASE, *arguments))
+        return bool(await self._opened().run(inbox.RELEASE, *arguments))
 
     async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
         """Remove a delivery and leave these dead letters; False when the lease is lost."""
@@ -269,7 +269,7 @@ class RedisStore:
             )
         ]
         arguments = (*lease_of(claim), delivery.id, *parts)
-        return bool(await self._opened().run(scripts.BURY, *arguments))
+        return bool(await self._opened().run(inbox.BURY, *arguments))
 
     async def finish(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
         """Remove handled deliveries, then give the lease back; False when it is lost."""
@@ -277,7 +277,7 @@ class RedisStore:
 
     async def waiting(self) -> int:
         """Return how many deliveries are in the inbox."""
-        return int(await self._opened().run(scripts.WAITING))
+        return int(await self._opened().run(inbox.WAITING))
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
         """Return dead letters, oldest first, from behind the one with the id ``after``."""
@@ -285,25 +285,25 @@ class RedisStore:
         if after and not LETTER_ID.fullmatch(after):
             return []
         begin = f"({after}" if after else "-"
-        return [letter_of(*item) for item in await server.run(scripts.LETTERS, limit, begin)]
+        return [letter_of(*item) for item in await server.run(dead_letters.LETTERS, limit, begin)]
 
     async def replay(self, letters: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""
         ids = [letter for letter in letters if LETTER_ID.fullmatch(letter)]
-        return int(await self._opened().run(scripts.REPLAY, *ids))
+        return int(await self._opened().run(dead_letters.REPLAY, *ids))
 
     async def _send_puts(self, puts: Sequence[bytes]) -> Sequence[int]:
         limits = (self._max_waiting, DUPLICATES_KNOWN_FOR // MICROSECOND)
-        answers: bytes = await self._server.run(scripts.PUT, *limits, *puts)
+        answers: bytes = await self._server.run(inbox.PUT, *limits, *puts)
         return answers
 
     async def _send_lookups(self, ids: Sequence[bytes]) -> Sequence[bytes | None]:
-        found: list[bytes | None] = await self._server.run(scripts.GET_ROUTES, *ids)
+        found: list[bytes | None] = await self._server.run(routes.GET_ROUTES, *ids)
         return found
 
     async def _claim(self, limit: int, lease: float) -> Claim | None:
         arguments = (limit, micros(lease), LARGEST_MESSAGE)
-        found = await self._server.run(scripts.CLAIM, *arguments)
+        found = await self._server.run(inbox.CLAIM, *arguments)
         if found is None:
             return None
         route, fence, taken = found[0].decode(), int(found[1]), found[2]
@@ -321,7 +321,7 @@ class RedisStore:
     @staticmethod
     async def _finish(server: Server, claim: Claim, handled: Sequence[Delivery]) -> bool:
         arguments = (*lease_of(claim), *(delivery.id for delivery in handled))
-        return bool(await server.run(scripts.FINISH, *arguments))
+        return bool(await server.run(inbox.FINISH, *arguments))
 
     def _opened(self) -> Server:
         if not self._open:
