@@ -9,6 +9,8 @@ route a claim finds cannot be declared. Times are microseconds of the store's cl
 The clock is the server's, and never goes back: a step backwards, or a failover to a server whose
 clock is behind, is added to all later readings. Scripts that empty the inbox also run when the
 server's memory is full.
+
+A secret comes as its mark and its seal, '' without one; scripts compare marks.
 """
 
 from __future__ import annotations
@@ -84,12 +86,12 @@ local function find(id, at)
     end
 end
 
-local function find_slot(route, secret)
+local function find_slot(route, mark)
     local slot = 1
-    while route['candidate' .. slot] ~= secret and route['candidate' .. slot] do
+    while route['candidate' .. slot] ~= mark and route['candidate' .. slot] do
         slot = slot + 1
     end
-    return slot, route['candidate' .. slot] == secret
+    return slot, route['candidate' .. slot] == mark
 end
 
 local function unlist(id, resource)
@@ -104,6 +106,7 @@ local function drop_held(id, slot)
     local held = call('LRANGE', key, 0, -1)
     for _, delivery in ipairs(held) do
         call('HDEL', base .. 'deliveries:' .. id, delivery)
+        call('HDEL', base .. 'traces:' .. id, delivery)
     end
     call('DECRBY', base .. 'waiting', #held)
     call('DEL', key)
@@ -113,7 +116,7 @@ local function drop_candidates(route)
     local slot = 1
     while route['candidate' .. slot] do
         drop_held(route.id, slot)
-        call('HDEL', base .. 'route:' .. route.id, 'candidate' .. slot)
+        call('HDEL', base .. 'route:' .. route.id, 'candidate' .. slot, 'seal' .. slot)
         slot = slot + 1
     end
     call('ZREM', base .. 'expiries', route.id)
@@ -164,6 +167,7 @@ local function remove(route, first, last)
         if call('ZREM', base .. 'queue:' .. route, ARGV[i]) == 1 then
             call('HDEL', base .. 'deliveries:' .. route, ARGV[i])
             call('HDEL', base .. 'tries:' .. route, ARGV[i])
+            call('HDEL', base .. 'traces:' .. route, ARGV[i])
             gone = gone + 1
         end
     end

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from . import CLOCK, QUEUES, READS, WRITES, Script
+from . import CLOCK, DRAINS, QUEUES, READS, WRITES, Script
 
-__all__ = ["LETTERS", "REPLAY"]
+__all__ = ["DISCARD", "LETTERS", "REPLAY"]
 
-# ARGV: limit, where to begin
+# ARGV: limit, where to begin, where to end
 LETTERS = Script(
     READS
     + """
-return redis.call('XRANGE', KEYS[1] .. 'letters', ARGV[2], '+', 'COUNT', ARGV[1])
+return redis.call('XRANGE', KEYS[1] .. 'letters', ARGV[2], ARGV[3], 'COUNT', ARGV[1])
 """
 )
 
@@ -34,6 +34,18 @@ for i = 1, #ARGV do
     end
 end
 call('INCRBY', base .. 'waiting', count)
+return count
+"""
+)
+
+# ARGV: the ids of letters
+DISCARD = Script(
+    DRAINS
+    + """
+local count = 0
+for i = 1, #ARGV do
+    count = count + redis.call('XDEL', KEYS[1] .. 'letters', ARGV[i])
+end
 return count
 """
 )

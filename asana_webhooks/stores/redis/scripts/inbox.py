@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from . import CLOCK, DRAINS, FORGETTING, LEASES, LETTER, QUEUES, ROUTES, WRITES, Script
 
-__all__ = ["ACK", "BURY", "CLAIM", "FINISH", "PUT", "RELEASE", "RENEW", "WAITING"]
+__all__ = ["ACK", "BURY", "CLAIM", "COUNTS", "FINISH", "PUT", "RELEASE", "RENEW"]
 
 # ARGV: how many may wait, for how long digests are known, then for each delivery: route, digest,
-# received_at, record, '=' and candidate or nothing, a letter's note or nothing.
+# received_at, record, trace or nothing, '=' and a candidate's mark or nothing, a letter's note or
+# nothing.
 # Returns a letter for each: k kept, n not, f full. A digest is forgotten an hour late, since the
 # clocks of receivers may differ.
 PUT = Script(
@@ -22,7 +23,7 @@ local at = tick()
 local most, known_for = tonumber(ARGV[1]), tonumber(ARGV[2])
 local kept_for = text(known_for / 1000 + 3600000)
 local before, added, offers = count_waiting(), 0, {}
-local count = (#ARGV - 2) / 6
+local count = (#ARGV - 2) / 7
 local number = call('INCRBY', base .. 'number', count) - count
 
 local function is_full()
@@ -33,9 +34,12 @@ local function is_full()
     return before + added >= most
 end
 
-local function store(route, record, slot)
+local function store(route, record, trace, slot)
     local delivery = string.format('%016d', number + added + 1)
     call('HSET', base .. 'deliveries:' .. route, delivery, record)
+    if trace ~= '' then
+        call('HSET', base .. 'traces:' .. route, delivery, trace)
+    end
     if slot then
         call('RPUSH', base .. 'held:' .. slot .. ':' .. route, delivery)
     else
@@ -45,16 +49,16 @@ local function store(route, record, slot)
     added = added + 1
 end
 
-local function put(id, digest, received_at, record, candidate, note)
+local function put(id, digest, received_at, record, trace, candidate, note)
     local seen = call('GET', base .. 'seen:' .. digest)
     if seen and math.abs(received_at - seen) <= known_for then
         return 'n'
     end
     local slot, held = nil, false
     if candidate ~= '' then
-        local route, secret = find(id, at) or {}, candidate:sub(2)
-        slot, held = find_slot(route, secret)
-        if not held and route.secret ~= secret then
+        local route, mark = find(id, at) or {}, candidate:sub(2)
+        slot, held = find_slot(route, mark)
+        if not held and route.secret ~= mark then
             return 'n'
         end
     end
@@ -63,15 +67,15 @@ local function put(id, digest, received_at, record, candidate, note)
     elseif is_full() then
         return 'f'
     else
-        store(id, record, held and slot)
+        store(id, record, trace, held and slot)
     end
     call('SET', base .. 'seen:' .. digest, received_at, 'PX', kept_for)
     return 'k'
 end
 
 local answers = {}
-for i = 3, #ARGV, 6 do
-    answers[#answers + 1] = put(unpack(ARGV, i, i + 5))
+for i = 3, #ARGV, 7 do
+    answers[#answers + 1] = put(unpack(ARGV, i, i + 6))
 end
 call('INCRBY', base .. 'waiting', added)
 for route in pairs(offers) do
@@ -82,8 +86,8 @@ return table.concat(answers)
 )
 
 # ARGV: limit, lease, how many bytes are enough. Returns route, fence, and for each delivery its
-# number, its tries and its record in one. One that the server lost is handed out without a body:
-# it becomes a dead letter, while an error would hold up all others.
+# number, its tries and its record in one, and its trace. One that the server lost is handed out
+# without a body: it becomes a dead letter, while an error would hold up all others.
 CLAIM = Script(
     DRAINS
     + CLOCK
@@ -97,7 +101,8 @@ local function take(route, due)
     for _, delivery in ipairs(due) do
         local tries = call('HGET', base .. 'tries:' .. route, delivery) or untried
         local record = call('HGET', base .. 'deliveries:' .. route, delivery) or lost
-        taken[#taken + 1] = delivery .. tries .. record
+        local trace = call('HGET', base .. 'traces:' .. route, delivery) or ''
+        taken[#taken + 1] = {delivery .. tries .. record, trace}
         bytes = bytes + #record
         if bytes >= tonumber(ARGV[3]) then
             break
@@ -204,14 +209,29 @@ return 1
 """
 )
 
-WAITING = Script(
+# Returns how many deliveries wait, how many letters there are, and when the oldest delivery was
+# received of those that are the first of their routes, or nil. A record begins with that time.
+COUNTS = Script(
     DRAINS
     + CLOCK
     + ROUTES
     + FORGETTING
     + QUEUES
     + """
+local function received_at(route)
+    local first = call('ZRANGE', base .. 'queue:' .. route, 0, 0)[1]
+    local record = first and call('HGET', base .. 'deliveries:' .. route, first)
+    return record and struct.unpack('>i8', record)
+end
+
 purge(now())
-return count_waiting()
+local oldest
+for _, route in ipairs(call('ZRANGE', base .. 'agenda', 0, -1)) do
+    local at = received_at(route)
+    if at and at < (oldest or math.huge) then
+        oldest = at
+    end
+end
+return {count_waiting(), call('XLEN', base .. 'letters'), oldest and text(oldest) or false}
 """
 )

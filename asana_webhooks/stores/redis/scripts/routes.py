@@ -83,7 +83,7 @@ return found
 """
 )
 
-# ARGV: id, secret, how many candidates there may be
+# ARGV: id, mark, seal, how many candidates there may be
 ADD_CANDIDATE = Script(
     WRITES
     + CLOCK
@@ -97,15 +97,19 @@ local slot, known = find_slot(route, ARGV[2])
 if known or route.secret == ARGV[2] then
     return 1
 end
-if route.state ~= 'reserved' or slot > tonumber(ARGV[3]) then
+if route.state ~= 'reserved' or slot > tonumber(ARGV[4]) then
     return 0
 end
-call('HSET', base .. 'route:' .. route.id, 'candidate' .. slot, ARGV[2])
+local key = base .. 'route:' .. route.id
+call('HSET', key, 'candidate' .. slot, ARGV[2])
+if ARGV[3] ~= '' then
+    call('HSET', key, 'seal' .. slot, ARGV[3])
+end
 return 1
 """
 )
 
-# ARGV: id, gid, secret
+# ARGV: id, gid, mark
 CONFIRM = Script(
     WRITES
     + CLOCK
@@ -126,6 +130,9 @@ end
 call('DEL', held)
 drop_candidates(route)
 call('HSET', key, 'state', 'confirmed', 'gid', ARGV[2], 'secret', ARGV[3])
+if route['seal' .. slot] then
+    call('HSET', key, 'seal', route['seal' .. slot])
+end
 call('HDEL', key, 'expires')
 return 1
 """
@@ -162,7 +169,7 @@ if not route or route.state ~= 'confirmed' then
 end
 local key = base .. 'route:' .. route.id
 call('HSET', key, 'state', 'retired')
-call('HDEL', key, 'secret')
+call('HDEL', key, 'secret', 'seal')
 unlist(route.id, route.resource)
 return 1
 """
