@@ -190,8 +190,8 @@ async def test_expired_route_needs_no_key_any_more(server: ValkeyServer) -> None
         await at([OTHER]).__aenter__()
     clock.now += 60
     async with at([OTHER]) as store:
+        assert [key for key in everything(server) if key.endswith(b":r1")] == []
         assert await store.counts() == Counts(waiting=0, dead_letters=0)
-    assert [key for key in everything(server) if key.endswith(b":r1")] == []
 
 
 async def test_store_on_a_server_that_lost_a_route_is_opened(

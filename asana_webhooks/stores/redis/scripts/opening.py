@@ -17,8 +17,8 @@ return tonumber(call('GET', base .. 'version'))
 """
 )
 
-# Returns for each secret and each candidate: the route's id, the fields of its mark and of its
-# seal, mark, seal. Expired routes are forgotten first, so that nobody needs their keys.
+# Returns, packed, for each secret and each candidate: the route's id, the fields of its mark and of
+# its seal, mark, seal. Expired routes are forgotten first, so that nobody needs their keys.
 LIST_SECRETS = Script(
     DRAINS
     + CLOCK
@@ -41,7 +41,7 @@ for _, id in ipairs(call('ZRANGE', base .. 'routes', 0, -1)) do
         slot = slot + 1
     end
 end
-return found
+return cmsgpack.pack(found)
 """
 )
 
