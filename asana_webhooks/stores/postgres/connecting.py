@@ -37,7 +37,7 @@ REMEDIES = {
     "3F": "its schema is gone: open the store again to have it made anew",
     "40": "another call was in the way: try again",
     "42501": "permission is denied: let this user create and use the schema",
-    "42": "its schema is damaged: restore it, or drop it and open the store again",
+    "42": "its schema is damaged, or changed by a newer version: install that, or restore it",
     "53100": "its disk is full: free some space",
     "53300": "it has too many connections: raise max_connections, or put PgBouncer before it",
     "53": "it is short of resources: see its log",
