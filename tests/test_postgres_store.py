@@ -816,6 +816,21 @@ async def test_processes_that_start_at_once_bring_the_schema_up_to_date_once(
 
 
 @pytest.mark.usefixtures("first_version")
+async def test_schema_is_brought_up_to_date_although_a_call_is_in_the_way(
+    server: PostgresServer, schema: str, session: Any
+) -> None:
+    store = PostgresStore(server.dsn, schema=schema)
+    async with session.transaction():
+        await session.execute(f"SELECT FROM {schema}.deliveries")
+        opening = asyncio.create_task(store.__aenter__())
+        await blocked(session)
+        await session.execute(f"SELECT FROM {schema}.routes")  # now each waits for the other
+    await opening
+    assert (await store.counts()).waiting == 2
+    await store.__aexit__(None, None, None)
+
+
+@pytest.mark.usefixtures("first_version")
 @pytest.mark.parametrize(
     "call",
     [

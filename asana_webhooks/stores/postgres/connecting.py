@@ -19,6 +19,7 @@ __all__ = [
     "cause_of",
     "connect",
     "failure",
+    "is_deadlock",
     "name_of",
 ]
 
@@ -113,6 +114,11 @@ def _quotes_values(error: Exception) -> bool:
 def cause_of(error: Exception) -> Exception | None:
     """Return what may stand in a traceback as the cause."""
     return None if isinstance(error, StoreError) or _quotes_values(error) else error
+
+
+def is_deadlock(error: Exception) -> bool:
+    """Return whether this transaction and another waited for each other, and this one lost."""
+    return _state(error) == "40P01"
 
 
 def _state(error: Exception) -> str:

@@ -19,6 +19,7 @@ from .connecting import (
     Pool,
     cause_of,
     failure,
+    is_deadlock,
 )
 from .functions import FUNCTIONS
 
@@ -75,17 +76,24 @@ class Server:
                 )
 
     async def _migrate(self, connection: Connection) -> None:
-        newest = len(migrations.MIGRATIONS)
-        if await self._version(connection) == newest:
+        """Bring the schema up to date, again when a call of an older version is in the way."""
+        while await self._version(connection) < len(migrations.MIGRATIONS):
+            try:
+                async with connection.transaction():
+                    await self._migrate_at_once(connection)
+            except Exception as error:
+                if not is_deadlock(error):
+                    raise
+
+    async def _migrate_at_once(self, connection: Connection) -> None:
+        await connection.fetch(migrations.LOCK, self._schema, timeout=OPEN_TIMEOUT)
+        await self._create(connection)
+        version, newest = await self._version(connection), len(migrations.MIGRATIONS)
+        if version == newest:  # somebody else did it
             return
-        async with connection.transaction():
-            await connection.fetch(migrations.LOCK, self._schema, timeout=OPEN_TIMEOUT)
-            await self._create(connection)
-            if (version := await self._version(connection)) == newest:  # another one did it
-                return
-            for migration in (*migrations.MIGRATIONS[version:], FUNCTIONS):
-                await connection.execute(self._localised(migration), timeout=OPEN_TIMEOUT)
-            await connection.fetch(self._localised(migrations.SET_VERSION), newest)
+        for migration in (*migrations.MIGRATIONS[version:], FUNCTIONS):
+            await connection.execute(self._localised(migration), timeout=OPEN_TIMEOUT)
+        await connection.fetch(self._localised(migrations.SET_VERSION), newest)
 
     async def _create(self, connection: Connection) -> None:
         """Create the schema, unless somebody did who may do more than this user."""
