@@ -100,10 +100,11 @@ async def _wait(session: Any, processes: int) -> bool:
     return bool(waiting == processes)
 
 
+@pytest.mark.parametrize("keys", [None, [OLD]], ids=["in clear", "older key"])
 async def test_secret_that_is_forgotten_while_it_is_renewed_stays_so(
-    make: Make, dump: Dump, session: Any
+    make: Make, dump: Dump, session: Any, keys: list[str] | None
 ) -> None:
-    async with make([OLD]) as store:
+    async with make(keys) as store:
         await confirm(store)
     async with session.transaction():
         await session.execute("UPDATE routes SET state = 'retired', secret = NULL, seal = NULL")

@@ -819,8 +819,9 @@ async def test_processes_that_start_at_once_bring_the_schema_up_to_date_once(
 async def test_schema_is_brought_up_to_date_although_a_call_is_in_the_way(
     server: PostgresServer, schema: str, session: Any
 ) -> None:
-    store = PostgresStore(server.dsn, schema=schema)
+    store = PostgresStore(f"{server.dsn}?deadlock_timeout=2s", schema=schema)
     async with session.transaction():
+        await session.execute("SET LOCAL deadlock_timeout = '20s'")  # so the store looks first
         await session.execute(f"SELECT FROM {schema}.deliveries")
         opening = asyncio.create_task(store.__aenter__())
         await blocked(session)
@@ -908,6 +909,7 @@ async def test_oldest_delivery_is_found_by_one_look_per_queue(
 ) -> None:
     await session.execute(in_schema(real, MANY_DELIVERIES), 20_000)
     await session.execute(in_schema(real, MANY_ROUTES), 50)
+    await session.execute(in_schema(real, IDLE_ROUTES))
     async with session.transaction():
         before = dict(await session.fetch(ROWS_READ, real._schema))
         assert await session.fetchval(in_schema(real, "SELECT schema.find_oldest()")) is not None
@@ -927,6 +929,7 @@ INSERT INTO schema.queues (route, due, leased)
 SELECT 'r' || n, now() + (CASE WHEN n % 2 = 0 THEN '-30 min' ELSE '1 h' END)::interval, n % 2 = 1
 FROM generate_series(0, $1::integer) AS n
 """
+IDLE_ROUTES = "INSERT INTO schema.queues (route) SELECT 'idle ' || n FROM generate_series(1, 999) n"
 
 
 async def rows_read(store: PostgresStore, session: Any) -> dict[str, int]:
