@@ -15,8 +15,8 @@ LAYERS = (
     {"errors"},
     {"addresses", "deadline", "logs", "models", "signature"},
     {"answers", "connection", "protocol", "stores"},
-    {"api", "dispatch", "inbox", "stores.memory", "stores.postgres", "stores.redis"}
-    | {"stores.sqlite"},
+    {"api", "auth", "dispatch", "inbox"}
+    | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
     {"endpoint", "establishment"},
     {"asgi", "receiver", "simulator"},
     {"client", "upkeep"},
@@ -55,6 +55,7 @@ IO = {
 MAY_DO_IO = {
     "answers",  # a part of api: knows the exceptions of httpx and aiohttp
     "api",
+    "auth",
     "connection",  # a part of api: makes its pool
     "stores.postgres",
     "stores.redis",
@@ -73,7 +74,7 @@ def modules() -> dict[str, Path]:
 
 def room_of(module: str) -> str:
     """Return the room that a module belongs to: its own, or the folder that is one room."""
-    folders = ("simulator", "cli", "stores.postgres", "stores.redis", "stores.sqlite")
+    folders = ("auth", "cli", "simulator", "stores.postgres", "stores.redis", "stores.sqlite")
     return next((folder for folder in folders if f"{module}.".startswith(f"{folder}.")), module)
 
 
@@ -162,4 +163,4 @@ def test_the_store_contract_imports_no_store() -> None:
 def test_library_of_an_extra_is_imported_where_the_extra_is_asked_for() -> None:
     extras = {"asyncpg", "authlib", "click", "cryptography", "opentelemetry", "redis", "rich"}
     users = {room_of(module) for module in MODULES if foreign(module) & extras}
-    assert users <= {"cli", "pytest_plugin", "stores.postgres", "stores.redis"}
+    assert users <= {"auth", "cli", "pytest_plugin", "stores.postgres", "stores.redis"}
