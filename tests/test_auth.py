@@ -108,6 +108,10 @@ def renewals() -> list[asyncio.Task[Any]]:
     return [task for task in asyncio.all_tasks() if "renew the access" in task.get_name()]
 
 
+def no_space(number: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
 # Renewing
 
 
@@ -214,6 +218,17 @@ async def test_given_client_carries_its_own_renewal(make: MakeOAuth, server: OAu
     assert server.asked == ["refresh_token"]
 
 
+async def test_renewal_needs_no_connection_but_that_of_the_call(
+    make: MakeOAuth, server: OAuthServer
+) -> None:
+    limits = httpx.Limits(max_connections=1)
+    async with httpx.AsyncClient(limits=limits, timeout=5) as client:
+        api = WebhooksApi(
+            make(WORKING, http_client=client), base_url=server.base_url, http_client=client
+        )
+        assert [workspace.gid async for workspace in api.iter_workspaces()] == ["1199"]
+
+
 # Saving
 
 
@@ -254,6 +269,22 @@ async def test_token_that_could_not_be_saved_is_not_used_and_saved_by_the_next_c
     assert await call(auth, server) == ["1199"]
     assert server.asked == ["refresh_token"]
     assert [token.refresh_token for token in saved] == ["refresh-2"]
+
+
+async def test_token_that_could_not_be_saved_gives_way_to_one_from_elsewhere(
+    make: MakeOAuth, server: OAuthServer, file: TokenFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth = make(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_space)
+        with pytest.raises(StoreError):
+            await call(auth, server)
+    server.refresh.add("refresh-elsewhere")
+    elsewhere = Token(access_token="a", refresh_token="refresh-elsewhere", expires_at=LONG_AGO)
+    await file.save(elsewhere)
+    assert await call(auth, server) == ["1199"]
+    assert "refresh-elsewhere" not in server.refresh
+    assert server.asked == ["refresh_token", "refresh_token"]
 
 
 async def test_process_that_dies_before_it_saves_leaves_the_old_token(
@@ -364,10 +395,7 @@ async def test_file_gives_back_what_was_saved(file: TokenFile, tmp_path: Path) -
 async def test_failed_save_leaves_the_old_file_and_nothing_else(
     file: TokenFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(number: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(StoreError, match="cannot be written: No space left on device; check"):
         await file.save(WORKING)
     assert names_in(tmp_path) == ["token.json"]
@@ -1007,6 +1035,19 @@ async def test_revoked_token_is_forgotten_here_and_at_asana(
     assert server.revoked == ["refresh-2"]
 
 
+async def test_token_that_could_not_be_saved_is_the_one_to_revoke(
+    make: MakeOAuth, server: OAuthServer
+) -> None:
+    async def save(token: Token) -> None:
+        raise RuntimeError("the disk is full")
+
+    auth = make(save=save)
+    with pytest.raises(RuntimeError):
+        await call(auth, server)
+    await auth.revoke()
+    assert server.revoked == ["refresh-2"]
+
+
 async def test_token_in_memory_is_forgotten(make: MakeOAuth, server: OAuthServer) -> None:
     auth = make()
     await auth.revoke()
@@ -1047,6 +1088,7 @@ async def test_no_secret_is_ever_logged_or_shown(
         await call(auth, server)
     await auth.revoke()
     shown = [repr(value) for value in (auth, file, token, authorization, caught.value)]
+    shown += [repr([*value.__rich_repr__()]) for value in (token, authorization)]
     written = [caplog.text, *shown, str(caught.value), *(str(token), f"{authorization}")]
     (state,) = parse_qs(urlsplit(begun[0]).query)["state"]
     secrets = server.secrets | {state, authorization.state, authorization.verifier}

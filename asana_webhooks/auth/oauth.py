@@ -77,7 +77,7 @@ class AsanaOAuth(httpx.Auth):
         )
         self._kept = token if isinstance(token, TokenFile) else _Given(token, save)
         self._token: Token | None = None
-        self._unsaved: Token | None = None
+        self._unsaved: tuple[Token | None, Token | None] = (None, None)  # the old one, the new
         self._renewing: asyncio.Task[Token] | None = None
 
     def authorization_url(self, *, redirect_uri: str | None = None) -> Authorization:
@@ -94,17 +94,18 @@ class AsanaOAuth(httpx.Auth):
         token = await self._endpoints.exchange(code, authorization)
         async with self._kept.lock():
             await self._kept.save(token)
-            self._token, self._unsaved = token, None
+            self._token = token
         return token
 
     async def revoke(self) -> None:
         """End the access at Asana, and forget the token; without one nothing happens."""
         async with self._kept.lock():
-            held = self._unsaved or self._kept.load()
+            held = self._kept.load()
             if held is not None:
+                held = self._unsaved_after(held) or held
                 await self._endpoints.revoke(held.refresh_token or held.access_token)
             self._kept.forget()
-            self._token = self._unsaved = None
+            self._token = None
 
     async def async_auth_flow(
         self, request: httpx.Request
@@ -115,6 +116,7 @@ class AsanaOAuth(httpx.Auth):
             token = await self._renewed(token)
         response = yield _signed(request, token)
         if response.status_code == httpx.codes.UNAUTHORIZED:
+            await response.aread()  # its connection may be the one that the renewal waits for
             yield _signed(request, await self._renewed(token))
 
     def sync_auth_flow(
@@ -154,12 +156,19 @@ class AsanaOAuth(httpx.Auth):
         return held
 
     async def _replace(self, held: Token) -> Token:
-        if self._unsaved is None:
-            self._unsaved = await self._endpoints.renew(held)
-        await self._kept.save(self._unsaved)
-        token, self._unsaved = self._unsaved, None
+        token = self._unsaved_after(held)
+        if token is None:
+            token = await self._endpoints.renew(held)
+            self._unsaved = held, token
+        await self._kept.save(token)
+        self._unsaved = None, None
         logger.info("the access token was renewed, it ends at %s", token.expires_at)
         return token
+
+    def _unsaved_after(self, held: Token) -> Token | None:
+        """Return the token that replaced this one at Asana but could not be saved."""
+        old, new = self._unsaved
+        return new if old == held else None
 
 
 class _Given:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -45,6 +45,9 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"Token(expires_at={self.expires_at!r}, user={self.user!r})"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("expires_at", self.expires_at), ("user", self.user)]
+
     def expires_within(self, seconds: float) -> bool:
         """Return whether the access token is over, or will be so soon."""
         soon = datetime.now(UTC) + timedelta(seconds=seconds)
@@ -65,6 +68,9 @@ class Authorization(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Authorization(redirect_uri={self.redirect_uri!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("redirect_uri", self.redirect_uri)]
 
 
 def belongs_to(redirect: str, state: str) -> bool:
