@@ -36,6 +36,7 @@ from asana_webhooks import (
     LoginRequiredError,
     PermissionDeniedError,
     RateLimitedError,
+    Resource,
     ServerError,
     StoreError,
     WebhooksApi,
@@ -141,6 +142,16 @@ async def test_fifty_calls_that_are_refused_at_once_renew_once(
     assert server.asked == ["refresh_token"]
 
 
+async def test_renewal_that_fails_fails_once_for_all_who_wait(
+    make: MakeOAuth, server: OAuthServer
+) -> None:
+    server.refresh.clear()
+    auth = make()
+    results = await asyncio.gather(*(call(auth, server) for _ in range(10)), return_exceptions=True)
+    assert {type(result) for result in results} == {LoginRequiredError}
+    assert server.asked == ["refresh_token"]
+
+
 async def test_good_token_is_used_as_it_is(make: MakeOAuth, server: OAuthServer) -> None:
     server.access.add("access-0")
     later = datetime.now(UTC) + timedelta(hours=1)
@@ -209,6 +220,18 @@ async def test_new_token_lives_as_long_as_asana_says(make: MakeOAuth, server: OA
     assert (token.user.gid, token.user.name) == ("4321", "Greg Sanchez")
 
 
+async def test_user_is_remembered_when_asana_does_not_repeat_it(
+    make: MakeOAuth, server: OAuthServer
+) -> None:
+    greg = Resource(gid="4321", name="Greg Sanchez")
+    server.access.add("a")
+    server.answers = [(200, {"access_token": "a"})]
+    saved: list[Token] = []
+    auth = make(msgspec.structs.replace(EXPIRED, user=greg), save=saved.append)
+    assert await call(auth, server) == ["1199"]
+    assert [token.user for token in saved] == [greg]
+
+
 async def test_given_client_carries_its_own_renewal(make: MakeOAuth, server: OAuthServer) -> None:
     async with httpx.AsyncClient() as client:
         auth = make(http_client=client)
@@ -257,7 +280,7 @@ async def test_token_that_could_not_be_saved_is_not_used_and_saved_by_the_next_c
     saved: list[Token] = []
     failures = [RuntimeError("the disk is full")]
 
-    def save(token: Token) -> None:
+    async def save(token: Token) -> None:
         if failures:
             raise failures.pop()
         saved.append(token)
@@ -489,6 +512,32 @@ async def test_cancelled_call_loses_no_refresh_token_and_leaves_no_lock(
         assert await call(auth, server) == ["1199"]
         assert await call(make(file), server) == ["1199"]
     assert server.asked == ["refresh_token"]
+
+
+async def test_call_in_a_cancelled_scope_loses_no_refresh_token(
+    make: MakeOAuth, server: OAuthServer, file: TokenFile
+) -> None:
+    async def cancel_and_open() -> None:
+        await until(lambda: server.waiting)
+        scope.cancel()
+        for _ in range(100):  # the call would be over by now
+            await asyncio.sleep(0)
+        assert renewals()
+        assert not ended
+        server.gate.set()
+
+    ended: list[bool] = []
+    server.gate.clear()
+    opening = asyncio.create_task(cancel_and_open())
+    with anyio.CancelScope() as scope:
+        try:
+            await call(make(file), server)
+        finally:
+            ended.append(True)
+    await opening
+    stored = file.load()
+    assert stored is not None
+    assert stored.refresh_token == "refresh-2"
 
 
 async def test_cancelled_call_does_not_take_others_along(
@@ -881,6 +930,13 @@ async def test_redirect_that_brings_no_token_is_refused(
     authorization = auth.authorization_url()
     with pytest.raises(LoginRequiredError, match=re.escape(message)):
         await auth.fetch_token(answer.replace("STATE", authorization.state), authorization)
+    assert server.asked == []
+
+
+async def test_login_without_a_state_is_refused(make: MakeOAuth, server: OAuthServer) -> None:
+    forged = Authorization("", "", "verifier", BACK)
+    with pytest.raises(LoginRequiredError, match="belongs to another login"):
+        await make(None).fetch_token(f"{BACK}?code=1", forged)
     assert server.asked == []
 
 

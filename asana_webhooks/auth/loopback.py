@@ -63,7 +63,7 @@ class _Redirect:
     """Waits for the first redirect that carries the state of this login."""
 
     def __init__(self) -> None:
-        self.state = ""  # unknown until the port is; no redirect has an empty one
+        self.state = ""  # unknown until the port is; to an empty one nothing belongs
         self._url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def within(self, seconds: float) -> str:
@@ -76,7 +76,7 @@ class _Redirect:
 
     async def handle(self, request: web.Request) -> web.Response:
         url = f"http://127.0.0.1{request.path_qs}"  # whatever the header Host says
-        if not self.state or not belongs_to(url, self.state):
+        if not belongs_to(url, self.state):
             return _page(400, "This is not the login that the program waits for.")
         if self._url.done():
             return _page(409, "This login is over already.")

@@ -133,8 +133,6 @@ class AsanaOAuth(httpx.Auth):
 
     async def _renewed(self, stale: Token) -> Token:
         """Return a token newer than this one, by one renewal however many calls ask."""
-        if self._token is not None and self._token.access_token != stale.access_token:
-            return self._token  # renewed while this call was on its way
         if self._renewing is None:
             self._renewing = asyncio.create_task(
                 self._renew(stale), name="asana-webhooks: renew the access token"

@@ -74,8 +74,9 @@ class Authorization(msgspec.Struct, frozen=True):
 
 
 def belongs_to(redirect: str, state: str) -> bool:
-    """Return whether the URL of a redirect carries the state of this login."""
-    return hmac.compare_digest(_query(redirect).get("state", "").encode(), state.encode())
+    """Return whether the URL of a redirect carries the state of this login, which is not empty."""
+    found = _query(redirect).get("state", "")
+    return state != "" and hmac.compare_digest(found.encode(), state.encode())
 
 
 def read_code(answer: str, state: str) -> str:
