@@ -16,7 +16,7 @@ LAYERS = (
     {"addresses", "background", "deadline", "logs", "models", "signature", "vault"},
     {"answers", "connection", "protocol", "stats", "stores"},
     {"telemetry"},
-    {"api", "dispatch", "inbox", "letters", "otel", "upkeep"}
+    {"api", "auth", "dispatch", "inbox", "letters", "otel", "upkeep"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
     {"endpoint", "establishment", "stores.urls"},
     {"asgi", "receiver", "simulator"},
@@ -57,6 +57,7 @@ IO = {
 MAY_DO_IO = {
     "answers",  # a part of api: knows the exceptions of httpx and aiohttp
     "api",
+    "auth",
     "connection",  # a part of api: makes its pool
     "stores.postgres",
     "stores.redis",
@@ -76,8 +77,7 @@ def modules() -> dict[str, Path]:
 def room_of(module: str) -> str:
     """Return the room that a module belongs to: its own, or the folder that is one room."""
     folders = (
-        "simulator",
-        "cli",
+        *("auth", "cli", "simulator"),
         *(f"stores.{name}" for name in ("memory", "postgres", "redis", "sqlite")),
     )
     return next((folder for folder in folders if f"{module}.".startswith(f"{folder}.")), module)
