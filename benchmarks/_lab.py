@@ -6,6 +6,7 @@ results when it is told to end (SIGTERM) or is done.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -145,6 +146,13 @@ def exit_status(run: Callable[[], None]) -> int:
 def say(**result: Any) -> None:
     """Print one object for the parent to read."""
     print(json.dumps(result), flush=True)
+
+
+def told_to_end() -> asyncio.Event:
+    """Return what is set when the parent wants no more."""
+    event = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, event.set)
+    return event
 
 
 def has(*modules: str) -> bool:

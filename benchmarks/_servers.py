@@ -9,14 +9,13 @@ import asyncio
 import hashlib
 import hmac
 import json
-import signal
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from _deliveries import FIRST_SERIAL
-from _lab import has, say
+from _lab import has, say, told_to_end
 from _stores import NEEDS, open_store
 
 if TYPE_CHECKING:  # the servers to compare with shall not carry the package
@@ -61,13 +60,6 @@ class Handled:
         """Print the result; a delivery is known by the serial number of its last event."""
         serials = {gid for gid in self.gids if int(gid) >= FIRST_SERIAL}
         say(handled=len(serials), events=len(self.gids), last=self.last)
-
-
-def told_to_end() -> asyncio.Event:
-    """Return what is set when the parent wants no more."""
-    event = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, event.set)
-    return event
 
 
 async def serve_bare(route: str, secret: str, place: str) -> None:

@@ -165,12 +165,15 @@ class Postgres:
             self._as = {"user": "nobody", "group": group, "extra_groups": []}
 
     def start(self) -> None:
-        """Return when the server answers; what was made until then is removed when it fails."""
-        try:
-            self._start()
-        except BaseException:
-            self.remove()
-            raise
+        """Return when the server answers."""
+        programs = _programs(self._directory) / "bin"
+        data, log = self._directory / "data", self._directory / "log"
+        self._own(self._directory)
+        self._initialise(programs, data)
+        options = ("-D", data, "-p", str(self._port), "-k", self._directory, "-h", "127.0.0.1")
+        self._server = _start([programs / "postgres", *options], log, self._core, **self._as)
+        ready = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
+        _wait(self._server, log, lambda: subprocess.run(ready, check=False).returncode == 0)
 
     def fresh(self) -> str:
         """Return the address of an empty database."""
@@ -188,17 +191,7 @@ class Postgres:
             self._server.send_signal(signal.SIGQUIT)
             self._server.wait(START_TIMEOUT)
             self._server = None
-        shutil.rmtree(self._directory)
-
-    def _start(self) -> None:
-        programs = _programs(self._directory) / "bin"
-        data, log = self._directory / "data", self._directory / "log"
-        self._own(self._directory)
-        self._initialise(programs, data)
-        options = ("-D", data, "-p", str(self._port), "-k", self._directory, "-h", "127.0.0.1")
-        self._server = _start([programs / "postgres", *options], log, self._core, **self._as)
-        ready = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
-        _wait(self._server, log, lambda: subprocess.run(ready, check=False).returncode == 0)
+        _remove(self._directory)
 
     def _initialise(self, programs: Path, data: Path) -> None:
         password = self._directory / "password"
@@ -266,6 +259,14 @@ def _start(
         return subprocess.Popen(
             command, stdout=file, stderr=file, start_new_session=True, **options
         )
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory in which an interrupted initdb may still be at work for a moment."""
+    end = time.monotonic() + START_TIMEOUT
+    while directory.exists() and time.monotonic() < end:
+        shutil.rmtree(directory, ignore_errors=True)
+        time.sleep(0.02)
 
 
 def _wait(server: subprocess.Popen[bytes], log: Path, answers: Callable[[], bool]) -> None:
