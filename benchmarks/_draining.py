@@ -91,12 +91,12 @@ class Lab:
 
 
 async def _fill_store(name: str, place: str, count: int, webhooks: int) -> None:
-    async with open_store(name, place) as store:
+    async with open_store(name, place, max_waiting=_inbox.MANY) as store:
         await _inbox.fill(store, range(count), _inbox.routes(webhooks))
 
 
 async def _waiting(name: str, place: str) -> int:
-    async with open_store(name, place) as store:
+    async with open_store(name, place, max_waiting=_inbox.MANY) as store:
         return await store.waiting()
 
 

@@ -38,7 +38,6 @@ NEEDS = {
 """The stores, and which modules each needs."""
 
 START_TIMEOUT = 30.0
-MANY = 10_000_000  # deliveries may wait: a benchmark fills an inbox on purpose
 
 VALKEY_OPTIONS = (
     *("--appendonly", "yes", "--appendfsync", "everysec"),
@@ -47,17 +46,20 @@ VALKEY_OPTIONS = (
 DATABASE = "bench"
 
 
-def open_store(name: str, place: str) -> Store:
-    """Return the store with this name, to be entered, at what ``Stores.fresh`` returned."""
+def open_store(name: str, place: str, **options: int) -> Store:
+    """Return the store with this name, to be entered, at what ``Stores.fresh`` returned.
+
+    Options are the store's own, such as ``max_waiting``.
+    """
     import asana_webhooks as package
 
     if name == "memory":
-        return package.MemoryStore(max_waiting=MANY)
+        return package.MemoryStore(**options)
     if name == "sqlite":
-        return package.SqliteStore(place, max_waiting=MANY)
+        return package.SqliteStore(place, **options)
     if name == "valkey":
-        return package.RedisStore(place, max_waiting=MANY)
-    return package.PostgresStore(place, max_waiting=MANY)
+        return package.RedisStore(place, **options)
+    return package.PostgresStore(place, **options)
 
 
 class Stores:

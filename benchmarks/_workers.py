@@ -22,7 +22,7 @@ OTHERS = {"saq": _others.drain_saq, "procrastinate": _others.drain_procrastinate
 
 async def drain_store(name: str, place: str, tally: Tally, options: argparse.Namespace) -> None:
     """Drain a store; the one in memory is filled here, where else."""
-    async with open_store(name, place) as store:
+    async with open_store(name, place, max_waiting=_inbox.MANY) as store:
         if name == "memory":
             await _inbox.fill(store, range(options.count), _inbox.routes(options.webhooks))
         say()
@@ -33,7 +33,7 @@ async def drain_store(name: str, place: str, tally: Tally, options: argparse.Nam
 async def measure_claims(name: str, place: str, options: argparse.Namespace) -> None:
     """Print how long claims take, level by level."""
     levels, webhooks, samples = options.claims, options.webhooks, options.count
-    async with open_store(name, place) as store:
+    async with open_store(name, place, max_waiting=_inbox.MANY) as store:
         say()
         async for level, times in _inbox.claim_at(
             store, levels, webhooks=webhooks, samples=samples
