@@ -32,10 +32,11 @@ How to read it: ``ratio`` is to the job queue on the same kind of store with as 
 this run, and the only figure to compare between machines. Where it comes from: an inbox claims up
 to 100 deliveries of a webhook and acknowledges them together, so a kill repeats up to 50 ms of
 handled work; saq and procrastinate fetch and finish each job for itself, huey takes a job out
-before it runs and loses it in a kill. By default each webhook has 100 waiting, a whole claim; with
-more webhooks for as many deliveries the claims, and the ratio, get smaller. Nothing is pinned to a
-core: on two of them, four workers and a server share two. SQLite and PostgreSQL depend on the disk
-below the directory for temporary files; the facts say how long an ``fsync`` takes there.
+before it runs and loses it in a kill. By default each webhook has 100 waiting, a whole claim: that
+is the best case. With ``--webhooks`` as large as ``--count`` each claim finds one delivery, the
+worst case, and most of the ratio is gone; neither figure says much without the other. Nothing is
+pinned to a core: on two of them, four workers and a server share two. SQLite and PostgreSQL depend
+on the disk below the directory for temporary files; the facts say how long an ``fsync`` takes.
 
 The second table is the time of one ``claim`` of 100 deliveries with its ``finish``, one at a time,
 while 1,000 to 1,000,000 deliveries of ten webhooks wait: median and 99th percentile of 300. As many
