@@ -152,6 +152,20 @@ async def test_rest_of_a_sleep_takes_its_real_time(clock: Clock) -> None:
     assert log == [HOUR]
 
 
+async def test_no_timer_of_before_rings_when_time_was_driven(clock: Clock) -> None:
+    errors: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: errors.append(context["message"]))
+    log: list[float] = []
+    task = start(clock, 0.04, log=log)
+    await anyio.wait_all_tasks_blocked()
+    latest = loop.time() + 0.05
+    await clock.advance(0.03, patience=5)
+    await until(task.done)
+    await until(lambda: loop.time() > latest)
+    assert errors == []
+
+
 async def test_sleeper_that_nobody_follows_is_woken_and_not_waited_for(clock: Clock) -> None:
     task = asyncio.create_task(clock.sleep(HOUR))
     await anyio.wait_all_tasks_blocked()
