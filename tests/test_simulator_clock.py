@@ -173,6 +173,26 @@ async def test_sleeper_that_nobody_follows_is_woken_and_not_waited_for(clock: Cl
     await until(task.done)
 
 
+async def test_callbacks_are_called_in_order_until_the_clock_is_stopped(clock: Clock) -> None:
+    log: list[float] = []
+    start(clock, 2 * HOUR, log=log)
+    begun = clock.now()
+    for hours in (3, 1, 30):
+        clock.call_at(begun + timedelta(hours=hours), lambda hours=hours: log.append(hours * HOUR))
+    await clock.advance(4 * HOUR, patience=5)
+    assert log == [HOUR, 2 * HOUR, 3 * HOUR]
+    clock.stop()
+    await clock.advance(40 * HOUR, patience=5)
+    assert log == [HOUR, 2 * HOUR, 3 * HOUR]
+
+
+async def test_callback_comes_by_itself_when_nobody_drives(clock: Clock) -> None:
+    called = asyncio.Event()
+    clock.call_at(clock.now() + timedelta(seconds=0.01), called.set)
+    with anyio.fail_after(5):
+        await called.wait()
+
+
 async def test_cancelled_sleeper_is_forgotten(clock: Clock) -> None:
     log: list[float] = []
     task = start(clock, HOUR, log=log)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from conftest import until
 from target import HEARTBEAT, Target, api_of, new_webhook
 
 from asana_webhooks.simulator import AsanaSimulator
@@ -187,9 +188,19 @@ async def test_no_heartbeat_comes_after_deletion(
     assert target.posts == []
 
 
-async def test_heartbeats_are_nothing_to_wait_for(asana: AsanaSimulator, webhook: str) -> None:
-    async with asyncio.timeout(5):
+async def test_heartbeats_are_nothing_to_wait_for(target: Target) -> None:
+    async with AsanaSimulator() as asana, asyncio.timeout(5):
+        tasks = asyncio.all_tasks()
+        await new_webhook(asana, target.url)
         await asana.settled()
+        await until(lambda: asyncio.all_tasks() == tasks)
+
+
+async def test_heartbeats_end_with_the_simulator(target: Target) -> None:
+    async with AsanaSimulator() as asana:
+        await new_webhook(asana, target.url)
+    await asana.advance(hours=9)
+    assert target.bodies == [HEARTBEAT]
 
 
 # Failures

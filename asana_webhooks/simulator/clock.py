@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,13 +19,12 @@ from typing import Any
 __all__ = ["Clock"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Timer:
-    """What wakes one sleeping task; ``due`` is in seconds since 1970, of the clock."""
+    """What is to happen at one moment; ``due`` is in seconds since 1970, of the clock."""
 
     due: float
-    unless: asyncio.Event
-    limit: asyncio.Timeout
+    ring: Callable[[], None]
     real: asyncio.TimerHandle | None = None
 
     def disarm(self) -> None:
@@ -33,12 +33,13 @@ class _Timer:
 
 
 class Clock:
-    """Tells the time and wakes tasks; a task sleeps in one place at a time."""
+    """Tells the time, wakes tasks and calls back; a task sleeps in one place at a time."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
         self._held: float | None = None
-        self._timers: dict[asyncio.Task[Any], _Timer] = {}
+        self._timers: dict[_Timer, None] = {}  # in the order in which they were set
+        self._asleep: dict[asyncio.Task[Any], asyncio.Event] = {}
         self._followed: set[asyncio.Task[Any]] = set()
         self._news = asyncio.Event()
         self._driven = asyncio.Lock()
@@ -55,6 +56,15 @@ class Clock:
     async def sleep_until(self, moment: datetime, *, unless: asyncio.Event | None = None) -> None:
         """Return at this moment, or as soon as the event is set; at once when it has passed."""
         await self._sleep(moment.timestamp(), unless or asyncio.Event())
+
+    def call_at(self, moment: datetime, callback: Callable[[], None]) -> None:
+        """Call back at this moment."""
+        self._set(_Timer(moment.timestamp(), callback))
+
+    def stop(self) -> None:
+        """Call nothing back any more."""
+        for timer in [*self._timers]:
+            self._drop(timer)
 
     def follow(self, task: asyncio.Task[Any]) -> None:
         """Stand still for this task in ``advance`` whenever it is awake."""
@@ -76,9 +86,9 @@ class Clock:
 
     async def _drive(self, end: float, patience: float) -> None:
         await self._calm(patience)
-        while (task := self._next(end)) is not None:
-            self._held = max(self._time(), self._timers[task].due)
-            self._wake(task)
+        while (timer := self._next(end)) is not None:
+            self._held = max(self._time(), timer.due)
+            self._ring(timer)
             await self._calm(patience)
         self._held = end
 
@@ -95,30 +105,43 @@ class Clock:
 
     def _awake(self) -> set[asyncio.Task[Any]]:
         # Whose event is set sleeps no longer, even if it has not had its turn yet.
-        asleep = {task for task, timer in self._timers.items() if not timer.unless.is_set()}
+        asleep = {task for task, unless in self._asleep.items() if not unless.is_set()}
         return self._followed - asleep
 
-    def _next(self, end: float) -> asyncio.Task[Any] | None:
-        """Return the task that is to be woken first until then; of equals, who slept first."""
-        first = min(self._timers, key=lambda task: self._timers[task].due, default=None)
-        return first if first is not None and self._timers[first].due <= end else None
+    def _next(self, end: float) -> _Timer | None:
+        """Return what is to ring first until then; of equals, what was set first."""
+        first = min(self._timers, key=lambda timer: timer.due, default=None)
+        return first if first is not None and first.due <= end else None
 
     def _time(self) -> float:
         return time.time() + self._ahead if self._held is None else self._held
 
     def _hold(self, moment: float) -> None:
         self._held = moment
-        for timer in self._timers.values():
+        for timer in self._timers:
             timer.disarm()
 
     def _release(self) -> None:
         self._ahead, self._held = self._time() - time.time(), None
-        for task, timer in self._timers.items():
-            self._arm(task, timer)
+        for timer in self._timers:
+            self._arm(timer)
 
-    def _arm(self, task: asyncio.Task[Any], timer: _Timer) -> None:
+    def _set(self, timer: _Timer) -> None:
+        self._timers[timer] = None
+        if self._held is None:
+            self._arm(timer)
+
+    def _arm(self, timer: _Timer) -> None:
         loop = asyncio.get_running_loop()
-        timer.real = loop.call_later(timer.due - self._time(), self._wake, task)
+        timer.real = loop.call_later(timer.due - self._time(), self._ring, timer)
+
+    def _ring(self, timer: _Timer) -> None:
+        self._drop(timer)
+        timer.ring()
+
+    def _drop(self, timer: _Timer) -> None:
+        timer.disarm()
+        self._timers.pop(timer, None)
 
     async def _sleep(self, due: float, unless: asyncio.Event) -> None:
         # The loop's timers follow another clock of the machine, and may be early by this one.
@@ -130,23 +153,19 @@ class Clock:
         assert task is not None  # noqa: S101 - a coroutine of asyncio always runs in a task
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None) as limit:
-                timer = self._timers[task] = _Timer(due, unless, limit)
-                if self._held is None:
-                    self._arm(task, timer)
+                timer = _Timer(due, lambda: self._wake(task, limit))
+                self._set(timer)
+                self._asleep[task] = unless
                 self._news.set()
                 try:
                     await unless.wait()
                 finally:
-                    self._get_up(task)
+                    self._asleep.pop(task, None)
+                    self._drop(timer)
 
-    def _wake(self, task: asyncio.Task[Any]) -> None:
-        limit = self._timers[task].limit
-        self._get_up(task)
+    def _wake(self, task: asyncio.Task[Any], limit: asyncio.Timeout) -> None:
+        del self._asleep[task]
         limit.reschedule(asyncio.get_running_loop().time())
-
-    def _get_up(self, task: asyncio.Task[Any]) -> None:
-        if (timer := self._timers.pop(task, None)) is not None:
-            timer.disarm()
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._followed.discard(task)

@@ -106,8 +106,7 @@ class Deliveries:
 
     def send_heartbeats(self, webhook: WebhookRecord) -> None:
         """Send a heartbeat now, and every eight hours until the webhook is deleted."""
-        self._send(webhook, [])
-        self._clock.follow(self._start(self._beat(webhook), f"heartbeats of webhook {webhook.gid}"))
+        self._beat(webhook, self._clock.now())
 
     async def settled(self) -> None:
         """Return when nothing is gathered, under way or waiting for its next attempt."""
@@ -124,12 +123,11 @@ class Deliveries:
         await self._clock.sleep(self._gather_for, unless=webhook.deleted)
         self._send(webhook, self._gathered.pop(webhook.gid))
 
-    async def _beat(self, webhook: WebhookRecord) -> None:
-        due = self._clock.now()
-        while not webhook.deleted.is_set():
-            due += HEARTBEAT_INTERVAL
-            await self._clock.sleep_until(due, unless=webhook.deleted)
+    def _beat(self, webhook: WebhookRecord, due: datetime) -> None:
+        if not webhook.deleted.is_set():
             self._send(webhook, [])
+            later = due + HEARTBEAT_INTERVAL
+            self._clock.call_at(later, lambda: self._beat(webhook, later))
 
     def _send(self, webhook: WebhookRecord, events: list[msgspec.Raw]) -> None:
         line = self._lines.get(webhook.gid)

@@ -117,6 +117,7 @@ class AsanaSimulator:
 
     async def __aenter__(self) -> AsanaSimulator:
         try:
+            self._opened.callback(self._state.clock.stop)
             await self._opened.enter_async_context(self._posts)
             self._group = await self._opened.enter_async_context(asyncio.TaskGroup())
             self._opened.callback(self._cancel)
