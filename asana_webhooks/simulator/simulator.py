@@ -45,9 +45,11 @@ class AsanaSimulator:
 
     ``webhooks`` maps gids to the webhooks that exist, ``deliveries`` lists every signed post in
     order, ``faults`` is the set of faults that are on for all webhooks, and each webhook has
-    ``faults`` of its own. ``create_started`` and ``handshake_done``
-    are events that are set, and never cleared, when a create call arrives and when its handshake
-    was answered; ``release_handshake`` and ``release_201`` end the waits of the slow faults.
+    ``faults`` of its own. ``create_started`` and ``handshake_done`` are events that are set, and
+    never cleared, when a create call arrives and when its handshake was answered;
+    ``release_handshake`` and ``release_201`` end the waits of the slow faults.
+
+    Its time is real time and all that ``advance`` let pass besides.
 
     Raises ValueError when an argument makes no sense.
     """
@@ -117,7 +119,6 @@ class AsanaSimulator:
 
     async def __aenter__(self) -> AsanaSimulator:
         try:
-            self._opened.callback(self._state.clock.stop)
             await self._opened.enter_async_context(self._posts)
             self._group = await self._opened.enter_async_context(asyncio.TaskGroup())
             self._opened.callback(self._cancel)
@@ -152,6 +153,7 @@ class AsanaSimulator:
         return task
 
     def _cancel(self) -> None:
+        self._state.clock.stop()
         for task in self._tasks:
             task.cancel()
 
