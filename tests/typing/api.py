@@ -354,7 +354,7 @@ async def mount_in_asgi(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def try_without_an_account() -> None:
-    async with AsanaSimulator(retry_delay=0.1) as asana:
+    async with AsanaSimulator(gather_for=60, retry_delay=0.1) as asana:
         assert_type(asana, AsanaSimulator)
         assert_type(asana.base_url, str)
         assert_type(asana.workspace, str)
@@ -368,5 +368,8 @@ async def try_without_an_account() -> None:
         await asana.emit(asana.project, {"action": "changed"})
         asana.faults.add(Fault.NO_HANDSHAKE)
         asana.faults.discard("no-handshake")
+        for webhook in asana.webhooks.values():
+            webhook.faults.add(Fault.DUPLICATE)
         await asana.settled()
+        await asana.advance(days=1, hours=9, minutes=0.5, seconds=1)
         assert_type(await asana.deliver("12", b"{}", signature="0" * 64), int | None)
