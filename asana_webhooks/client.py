@@ -2,67 +2,51 @@
 
 from __future__ import annotations
 
+import math
 import ssl
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import httpx
 
 from .api import WebhooksApi
 from .asgi import AsgiApp
+from .background import beside
 from .dispatch import Dispatcher, H
 from .endpoint import Endpoint
 from .establishment import Establishment, check_public_url
 from .inbox import Inbox
+from .letters import select_letters
 from .models import DeadLetter, Event, Route, Webhook, WebhookFilter
 from .protocol import MAX_BODY
 from .receiver import MAX_CONNECTIONS, Receiver, aiohttp_app
+from .stats import Counters, Stats
 from .stores import Store
-from .stores.memory import MemoryStore
-from .stores.postgres import PostgresStore
-from .stores.redis import RedisStore
-from .stores.sqlite import SqliteStore
+from .stores.urls import open_store
+from .telemetry import SILENT, Telemetry
+from .upkeep import Upkeep
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-__all__ = ["WebhooksClient", "open_store"]
+__all__ = ["WebhooksClient"]
 
 
-def open_store(url: str) -> Store:
-    """Return the store that a URL names, not entered yet.
-
-    ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute/path.db``; with the extra
-    ``redis``, ``redis://host:6379/0`` (``rediss://``, ``unix://``); with the extra ``postgres``,
-    ``postgresql://host/database``. Raises ValueError for any other text.
-    """
-    scheme, _, rest = url.partition(":")
-    if url == "memory:":
-        return MemoryStore()
-    if scheme == "sqlite" and rest.startswith("///") and len(rest) > 3:
-        return SqliteStore(rest[3:])
-    if scheme in ("redis", "rediss", "unix"):
-        return RedisStore(url)
-    if scheme in ("postgresql", "postgres"):
-        return PostgresStore(url)
-    msg = (
-        "store must be 'memory:', 'sqlite:///file.db', 'redis://host', 'postgresql://host/database'"
-        " or a store object"
-    )
-    raise ValueError(msg)
-
-
-class _Receiving:
+class _Receiving(NamedTuple):
     """What a client has beside its REST calls when it has a public URL."""
 
-    def __init__(
-        self, store: Store, inbox: Inbox, endpoint: Endpoint, establishment: Establishment
-    ) -> None:
-        self.store = store
-        self.inbox = inbox
-        self.endpoint = endpoint
-        self.establishment = establishment
+    store: Store
+    inbox: Inbox
+    endpoint: Endpoint
+    establishment: Establishment
+    counters: Counters
+    telemetry: Telemetry
+
+    async def stats(self) -> Stats:
+        counts, routes = await self.store.counts(), await self.store.list_routes()
+        return self.counters.snapshot(counts, routes)
 
 
 class WebhooksClient(WebhooksApi):
@@ -72,12 +56,17 @@ class WebhooksClient(WebhooksApi):
     client opens the store and, unless ``serve`` is false, listens on ``host`` and ``port``, or on
     ``unix_socket``. Without it the client is a REST client: no port, no file.
 
-    ``store`` is a URL (see ``open_store``) or a store object, which the client opens and closes.
-    ``workspace`` is where to look for a webhook whose creation got no answer; None: everywhere.
+    ``store`` is a URL (see ``stores.urls.open_store``) or a store object, which the client opens
+    and closes. ``encryption_keys``, the newest first, go with a URL: Fernet keys that encrypt the
+    secrets in the store; None takes those of ``ASANA_WEBHOOKS_ENCRYPTION_KEYS``. ``workspace``
+    is where to look for a webhook whose creation got no answer; None: everywhere.
     ``max_body`` is in bytes, ``keepalive_timeout`` in seconds (None: 75 behind a proxy, which a
     loopback address or a Unix socket stands for, else 15). A delivery is tried ``max_attempts``
     times; ``concurrency`` webhooks are handled side by side. ``answer_gone`` answers deliveries
-    for a webhook that was deleted here with 410, on which Asana ends it.
+    for a webhook that was deleted here with 410, on which Asana ends it. ``reuse_port`` lets
+    several processes listen on one port, where the system can (Linux, BSD). Every ``upkeep``
+    seconds each webhook that was ensured is looked after again; None: never. ``telemetry`` is an
+    ``otel.OpenTelemetry``, or one's own.
 
     Raises ValueError for what cannot work, before any I/O.
     """
@@ -88,9 +77,11 @@ class WebhooksClient(WebhooksApi):
         *,
         public_url: str | None = None,
         store: str | Store = "sqlite:///asana-webhooks.db",
+        encryption_keys: Sequence[str] | None = None,
         serve: bool = True,
         host: str = "127.0.0.1",
         port: int = 8080,
+        reuse_port: bool = False,
         unix_socket: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         base_url: str = "https://app.asana.com/api/1.0",
@@ -102,29 +93,45 @@ class WebhooksClient(WebhooksApi):
         max_attempts: int = 10,
         concurrency: int = 10,
         answer_gone: bool = False,
+        upkeep: float | None = 3600.0,
+        telemetry: Telemetry | None = None,
     ) -> None:
         super().__init__(token, base_url=base_url, http_client=http_client)
         self._dispatcher = Dispatcher()
         self._stack: AsyncExitStack | None = None
         self._parts: _Receiving | None = None
         self._receiver: Receiver | None = None
+        self._upkeep = Upkeep(self.ensure, interval=_seconds(upkeep))
         if public_url is None:
             return
         check_public_url(public_url, base_url)
-        opened = open_store(store) if isinstance(store, str) else store
-        inbox = Inbox(opened, concurrency=concurrency, max_attempts=max_attempts)
+        opened = _store_of(store, encryption_keys)
+        counters, telemetry = Counters(), telemetry or SILENT
+        inbox = Inbox(
+            opened,
+            concurrency=concurrency,
+            max_attempts=max_attempts,
+            counters=counters,
+            telemetry=telemetry,
+        )
         endpoint = Endpoint(
-            opened, on_arrival=inbox.arrived, max_body=max_body, answer_gone=answer_gone
+            opened,
+            on_arrival=inbox.arrived,
+            max_body=max_body,
+            answer_gone=answer_gone,
+            counters=counters,
+            telemetry=telemetry,
         )
         establishment = Establishment(
             self, opened, public_url=public_url, workspace=workspace, seen=endpoint.seen
         )
-        self._parts = _Receiving(opened, inbox, endpoint, establishment)
+        self._parts = _Receiving(opened, inbox, endpoint, establishment, counters, telemetry)
         if serve:
             self._receiver = Receiver(
                 endpoint,
                 host=host,
                 port=port,
+                reuse_port=reuse_port,
                 unix_socket=unix_socket,
                 ssl_context=ssl_context,
                 max_connections=max_connections,
@@ -138,13 +145,19 @@ class WebhooksClient(WebhooksApi):
         """
         if self._parts is not None:
             async with AsyncExitStack() as stack:
-                await stack.enter_async_context(self._parts.store)
-                await stack.enter_async_context(self._parts.inbox)
-                if self._receiver is not None:
-                    await stack.enter_async_context(self._receiver)
+                await self._open(self._parts, stack)
                 self._stack = stack.pop_all()
             self._parts.endpoint.accepting = True
         return self
+
+    async def _open(self, parts: _Receiving, stack: AsyncExitStack) -> None:
+        await stack.enter_async_context(parts.store)
+        watching = parts.telemetry.watch(parts.stats)
+        await stack.enter_async_context(beside(watching, "telemetry"))
+        await stack.enter_async_context(parts.inbox)
+        if self._receiver is not None:
+            await stack.enter_async_context(self._receiver)
+        await stack.enter_async_context(beside(self._upkeep.run(), "upkeep"))
 
     async def aclose(self) -> None:
         """Stop accepting, answer what is under way, let handlers end, close store and connections.
@@ -155,9 +168,23 @@ class WebhooksClient(WebhooksApi):
         try:
             if self._parts is not None and stack is not None:
                 self._parts.endpoint.accepting = False
+                self._parts.inbox.stop()  # handlers and requests have the same seconds to end
                 await stack.aclose()
         finally:
             await super().aclose()
+
+    def listen(
+        self, host: str | None = None, port: int | None = None, *, reuse_port: bool = False
+    ) -> None:
+        """Change, before the client is entered, where its receiver will listen.
+
+        For programs that start others. Raises RuntimeError without a receiver of its own on a host
+        and port, or when it listens already.
+        """
+        if self._receiver is None or self._stack is not None:
+            msg = "there is no receiver to move: the client has none, or it listens already"
+            raise RuntimeError(msg)
+        self._receiver.move(host, port, reuse_port=reuse_port)
 
     @property
     def port(self) -> int | None:
@@ -197,10 +224,14 @@ class WebhooksClient(WebhooksApi):
 
         One that Asana does not know any more, or calls inactive, is replaced; filters that differ
         are updated. Without one, or for another ``public_url``, it is established. Calls at once
-        make one webhook. Raises what ``establish``, ``get_webhook`` and ``update_webhook`` raise.
+        make one webhook. From then on it is looked after again, see ``upkeep``.
+
+        Raises what ``establish``, ``get_webhook`` and ``update_webhook`` raise.
         """
         establishment = self._opened().establishment
-        return await establishment.ensure(resource, filters=filters, timeout=timeout)
+        webhook = await establishment.ensure(resource, filters=filters, timeout=timeout)
+        self._upkeep.want(resource, filters)
+        return webhook
 
     async def update_webhook(
         self,
@@ -213,6 +244,7 @@ class WebhooksClient(WebhooksApi):
         webhook = await super().update_webhook(gid, filters=filters, opt_fields=opt_fields)
         for route in await self._routes_of(gid):
             await self._opened().store.set_filters(route.id, filters)
+            self._upkeep.change(route.resource, filters)
         return webhook
 
     async def delete_webhook(self, gid: str) -> None:
@@ -223,6 +255,7 @@ class WebhooksClient(WebhooksApi):
         """
         await super().delete_webhook(gid)
         for route in await self._routes_of(gid):
+            self._upkeep.leave(route.resource)
             await self._opened().store.retire(route.id)
             self._opened().endpoint.forget(route.id)
 
@@ -267,12 +300,45 @@ class WebhooksClient(WebhooksApi):
         """Return what was given up, oldest first, from behind the one with the id ``after``."""
         return await self._opened().store.dead_letters(limit=limit, after=after)
 
+    async def get_letter(self, letter: str) -> DeadLetter | None:
+        """Return the dead letter with this id; None when there is none."""
+        return await self._opened().store.get_letter(letter)
+
+    def select_letters(
+        self,
+        *,
+        resource: str | None = None,
+        webhook: str | None = None,
+        reason: str | None = None,
+        buried_before: datetime | None = None,
+    ) -> AsyncIterator[DeadLetter]:
+        """Return an iterator over the dead letters that fit all that is given, oldest first.
+
+        ``resource`` and ``webhook`` are gids, ``reason`` is a part of the letter's, whatever the
+        case. What it yields may be replayed or discarded at once.
+        """
+        return select_letters(
+            self._opened().store,
+            resource=resource,
+            webhook=webhook,
+            reason=reason,
+            buried_before=buried_before,
+        )
+
     async def replay(self, letters: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""
         parts = self._opened()
         count = await parts.store.replay(letters)
         parts.inbox.arrived()
         return count
+
+    async def discard(self, letters: Sequence[str]) -> int:
+        """Remove the dead letters with these ids for good; returns how many there were."""
+        return await self._opened().store.discard(letters)
+
+    async def stats(self) -> Stats:
+        """Return a snapshot of the inbox, of this process's work, and of each webhook's silence."""
+        return await self._opened().stats()
 
     # Inside another server
 
@@ -302,3 +368,19 @@ class WebhooksClient(WebhooksApi):
         if self._parts is None or self._stack is None:
             return []
         return [route for route in await self._parts.store.list_routes() if route.gid == gid]
+
+
+def _store_of(store: str | Store, keys: Sequence[str] | None) -> Store:
+    if isinstance(store, str):
+        return open_store(store, encryption_keys=keys)
+    if keys is not None:
+        msg = "encryption_keys go with a store's URL; a store object is given its own"
+        raise ValueError(msg)
+    return store
+
+
+def _seconds(upkeep: float | None) -> float:
+    if upkeep is not None and not upkeep > 0:
+        msg = f"upkeep is a positive number of seconds, or None for never, not {upkeep}"
+        raise ValueError(msg)
+    return math.inf if upkeep is None else upkeep

@@ -24,7 +24,9 @@ from .protocol import (
     READY,
     UNAVAILABLE,
     UNKNOWN_ROUTE,
+    WRONG_SIGNATURE,
     Bury,
+    Decision,
     Effect,
     Enqueue,
     NoteHeartbeat,
@@ -35,7 +37,9 @@ from .protocol import (
     decide,
     screen,
 )
+from .stats import Counters
 from .stores import Store
+from .telemetry import SILENT, Telemetry
 
 __all__ = ["STORE_TIMEOUT", "Endpoint"]
 
@@ -58,11 +62,20 @@ class _Sighting(msgspec.Struct, frozen=True):
     status: int
 
 
+class _Known(msgspec.Struct, frozen=True, gc=False):
+    """A confirmed route, when it was read (monotonic seconds), and if to see whether it changed."""
+
+    route: Route
+    read_at: float
+    read_again: bool
+
+
 class Endpoint:
     """Answers requests for routes; it does not know how they came.
 
     ``on_arrival`` is called, on the loop, after a delivery was stored. ``accepting`` is what the
-    readiness probe tells, while the store answers.
+    readiness probe tells, while the store answers. ``counters`` and ``telemetry`` are told of what
+    becomes of requests.
     """
 
     def __init__(
@@ -73,7 +86,11 @@ class Endpoint:
         max_body: int = MAX_BODY,
         answer_gone: bool = False,
         store_timeout: float = STORE_TIMEOUT,
+        counters: Counters | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self._counters = counters or Counters()
+        self._telemetry = telemetry
         self.max_body = max_body
         self.accepting = False
         self._sightings: deque[_Sighting] = deque(maxlen=100)
@@ -81,7 +98,7 @@ class Endpoint:
         self._on_arrival = on_arrival
         self._answer_gone = answer_gone
         self._deadline = Deadline(store_timeout)
-        self._known: dict[str, tuple[Route, float]] = {}
+        self._known: dict[str, _Known] = {}
         self._log = SparseLogger(logger)
 
     async def handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
@@ -92,6 +109,14 @@ class Endpoint:
         """
         if request.route in PROBES:
             return await self._probe(request)
+        with self._telemetry.receiving():
+            response = await self._handle(request, read)
+            self._telemetry.answered(response.status, response.reason)
+        if response.reason:
+            self._counters.refused[response.reason] += 1
+        return response
+
+    async def _handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
         try:
             response = await self._answer(request, read)
         except Refusal as refusal:
@@ -129,11 +154,11 @@ class Endpoint:
             return NOT_GET
         if request.route == "healthz":
             return ALIVE
-        return READY if self.accepting and await self._store_answers() else NOT_READY
+        return READY if self.accepting and await self._store_answers(request) else NOT_READY
 
-    async def _store_answers(self) -> bool:
+    async def _store_answers(self, request: Request) -> bool:
         try:
-            await self._deadline.wait_for(self._store.waiting())
+            await self._deadline.wait_for(self._store.get_route(request.route))
         except (StoreError, TimeoutError):
             return False
         return True
@@ -150,33 +175,50 @@ class Endpoint:
         request.body = await read()
         now = datetime.now(UTC)
         decision = decide(request, route, now=now, max_body=self.max_body)
+        if decision.response is WRONG_SIGNATURE:
+            decision = await self._decide_again(decision, request, now, since=started)
         if decision.effect is None:
             return decision.response
         return await self._deadline.wait_for(
             self._perform(decision.effect, request, decision.response, now), spent=spent
         )
 
+    async def _decide_again(
+        self, refused: Decision, request: Request, now: datetime, *, since: float
+    ) -> Decision:
+        """Return the decision by what the store says now, if it was not asked for this request.
+
+        Once in a second at most: a stranger who guesses signatures costs no more look-ups.
+        """
+        known = self._known.get(request.route)
+        if known is None or known.read_at >= since or known.read_again:
+            return refused
+        route = await self._look_up(request.route, again=True)
+        if route is None:
+            return Decision(UNKNOWN_ROUTE)
+        return decide(request, route, now=now, max_body=self.max_body)
+
     async def _find(self, route_id: str) -> Route | None:
         known = self._known.get(route_id)
+        if known is not None and time.monotonic() < known.read_at + ROUTE_KNOWN_FOR:
+            return known.route
+        return await self._look_up(route_id) if route_id else None
+
+    async def _look_up(self, route_id: str, *, again: bool = False) -> Route | None:
         now = time.monotonic()
-        if known is not None and known[1] > now:
-            return known[0]
-        if not route_id:
-            return None
+        self._known.pop(route_id, None)
         route = await self._deadline.wait_for(self._store.get_route(route_id))
         if route is not None and route.state == "confirmed":
             if len(self._known) >= MAX_ROUTES_KNOWN:
                 self._known.clear()
-            self._known[route_id] = (route, now + ROUTE_KNOWN_FOR)
+            self._known[route_id] = _Known(route, now, again)
         return route
 
     async def _perform(
         self, effect: Effect, request: Request, response: Response, now: datetime
     ) -> Response:
         if isinstance(effect, Enqueue):
-            delivery = _delivery(request, effect.digest, now)
-            if await self._store.put(delivery, candidate=effect.candidate):
-                self._on_arrival()
+            await self._enqueue(effect, request, now)
         elif isinstance(effect, NoteHeartbeat):
             await self._store.note_heartbeat(request.route, now)
         elif isinstance(effect, Remember):
@@ -186,13 +228,28 @@ class Endpoint:
             await self._bury(effect, request, now)
         return response
 
+    async def _enqueue(self, effect: Enqueue, request: Request, now: datetime) -> None:
+        self._counters.note_delivery(request.route)
+        delivery = self._delivery(request, effect.digest, now)
+        if await self._store.put(delivery, candidate=effect.candidate):
+            self._counters.stored += 1
+            self._on_arrival()
+        else:
+            self._counters.duplicates += 1
+
     async def _bury(self, effect: Bury, request: Request, now: datetime) -> None:
-        delivery = _delivery(request, effect.digest, now)
+        delivery = self._delivery(request, effect.digest, now)
         if await self._store.put(delivery, reason=effect.reason):
+            self._counters.dead += 1
             level = logging.WARNING if effect.replay else logging.ERROR
             kind = "replay" if effect.replay else "unreadable"
             self._log.log(level, kind, "a signed delivery became a dead letter: %s", effect.reason)
 
-
-def _delivery(request: Request, digest: bytes, now: datetime) -> Delivery:
-    return Delivery(route=request.route, body=request.body, digest=digest, received_at=now)
+    def _delivery(self, request: Request, digest: bytes, now: datetime) -> Delivery:
+        return Delivery(
+            route=request.route,
+            body=request.body,
+            digest=digest,
+            received_at=now,
+            trace=self._telemetry.traceparent(),
+        )

@@ -6,6 +6,7 @@
     ├── ApiError                     Asana answered with an error status
     │   ├── BadRequestError          400
     │   ├── AuthenticationError      401
+    │   │   └── LoginRequiredError   nobody is logged in by OAuth, or the access was revoked
     │   ├── PermissionDeniedError    403
     │   │   └── DuplicateWebhookError  403, a webhook for this resource and target exists
     │   ├── NotFoundError            404
@@ -38,6 +39,7 @@ __all__ = [
     "EstablishmentError",
     "HandshakeMismatchError",
     "HandshakeMissingError",
+    "LoginRequiredError",
     "NotFoundError",
     "PermissionDeniedError",
     "RateLimitedError",
@@ -100,6 +102,20 @@ class AuthenticationError(ApiError):
     """401: the token is missing, wrong, expired or revoked."""
 
     hint = "check the access token, or make a new one in Asana's developer console"
+
+
+class LoginRequiredError(AuthenticationError):
+    """Only a login helps: nobody is logged in by OAuth, the login failed, or access was revoked.
+
+    ``status`` is that of Asana's answer, 401 where Asana was not asked.
+    """
+
+    hint = "log in again"
+
+    def __str__(self) -> str:
+        """Return what happened and what to do next; it may be that Asana answered nothing."""
+        said = "; ".join(self.errors) or "the access is over"
+        return f"{said} ({self.hint})"
 
 
 class PermissionDeniedError(ApiError):

@@ -18,7 +18,9 @@ from .dispatch import HandlerFailed
 from .errors import DecodeError, StoreError
 from .logs import SparseLogger
 from .models import Claim, DeadLetter, Delivery, Event, decode_event, split_events
+from .stats import Counters
 from .stores import Store
+from .telemetry import SILENT, Telemetry
 
 __all__ = ["Inbox"]
 
@@ -102,7 +104,8 @@ class Inbox:
     """Drains the store: each delivery ends handled, or as a dead letter.
 
     Deliveries of one webhook are worked on one after the other, of up to ``concurrency`` webhooks
-    side by side. As a context manager it keeps the leases of what is being worked on.
+    side by side. As a context manager it keeps the leases of what is being worked on. ``counters``
+    and ``telemetry`` are told what becomes of deliveries.
     """
 
     def __init__(
@@ -115,7 +118,11 @@ class Inbox:
         lease: float = LEASE,
         poll: float = POLL,
         grace: float = GRACE,
+        counters: Counters | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self._counters = counters or Counters()
+        self._telemetry = telemetry
         self._store = store
         self._concurrency = concurrency
         self._max_attempts = max_attempts
@@ -144,17 +151,22 @@ class Inbox:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the drain as if it were cancelled, and streams where they stand."""
-        self._closed = True
-        self._arrived.set()
+        """Stop, and wait for what is under way to end."""
+        self.stop()
         if self._draining is not None:
-            self._draining.cancel()
             await self._drained.wait()
         for work in list(self._works):
             await self._end(work)
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
+
+    def stop(self) -> None:
+        """End the drain as if it were cancelled, and streams where they stand."""
+        self._closed = True
+        self._arrived.set()
+        if self._draining is not None:
+            self._draining.cancel()
 
     def arrived(self) -> None:
         """Tell that a delivery was stored, so that nobody waits for the next look."""
@@ -284,8 +296,9 @@ class Inbox:
         work.attempt = attempt = Attempt(delivery)
         event: Event
         try:
-            for event in attempt.events():
-                await handle(event)
+            with self._telemetry.processing(delivery):
+                for event in attempt.events():
+                    await handle(event)
         except HandlerFailed as failure:
             await self._failed(work, attempt, event, failure)
         else:
@@ -299,6 +312,7 @@ class Inbox:
                 work, attempt, [_letter(attempt.delivery, o.reason, o.body) for o in odd]
             )
             return
+        self._counters.handled += 1
         work.handled.append(attempt.delivery)
         if time.monotonic() - work.acked_at > ACK_AFTER:
             handled, work.handled = work.handled, []
@@ -327,6 +341,7 @@ class Inbox:
             letter = _letter(delivery, reason, delivery.body, done=attempt.done)
             await self._bury(work, attempt, [letter])
         else:
+            self._counters.retried += 1
             await self._release(work, attempt, delay=delay, attempts=attempts)
 
     def _delay(self, attempts: int) -> float:
@@ -340,6 +355,7 @@ class Inbox:
         self._keep_if(work, released)
 
     async def _bury(self, work: _Work, attempt: Attempt, letters: list[DeadLetter]) -> None:
+        self._counters.dead += 1
         for letter in letters:
             self._log.log(logging.ERROR, "bury", "a dead letter: %s", letter.reason)
         self._keep_if(work, await self._store.bury(work.claim, attempt.delivery, letters))

@@ -19,6 +19,7 @@ from .errors import DecodeError
 __all__ = [
     "Change",
     "Claim",
+    "Counts",
     "DeadLetter",
     "Delivery",
     "Event",
@@ -222,7 +223,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     ``route`` is the id of its route, ``body`` the bytes that were signed, ``digest`` the 32 bytes
     of the signature, which make a repeat recognisable. The store gives it an ``id``; ``attempts``
-    counts the failed tries, ``done`` the events of it that are handled.
+    counts the failed tries, ``done`` the events of it that are handled. ``trace`` is the
+    ``traceparent`` (W3C Trace Context, 55 characters) of the span that received it, or empty.
     """
 
     route: str
@@ -232,6 +234,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     id: str = ""
     attempts: int = 0
     done: int = 0
+    trace: str = ""
 
     def __repr__(self) -> str:
         """Return what tells deliveries apart, without body and signature."""
@@ -287,6 +290,18 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Return what tells dead letters apart, without address and body."""
         return _shown(self, hidden={"route", "body"})
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is in an inbox, over all processes that share it.
+
+    ``waiting`` deliveries are due, leased, released or held. ``oldest_at`` is when the oldest was
+    received of those that are the first in line of their webhooks; None when none is in line.
+    """
+
+    waiting: int
+    dead_letters: int
+    oldest_at: datetime | None = None
 
 
 def split_events(body: bytes) -> list[msgspec.Raw]:

@@ -162,7 +162,8 @@ def aiohttp_app(endpoint: Endpoint) -> web.Application:
 class Receiver:
     """A server of its own for an endpoint, listening while the context manager is entered.
 
-    On ``host`` and ``port`` (0: any free one, see ``port`` then) or on a Unix socket.
+    On ``host`` and ``port`` (0: any free one, see ``port`` then) or on a Unix socket. With
+    ``reuse_port`` several processes listen on one port; the system shares connections out.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class Receiver:
         *,
         host: str,
         port: int,
+        reuse_port: bool = False,
         unix_socket: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         max_connections: int = MAX_CONNECTIONS,
@@ -179,6 +181,7 @@ class Receiver:
         self._endpoint = endpoint
         self._host = host
         self.port = port
+        self._reuse_port = reuse_port
         self._unix_socket = unix_socket
         self._ssl_context = ssl_context
         self._max_connections = max_connections
@@ -221,7 +224,15 @@ class Receiver:
             options["ssl_shutdown_timeout"] = LINGER
         if self._unix_socket is not None:
             return await loop.create_unix_server(server, self._unix_socket, **options)
+        if self._reuse_port:
+            options["reuse_port"] = True
         return await loop.create_server(server, self._host, self.port, **options)
+
+    def move(self, host: str | None, port: int | None, *, reuse_port: bool) -> None:
+        """Listen elsewhere, the next time."""
+        self._host = self._host if host is None else host
+        self.port = self.port if port is None else port
+        self._reuse_port = reuse_port
 
     def _default_keepalive(self) -> float:
         behind_proxy = self._unix_socket is not None or is_loopback(self._host)

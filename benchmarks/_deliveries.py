@@ -59,6 +59,12 @@ class Deliveries:
         return whole.hexdigest().encode()
 
 
+def body(number: int) -> bytes:
+    """Return the body of a delivery with one event; no two numbers give the same."""
+    before, after = _AROUND_THE_GID
+    return b"%b%d%b" % (before, FIRST_SERIAL + number, after)
+
+
 def _event(gid: str) -> str:
     event = {
         "user": {"gid": "1199885403412345", "resource_type": "user"},
@@ -69,3 +75,6 @@ def _event(gid: str) -> str:
         "change": {"field": "completed", "action": "changed"},
     }
     return json.dumps(event, separators=(",", ":"))
+
+
+_AROUND_THE_GID = f'{{"events":[{_event("(gid)")}]}}'.encode().split(b"(gid)")

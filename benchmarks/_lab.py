@@ -6,6 +6,7 @@ results when it is told to end (SIGTERM) or is done.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -13,12 +14,13 @@ import json
 import math
 import os
 import platform
+import signal
 import sqlite3
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +28,8 @@ from typing import Any, Self
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 SERVER_CORE = CORES[0] if CORES else None
 LOAD_CORE = CORES[-1] if CORES else None
+STORE_CORE = CORES[1] if len(CORES) > 2 else LOAD_CORE
+PACED_STORE_CORE = CORES[1] if len(CORES) > 2 else SERVER_CORE  # beside a load that never sleeps
 
 FOLDER = Path(__file__).parent
 CHILD_TIMEOUT = 90.0
@@ -56,7 +60,9 @@ class Child:
         command = [sys.executable, str(FOLDER / program), *map(str, arguments)]
         self.name = " ".join([program, *command[2:3]])
         with pinned(core):
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, start_new_session=True
+            )  # a session of its own: Ctrl-C is for the parent, which then ends its children
         self._told = False
         self.ready: dict[str, Any] = {}
 
@@ -90,6 +96,10 @@ class Child:
         self._tell()
         return self.read()
 
+    def ended(self) -> bool:
+        """Return whether the child has ended."""
+        return self._process.poll() is not None
+
     def cpu_seconds(self) -> float:
         """Return how long the child and its own children have computed; 0 if nobody tells."""
         try:
@@ -119,9 +129,30 @@ def _cpu_seconds(process: str) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def exit_status(run: Callable[[], None]) -> int:
+    """Return 0, 1 when a run broke, 130 when it was interrupted: SIGTERM does it like Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        run()
+    except BrokenError as error:
+        note(f"broken: {error}")
+        return 1
+    except KeyboardInterrupt:
+        note("interrupted")
+        return 130
+    return 0
+
+
 def say(**result: Any) -> None:
     """Print one object for the parent to read."""
     print(json.dumps(result), flush=True)
+
+
+def told_to_end() -> asyncio.Event:
+    """Return what is set when the parent wants no more."""
+    event = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, event.set)
+    return event
 
 
 def has(*modules: str) -> bool:

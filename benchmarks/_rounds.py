@@ -16,12 +16,12 @@ from typing import Any
 import _pace
 from _deliveries import FIRST_SERIAL, Deliveries
 from _lab import FOLDER, LOAD_CORE, SERVER_CORE, BrokenError, Child, pinned
+from _stores import Stores
 
 CONNECTIONS = 64
 WARM_UP = 0.25  # seconds of load before the measured ones
 WIND_DOWN = 0.5  # seconds after them, in which what was sent is answered
 FIRST_GUESS = 50_000  # deliveries a second: tables are made for so many, or for what was seen
-RATE = 1_000
 
 
 @dataclass
@@ -64,9 +64,10 @@ class Series:
 class Lab:
     """Starts servers and loads them; no delivery is ever sent twice."""
 
-    def __init__(self, folder: Path, seconds: float) -> None:
+    def __init__(self, folder: Path, stores: Stores, seconds: float) -> None:
         self.busiest = 0.0
         self._folder = folder
+        self._stores = stores
         self._seconds = seconds
         self._route = secrets.token_hex(16)
         self._secret = secrets.token_hex(32)
@@ -94,11 +95,11 @@ class Lab:
         series.behind.append(max(0.0, result["last"] - load.ended))
         series.cpu.append(load.server_cpu / load.sent)
 
-    def latencies(self, name: str) -> list[float]:
+    def latencies(self, name: str, rate: int) -> list[float]:
         """Return the latencies of deliveries that come at a fixed rate, in seconds."""
-        warm_up = RATE // 2
+        warm_up = rate // 2
         deliveries = self._deliveries(1)
-        requests = deliveries.requests(warm_up + int(RATE * self._seconds))
+        requests = deliveries.requests(warm_up + max(1, int(rate * self._seconds)))
         self._serial = deliveries.serial
         with self._serve(name) as server:
             with pinned(LOAD_CORE):
@@ -106,7 +107,7 @@ class Lab:
                     _pace.measure(
                         server.ready["port"],
                         requests,
-                        rate=RATE,
+                        rate=rate,
                         connections=CONNECTIONS,
                         warm_up=warm_up,
                     )
@@ -118,10 +119,8 @@ class Lab:
         return Deliveries(self._route, self._secret, events=events, serial=self._serial)
 
     def _serve(self, name: str) -> Child:
-        path = self._folder / "store.db"
-        for file in self._folder.glob("store.db*"):
-            file.unlink()
-        return Child("_servers.py", name, self._route, self._secret, path, core=SERVER_CORE)
+        place = self._stores.fresh(name.removesuffix("-uvloop"))
+        return Child("_servers.py", name, self._route, self._secret, place, core=SERVER_CORE)
 
     def _load(self, server: Child) -> Load:
         lasts = WARM_UP + self._seconds

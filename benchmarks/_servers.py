@@ -9,20 +9,22 @@ import asyncio
 import hashlib
 import hmac
 import json
-import signal
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from _deliveries import FIRST_SERIAL
-from _lab import has, say
+from _lab import has, say, told_to_end
+from _stores import NEEDS, open_store
 
 if TYPE_CHECKING:  # the servers to compare with shall not carry the package
     from asana_webhooks import Event
     from asana_webhooks.stores import Store
 
 DRAIN_TIMEOUT = 60.0
+
+Serve = Callable[[str, str, str], Coroutine[Any, Any, None]]
 
 
 class Tally:
@@ -60,14 +62,7 @@ class Handled:
         say(handled=len(serials), events=len(self.gids), last=self.last)
 
 
-def told_to_end() -> asyncio.Event:
-    """Return what is set when the parent wants no more."""
-    event = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, event.set)
-    return event
-
-
-async def serve_bare(route: str, secret: str, path: str) -> None:
+async def serve_bare(route: str, secret: str, place: str) -> None:
     """Read the body and answer 200, the least that a handler on aiohttp can do."""
     from aiohttp import web
 
@@ -93,18 +88,13 @@ async def serve_bare(route: str, secret: str, path: str) -> None:
     await runner.cleanup()
 
 
-async def serve_memory(route: str, secret: str, path: str) -> None:
-    """The client's own receiver with the store that forgets."""
-    from asana_webhooks import MemoryStore
+def serving(name: str) -> Serve:
+    """Return the client's own receiver with this store, the whole way to a handler."""
 
-    await _serve_client(MemoryStore(), route, secret)
+    async def serve(route: str, secret: str, place: str) -> None:
+        await _serve_client(open_store(name, place), route, secret)
 
-
-async def serve_sqlite(route: str, secret: str, path: str) -> None:
-    """The client's own receiver with every delivery on the disk before it is answered."""
-    from asana_webhooks import SqliteStore
-
-    await _serve_client(SqliteStore(path), route, secret)
+    return serve
 
 
 async def _serve_client(store: "Store", route: str, secret: str) -> None:
@@ -140,11 +130,11 @@ async def _confirm(store: "Store", route: str, secret: str) -> None:
 async def _emptied(store: "Store") -> None:
     with suppress(TimeoutError):  # the parent sees what is missing
         async with asyncio.timeout(DRAIN_TIMEOUT):
-            while await store.waiting():  # noqa: ASYNC110 - a store has no such event
+            while (await store.counts()).waiting:  # noqa: ASYNC110 - a store has no such event
                 await asyncio.sleep(0.01)
 
 
-async def serve_fastapi(route: str, secret: str, path: str) -> None:
+async def serve_fastapi(route: str, secret: str, place: str) -> None:
     """What many deploy: the signature checked, the body parsed, nothing kept."""
     import uvicorn
     from fastapi import FastAPI, Request, Response
@@ -177,7 +167,7 @@ async def serve_fastapi(route: str, secret: str, path: str) -> None:
     tally.report()
 
 
-def serve_flask(route: str, secret: str, path: str) -> None:
+def serve_flask(route: str, secret: str, place: str) -> None:
     """The same on Flask, in one synchronous worker of gunicorn."""
     from flask import Flask, request
     from gunicorn.app.base import BaseApplication
@@ -218,12 +208,10 @@ def _port(arbiter: Any) -> int:
     return port
 
 
-Serve = Callable[[str, str, str], Coroutine[Any, Any, None]]
 SERVERS: dict[str, Serve] = {
     "bare": serve_bare,
-    "memory": serve_memory,
-    "sqlite": serve_sqlite,
     "fastapi": serve_fastapi,
+    **{name: serving(name) for name in NEEDS},
 }
 
 
@@ -242,9 +230,9 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("route")
     parser.add_argument("secret")
-    parser.add_argument("path")
+    parser.add_argument("place")
     options = parser.parse_args()
-    arguments = options.route, options.secret, options.path
+    arguments = options.route, options.secret, options.place
     if options.name == "flask":
         serve_flask(*arguments)
         return

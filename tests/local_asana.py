@@ -100,7 +100,7 @@ async def running(**options: Any) -> AsyncIterator[World]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        async with AsanaSimulator(**options) as asana, client(asana) as api:
+        async with AsanaSimulator(**{"gather_for": 0, **options}) as asana, client(asana) as api:
             yield World(asana, api, f"http://127.0.0.1:{runner.addresses[0][1]}")
     finally:
         await runner.cleanup()

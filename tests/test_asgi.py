@@ -306,7 +306,7 @@ async def test_body_is_read_once_and_put_together(app: AsgiApp, store: MemorySto
     exchange = Exchange(scope_of(case), pieces=[case.body[:5], b"", case.body[5:9], case.body[9:]])
     assert (await exchange.with_(app)).status == 200
     assert exchange.asked == 4
-    assert await store.waiting() == 1
+    assert (await store.counts()).waiting == 1
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ async def test_body_that_a_disconnect_cuts_is_not_stored(
     exchange = Exchange(scope_of(case))
     exchange._messages = iter(messages)
     assert (await exchange.with_(app)).status == 400
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
 
 
 async def test_delivery_is_stored_though_nobody_waits_for_the_answer(
@@ -354,7 +354,7 @@ async def test_delivery_is_stored_though_nobody_waits_for_the_answer(
 
     case = signed(200, body=delivery())
     await app(scope_of(case), Exchange({}, [case.body]).receive, gone)
-    assert await store.waiting() == 1
+    assert (await store.counts()).waiting == 1
 
 
 async def test_bug_of_ours_is_left_to_the_host(store: MemoryStore) -> None:

@@ -20,8 +20,8 @@ from asana_webhooks import (
     WebhooksClient,
     sign,
 )
-from asana_webhooks.client import open_store
 from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.stores.urls import open_store
 
 MakeClient = Callable[..., WebhooksClient]
 

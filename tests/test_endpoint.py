@@ -80,9 +80,6 @@ class RecordingStore(MemoryStore):
         put = super().put(delivery, candidate=candidate, reason=reason)
         return bool(await self._noted("put", put))
 
-    async def waiting(self) -> int:
-        return int(await self._noted("waiting", super().waiting()))
-
 
 class Harness:
     """An endpoint over a recording store, with one reserved and one confirmed route."""
@@ -232,7 +229,7 @@ async def test_heartbeat_is_noted_every_time_and_never_queued(here: Harness) -> 
         times.append((await here.route(ID)).heartbeat_at)
     assert None not in times
     assert here.store.calls.count("note_heartbeat") == 3
-    assert (here.arrivals, await here.store.waiting()) == (0, 0)
+    assert (here.arrivals, (await here.store.counts()).waiting) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +251,7 @@ async def test_what_is_buried_is_a_dead_letter_and_one_line(
     (record,) = caplog.records
     assert record.levelno == level
     assert f"became a dead letter: {said}" in record.getMessage()
-    assert (here.arrivals, await here.store.waiting()) == (0, 0)
+    assert (here.arrivals, (await here.store.counts()).waiting) == (0, 0)
 
 
 # Before the webhook is confirmed
@@ -302,7 +299,7 @@ async def test_events_before_the_confirmation_are_held_for_their_candidate(here:
     await here.shake("a-candidate-of-a-stranger")
     await here.shake(SECRET)
     assert (await here.deliver(body, to=OTHER_ID)).status == 200
-    assert await here.store.waiting() == 1
+    assert (await here.store.counts()).waiting == 1
     assert await here.bodies() == []
     await here.store.confirm(OTHER_ID, gid="13", secret=SECRET)
     assert await here.bodies() == [body]
@@ -364,7 +361,7 @@ async def test_body_that_was_longer_than_announced_is_refused(here: Harness) -> 
     endpoint = here.endpoint = here.make(max_body=100)
     assert endpoint.max_body == 100
     assert (await here.deliver(events() + b" " * 100, length=3)).status == 413
-    assert (here.arrivals, await here.store.waiting()) == (0, 0)
+    assert (here.arrivals, (await here.store.counts()).waiting) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -604,7 +601,7 @@ async def test_readiness_is_that_of_the_endpoint_and_the_store(here: Harness) ->
 async def test_store_that_does_not_answer_is_not_ready(here: Harness) -> None:
     here.endpoint = here.make(store_timeout=0.01)
     here.endpoint.accepting = True
-    here.store.stuck = {"waiting"}
+    here.store.stuck = {"get_route"}
     with anyio.fail_after(5):
         response = await here.probe("readyz")
     assert (response.status, response.reason) == (503, "not ready")

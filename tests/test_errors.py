@@ -17,6 +17,7 @@ from asana_webhooks.errors import (
     DuplicateWebhookError,
     HandshakeMismatchError,
     HandshakeMissingError,
+    LoginRequiredError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitedError,
@@ -87,6 +88,12 @@ def test_every_error_says_what_it_means() -> None:
             id="several messages",
         ),
         pytest.param(
+            LoginRequiredError(401, ("nobody is logged in",)),
+            "nobody is logged in (log in again)",
+            id="not of Asana",
+        ),
+        pytest.param(LoginRequiredError(400), "the access is over (log in again)", id="no reason"),
+        pytest.param(
             ServerError(502),
             "Asana answered 502: no explanation in the body (try again later)",
             id="nothing said",
@@ -109,6 +116,7 @@ def test_message_holds_status_and_asanas_words_and_the_next_step(
     [
         AuthenticationError,
         DuplicateWebhookError,
+        LoginRequiredError,
         PermissionDeniedError,
         RateLimitedError,
         ServerError,

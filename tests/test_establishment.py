@@ -193,7 +193,7 @@ async def test_other_secret_in_the_201_deletes_the_webhook_and_what_was_held(
         await client.establish(asana.project)
     assert not asana.webhooks
     assert await store.list_routes() == []
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
 
 
 async def test_201_without_a_secret_adopts_the_only_candidate_loudly(

@@ -33,7 +33,7 @@ async def put(store: Store, route: str, *events: str, body: bytes | None = None)
 
 
 async def is_empty(store: Store) -> bool:
-    return await store.waiting() == 0
+    return (await store.counts()).waiting == 0
 
 
 class Seen:
@@ -84,7 +84,7 @@ async def test_events_are_handled_in_order_and_leave_the_store(
     async with draining(store, seen):
         await until(lambda: len(seen.gids) == 3)
     assert seen.gids == ["1", "2", "3"]
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
     assert await store.dead_letters() == []
 
 
@@ -184,7 +184,7 @@ async def test_failing_delivery_is_tried_again_from_the_event_that_failed(
         seen.failing.clear()
         await until(lambda: seen.gids[-1:] == ["3"])
     assert seen.gids.count("1") == 1
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
 
 
 async def test_failing_delivery_does_not_hold_up_those_behind_it(
@@ -195,7 +195,7 @@ async def test_failing_delivery_does_not_hold_up_those_behind_it(
     await put(store, "a", event(2))
     async with draining(store, seen, first_delay=600.0):
         await until(lambda: seen.gids == ["1", "2"])
-    assert await store.waiting() == 1
+    assert (await store.counts()).waiting == 1
 
 
 async def test_delivery_that_always_fails_becomes_a_dead_letter_with_its_rest(
@@ -294,7 +294,7 @@ async def test_one_odd_event_becomes_a_dead_letter_and_its_neighbours_are_handle
         letters = await eventually(store.dead_letters)
     assert seen.gids == ["1", "2"]
     assert [letter.body for letter in letters] == [b'{"events":[{"action":7}]}']
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
 
 
 async def test_odd_event_before_one_that_fails_is_not_forgotten(
@@ -344,7 +344,7 @@ async def test_cancelled_drain_lets_the_running_handler_end(store: MemoryStore) 
         await asyncio.wait([task])
     assert task.cancelled()
     assert ended == ["1"]
-    assert await store.waiting() == 1
+    assert (await store.counts()).waiting == 1
     claim = await store.claim(limit=10, lease=1.0)
     assert claim is not None  # given back, not left leased
 
@@ -427,7 +427,7 @@ async def test_lease_of_a_long_handler_is_renewed() -> None:
         await until(lambda: renewals >= 3)
         go_on.set()
         await handled.wait()
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
 
 
 async def test_worker_that_lost_its_lease_cannot_ack_and_stops(
@@ -455,7 +455,7 @@ async def test_worker_that_lost_its_lease_cannot_ack_and_stops(
         go_on.set()
         await until(lambda: "a lease ran out" in caplog.text)
     assert handled == ["1"]
-    assert await store.waiting() == 2
+    assert (await store.counts()).waiting == 2
 
 
 async def test_lost_lease_that_renewing_finds_stops_the_worker(

@@ -80,7 +80,7 @@ async def world(tmp_path: Path, free_port: int) -> AsyncIterator[World]:
 
 async def waiting_in(world: World) -> int:
     async with SqliteStore(world.file) as store:
-        return await store.waiting()
+        return (await store.counts()).waiting
 
 
 async def test_killed_before_the_commit_nothing_was_acknowledged_and_the_repeat_is_stored(

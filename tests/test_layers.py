@@ -13,13 +13,15 @@ PACKAGE = Path(asana_webhooks.__file__).parent
 
 LAYERS = (
     {"errors"},
-    {"addresses", "deadline", "logs", "models", "signature"},
-    {"answers", "connection", "protocol", "stores"},
-    {"api", "dispatch", "inbox", "stores.memory", "stores.postgres", "stores.redis"}
-    | {"stores.sqlite"},
-    {"endpoint", "establishment"},
+    {"addresses", "background", "deadline", "logs", "models", "signature", "vault"},
+    {"answers", "connection", "protocol", "stats", "stores"},
+    {"telemetry"},
+    {"api", "auth", "dispatch", "inbox", "letters", "otel", "upkeep"}
+    | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
+    {"endpoint", "establishment", "stores.urls"},
     {"asgi", "receiver", "simulator"},
-    {"client", "upkeep"},
+    {"client"},
+    {"serving"},
     {""},  # the package itself, which shows what is public
     {"cli", "pytest_plugin"},
     {"__main__"},
@@ -55,6 +57,7 @@ IO = {
 MAY_DO_IO = {
     "answers",  # a part of api: knows the exceptions of httpx and aiohttp
     "api",
+    "auth",
     "connection",  # a part of api: makes its pool
     "stores.postgres",
     "stores.redis",
@@ -73,7 +76,10 @@ def modules() -> dict[str, Path]:
 
 def room_of(module: str) -> str:
     """Return the room that a module belongs to: its own, or the folder that is one room."""
-    folders = ("simulator", "cli", "stores.postgres", "stores.redis", "stores.sqlite")
+    folders = (
+        *("auth", "cli", "simulator"),
+        *(f"stores.{name}" for name in ("memory", "postgres", "redis", "sqlite")),
+    )
     return next((folder for folder in folders if f"{module}.".startswith(f"{folder}.")), module)
 
 
@@ -162,4 +168,6 @@ def test_the_store_contract_imports_no_store() -> None:
 def test_library_of_an_extra_is_imported_where_the_extra_is_asked_for() -> None:
     extras = {"asyncpg", "authlib", "click", "cryptography", "opentelemetry", "redis", "rich"}
     users = {room_of(module) for module in MODULES if foreign(module) & extras}
-    assert users <= {"cli", "pytest_plugin", "stores.postgres", "stores.redis"}
+    assert users <= {
+        *("auth", "cli", "otel", "pytest_plugin", "stores.postgres", "stores.redis", "vault")
+    }

@@ -16,6 +16,7 @@ import asyncpg
 import msgspec
 import pytest
 from conftest import eventually
+from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from postgres_server import PASSWORD, PostgresServer, running, schema_name
@@ -24,8 +25,9 @@ from test_stores import *  # noqa: F403 - the tests of the contract, for this st
 from test_stores import NOON, Clock, delivery, letter, numbers, put, route, take
 
 from asana_webhooks.errors import StoreError
+from asana_webhooks.models import Counts
 from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, Store, postgres
-from asana_webhooks.stores.postgres import PostgresStore, sql
+from asana_webhooks.stores.postgres import PostgresStore, migrations, sql
 from asana_webhooks.stores.postgres import puts as putting
 from asana_webhooks.stores.postgres import server as calling
 
@@ -150,7 +152,8 @@ async def put_in(
 ) -> None:
     """Put a delivery from a session that may not have committed yet."""
     given = delivery(number)
-    one = [[given.route], [given.digest], [given.received_at], [candidate], [None], [given.body]]
+    one = [[given.route], [given.digest], [given.received_at], [candidate], [None]]
+    one += [[given.trace], [given.body]]
     await session.fetch(in_schema(store, sql.PUT), *one, DUPLICATES_KNOWN_FOR, 0, 10, 10)
 
 
@@ -214,7 +217,7 @@ async def test_same_delivery_at_two_processes_at_once_is_kept_once(
     calls = [store.put(delivery(n)) for n in range(20) for store in (real, other)]
     answers = await asyncio.gather(*calls)
     assert answers.count(True) == 20
-    assert await real.waiting() == 20
+    assert (await real.counts()).waiting == 20
 
 
 async def test_processes_that_start_at_once_create_the_schema_once(
@@ -229,7 +232,7 @@ async def test_processes_that_start_at_once_create_the_schema_once(
         "asyncio.run(main())\n"
     )
     async with session.transaction():
-        await session.execute(sql.LOCK, schema)
+        await session.execute(migrations.LOCK, schema)
         processes = [
             await asyncio.create_subprocess_exec(
                 *(sys.executable, "-W", "error", "-c", program, server.dsn, schema),
@@ -414,7 +417,7 @@ async def test_put_that_is_cancelled_on_its_way_harms_no_other(
         await blocked(session)
         puts[0].cancel()
     assert await puts[1]
-    assert await real.waiting() == 4
+    assert (await real.counts()).waiting == 4
 
 
 async def test_connection_that_the_server_ends_fails_the_call_and_no_other(
@@ -494,7 +497,7 @@ async def test_cancelled_ack_is_done_all_the_same(real: PostgresStore) -> None:
 
 
 async def _nothing_waits(store: PostgresStore) -> bool:
-    return await store.waiting() == 0
+    return (await store.counts()).waiting == 0
 
 
 async def test_storm_of_cancelled_calls_leaves_the_store_usable(real: PostgresStore) -> None:
@@ -565,7 +568,7 @@ async def test_cancelling_while_it_opens_leaves_nothing_open(
 ) -> None:
     store = PostgresStore(f"{server.dsn}?application_name={schema}", schema=schema)
     async with session.transaction():
-        await session.execute(sql.LOCK, schema)
+        await session.execute(migrations.LOCK, schema)
         opening = asyncio.create_task(store.__aenter__())
         await blocked(session)
         opening.cancel()
@@ -574,7 +577,7 @@ async def test_cancelling_while_it_opens_leaves_nothing_open(
     question = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
     await eventually(partial(_is, session, question, 0, schema))
     async with store:
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
 
 
 # What may go wrong
@@ -588,7 +591,7 @@ async def test_store_works_again_after_the_server_was_restarted(
     try:
         with anyio.fail_after(5):
             calls = [real.put(delivery(2)), real.put(delivery(3)), real.get_route("r1")]
-            calls += [real.claim(limit=1, lease=30), real.waiting()]
+            calls += [real.claim(limit=1, lease=30), real.counts()]
             answers = await asyncio.gather(*calls, return_exceptions=True)
     finally:
         server.start()
@@ -607,7 +610,7 @@ async def test_calls_fail_in_time_when_the_server_hangs(
     async with PostgresStore(server.dsn, schema=schema) as store:
         await put(store, 1)
         with server.frozen(), anyio.fail_after(2):
-            calls = [store.put(delivery(2)), store.claim(limit=1, lease=3600), store.waiting()]
+            calls = [store.put(delivery(2)), store.claim(limit=1, lease=3600), store.counts()]
             answers = await asyncio.gather(*calls, return_exceptions=True)
         for failure in answers:
             with pytest.raises(StoreError, match="does not answer"):
@@ -623,7 +626,7 @@ async def test_call_that_the_server_refuses_says_what_to_do(
 ) -> None:
     await session.execute(f'DROP SCHEMA "{real._schema}" CASCADE')
     with pytest.raises(StoreError, match="schema is (gone|damaged)"):
-        await real.waiting()
+        await real.counts()
 
 
 async def test_unknown_error_is_named_by_its_class(
@@ -636,7 +639,7 @@ async def test_unknown_error_is_named_by_its_class(
     with monkeypatch.context() as patched:
         patched.setattr(real._opened(), "pool", OddPool())
         with pytest.raises(StoreError, match="unexpected RuntimeError"):
-            await real.waiting()
+            await real.counts()
 
 
 @pytest.mark.parametrize(
@@ -696,9 +699,9 @@ async def test_missing_library_is_named_with_its_extra(monkeypatch: pytest.Monke
 async def test_store_is_opened_once_and_used_inside(real: PostgresStore) -> None:
     with pytest.raises(StoreError, match="open already"):
         await real.__aenter__()
-    assert await real.waiting() == 0
+    assert (await real.counts()).waiting == 0
     with pytest.raises(StoreError, match="not open"):
-        await PostgresStore("postgresql://localhost").waiting()
+        await PostgresStore("postgresql://localhost").counts()
 
 
 async def test_given_pool_is_used_and_left_open(server: PostgresServer, schema: str) -> None:
@@ -706,8 +709,8 @@ async def test_given_pool_is_used_and_left_open(server: PostgresServer, schema: 
         store = PostgresStore(pool, schema=schema)
         async with store:
             await put(store, 1)
-        assert await pool.fetchval(in_schema(store, sql.WAITING)) == 1
-        await pool.execute(in_schema(store, sql.SET_VERSION), 99)
+        assert await pool.fetchval(in_schema(store, sql.COUNTS)) == 1
+        await pool.execute(in_schema(store, migrations.SET_VERSION), 99)
         with pytest.raises(StoreError, match="given pool was made by a newer version"):
             await store.__aenter__()
         assert await pool.fetchval("SELECT 1") == 1
@@ -749,24 +752,130 @@ async def test_older_schema_is_brought_up_to_date_with_what_it_holds(
     async with PostgresStore(server.dsn, schema=schema) as store:
         await put(store, 1)
     more = "ALTER TABLE schema.meta ADD COLUMN more integer"
-    monkeypatch.setattr(sql, "MIGRATIONS", (*sql.MIGRATIONS, more))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, more))
     for _ in range(2):
         async with PostgresStore(server.dsn, schema=schema) as store:
-            assert await store.waiting() == 1
+            assert (await store.counts()).waiting == 1
     (row,) = await session.fetch(in_schema(store, "SELECT * FROM schema.meta"))
-    assert tuple(row) == (2, None)
+    assert tuple(row) == (3, None)
+
+
+@pytest.fixture
+async def first_version(session: Any, schema: str) -> None:
+    """Leave a schema as the first version made and filled it."""
+    made = (Path(__file__).parent / "postgres_version_1.sql").read_text()
+    script = f'CREATE SCHEMA "{schema}";{made}{FILLED_BY_THE_FIRST_VERSION}'
+    await session.execute(script.replace("schema.", f'"{schema}".'))
+
+
+# A confirmed route with a delivery that waits and a dead letter, and a reserved route with a
+# candidate and a delivery that is held for it.
+FILLED_BY_THE_FIRST_VERSION = """
+UPDATE schema.meta SET version = 1;
+SELECT schema.reserve(id, 'https://h.example/' || id, 'https://h.example', '12', NULL,
+    '2026-03-01 12:00Z', NULL, 3600, false) FROM unnest(ARRAY['r1', 'r2']) AS id;
+SELECT schema.add_candidate(id, 'secret of ' || id, 4) FROM unnest(ARRAY['r1', 'r2']) AS id;
+SELECT schema.confirm('r1', '77', 'secret of r1');
+SELECT schema.put(ARRAY['r1', 'r2', 'r1'], ARRAY['d1', 'd2', 'd3']::bytea[],
+    array_fill('2026-03-01 12:00:00.123457Z'::timestamptz, ARRAY[3]),
+    ARRAY[NULL, 'secret of r2', NULL], ARRAY[NULL, NULL, 'odd'],
+    ARRAY['{"events":[1]}', '{"events":[2]}', 'odd']::bytea[],
+    '48 h', 0, 10, 10);
+"""
+
+
+@pytest.mark.usefixtures("first_version")
+async def test_schema_of_the_first_version_is_brought_up_to_date_with_what_it_holds(
+    server: PostgresServer, schema: str
+) -> None:
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        counts = await store.counts()
+        assert counts == Counts(waiting=2, dead_letters=1, oldest_at=NOON)
+        first, second = await store.list_routes()
+        assert (first.id, first.gid, first.secret) == ("r1", "77", "secret of r1")
+        assert (second.state, second.candidates) == ("reserved", ("secret of r2",))
+        assert numbers(await take(store)) == [1]
+        assert await store.confirm("r2", gid="78", secret="secret of r2")
+        claim = await take(store)
+        assert (claim.route, numbers(claim), claim.deliveries[0].trace) == ("r2", [2], "")
+
+
+@pytest.mark.usefixtures("first_version")
+async def test_processes_that_start_at_once_bring_the_schema_up_to_date_once(
+    server: PostgresServer, schema: str, session: Any
+) -> None:
+    stores = [PostgresStore(server.dsn, schema=schema) for _ in range(3)]
+    async with session.transaction():
+        await session.execute(migrations.LOCK, schema)
+        opening = asyncio.gather(*(store.__aenter__() for store in stores))
+        await blocked(session, 3)
+    await opening
+    for store in stores:
+        assert (await store.counts()).waiting == 2
+        await store.__aexit__(None, None, None)
+
+
+@pytest.mark.usefixtures("first_version")
+async def test_schema_is_brought_up_to_date_although_a_call_is_in_the_way(
+    server: PostgresServer, schema: str, session: Any
+) -> None:
+    store = PostgresStore(f"{server.dsn}?deadlock_timeout=2s", schema=schema)
+    async with session.transaction():
+        await session.execute("SET LOCAL deadlock_timeout = '20s'")  # so the store looks first
+        await session.execute(f"SELECT FROM {schema}.deliveries")
+        opening = asyncio.create_task(store.__aenter__())
+        await blocked(session)
+        await session.execute(f"SELECT FROM {schema}.routes")  # now each waits for the other
+    await opening
+    assert (await store.counts()).waiting == 2
+    await store.__aexit__(None, None, None)
+
+
+@pytest.mark.usefixtures("first_version")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "SELECT * FROM schema.current_routes WHERE id = 'r1'",
+        "SELECT schema.add_candidate('r2', 'another', 4)",
+        "SELECT schema.confirm('r2', '78', 'secret of r2')",
+        "SELECT * FROM schema.drop_reserved('r2')",
+        "SELECT * FROM schema.put('{r1}', '{d9}', '{2026-03-01 12:00Z}', '{NULL}', '{NULL}', '{x}',"
+        " '48 h', 0, 10, 10)",
+        "SELECT * FROM schema.claim(10, 1000, 30)",
+        "SELECT schema.waiting(NULL)",
+        "UPDATE schema.routes SET state = 'retired', secret = NULL WHERE id = 'r1'",
+    ],
+    ids=["find", "candidate", "confirm", "drop", "put", "claim", "waiting", "retire"],
+)
+async def test_call_of_the_first_version_is_refused_from_then_on_and_does_nothing(
+    server: PostgresServer, schema: str, session: Any, call: str
+) -> None:
+    before = call.replace("schema.", f'"{schema}".')
+    transaction = session.transaction()
+    await transaction.start()
+    await session.execute(before)
+    await transaction.rollback()
+    keys = [Fernet.generate_key().decode()]
+    async with PostgresStore(server.dsn, schema=schema, encryption_keys=keys) as store:
+        with pytest.raises(asyncpg.PostgresError):
+            await session.execute(before)
+        assert (await store.counts()).waiting == 2
+        found = await store.get_route("r1")
+        assert found is not None
+        assert found.secret == "secret of r1"
 
 
 async def test_failed_migration_leaves_nothing_behind(
     server: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch, session: Any
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(sql, "MIGRATIONS", (*sql.MIGRATIONS, "ALTER TABLE schema.none ADD a int"))
+        more = "ALTER TABLE schema.none ADD a int"
+        patched.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, more))
         with pytest.raises(StoreError, match="damaged"):
             await PostgresStore(server.dsn, schema=schema).__aenter__()
     assert await session.fetchval("SELECT to_regnamespace($1)", schema) is None
     async with PostgresStore(server.dsn, schema=schema) as store:
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
 
 
 async def test_schema_may_be_made_by_somebody_who_may_do_more(
@@ -795,6 +904,20 @@ async def test_cost_of_a_claim_grows_neither_with_deliveries_nor_with_leased_rou
     assert read[0]["deliveries"] + read[0]["queues"] < 20
 
 
+async def test_oldest_delivery_is_found_by_one_look_per_queue(
+    real: PostgresStore, session: Any
+) -> None:
+    await session.execute(in_schema(real, MANY_DELIVERIES), 20_000)
+    await session.execute(in_schema(real, MANY_ROUTES), 50)
+    await session.execute(in_schema(real, IDLE_ROUTES))
+    async with session.transaction():
+        before = dict(await session.fetch(ROWS_READ, real._schema))
+        assert await session.fetchval(in_schema(real, "SELECT schema.find_oldest()")) is not None
+        after = dict(await session.fetch(ROWS_READ, real._schema))
+    assert after["queues"] - before["queues"] == 51
+    assert after["deliveries"] - before["deliveries"] == 26
+
+
 # Half of them belong to one route, and half of the routes are leased.
 MANY_DELIVERIES = """
 INSERT INTO schema.deliveries (route, digest, received_at, due, body)
@@ -806,6 +929,7 @@ INSERT INTO schema.queues (route, due, leased)
 SELECT 'r' || n, now() + (CASE WHEN n % 2 = 0 THEN '-30 min' ELSE '1 h' END)::interval, n % 2 = 1
 FROM generate_series(0, $1::integer) AS n
 """
+IDLE_ROUTES = "INSERT INTO schema.queues (route) SELECT 'idle ' || n FROM generate_series(1, 999) n"
 
 
 async def rows_read(store: PostgresStore, session: Any) -> dict[str, int]:

@@ -7,9 +7,11 @@ import contextlib
 import logging
 import os
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,26 @@ import redis.asyncio
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 from conftest import eventually
+from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule, run_state_machine_as_test
+from msgspec.structs import replace
 from test_store_machine import MAX_WAITING, StoreMachine
 from test_stores import *  # noqa: F403 - the contract, with the fixture below instead of its own
 from test_stores import NOON, Clock, confirm, delivery, letter, numbers, put, route, take
 from valkey_server import TO_A_DISK, ClockedRedisStore, ValkeyServer, running_valkey, valkey
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Claim, Delivery, WebhookFilter
+from asana_webhooks.models import Claim, Counts, Delivery, WebhookFilter
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.redis import LAYOUT_VERSION, RedisStore
 from asana_webhooks.stores.redis import server as redis_server
 from asana_webhooks.stores.redis.gathering import Gatherer
 
 __all__ = ["valkey"]
+
+KEY = Fernet.generate_key().decode()
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture
@@ -94,7 +101,8 @@ def pausing(server: ValkeyServer) -> Iterator[None]:
 # Any sequence of calls
 
 
-def test_store_answers_as_the_model_does(valkey: ValkeyServer) -> None:
+@pytest.mark.parametrize("keys", [None, [KEY]], ids=["in clear", "encrypted"])
+def test_store_answers_as_the_model_does(valkey: ValkeyServer, keys: list[str] | None) -> None:
     class RedisMachine(StoreMachine):
         prefix = ""
 
@@ -104,7 +112,11 @@ def test_store_answers_as_the_model_does(valkey: ValkeyServer) -> None:
 
         def make_again(self) -> Store:
             return ClockedRedisStore(
-                valkey, lambda: self.model.now, self.prefix, max_waiting=MAX_WAITING
+                valkey,
+                lambda: self.model.now,
+                self.prefix,
+                max_waiting=MAX_WAITING,
+                encryption_keys=keys,
             )
 
         @rule()
@@ -181,7 +193,7 @@ async def test_same_delivery_at_two_receivers_at_once_is_kept_once(server: Valke
     async with RedisStore(server.url) as one, RedisStore(server.url) as two:
         answers = await asyncio.gather(*(store.put(delivery(1)) for store in (one, two) * 8))
         assert sorted(answers) == [False] * 15 + [True]
-        assert await one.waiting() == 1
+        assert (await one.counts()).waiting == 1
 
 
 async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
@@ -200,7 +212,7 @@ async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
         assert not await dead.release(late, late.deliveries[0], delay=0.0, attempts=1, done=0)
         assert not await dead.bury(late, late.deliveries[0], [letter()])
         assert await living.finish(owner, owner.deliveries)
-        assert await living.waiting() == 0
+        assert (await living.counts()).waiting == 0
 
 
 async def test_renewed_lease_outlives_its_first_end(server: ValkeyServer) -> None:
@@ -236,7 +248,7 @@ async def test_stores_with_other_prefixes_are_apart_and_a_cluster_keeps_each_in_
         await confirm(one)
         await put(one, 1)
         assert await one.put(delivery(2), reason="odd")
-        assert await two.waiting() == 0
+        assert (await two.counts()).waiting == 0
         assert await two.get_route("r1") is None
     with server.client() as client:
         keys = list(client.scan_iter())
@@ -253,7 +265,7 @@ async def test_puts_at_once_share_round_trips(server: ValkeyServer) -> None:
         answers = await asyncio.gather(*(store.put(delivery(n)) for n in (*range(1, 200), 5)))
         assert sorted(answers) == [False] + [True] * 199
         assert redis_calls(server) - before <= 4
-        assert await store.waiting() == 200
+        assert (await store.counts()).waiting == 200
 
 
 async def test_lookups_at_once_share_round_trips(server: ValkeyServer) -> None:
@@ -309,6 +321,177 @@ async def test_digests_are_forgotten_by_the_server(server: ValkeyServer) -> None
     with server.client() as client:
         (key,) = client.scan_iter("*seen:*")
         assert 48 * 3600 < client.ttl(key) <= 49 * 3600
+
+
+# What is kept
+
+
+async def traced(
+    store: Store, *wanted: int, route: str = "r1", candidate: str | None = None
+) -> None:
+    for number in wanted:
+        given = replace(delivery(number, route=route), trace=TRACE)
+        assert await store.put(given, candidate=candidate)
+
+
+def keys_of(server: ValkeyServer, pattern: str) -> list[bytes]:
+    with server.client() as client:
+        return sorted(client.scan_iter(pattern))
+
+
+async def test_delivery_without_a_trace_takes_no_more_room(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        assert keys_of(server, "*traces:*") == []
+        await traced(store, 2)
+        assert keys_of(server, "*traces:*") == [b"{asana-webhooks}:traces:r1"]
+
+
+async def test_handled_deliveries_leave_nothing_behind(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await traced(store, 1, 2, 3, 4)
+        claim = await take(store)
+        first, second, third, fourth = claim.deliveries
+        assert await store.ack(claim, [first])
+        assert await store.bury(claim, second, [])
+        assert await store.release(claim, third, delay=0.0, attempts=1, done=0)
+        assert await store.finish(claim, [fourth])
+        last = await take(store)
+        assert [each.trace for each in last.deliveries] == [TRACE]
+        assert await store.finish(last, last.deliveries)
+    assert keys_of(server, "*:r1") == []
+
+
+async def test_held_delivery_keeps_its_trace_and_others_leave_nothing_behind(
+    server: ValkeyServer,
+) -> None:
+    async with RedisStore(server.url) as store:
+        await store.reserve(route(), ttl=60)
+        for number, candidate in enumerate(("one", "two")):
+            assert await store.add_candidate("r1", candidate)
+            await traced(store, number, candidate=candidate)
+        assert await store.confirm("r1", gid="77", secret="two")
+        claim = await take(store)
+        assert [each.trace for each in claim.deliveries] == [TRACE]
+        assert await store.finish(claim, claim.deliveries)
+        assert await store.retire("r1")
+    assert keys_of(server, "*:r1") == [b"{asana-webhooks}:route:r1"]
+
+
+@pytest.mark.parametrize("how", ["dropped", "expired"])
+async def test_route_that_goes_leaves_nothing_behind(
+    server: ValkeyServer, clock: Clock, how: str
+) -> None:
+    async with ClockedRedisStore(server, clock, "leaving", encryption_keys=[KEY]) as store:
+        await store.reserve(route(), ttl=60)
+        assert await store.add_candidate("r1", "secret")
+        await traced(store, 1, candidate="secret")
+        if how == "dropped":
+            assert await store.drop("r1") == route(candidates=("secret",))
+        clock.now += 60
+        assert await store.counts() == Counts(waiting=0, dead_letters=0)
+    assert keys_of(server, "*r1") == []
+
+
+async def test_replayed_letter_has_no_trace(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await traced(store, 1)
+        claim = await take(store)
+        assert await store.bury(claim, claim.deliveries[0], [letter()])
+        assert await store.finish(claim)
+        assert await store.replay([each.id for each in await store.dead_letters()]) == 1
+        assert [each.trace for each in (await take(store)).deliveries] == [""]
+
+
+async def test_what_was_kept_before_traces_and_seals_is_read(server: ValkeyServer) -> None:
+    base = "{asana-webhooks}:"
+    created_at = (NOON - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    fields = {
+        "id": "r1",
+        "state": "confirmed",
+        "place": "https://hooks.example.com/asana",
+        "target": route().target,
+        "resource": "12",
+        "number": f"{1:016d}",
+        "created_at": created_at,
+        "gid": "77",
+        "secret": "secret",
+    }
+    with server.client() as client:
+        client.mset({f"{base}version": 1, f"{base}number": 2, f"{base}waiting": 1})
+        client.hset(f"{base}route:r1", mapping=fields)
+        client.zadd(f"{base}routes", {"r1": 1})
+        record = struct.pack(">q", created_at) + delivery(5).digest + delivery(5).body
+        client.hset(f"{base}deliveries:r1", f"{2:016d}", record)
+        client.zadd(f"{base}queue:r1", {f"{2:016d}": 1})
+        client.zadd(f"{base}agenda", {"r1": 1})
+    async with RedisStore(server.url, encryption_keys=[KEY]) as store:
+        assert await store.list_routes() == [route(state="confirmed", gid="77", secret="secret")]
+        assert await store.counts() == Counts(waiting=1, dead_letters=0, oldest_at=NOON)
+        (kept,) = (await take(store)).deliveries
+        assert kept == replace(delivery(5), id=kept.id)
+
+
+# Counting
+
+
+async def test_counting_is_one_round_trip_whatever_waits(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        for number in range(30):
+            at = NOON + timedelta(minutes=number - 10)
+            assert await store.put(delivery(number, route=f"r{number % 20}", at=at))
+        assert await store.put(delivery(99), reason="odd")
+        await store.counts()
+        before = redis_calls(server)
+        oldest_at = NOON - timedelta(minutes=10)
+        assert await store.counts() == Counts(waiting=30, dead_letters=1, oldest_at=oldest_at)
+        assert redis_calls(server) - before == 1
+
+
+async def test_delivery_put_off_is_counted_behind_those_that_are_due(server: ValkeyServer) -> None:
+    later = NOON + timedelta(minutes=1)
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        assert await store.put(delivery(2, at=later))
+        claim = await take(store)
+        await store.release(claim, claim.deliveries[0], delay=60.0, attempts=1, done=0)
+        assert await store.counts() == Counts(waiting=2, dead_letters=0, oldest_at=later)
+        await store.finish(claim, claim.deliveries[1:])
+        assert await store.counts() == Counts(waiting=1, dead_letters=0, oldest_at=NOON)
+
+
+async def test_route_whose_deliveries_are_all_acked_has_no_oldest(server: ValkeyServer) -> None:
+    before_1970 = datetime(1960, 1, 1, tzinfo=UTC)
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        claim = await take(store)
+        assert await store.ack(claim, claim.deliveries)
+        assert await store.counts() == Counts(waiting=0, dead_letters=0)
+        assert await store.put(delivery(2, at=before_1970))
+        assert (await store.counts()).oldest_at == before_1970
+
+
+# Dead letters
+
+
+async def test_letters_are_discarded_once_by_two_at_once(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as one, RedisStore(server.url) as two:
+        for number in range(20):
+            assert await one.put(delivery(number), reason="odd")
+        ids = [each.id for each in await one.dead_letters()]
+        gone = await asyncio.gather(one.discard(ids), two.discard(ids), two.replay(ids[:5]))
+        assert sum(gone) == 20
+        assert await two.dead_letters() == []
+
+
+@pytest.mark.parametrize("id_", ["-", "+", "$", "1-1\n", "99999999999999999999-1", "\udcff"])
+async def test_id_that_no_letter_can_have_is_unknown(server: ValkeyServer, id_: str) -> None:
+    async with RedisStore(server.url) as store:
+        assert await store.put(delivery(1), reason="odd")
+        assert await store.get_letter(id_) is None
+        assert await store.discard([id_]) == await store.replay([id_]) == 0
+        assert await store.dead_letters(after=id_) == []
+        assert len(await store.dead_letters()) == 1
 
 
 # Cancelled claims
@@ -377,7 +560,7 @@ async def test_server_that_was_killed_is_found_again_with_all_it_was_given(
         claim = await take(store)
         own_server.kill()
         for _ in range(2):
-            for call in (store.put(delivery(2)), store.get_route("r1"), store.waiting()):
+            for call in (store.put(delivery(2)), store.get_route("r1"), store.counts()):
                 with pytest.raises(StoreError, match="cannot be reached: check that it runs"):
                     await in_a_second(call)
             with pytest.raises(StoreError, match="cannot be reached"):
@@ -421,7 +604,7 @@ async def test_server_that_hangs_fails_a_call_in_time(
         monkeypatch.setattr(redis_server, "CALL_TIMEOUT", 0.4)
         with pausing(own_server):
             with pytest.raises(StoreError, match="does not answer"):
-                await in_a_second(store.waiting())
+                await in_a_second(store.counts())
             sent = asyncio.create_task(store.put(delivery(2)))
             await wait_all_tasks_blocked()
             monkeypatch.undo()
@@ -429,7 +612,7 @@ async def test_server_that_hangs_fails_a_call_in_time(
                 await in_a_second(store.put(delivery(3)))
             with pytest.raises(StoreError, match="does not answer"):
                 await sent
-        assert await store.waiting() in (1, 2)
+        assert (await store.counts()).waiting in (1, 2)
 
 
 async def test_closing_waits_for_what_is_under_way(own_server: ValkeyServer) -> None:
@@ -443,7 +626,7 @@ async def test_closing_waits_for_what_is_under_way(own_server: ValkeyServer) -> 
     assert await task
     await closing
     with pytest.raises(StoreError, match="is not open: use it inside 'async with'"):
-        await store.waiting()
+        await store.counts()
 
 
 async def test_bug_below_a_batch_is_told_to_all_who_asked() -> None:
@@ -471,8 +654,10 @@ async def test_server_without_memory_still_lets_the_inbox_be_emptied(
         assert await store.renew(claim, lease=30)
         assert await store.bury(claim, claim.deliveries[0], [letter()])
         assert await store.finish(claim, claim.deliveries[1:])
-        assert await store.waiting() == 0
-        assert len(await store.dead_letters()) == 2
+        assert (await store.counts()).waiting == 0
+        ids = [each.id for each in await store.dead_letters()]
+        assert await store.discard(ids) == 2
+        assert await store.counts() == Counts(waiting=0, dead_letters=0)
 
 
 async def test_replica_cannot_be_used(own_server: ValkeyServer) -> None:
@@ -521,6 +706,7 @@ async def test_delivery_that_the_server_lost_is_handed_out_empty(server: ValkeyS
         await put(store, 1)
         with server.client() as client:
             client.delete("{asana-webhooks}:deliveries:r1")
+        assert await store.counts() == Counts(waiting=1, dead_letters=0)
         claim = await take(store)
         assert claim.deliveries[0].body == b""
         assert await store.finish(claim, claim.deliveries)
@@ -534,7 +720,7 @@ async def test_expired_route_that_the_server_lost_harms_nothing(
         with server.client() as client:
             client.delete("{lossy}:route:r1")
         clock.now += 1
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
         assert await store.list_routes() == []
         assert await store.reserve(route(), ttl=60)
 
@@ -587,7 +773,7 @@ async def test_settings_that_may_not_be_read_are_said_to_be_unchecked(
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "app", "on", ">word", "~*", "+@all", "-config")
     async with RedisStore(f"unix://app:word@{server.path}") as store:
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
     assert "could not be checked" in caplog.text
     assert {record.levelname for record in caplog.records} == {"INFO"}
     assert "word" not in caplog.text
@@ -641,7 +827,7 @@ async def test_store_is_opened_once(server: ValkeyServer) -> None:
     async with RedisStore(server.url) as store:
         with pytest.raises(StoreError, match="open already"):
             await store.__aenter__()
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"decode_responses": True}, {"protocol": 2}])

@@ -174,7 +174,7 @@ async def test_everything_is_found_again_after_closing(path: Path) -> None:
         await store.put(delivery(2, route="r2"))
         await store.put(delivery(3), reason="odd")
     async with SqliteStore(path) as store:
-        assert await store.waiting() == 2
+        assert (await store.counts()).waiting == 2
         assert not await store.put(delivery(2, route="r2"))
         assert [letter.reason for letter in await store.dead_letters()] == ["odd"]
         assert await store.confirm("r1", gid="77", secret="secret")
@@ -251,11 +251,35 @@ async def test_database_of_another_program_is_refused_and_kept(path: Path, scrip
     assert keep(path) == kept
 
 
+async def test_file_of_the_first_version_is_brought_up_to_date(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in sql.MIGRATIONS[0]:
+            connection.execute(statement)
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute(
+            "INSERT INTO routes (id, target, place, resource, state, gid, secret, created_at)"
+            " VALUES ('r1', 'https://h.example/r1', 'https://h.example', '12', 'confirmed', '77',"
+            " 'secret', 0)"
+        )
+        connection.execute(
+            "INSERT INTO deliveries (route, digest, received_at, due, body)"
+            " VALUES ('r1', x'00', 0, 0, x'7b7d')"
+        )
+        connection.execute("INSERT INTO queues (route, due) VALUES ('r1', 0)")
+    async with SqliteStore(path) as store:
+        found = await store.get_route("r1")
+        assert found is not None
+        assert (found.secret, found.gid) == ("secret", "77")
+        claim = await store.claim(limit=1, lease=30)
+        assert claim is not None
+        assert [each.body for each in claim.deliveries] == [b"{}"]
+
+
 async def test_store_of_a_newer_version_is_refused_and_kept(path: Path) -> None:
     async with SqliteStore(path):
         pass
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 99")
     kept = keep(path)
     with pytest.raises(StoreError, match="made by a newer version of asana-webhooks: install"):
         await SqliteStore(path).__aenter__()
@@ -301,7 +325,7 @@ async def test_damage_that_is_met_later_fails_the_call_that_meets_it(
     async with SqliteStore(path) as store:
         with pytest.raises(StoreError, match="it is damaged"):
             await store.claim(limit=200, lease=30)
-        assert await store.waiting() == 200
+        assert await store.list_routes() == []
 
 
 @pytest.mark.parametrize("name", ["missing/store.db", "store\x00.db"])
@@ -354,12 +378,12 @@ async def test_file_in_a_directory_that_may_not_be_written_is_an_error(
 async def test_store_is_used_between_opening_and_closing_only(path: Path) -> None:
     store = SqliteStore(path)
     with pytest.raises(StoreError, match="is not open"):
-        await store.waiting()
+        await store.counts()
     async with store:
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
         with pytest.raises(StoreError, match="is open already"):
             await store.__aenter__()
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
     with pytest.raises(StoreError, match="is not open"):
         await store.put(delivery())
     with pytest.raises(StoreError, match="is not open"):
@@ -384,7 +408,7 @@ async def test_closing_lets_what_was_asked_finish(path: Path) -> None:
         assert [put.result() for put in puts] == [True] * 5
         assert closing_.result() is None
         await store.__aenter__()
-        assert await store.waiting() == 5
+        assert (await store.counts()).waiting == 5
 
 
 @pytest.mark.parametrize("by", ["task", "scope"])
@@ -455,7 +479,7 @@ async def test_cancelling_while_it_opens_leaves_nothing_open(
     await asyncio.wait([opening])
     assert opening.cancelled()
     with pytest.raises(StoreError, match="is not open"):
-        await store.waiting()
+        await store.counts()
 
 
 def test_loop_that_ended_before_the_store_hangs_nobody(path: Path) -> None:
@@ -485,7 +509,7 @@ async def test_calls_that_gather_share_one_commit(store: SqliteStore) -> None:
         tasks.create_task(store.get_route("r1"))
     assert statements.count("COMMIT") == 3  # of the trace itself, of the wait, of everything else
     assert len({statement for statement in statements if "INTO deliveries" in statement}) < 10
-    assert await store.waiting() == 300
+    assert (await store.counts()).waiting == 300
 
 
 async def test_failing_batch_fails_each_of_its_calls_and_the_next_works(
@@ -495,13 +519,13 @@ async def test_failing_batch_fails_each_of_its_calls_and_the_next_works(
         tables._execute("SELECT * FROM nowhere")
 
     async with asyncio.TaskGroup() as tasks, one_batch(store):
-        calls = [store.put(delivery()), store.waiting(), in_thread(store, fail)]
+        calls = [store.put(delivery()), store.counts(), in_thread(store, fail)]
         answers = tasks.create_task(gather(*calls))
     for error in answers.result():
         assert isinstance(error, StoreError)
         assert "no such table: nowhere" in str(error)
         assert isinstance(error.__cause__, sqlite3.OperationalError)
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
     assert await store.put(delivery())
 
 
@@ -514,7 +538,7 @@ async def test_call_that_cannot_be_stored_costs_no_other_its_answer(store: Sqlit
     assert (first, last) == (True, True)
     assert isinstance(error, StoreError)
     assert str(error).endswith("failed: unexpected UnicodeEncodeError")
-    assert await store.waiting() == 2
+    assert (await store.counts()).waiting == 2
 
 
 async def test_cancelled_put_is_not_stored_and_harms_no_other(store: SqliteStore) -> None:
@@ -525,7 +549,7 @@ async def test_cancelled_put_is_not_stored_and_harms_no_other(store: SqliteStore
         cancelled.cancel()
     assert await other
     assert cancelled.cancelled()
-    assert await store.waiting() == 1
+    assert (await store.counts()).waiting == 1
     assert await store.put(delivery(1))
 
 
@@ -536,7 +560,7 @@ async def test_cancelled_ack_is_done_all_the_same(store: SqliteStore) -> None:
         ack = asyncio.create_task(store.ack(claim, claim.deliveries))
         await asyncio.sleep(0)
         ack.cancel()
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
     assert ack.cancelled()
 
 
@@ -587,7 +611,7 @@ async def test_full_disk_fails_calls_until_there_is_space(store: SqliteStore) ->
         await store.put(delivery(1, size=100_000))
     await execute(store, f"PRAGMA max_page_count = {pages + 1000}")
     assert await store.put(delivery(1, size=100_000))
-    assert await store.waiting() == 2
+    assert (await store.counts()).waiting == 2
 
 
 async def test_locked_file_fails_calls_until_it_is_free(
@@ -658,7 +682,7 @@ asyncio.run(main())
     error, stored = printed.splitlines()
     assert "reading or writing failed: check the disk and its quota" in error
     async with SqliteStore(path) as store:
-        assert await store.waiting() == int(stored)
+        assert (await store.counts()).waiting == int(stored)
 
 
 async def test_what_was_stored_when_the_process_was_killed_is_there(path: Path) -> None:
@@ -685,7 +709,7 @@ asyncio.run(main())
         claims = [await take(store) for _ in range(4)]
         found = {int(d.body) for claim in claims for d in claim.deliveries}
         assert answered & set(range(400)) <= found
-        assert len(answered) <= await store.waiting()
+        assert len(answered) <= (await store.counts()).waiting
 
 
 async def test_second_process_shares_the_work_and_repeats_none(path: Path) -> None:
@@ -719,7 +743,7 @@ asyncio.run(main())
                 await asyncio.sleep(0.001)
             theirs = [line.split() for line in child.stdout.read().splitlines()]
         assert child.returncode == 0
-        assert await store.waiting() == 0
+        assert (await store.counts()).waiting == 0
     others = [(route, int(number)) for route, number in theirs]
     assert others
     assert handled
@@ -760,7 +784,7 @@ asyncio.run(main())
     numbers = [asyncio.to_thread(run, script, path, number) for number in range(4)]
     assert await gather(*numbers) == ["", "", "", ""]
     async with SqliteStore(path) as store:
-        assert await store.waiting() == 4
+        assert (await store.counts()).waiting == 4
 
 
 # Cost
@@ -778,7 +802,7 @@ asyncio.run(main())
             "PURGE",
         ),
         *("FIND_DUE", "FIND_SEEN", "FINISH", "IS_LEASED", "RELEASE", "REMOVE", "RENEW", "TAKE"),
-        *("FIND_LETTER", "LIST_LETTERS"),
+        *("GET_LETTER", "LIST_LETTERS"),
     ],
 )
 async def test_statement_searches_and_sorts_by_an_index(store: SqliteStore, name: str) -> None:

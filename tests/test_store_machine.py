@@ -346,15 +346,16 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def store_tells_what_the_model_knows(self) -> None:
         self.model.step()
-        waiting, routes, letters, *found = self.run(self._ask())
-        assert waiting == len(self.model.waiting)
+        counts, routes, letters, *found = self.run(self._ask())
+        assert counts.waiting == len(self.model.waiting)
+        assert counts.dead_letters == len(self.model.letters)
         assert routes == [r for r in self.model.routes.values() if r.state != "retired"]
         assert found == [self.model.routes.get(id_) for id_ in ("r1", "r2", "r3")]
         assert [(_number(d), d.route, d.done) for d in letters] == self.model.letters
 
     async def _ask(self) -> list[Any]:
         return await asyncio.gather(
-            self.store.waiting(),
+            self.store.counts(),
             self.store.list_routes(),
             self.store.dead_letters(),
             *(self.store.get_route(id_) for id_ in ("r1", "r2", "r3")),

@@ -11,9 +11,10 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Claim, DeadLetter, Delivery, Route, WebhookFilter
+from asana_webhooks.models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
 from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES, Store
 from asana_webhooks.stores.memory import MemoryStore
 from asana_webhooks.stores.sqlite import SqliteStore
@@ -155,7 +156,7 @@ async def test_reserved_route_is_unknown_after_its_time(store: Store, clock: Clo
     assert not await store.confirm("r1", gid="77", secret="secret")
     assert not await store.put(delivery(1), candidate="secret")
     assert await store.drop("r1") is None
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
 
 
 async def test_expired_route_makes_room_for_its_id(store: Store, clock: Clock) -> None:
@@ -356,7 +357,7 @@ async def test_dropping_returns_the_route_as_it_was_and_forgets_it(store: Store)
     assert await store.drop("r1") == route(candidates=("secret",))
     assert await store.drop("r1") is None
     assert await store.get_route("r1") is None
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
     assert not await store.put(delivery(1), candidate="secret")
 
 
@@ -404,7 +405,7 @@ async def test_delivery_is_claimed_as_it_was_put(store: Store) -> None:
 async def test_same_digest_within_48_hours_is_a_duplicate(store: Store, late: timedelta) -> None:
     assert await store.put(delivery())
     assert not await store.put(delivery(at=NOON + late))
-    assert await store.waiting() == 1
+    assert (await store.counts()).waiting == 1
 
 
 async def test_same_digest_after_48_hours_is_a_new_delivery(store: Store) -> None:
@@ -412,7 +413,7 @@ async def test_same_digest_after_48_hours_is_a_new_delivery(store: Store) -> Non
     assert await store.put(delivery())
     assert await store.put(delivery(at=later))
     assert not await store.put(delivery(at=later))
-    assert await store.waiting() == 2
+    assert (await store.counts()).waiting == 2
 
 
 async def test_duplicate_is_recognised_after_the_delivery_was_handled(store: Store) -> None:
@@ -465,9 +466,9 @@ async def test_held_delivery_waits_for_its_candidate(store: Store) -> None:
         assert await store.put(delivery(number), candidate=candidate)
     assert not await store.put(delivery(1), candidate="one")
     assert await store.claim(limit=10, lease=30) is None
-    assert await store.waiting() == 3
+    assert (await store.counts()).waiting == 3
     await store.confirm("r1", gid="77", secret="one")
-    assert await store.waiting() == 2
+    assert (await store.counts()).waiting == 2
     assert numbers(await take(store)) == [1, 3]
 
 
@@ -496,7 +497,7 @@ async def test_delivery_with_a_reason_is_a_dead_letter_at_once(store: Store) -> 
     assert await store.put(delivery(5), reason="not JSON")
     assert not await store.put(delivery(5), reason="not JSON")
     assert not await store.put(delivery(5))
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
     assert await store.claim(limit=10, lease=30) is None
     (dead,) = await store.dead_letters()
     assert (dead.route, dead.body, dead.reason) == ("r1", delivery(5).body, "not JSON")
@@ -511,7 +512,7 @@ async def test_full_inbox_takes_no_more(small_store: Store) -> None:
     claim = await take(small_store, limit=1)
     await small_store.finish(claim, claim.deliveries)
     await put(small_store, 3)
-    assert await small_store.waiting() == 2
+    assert (await small_store.counts()).waiting == 2
 
 
 async def test_full_inbox_still_knows_duplicates_and_takes_dead_letters(small_store: Store) -> None:
@@ -549,7 +550,7 @@ async def test_what_expired_routes_held_makes_room(small_store: Store, clock: Cl
         await small_store.put(delivery(3), candidate="secret")
     clock.now += 60
     await put(small_store, 4, route="r2")
-    assert await small_store.waiting() == 1
+    assert (await small_store.counts()).waiting == 1
 
 
 # Claiming
@@ -645,7 +646,7 @@ async def test_word_of_a_worker_whose_lease_was_taken_over_does_nothing(
     assert not await store.bury(late, mine, [letter()])
     assert not await store.renew(late, lease=99)
     assert not await store.finish(late, [mine])
-    assert await store.waiting() == 1
+    assert (await store.counts()).waiting == 1
     assert await store.dead_letters() == []
     assert await store.claim(limit=10, lease=30) is None
     clock.now += 30
@@ -697,14 +698,14 @@ async def test_lease_that_nobody_took_over_can_still_be_used(store: Store, clock
     assert await store.renew(claim, lease=30)
     assert await store.claim(limit=10, lease=30) is None
     assert await store.finish(claim, claim.deliveries[1:])
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
 
 
 async def test_acked_deliveries_are_gone_and_others_due_at_once(store: Store) -> None:
     await put(store, 1, 2, 3)
     claim = await take(store)
     assert await store.ack(claim, [claim.deliveries[0], claim.deliveries[2]])
-    assert await store.waiting() == 1
+    assert (await store.counts()).waiting == 1
     assert await store.finish(claim)
     assert numbers(await take(store)) == [2]
 
@@ -714,7 +715,7 @@ async def test_many_deliveries_are_acked_at_once(store: Store) -> None:
     claim = await take(store, limit=299)
     assert numbers(claim) == list(range(299))
     assert await store.ack(claim, claim.deliveries)
-    assert await store.waiting() == 1
+    assert (await store.counts()).waiting == 1
 
 
 async def test_ack_of_what_is_gone_already_is_no_loss_of_the_lease(store: Store) -> None:
@@ -723,7 +724,7 @@ async def test_ack_of_what_is_gone_already_is_no_loss_of_the_lease(store: Store)
     assert await store.ack(claim, claim.deliveries)
     assert await store.ack(claim, claim.deliveries)
     assert await store.finish(claim, claim.deliveries)
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
 
 
 async def test_what_was_put_during_a_lease_is_due_when_it_ends(store: Store) -> None:
@@ -744,7 +745,7 @@ async def test_released_delivery_waits_and_holds_up_nobody(store: Store, clock: 
     await store.finish(claim, claim.deliveries)
     clock.now += 4.9
     assert await store.claim(limit=10, lease=30) is None
-    assert await store.waiting() == 1
+    assert (await store.counts()).waiting == 1
     clock.now += 0.1
     (again,) = (await take(store)).deliveries
     assert (again.attempts, again.done, again.received_at) == (1, 2, NOON)
@@ -819,7 +820,7 @@ async def test_release_or_bury_of_what_is_gone_is_refused(store: Store) -> None:
     assert not await store.release(claim, gone, delay=1.0, attempts=1, done=0)
     assert not await store.bury(claim, gone, [letter()])
     assert await store.dead_letters() == []
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
 
 
 async def test_claims_that_end_early_leave_nothing_behind(store: Store, clock: Clock) -> None:
@@ -829,7 +830,7 @@ async def test_claims_that_end_early_leave_nothing_behind(store: Store, clock: C
         assert numbers(claim) == [number]
         assert await store.finish(claim, claim.deliveries)
         clock.now += 1
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
     assert await store.claim(limit=10, lease=30) is None
 
 
@@ -845,7 +846,7 @@ async def test_buried_delivery_leaves_its_letters(store: Store) -> None:
     ]
     assert await store.bury(claim, claim.deliveries[0], letters)
     assert await store.bury(claim, claim.deliveries[1], [])
-    assert await store.waiting() == 0
+    assert (await store.counts()).waiting == 0
     first, second = await store.dead_letters()
     assert (first.reason, first.body, first.done, first.received_at) == ("first", b"\x00", 3, NOON)
     assert (second.reason, second.buried_at) == ("second", NOON + MICROSECOND)
@@ -881,7 +882,7 @@ async def test_replayed_letter_is_due_again_from_where_it_stopped(store: Store) 
     (dead,) = await store.dead_letters()
     assert await store.replay([dead.id, dead.id, "", "no id of a store", "999"]) == 1
     assert await store.dead_letters() == []
-    assert await store.waiting() == 1
+    assert (await store.counts()).waiting == 1
     claim = await take(store)
     (again,) = claim.deliveries
     assert (again.route, again.body, again.received_at) == ("r1", failed.body, NOON)
@@ -896,3 +897,60 @@ async def test_letters_of_several_routes_are_replayed_at_once(store: Store) -> N
     assert await store.replay(ids) == 4
     claims = [await take(store), await take(store)]
     assert sorted(numbers(claim) for claim in claims) == [[0, 2], [1, 3]]
+
+
+async def test_letter_is_found_by_its_id(store: Store) -> None:
+    await bury_at_once(store, range(2))
+    for known in await store.dead_letters():
+        assert await store.get_letter(known.id) == known
+    for unknown in ("", "0", "x", "99999", "1-1", "\u0664"):
+        assert await store.get_letter(unknown) is None
+
+
+async def test_discarded_letters_are_gone_for_good(store: Store) -> None:
+    await bury_at_once(store, range(3))
+    first, second, third = [letter.id for letter in await store.dead_letters()]
+    assert await store.discard([first, third, "x", first]) == 2
+    assert [letter.id for letter in await store.dead_letters()] == [second]
+    assert await store.replay([first, third]) == 0
+    assert await store.discard([]) == 0
+    assert await store.counts() == Counts(waiting=0, dead_letters=1)
+
+
+async def test_counts_tell_what_waits_and_since_when(store: Store) -> None:
+    assert await store.counts() == Counts(waiting=0, dead_letters=0, oldest_at=None)
+    await confirm(store, "r1")
+    await confirm(store, "r2")
+    for minute in (3, 1, 2):
+        at = NOON + timedelta(minutes=minute)
+        await store.put(delivery(minute, route=f"r{1 + minute % 2}", at=at))
+    await store.put(delivery(9), reason="odd")
+    # first in line are the one of minute 3, which came before the one of minute 1, and minute 2
+    assert await store.counts() == Counts(
+        waiting=3, dead_letters=1, oldest_at=NOON + timedelta(minutes=2)
+    )
+
+
+async def test_leased_delivery_counts_as_the_oldest(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    assert (await store.counts()).oldest_at == NOON
+    await store.finish(claim, claim.deliveries)
+    assert (await store.counts()).oldest_at is None
+
+
+async def test_held_delivery_is_counted_but_not_in_line(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    await store.add_candidate("r1", "secret")
+    await store.put(delivery(), candidate="secret")
+    assert await store.counts() == Counts(waiting=1, dead_letters=0, oldest_at=None)
+
+
+async def test_trace_of_a_delivery_comes_with_it(store: Store) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await store.put(replace(delivery(1), trace=trace))
+    await store.put(delivery(2))
+    claim = await take(store)
+    assert [each.trace for each in claim.deliveries] == [trace, ""]
+    await store.finish(claim)
+    assert [each.trace for each in (await take(store)).deliveries] == [trace, ""]

@@ -1,27 +1,48 @@
-"""The commands: what they are called, what they take, and what becomes of their errors.
+"""The commands by name, and what becomes of their errors.
 
-A command imports what it works with when it is called, so that ``--help`` loads next to nothing.
+A command is imported when it is called: ``--help`` loads next to nothing.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
-import sys
 import traceback
 
 import click
 
 from .. import AsanaWebhooksError, __version__
 
-__all__ = ["cli"]
+__all__ = ["COMMANDS", "cli"]
 
 INTERRUPTED = 130
 
 DEBUG_HELP = "Show the package's log, and tracebacks. Both may quote what strangers sent."
 
+COMMANDS = {
+    "demo": "Show and check the life of a webhook, on this machine alone.",
+    "inbox": "Tell what waits in the store, and work with dead letters.",
+    "serve": "Receive deliveries, and hand them to handlers, until told to stop.",
+}
+"""What each is good for; the command is ``command`` in the module of its name."""
+
 
 class _Commands(click.Group):
     """Turns whatever a command raises into one line on standard error and an exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{cmd_name}", __package__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -60,18 +81,3 @@ def cli(*, debug: bool) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
-
-
-@cli.command()
-def demo() -> None:
-    """Show and check the life of a webhook, on this machine alone.
-
-    Starts a local Asana and a client with a store in a temporary directory. Needs no account, no
-    token and no public URL. The exit status is 0 only if each check passed.
-    """
-    import asyncio
-
-    from .console import Narrator
-    from .demo import tell
-
-    asyncio.run(tell(Narrator(sys.stdout)))

@@ -7,22 +7,22 @@ import contextlib
 import json
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 import httpx
 
-from ..client import WebhooksClient, open_store
+from ..background import beside
+from ..client import WebhooksClient
 from ..models import Event
 from ..simulator import AsanaSimulator, Attempt
 from ..stores import Store
+from ..stores.urls import open_store
 from .console import Untrue
 
-__all__ = ["FILE", "PATIENCE", "TOKEN", "Running", "Stage", "beside"]
-
-T = TypeVar("T")
+__all__ = ["FILE", "PATIENCE", "TOKEN", "Running", "Stage"]
 
 PATIENCE = 10.0
 """Seconds that one thing may take."""
@@ -135,16 +135,3 @@ class Stage:
         accepted = [each for each in self.asana.deliveries if each.status == 200]
         distinct = {each.body: each for each in accepted if json.loads(each.body)["events"]}
         return list(distinct.values())
-
-
-@asynccontextmanager
-async def beside(work: Coroutine[Any, Any, T], name: str) -> AsyncIterator[asyncio.Task[T]]:
-    """Run a coroutine beside the body; it ends with the body, and its error is the body's."""
-    task = asyncio.create_task(work, name=f"demo: {name}")
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Any
 
 import anyio
-import msgspec
 from aiohttp import web
 
+from .carrier import Attempt, Carrier
 from .creation import Creation
-from .deliveries import Attempt, Deliveries
+from .deliveries import Deliveries
 from .door import Door
 from .faults import Faults
 from .feed import Feed, Happening
 from .limits import Limits
+from .posts import Posts
 from .server import API, application
 from .state import State, WebhookRecord
 from .targets import Targets
@@ -30,6 +32,7 @@ __all__ = ["AsanaSimulator"]
 logger = logging.getLogger(__name__)
 
 CLOSING_TIMEOUT = 5.0
+PATIENCE = 20.0  # seconds beyond a target's own that one step of the driven clock may take
 
 
 class AsanaSimulator:
@@ -39,9 +42,11 @@ class AsanaSimulator:
     that its own OAuth calls gave out are good for their time and scopes.
 
     ``allow_local=False`` refuses local targets as Asana does; ``allow_hosts`` names the hosts
-    besides loopback that may be posted to. ``retry_delay`` is the pause in seconds before the first
-    retry of a delivery, doubled before each further one; ``delivery_timeout`` how many seconds a
-    target has for its answer;
+    besides loopback that may be posted to. ``gather_for`` is how many seconds events are gathered
+    for, to go in one body: Asana takes about a minute, and 0 sends those of each act and of each
+    ``emit`` at once. ``retry_delay`` is the pause in seconds before the first retry of a delivery,
+    doubled before each further one; ``delivery_timeout`` how many seconds a target has for its
+    answer, always of real time;
     ``give_up_after`` after how many without a success a webhook is deleted; ``retry_after`` what
     the fault ``rate-limited`` and the limits of calls at once say in their header.
 
@@ -54,9 +59,12 @@ class AsanaSimulator:
     and ``oauth.rotates``.
 
     ``webhooks`` maps gids to the webhooks that exist, ``deliveries`` lists every signed post in
-    order, ``faults`` is the set of faults that are on. ``create_started`` and ``handshake_done``
-    are events that are set, and never cleared, when a create call arrives and when its handshake
-    was answered; ``release_handshake`` and ``release_201`` end the waits of the slow faults.
+    order, ``faults`` is the set of faults that are on for all webhooks, and each webhook has
+    ``faults`` of its own. ``create_started`` and ``handshake_done`` are events that are set, and
+    never cleared, when a create call arrives and when its handshake was answered;
+    ``release_handshake`` and ``release_201`` end the waits of the slow faults.
+
+    Its time is real time and all that ``advance`` let pass besides.
 
     Raises ValueError when an argument makes no sense.
     """
@@ -68,6 +76,7 @@ class AsanaSimulator:
         port: int = 0,
         allow_local: bool = True,
         allow_hosts: Collection[str] = (),
+        gather_for: float = 0.05,
         retry_delay: float = 1.0,
         delivery_timeout: float = 10.0,
         give_up_after: float = 86_400.0,
@@ -82,7 +91,8 @@ class AsanaSimulator:
     ) -> None:
         _check_address(host, port)
         _check_seconds(retry_delay=retry_delay, delivery_timeout=delivery_timeout)
-        _check_seconds(zero=True, give_up_after=give_up_after, retry_after=retry_after)
+        _check_seconds(zero=True, gather_for=gather_for, give_up_after=give_up_after)
+        _check_seconds(zero=True, retry_after=retry_after)
         _check_limits(
             rate_limit=rate_limit,
             concurrent_gets=concurrent_gets,
@@ -90,17 +100,20 @@ class AsanaSimulator:
         )
         self._host, self._port = host, port
         self._state = State()
+        self.faults = Faults()
+        self._posts = Posts(timeout=delivery_timeout)
+        self._carrier = Carrier(self._posts, self.faults)
         self._deliveries = Deliveries(
             self._state,
+            self._carrier,
             self._start,
+            gather_for=gather_for,
             retry_delay=retry_delay,
-            timeout=delivery_timeout,
             give_up_after=give_up_after,
         )
-        self.faults = Faults()
         targets = Targets(local=allow_local, hosts=allow_hosts)
-        self._creation = Creation(self._state, self._deliveries, self.faults, targets)
-        self._feed = Feed(self._state, self._send)
+        self._creation = Creation(self._state, self._posts, self._deliveries, self.faults, targets)
+        self._feed = Feed(self._state, self._deliveries.gather)
         self._work = Work(self._state, self._feed)
         self.changes: dict[str, str] = dict(changes or {})
         self.oauth = Tokens(
@@ -114,6 +127,7 @@ class AsanaSimulator:
             retry_after=retry_after,
         )
         self._door = Door(self.faults, self.oauth, limits, self.changes, retry_after=retry_after)
+        self._patience = delivery_timeout + PATIENCE
         self._origin: str | None = None
         self._opened = AsyncExitStack()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -124,7 +138,7 @@ class AsanaSimulator:
         self.user = self._state.user.gid
         self.project = self._state.project.gid
         self.webhooks: Mapping[str, WebhookRecord] = self._state.webhooks
-        self.deliveries: list[Attempt] = self._deliveries.attempts
+        self.deliveries: list[Attempt] = self._carrier.attempts
         self.create_started = self._creation.started
         self.handshake_done = self._creation.handshake_done
         self.release_handshake = self._creation.release_handshake
@@ -156,7 +170,7 @@ class AsanaSimulator:
 
     async def __aenter__(self) -> AsanaSimulator:
         try:
-            await self._opened.enter_async_context(self._deliveries)
+            await self._opened.enter_async_context(self._posts)
             self._group = await self._opened.enter_async_context(asyncio.TaskGroup())
             self._opened.callback(self._cancel)
             await self._serve()
@@ -190,9 +204,6 @@ class AsanaSimulator:
         self._origin = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         logger.info("the local Asana listens on %s", self.base_url)
 
-    def _send(self, webhook: WebhookRecord, events: Sequence[Mapping[str, Any]]) -> None:
-        self._deliveries.send(webhook, msgspec.json.encode({"events": events}))
-
     def _start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = self._group.create_task(work, name=name)
         self._tasks.add(task)
@@ -200,6 +211,7 @@ class AsanaSimulator:
         return task
 
     def _cancel(self) -> None:
+        self._state.clock.stop()
         for task in self._tasks:
             task.cancel()
 
@@ -230,8 +242,8 @@ class AsanaSimulator:
     async def emit(self, resource: str, *events: Mapping[str, Any]) -> None:
         """Send events, in Asana's JSON shape, to every webhook on exactly this resource.
 
-        Each webhook gets those that pass its filters in one body, and nothing if none does. They
-        are in the resource's stream of events too.
+        Each webhook gets those that pass its filters in one body, with what else happens within
+        ``gather_for``, and nothing if none does. They are in the resource's stream of events too.
         """
         self._feed.publish(*(Happening(event, {resource}) for event in events))
 
@@ -244,11 +256,32 @@ class AsanaSimulator:
         deleted already. Neither its record nor its retries take notice.
         """
         webhook = self._state.webhook(webhook_gid)
-        return (await self._deliveries.deliver(webhook, body, signature=signature)).status
+        return await self._carrier.post(webhook, body, signature=signature)
 
     async def settled(self) -> None:
-        """Return when no delivery is under way or waits for its next attempt."""
+        """Return when no event is gathered and no delivery under way or waiting for a retry.
+
+        It takes the real time that this takes; ``advance`` does not.
+        """
         await self._deliveries.settled()
+
+    async def advance(
+        self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0
+    ) -> None:
+        """Let so much time pass at this Asana, and return when all that was due in it is done.
+
+        Gathered events, retries, heartbeats and deletions come in their order, each at its own
+        time; what is posted is really posted, and its answer waited for before time goes on. Only
+        what a target does after its answer may still be under way.
+
+        Raises ValueError when the time is negative, and TimeoutError when a target keeps one moment
+        from ending for 20 seconds longer than ``delivery_timeout``.
+        """
+        length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        if length < timedelta():
+            msg = f"time passes forwards only, not by {length.total_seconds():g} seconds"
+            raise ValueError(msg)
+        await self._state.clock.advance(length.total_seconds(), patience=self._patience)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from .clock import Clock
+from .faults import WebhookFaults
 from .furniture import PROJECT, USER, WORKSPACE, furniture
 from .things import Thing
 
@@ -27,7 +29,7 @@ class WebhookRecord:
     """One webhook and how its deliveries go; ``resource`` is a gid, ``app`` the token that made it.
 
     ``delivery_retry_count`` counts the retries since the last success, ``deleted`` is set when the
-    webhook is gone.
+    webhook is gone. ``faults`` are those that are on for this webhook only.
 
     Source: https://developers.asana.com/reference/webhooks
     """
@@ -47,6 +49,7 @@ class WebhookRecord:
     next_attempt_after: datetime | None = None
     failure_deletion_timestamp: datetime | None = None
     deleted: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    faults: WebhookFaults = field(default_factory=WebhookFaults)
 
 
 class State:
@@ -58,6 +61,7 @@ class State:
     """
 
     def __init__(self) -> None:
+        self.clock = Clock()
         self.webhooks: dict[str, WebhookRecord] = {}
         self._ever: dict[str, WebhookRecord] = {}
         self._gids = itertools.count(1_200_000_000_000_001)
@@ -68,9 +72,7 @@ class State:
 
     def now(self) -> datetime:
         """Return the time in whole milliseconds; no two calls return the same."""
-        now = datetime.now(UTC)
-        now = now.replace(microsecond=now.microsecond // 1000 * 1000)
-        self._last = max(now, self._last + MILLISECOND)
+        self._last = max(self.clock.now(), self._last + MILLISECOND)
         return self._last
 
     def new_gid(self) -> str:

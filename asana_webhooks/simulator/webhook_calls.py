@@ -120,9 +120,12 @@ class WebhookCalls:
     def _webhook(self, request: web.Request) -> WebhookRecord:
         gid = request.match_info["gid"]
         webhook = self._state.webhooks.get(gid)
-        if webhook is None or webhook.app != app_of(request) or Fault.NOT_FOUND in self._faults:
+        if webhook is None or webhook.app != app_of(request) or self._is_hidden(webhook):
             raise unknown("webhook", gid)
         return webhook
+
+    def _is_hidden(self, webhook: WebhookRecord) -> bool:
+        return Fault.NOT_FOUND in self._faults or Fault.NOT_FOUND in webhook.faults
 
     def _record(self, webhook: WebhookRecord) -> dict[str, Any]:
         return {

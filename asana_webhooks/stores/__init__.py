@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-from ..models import Claim, DeadLetter, Delivery, Route, WebhookFilter
+from ..models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
 
 __all__ = ["DUPLICATES_KNOWN_FOR", "MAX_CANDIDATES", "MAX_WAITING", "Store"]
 
@@ -150,14 +150,22 @@ class Store(Protocol):
         """
         ...
 
-    async def waiting(self) -> int:
-        """Return how many deliveries are in the inbox: due, leased, released or held."""
+    async def counts(self) -> Counts:
+        """Return how much is in the inbox; it may have to be counted."""
         ...
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
         """Return dead letters, oldest first, from behind the one with the id ``after``."""
         ...
 
+    async def get_letter(self, letter: str) -> DeadLetter | None:
+        """Return the dead letter with this id; None when there is none."""
+        ...
+
     async def replay(self, letters: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""
+        ...
+
+    async def discard(self, letters: Sequence[str]) -> int:
+        """Remove the dead letters with these ids for good; returns how many there were."""
         ...

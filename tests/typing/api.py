@@ -22,6 +22,7 @@ from asana_webhooks import (
     Event,
     HandshakeMismatchError,
     HandshakeMissingError,
+    LoginRequiredError,
     MemoryStore,
     NotFoundError,
     Page,
@@ -42,6 +43,7 @@ from asana_webhooks import (
     sign,
     verify_signature,
 )
+from asana_webhooks.auth import OUT_OF_BAND, AsanaOAuth, Authorization, Token, TokenFile, login
 from asana_webhooks.simulator import AsanaSimulator, Attempt, Fault, WebhookRecord
 from asana_webhooks.stores import Store
 
@@ -258,6 +260,9 @@ def use_filters_as_values() -> None:
 async def handle_errors() -> None:
     try:
         await client.establish("1204619")
+    except LoginRequiredError as error:
+        wrong_token: AuthenticationError = error
+        use(wrong_token)
     except RateLimitedError as error:
         assert_type(error.retry_after, float | None)
     except (
@@ -282,6 +287,41 @@ async def handle_errors() -> None:
     except (ConnectionFailedError, DecodeError, StoreError) as error:
         base: AsanaWebhooksError = error
         use(base)
+
+
+# OAuth
+
+
+async def save_token(token: Token) -> None: ...
+
+
+oauth = AsanaOAuth(
+    "client-id",
+    "client-secret",
+    token=TokenFile("asana-token.json"),
+    redirect_uri="http://127.0.0.1:8765/callback",
+    scopes=["webhooks:read", "webhooks:write", "webhooks:delete"],
+    base_url="https://app.asana.com/api/1.0",
+    http_client=httpx.AsyncClient(),
+)
+with_oauth = WebhooksClient(oauth, public_url="https://hooks.example.com/asana")
+by_hand = AsanaOAuth("client-id", token=None, save=save_token, redirect_uri=OUT_OF_BAND)
+in_memory = AsanaOAuth("client-id", token=Token(access_token="a-token"), save=use)
+
+
+async def log_in_and_out() -> None:
+    assert_type(await login(oauth, print, timeout=60.0), Token)
+    authorization = by_hand.authorization_url(redirect_uri=OUT_OF_BAND)
+    assert_type(authorization, Authorization)
+    assert_type(authorization.url, str)
+    use(authorization.state, authorization.verifier, authorization.redirect_uri)
+    token = await by_hand.fetch_token("the-code", authorization)
+    assert_type(token.access_token, str)
+    assert_type(token.refresh_token, str | None)
+    assert_type(token.expires_at, datetime | None)
+    assert_type(token.user, Resource | None)
+    assert_type(TokenFile("asana-token.json").load(), Token | None)
+    await by_hand.revoke()
 
 
 # Signatures alone
@@ -314,7 +354,7 @@ async def mount_in_asgi(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def try_without_an_account() -> None:
-    async with AsanaSimulator(retry_delay=0.1) as asana:
+    async with AsanaSimulator(gather_for=60, retry_delay=0.1) as asana:
         assert_type(asana, AsanaSimulator)
         assert_type(asana.base_url, str)
         assert_type(asana.workspace, str)
@@ -330,7 +370,10 @@ async def try_without_an_account() -> None:
         await asana.emit(asana.project, {"action": "changed"})
         asana.faults.add(Fault.NO_HANDSHAKE)
         asana.faults.discard("no-handshake")
+        for webhook in asana.webhooks.values():
+            webhook.faults.add(Fault.DUPLICATE)
         await asana.settled()
+        await asana.advance(days=1, hours=9, minutes=0.5, seconds=1)
         assert_type(await asana.deliver("12", b"{}", signature="0" * 64), int | None)
         assert_type(asana.oauth_url, str)
         asana.oauth.consents = False

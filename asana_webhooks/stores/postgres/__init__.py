@@ -14,12 +14,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from ...errors import StoreError
-from ...models import Claim, DeadLetter, Delivery, Route, WebhookFilter
+from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from ...vault import Vault
 from .. import MAX_CANDIDATES, MAX_WAITING
 from . import sql
 from .connecting import Pool, connect, name_of
 from .puts import Puts
-from .records import claim_of, clean, is_text, numbers_of, route_of, text_of
+from .records import claim_of, clean, is_text, letter_of, numbers_of, route_of, text_of
+from .seals import renew_seals
 from .server import Server
 
 __all__ = ["PostgresStore"]
@@ -49,7 +51,11 @@ class PostgresStore:
     Nothing is kept in a session, so PgBouncer in transaction mode is fine. Statements are
     prepared: it needs version 1.21 or newer and ``max_prepared_statements`` above 0.
 
-    Raises ValueError when the address or the schema's name is of no use.
+    With ``encryption_keys`` (see ``vault``), the newest first, secrets are encrypted at the server;
+    opening the store encrypts with the newest what is not yet. Earlier rows stay in the server's
+    files and its log until it writes over them.
+
+    Raises ValueError when the address or the schema's name is of no use, or a key is none.
     """
 
     def __init__(
@@ -58,7 +64,9 @@ class PostgresStore:
         *,
         schema: str = "asana_webhooks",
         max_waiting: int = MAX_WAITING,
+        encryption_keys: Sequence[str] | None = None,
     ) -> None:
+        self._vault = Vault(encryption_keys)
         if not re.fullmatch(r"[A-Za-z_]\w{0,62}", schema, re.ASCII):
             msg = f"a schema's name is at most 63 letters, digits and underscores, not {schema!r}"
             raise ValueError(msg)
@@ -71,7 +79,8 @@ class PostgresStore:
     async def __aenter__(self) -> Self:
         """Connect, and create the schema or bring it up to date.
 
-        Raises StoreError when that fails, or when a newer version has been at work.
+        Raises StoreError when that fails, when a newer version has been at work, or when no key
+        opens a secret.
         """
         if self._server is not None:
             msg = f"the store at {self._name} is open already"
@@ -80,6 +89,7 @@ class PostgresStore:
         self._server = server = Server(pool, self._name, self._schema)
         try:
             await server.prepare()
+            await renew_seals(server, self._vault)
         except BaseException:
             self._server = None
             if pool is not self._source:
@@ -126,19 +136,22 @@ class PostgresStore:
         if not is_text(route):  # a stranger's path; no route has such an id
             return None
         rows = await self._opened().fetch(sql.GET_ROUTE, route)
-        return route_of(rows[0]) if rows else None
+        return route_of(rows[0], self._vault) if rows else None
 
     async def list_routes(self, resource: str | None = None) -> list[Route]:
         """Return the reserved and confirmed routes, oldest first."""
-        return [route_of(row) for row in await self._opened().fetch(sql.LIST_ROUTES, resource)]
+        rows = await self._opened().fetch(sql.LIST_ROUTES, resource)
+        return [route_of(row, self._vault) for row in rows]
 
     async def add_candidate(self, route: str, secret: str) -> bool:
         """Keep a handshake's secret; True when the route holds it now."""
-        return await self._opened().ask(sql.ADD_CANDIDATE, route, secret, MAX_CANDIDATES)
+        sealed = self._vault.seal(route, secret)
+        return await self._opened().ask(sql.ADD_CANDIDATE, route, *sealed, MAX_CANDIDATES)
 
     async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
         """Turn a reserved route into a confirmed one."""
-        return await self._opened().ask(sql.CONFIRM, route, gid, secret)
+        mark = self._vault.mark(route, secret)
+        return await self._opened().ask(sql.CONFIRM, route, gid, mark)
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
         """Keep the filters that the webhook of this route has now."""
@@ -155,7 +168,7 @@ class PostgresStore:
     async def drop(self, route: str) -> Route | None:
         """Forget a reserved route with its candidates and what is held for them."""
         rows = await self._opened().fetch(sql.DROP, route)
-        return route_of(rows[0]) if rows else None
+        return route_of(rows[0], self._vault) if rows else None
 
     # Inbox
 
@@ -164,7 +177,8 @@ class PostgresStore:
     ) -> bool:
         """Keep a delivery; False for a duplicate, or when its candidate is none any more."""
         self._opened()
-        return await self._puts.put(delivery, candidate, None if reason is None else clean(reason))
+        mark = None if candidate is None else self._vault.mark(delivery.route, candidate)
+        return await self._puts.put(delivery, mark, None if reason is None else clean(reason))
 
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
         """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.
@@ -224,10 +238,10 @@ class PostgresStore:
         ids = [int(delivery.id) for delivery in handled]
         return await self._opened().ask(sql.FINISH, claim.route, claim.fence, ids)
 
-    async def waiting(self) -> int:
-        """Return how many deliveries are in the inbox; they are counted."""
-        rows = await self._opened().fetch(sql.WAITING)
-        return int(rows[0][0])
+    async def counts(self) -> Counts:
+        """Return how much is in the inbox; it is counted."""
+        rows = await self._opened().fetch(sql.COUNTS)
+        return Counts(**rows[0])
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
         """Return dead letters, oldest first, from behind the one with the id ``after``."""
@@ -235,12 +249,22 @@ class PostgresStore:
         if not behind:
             return []
         rows = await self._opened().fetch(sql.LIST_LETTERS, *behind, limit)
-        return [DeadLetter(**{**row, "id": str(row["id"])}) for row in rows]
+        return [letter_of(row) for row in rows]
+
+    async def get_letter(self, letter: str) -> DeadLetter | None:
+        """Return the dead letter with this id."""
+        rows = await self._opened().fetch(sql.GET_LETTER, numbers_of([letter]))
+        return letter_of(rows[0]) if rows else None
 
     async def replay(self, letters: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""
         rows = await self._opened().fetch(sql.REPLAY, numbers_of(letters))
         self._puts.look_again()
+        return int(rows[0][0])
+
+    async def discard(self, letters: Sequence[str]) -> int:
+        """Remove the dead letters with these ids for good; returns how many there were."""
+        rows = await self._opened().fetch(sql.DISCARD, numbers_of(letters))
         return int(rows[0][0])
 
     def _opened(self) -> Server:

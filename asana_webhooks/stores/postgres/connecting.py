@@ -19,6 +19,7 @@ __all__ = [
     "cause_of",
     "connect",
     "failure",
+    "is_deadlock",
     "name_of",
 ]
 
@@ -37,7 +38,7 @@ REMEDIES = {
     "3F": "its schema is gone: open the store again to have it made anew",
     "40": "another call was in the way: try again",
     "42501": "permission is denied: let this user create and use the schema",
-    "42": "its schema is damaged: restore it, or drop it and open the store again",
+    "42": "its schema is damaged, or changed by a newer version: install that, or restore it",
     "53100": "its disk is full: free some space",
     "53300": "it has too many connections: raise max_connections, or put PgBouncer before it",
     "53": "it is short of resources: see its log",
@@ -113,6 +114,11 @@ def _quotes_values(error: Exception) -> bool:
 def cause_of(error: Exception) -> Exception | None:
     """Return what may stand in a traceback as the cause."""
     return None if isinstance(error, StoreError) or _quotes_values(error) else error
+
+
+def is_deadlock(error: Exception) -> bool:
+    """Return whether this transaction and another waited for each other, and this one lost."""
+    return _state(error) == "40P01"
 
 
 def _state(error: Exception) -> str:

@@ -26,7 +26,7 @@ FORGET_EVERY = 256
 """How many digests are learnt before twice as many old ones are forgotten."""
 
 _Put: TypeAlias = tuple[asyncio.Future[bool], Delivery, str | None, str | None]
-"""Whom to tell, the delivery, its candidate and its reason."""
+"""Whom to tell, the delivery, its candidate's mark and its reason."""
 
 
 class Puts:
@@ -102,6 +102,7 @@ class Puts:
             [delivery.received_at for delivery in deliveries],
             candidates,
             reasons,
+            [delivery.trace for delivery in deliveries],
             [delivery.body for delivery in deliveries],
             DUPLICATES_KNOWN_FOR,
             forget,

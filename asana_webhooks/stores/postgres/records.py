@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
-from ...models import Claim, Delivery, Route, WebhookFilter
+from ...models import Claim, DeadLetter, Delivery, Route, WebhookFilter
+from ...vault import Sealed, Vault
 
-__all__ = ["claim_of", "clean", "is_text", "numbers_of", "route_of", "text_of"]
+__all__ = ["claim_of", "clean", "is_text", "letter_of", "numbers_of", "route_of", "text_of"]
 
 _filters = msgspec.json.Decoder(tuple[WebhookFilter, ...])
 
@@ -20,11 +21,10 @@ def text_of(filters: Sequence[WebhookFilter] | None) -> str | None:
     return None if filters is None else msgspec.json.encode(filters).decode()
 
 
-def route_of(row: Any) -> Route:
-    """Return the route of a row."""
-    id_, target, resource, filters, state, gid, secret, created_at, heartbeat_at, _, candidates = (
-        row
-    )
+def route_of(row: Any, vault: Vault) -> Route:
+    """Return the route of a row. Raises StoreError when a secret of it cannot be opened."""
+    id_, target, resource, filters, state, gid, created_at, heartbeat_at, _, *secrets = row
+    mark, seal, candidates = secrets
     return Route(
         id=id_,
         target=target,
@@ -32,8 +32,8 @@ def route_of(row: Any) -> Route:
         filters=None if filters is None else _filters.decode(filters),
         state=state,
         gid=gid,
-        secret=secret,
-        candidates=tuple(candidates),
+        secret=None if mark is None else vault.open(id_, Sealed(mark, seal)),
+        candidates=tuple(vault.open(id_, Sealed(*pair)) for pair in candidates),
         created_at=created_at,
         heartbeat_at=heartbeat_at,
     )
@@ -51,11 +51,17 @@ def claim_of(rows: list[Any]) -> Claim | None:
             received_at=received_at,
             attempts=attempts,
             done=done,
+            trace=trace,
             body=body,
         )
-        for route, _, number, digest, received_at, attempts, done, body in rows
+        for route, _, number, digest, received_at, attempts, done, trace, body in rows
     )
     return Claim(route=rows[0]["route"], fence=rows[0]["fence"], deliveries=deliveries)
+
+
+def letter_of(row: Any) -> DeadLetter:
+    """Return the dead letter of a row."""
+    return DeadLetter(**{**row, "id": str(row["id"])})
 
 
 def numbers_of(ids: Sequence[str]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...deadline import Deadline
 from ...errors import StoreError
-from . import sql
+from . import migrations, sql
 from .connecting import (
     CALL_TIMEOUT,
     CONNECT_TIMEOUT,
@@ -19,7 +19,9 @@ from .connecting import (
     Pool,
     cause_of,
     failure,
+    is_deadlock,
 )
+from .functions import FUNCTIONS
 
 __all__ = ["Server"]
 
@@ -74,26 +76,35 @@ class Server:
                 )
 
     async def _migrate(self, connection: Connection) -> None:
-        if await self._version(connection) == len(sql.MIGRATIONS):
+        """Bring the schema up to date, again when a call of an older version is in the way."""
+        while await self._version(connection) < len(migrations.MIGRATIONS):
+            try:
+                async with connection.transaction():
+                    await self._migrate_at_once(connection)
+            except Exception as error:
+                if not is_deadlock(error):
+                    raise
+
+    async def _migrate_at_once(self, connection: Connection) -> None:
+        await connection.fetch(migrations.LOCK, self._schema, timeout=OPEN_TIMEOUT)
+        await self._create(connection)
+        version, newest = await self._version(connection), len(migrations.MIGRATIONS)
+        if version == newest:  # somebody else did it
             return
-        async with connection.transaction():
-            await connection.fetch(sql.LOCK, self._schema, timeout=OPEN_TIMEOUT)
-            await self._create(connection)
-            version = await self._version(connection)
-            for migration in sql.MIGRATIONS[version:]:
-                await connection.execute(self._localised(migration), timeout=OPEN_TIMEOUT)
-            await connection.fetch(self._localised(sql.SET_VERSION), len(sql.MIGRATIONS))
+        for migration in (*migrations.MIGRATIONS[version:], FUNCTIONS):
+            await connection.execute(self._localised(migration), timeout=OPEN_TIMEOUT)
+        await connection.fetch(self._localised(migrations.SET_VERSION), newest)
 
     async def _create(self, connection: Connection) -> None:
         """Create the schema, unless somebody did who may do more than this user."""
-        if not (await connection.fetch(sql.HAS_SCHEMA, f'"{self._schema}"'))[0][0]:
-            await connection.execute(sql.CREATE_SCHEMA.format(f'"{self._schema}"'))
+        if not (await connection.fetch(migrations.HAS_SCHEMA, f'"{self._schema}"'))[0][0]:
+            await connection.execute(migrations.CREATE_SCHEMA.format(f'"{self._schema}"'))
 
     async def _version(self, connection: Connection) -> int:
-        if not (await connection.fetch(sql.HAS_META, f'"{self._schema}".meta'))[0][0]:
+        if not (await connection.fetch(migrations.HAS_META, f'"{self._schema}".meta'))[0][0]:
             return 0
-        ((version,),) = await connection.fetch(self._localised(sql.READ_VERSION))
-        if version > len(sql.MIGRATIONS):
+        ((version,),) = await connection.fetch(self._localised(migrations.READ_VERSION))
+        if version > len(migrations.MIGRATIONS):
             msg = (
                 f"the schema {self._schema} at {self.name} was made by a newer version of"
                 " asana-webhooks: install that version, or choose another schema"

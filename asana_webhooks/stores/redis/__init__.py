@@ -7,19 +7,23 @@ all in one slot of a cluster through the hash tag ``{asana-webhooks}``:
 ==============================  =============  ====================================================
 ``version``, ``number``         string         of this layout, the last id of a delivery or fence
 ``clock``                       hash           the last reading, how much is added to the server's
-``route:ROUTE``                 hash           the route's fields, its candidates in four of them
+``route:ROUTE``                 hash           the route's fields, see below for its secrets
 ``routes``, ``resource:GID``    sorted set     routes that are not retired, in order of arrival
 ``expiries``                    sorted set     reserved routes, by when they are forgotten
 ``seen:DIGEST``                 string         when it was received; expires an hour late
 ``waiting``                     string         how many deliveries are in the inbox
 ``deliveries:ROUTE``            hash           time of receipt, digest and body of each delivery
 ``tries:ROUTE``                 hash           attempts and handled events of those released
+``traces:ROUTE``                hash           traces of those that have one
 ``queue:ROUTE``                 sorted set     claimable deliveries, by when they are due
 ``held:SLOT:ROUTE``             list           deliveries held for a candidate
 ``agenda``                      sorted set     routes, by when they may be claimed
 ``leases``                      hash           the fence of each leased route
 ``letters``                     stream         dead letters
 ==============================  =============  ====================================================
+
+In a route's hash, ``secret`` and ``candidate1`` to ``candidate4`` are marks, and ``seal`` and
+``seal1`` to ``seal4`` the seals of those that are encrypted (see ``vault``): scripts compare marks.
 
 Not one stream with a consumer group: a group hands single entries to whoever asks, so two workers
 would have deliveries of one webhook at once, what is put off would have to be kept elsewhere, and
@@ -38,9 +42,9 @@ from typing import TYPE_CHECKING, Self
 import anyio
 
 from ...errors import StoreError
-from ...models import Claim, DeadLetter, Delivery, Route, WebhookFilter
+from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from ...vault import Vault
 from .. import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES, MAX_WAITING
-from . import scripts
 from .gathering import LARGEST_MESSAGE, Gatherer
 from .records import (
     FULL,
@@ -48,6 +52,7 @@ from .records import (
     LETTER_ID,
     MICROSECOND,
     RECORD,
+    counts_of,
     delivery_of,
     lease_of,
     letter_of,
@@ -57,6 +62,8 @@ from .records import (
     route_of,
     text_of,
 )
+from .scripts import dead_letters, inbox, opening, routes
+from .sealing import renew_secrets
 from .server import SOCKET_TIMEOUT, Server, connect, tagged
 
 if TYPE_CHECKING:
@@ -82,8 +89,13 @@ class RedisStore:
     What is answered survives what the server survives: with ``appendfsync everysec``, a power
     failure costs up to a second of it; a failover, what the replica had not got.
 
-    A store belongs to the event loop that opened it. Raises ValueError for a bad URL or prefix,
-    and when the redis library is not installed.
+    With ``encryption_keys`` (see ``vault``), the newest first, secrets are encrypted on the server;
+    opening the store encrypts with the newest what is not yet. All processes need them: stop those
+    without keys before the first is given some. What was written in clear before is in the server's
+    append-only file until that is rewritten (BGREWRITEAOF), and in older copies.
+
+    A store belongs to the event loop that opened it. Raises ValueError for a bad URL, prefix or
+    key, and when the redis library is not installed.
     """
 
     def __init__(
@@ -92,7 +104,9 @@ class RedisStore:
         *,
         prefix: str = "asana-webhooks:",
         max_waiting: int = MAX_WAITING,
+        encryption_keys: Sequence[str] | None = None,
     ) -> None:
+        self._vault = Vault(encryption_keys)
         self._owned = isinstance(url_or_client, str)
         client = connect(url_or_client) if isinstance(url_or_client, str) else url_or_client
         self._server = Server(client, tagged(prefix))
@@ -111,13 +125,14 @@ class RedisStore:
             msg = f"the store on {self._server.place} is open already"
             raise StoreError(msg)
         try:
-            version = await self._server.run(scripts.OPEN, LAYOUT_VERSION)
+            version = await self._server.run(opening.OPEN, LAYOUT_VERSION)
             if version > LAYOUT_VERSION:
                 msg = (
                     f"the store on {self._server.place} was made by a newer version of"
                     " asana-webhooks: install that version, or choose another prefix"
                 )
                 raise StoreError(msg)
+            await renew_secrets(self._server, self._vault)
             await self._server.check()
         except BaseException:
             await self._close()
@@ -154,7 +169,7 @@ class RedisStore:
         fields = [part for item in known.items() for part in item]
         created_at = number_of(route.created_at)
         head = (route.id, micros(ttl), int(sole), place, route.resource, created_at)
-        return bool(await self._opened().run(scripts.RESERVE, *head, *fields))
+        return bool(await self._opened().run(routes.RESERVE, *head, *fields))
 
     async def get_route(self, route: str) -> Route | None:
         """Return the route with this id."""
@@ -164,40 +179,43 @@ class RedisStore:
         except UnicodeEncodeError:  # a stranger's path; no route has such an id
             return None
         found = await self._lookups.ask(id_)
-        return None if found is None else route_of(found)
+        return None if found is None else route_of(found, self._vault)
 
     async def list_routes(self, resource: str | None = None) -> list[Route]:
         """Return the reserved and confirmed routes, oldest first."""
         which = () if resource is None else (resource,)
-        found = await self._opened().run(scripts.LIST_ROUTES, *which)
-        return sorted(map(route_of, found), key=lambda route: route.created_at)
+        found = await self._opened().run(routes.LIST_ROUTES, *which)
+        listed = [route_of(packed, self._vault) for packed in found]
+        return sorted(listed, key=lambda route: route.created_at)
 
     async def add_candidate(self, route: str, secret: str) -> bool:
         """Keep a handshake's secret; True when the route holds it now."""
-        arguments = (route, secret, MAX_CANDIDATES)
-        return bool(await self._opened().run(scripts.ADD_CANDIDATE, *arguments))
+        mark, seal = self._vault.seal(route, secret)
+        arguments = (route, mark, seal or "", MAX_CANDIDATES)
+        return bool(await self._opened().run(routes.ADD_CANDIDATE, *arguments))
 
     async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
         """Turn a reserved route into a confirmed one."""
-        return bool(await self._opened().run(scripts.CONFIRM, route, gid, secret))
+        mark = self._vault.mark(route, secret)
+        return bool(await self._opened().run(routes.CONFIRM, route, gid, mark))
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
         """Keep the filters that the webhook of this route has now."""
         value = () if filters is None else (text_of(filters),)
-        await self._opened().run(scripts.CHANGE, route, "filters", *value)
+        await self._opened().run(routes.CHANGE, route, "filters", *value)
 
     async def note_heartbeat(self, route: str, at: datetime) -> None:
         """Keep when the last heartbeat came."""
-        await self._opened().run(scripts.CHANGE, route, "heartbeat_at", number_of(at))
+        await self._opened().run(routes.CHANGE, route, "heartbeat_at", number_of(at))
 
     async def retire(self, route: str) -> bool:
         """Retire a confirmed route; True for the one call that did it."""
-        return bool(await self._opened().run(scripts.RETIRE, route))
+        return bool(await self._opened().run(routes.RETIRE, route))
 
     async def drop(self, route: str) -> Route | None:
         """Forget a reserved route with its candidates and what is held for them."""
-        found = await self._opened().run(scripts.DROP, route)
-        return None if found is None else route_of(found)
+        found = await self._opened().run(routes.DROP, route)
+        return None if found is None else route_of(found, self._vault)
 
     # Inbox
 
@@ -207,12 +225,14 @@ class RedisStore:
         """Keep a delivery; False for a duplicate, or when its candidate is none any more."""
         self._opened()
         received_at = number_of(delivery.received_at)
+        mark = None if candidate is None else self._vault.mark(delivery.route, candidate)
         answer = await self._puts.ask(
             delivery.route.encode(),
             delivery.digest,
             b"%d" % received_at,
             RECORD.pack(received_at, delivery.digest) + delivery.body,
-            b"" if candidate is None else b"=" + candidate.encode(),
+            delivery.trace.encode(),
+            b"" if mark is None else b"=" + mark.encode(),
             b"" if reason is None else note(datetime.now(UTC), reason),
         )
         if answer == FULL:
@@ -242,19 +262,19 @@ class RedisStore:
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         """Let the lease end ``lease`` seconds from now; False when it is lost."""
         arguments = (*lease_of(claim), micros(lease))
-        return bool(await self._opened().run(scripts.RENEW, *arguments))
+        return bool(await self._opened().run(inbox.RENEW, *arguments))
 
     async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
         """Remove handled deliveries; False when the lease is lost."""
         arguments = (*lease_of(claim), *(delivery.id for delivery in handled))
-        return bool(await self._opened().run(scripts.ACK, *arguments))
+        return bool(await self._opened().run(inbox.ACK, *arguments))
 
     async def release(
         self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
     ) -> bool:
         """Make a delivery due again in ``delay`` seconds; False when the lease is lost."""
         arguments = (*lease_of(claim), delivery.id, micros(delay), f"{attempts:010d}{done:010d}")
-        return bool(await self._opened().run(scripts.RELEASE, *arguments))
+        return bool(await self._opened().run(inbox.RELEASE, *arguments))
 
     async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
         """Remove a delivery and leave these dead letters; False when the lease is lost."""
@@ -269,45 +289,61 @@ class RedisStore:
             )
         ]
         arguments = (*lease_of(claim), delivery.id, *parts)
-        return bool(await self._opened().run(scripts.BURY, *arguments))
+        return bool(await self._opened().run(inbox.BURY, *arguments))
 
     async def finish(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
         """Remove handled deliveries, then give the lease back; False when it is lost."""
         return await self._finish(self._opened(), claim, handled)
 
-    async def waiting(self) -> int:
-        """Return how many deliveries are in the inbox."""
-        return int(await self._opened().run(scripts.WAITING))
+    async def counts(self) -> Counts:
+        """Return how much is in the inbox."""
+        return counts_of(*await self._opened().run(inbox.COUNTS))
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
         """Return dead letters, oldest first, from behind the one with the id ``after``."""
-        server = self._opened()
+        self._opened()
         if after and not LETTER_ID.fullmatch(after):
             return []
-        begin = f"({after}" if after else "-"
-        return [letter_of(*item) for item in await server.run(scripts.LETTERS, limit, begin)]
+        return await self._letters(limit, f"({after}" if after else "-", "+")
+
+    async def get_letter(self, letter: str) -> DeadLetter | None:
+        """Return the dead letter with this id."""
+        self._opened()
+        if not LETTER_ID.fullmatch(letter):
+            return None
+        found = await self._letters(1, letter, letter)
+        return found[0] if found else None
 
     async def replay(self, letters: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""
-        ids = [letter for letter in letters if LETTER_ID.fullmatch(letter)]
-        return int(await self._opened().run(scripts.REPLAY, *ids))
+        ids = filter(LETTER_ID.fullmatch, letters)
+        return int(await self._opened().run(dead_letters.REPLAY, *ids))
+
+    async def discard(self, letters: Sequence[str]) -> int:
+        """Remove the dead letters with these ids for good; returns how many there were."""
+        ids = filter(LETTER_ID.fullmatch, letters)
+        return int(await self._opened().run(dead_letters.DISCARD, *ids))
+
+    async def _letters(self, limit: int, begin: str, end: str) -> list[DeadLetter]:
+        found = await self._server.run(dead_letters.LETTERS, limit, begin, end)
+        return [letter_of(*entry) for entry in found]
 
     async def _send_puts(self, puts: Sequence[bytes]) -> Sequence[int]:
         limits = (self._max_waiting, DUPLICATES_KNOWN_FOR // MICROSECOND)
-        answers: bytes = await self._server.run(scripts.PUT, *limits, *puts)
+        answers: bytes = await self._server.run(inbox.PUT, *limits, *puts)
         return answers
 
     async def _send_lookups(self, ids: Sequence[bytes]) -> Sequence[bytes | None]:
-        found: list[bytes | None] = await self._server.run(scripts.GET_ROUTES, *ids)
+        found: list[bytes | None] = await self._server.run(routes.GET_ROUTES, *ids)
         return found
 
     async def _claim(self, limit: int, lease: float) -> Claim | None:
         arguments = (limit, micros(lease), LARGEST_MESSAGE)
-        found = await self._server.run(scripts.CLAIM, *arguments)
+        found = await self._server.run(inbox.CLAIM, *arguments)
         if found is None:
             return None
         route, fence, taken = found[0].decode(), int(found[1]), found[2]
-        deliveries = tuple(delivery_of(route, text) for text in taken)
+        deliveries = tuple(delivery_of(route, *each) for each in taken)
         return Claim(route=route, fence=fence, deliveries=deliveries)
 
     async def _give_back(self, claiming: asyncio.Task[Claim | None]) -> None:
@@ -321,7 +357,7 @@ class RedisStore:
     @staticmethod
     async def _finish(server: Server, claim: Claim, handled: Sequence[Delivery]) -> bool:
         arguments = (*lease_of(claim), *(delivery.id for delivery in handled))
-        return bool(await server.run(scripts.FINISH, *arguments))
+        return bool(await server.run(inbox.FINISH, *arguments))
 
     def _opened(self) -> Server:
         if not self._open:

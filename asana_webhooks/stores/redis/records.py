@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from ...models import Claim, DeadLetter, Delivery, Route, WebhookFilter
+from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from ...vault import Sealed, Vault
 from .. import MAX_CANDIDATES
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,11 +56,15 @@ def lease_of(claim: Claim) -> tuple[str, str]:
     return claim.route, f"{claim.fence:016d}"
 
 
-def route_of(packed: bytes) -> Route:
-    """Return the route in a packed map of fields."""
+def route_of(packed: bytes, vault: Vault) -> Route:
+    """Return the route in a packed map of fields, with its secrets opened.
+
+    Raises StoreError when one cannot be opened.
+    """
     fields = _fields.decode(packed)
     filters, heartbeat_at = fields.get("filters"), fields.get("heartbeat_at")
-    slots = [f"candidate{slot}" for slot in range(1, MAX_CANDIDATES + 1)]
+    slots = range(1, MAX_CANDIDATES + 1)
+    candidates = (_open(fields, f"candidate{slot}", f"seal{slot}", vault) for slot in slots)
     return Route(
         id=fields["id"],
         target=fields["target"],
@@ -67,14 +72,20 @@ def route_of(packed: bytes) -> Route:
         filters=None if filters is None else _filters.decode(filters),
         state=fields["state"],  # type: ignore[arg-type]  # the scripts write these three only
         gid=fields.get("gid"),
-        secret=fields.get("secret"),
-        candidates=tuple(fields[slot] for slot in slots if slot in fields),
+        secret=_open(fields, "secret", "seal", vault),
+        candidates=tuple(secret for secret in candidates if secret is not None),
         created_at=date_of(int(fields["created_at"])),
         heartbeat_at=None if heartbeat_at is None else date_of(int(heartbeat_at)),
     )
 
 
-def delivery_of(route: str, taken: bytes) -> Delivery:
+def _open(fields: dict[str, str], mark: str, seal: str, vault: Vault) -> str | None:
+    if mark not in fields:
+        return None
+    return vault.open(fields["id"], Sealed(fields[mark], fields.get(seal)))
+
+
+def delivery_of(route: str, taken: bytes, trace: bytes) -> Delivery:
     """Return the delivery in a record that was taken."""
     number, attempts, done, received_at, digest = TAKEN.unpack_from(taken)
     return Delivery(
@@ -85,6 +96,16 @@ def delivery_of(route: str, taken: bytes) -> Delivery:
         received_at=date_of(received_at),
         attempts=int(attempts),
         done=int(done),
+        trace=trace.decode(),
+    )
+
+
+def counts_of(waiting: int, letters: int, oldest: bytes | None) -> Counts:
+    """Return what was counted."""
+    return Counts(
+        waiting=waiting,
+        dead_letters=letters,
+        oldest_at=None if oldest is None else date_of(int(oldest)),
     )
 
 

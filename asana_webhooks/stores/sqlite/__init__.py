@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import Self
 
 from ...errors import StoreError
-from ...models import Claim, DeadLetter, Delivery, Route, WebhookFilter
+from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from ...vault import Vault
 from .. import MAX_WAITING
 from .tables import Tables
 from .writer import Writer
@@ -39,7 +40,11 @@ class SqliteStore:
     process; leases, back-off and expiry go by it. Where it began anew, because the machine did,
     opening the file ends all leases and waits: nothing waits for a time that is far off.
 
-    A store belongs to the event loop that opened it. Raises ValueError when ``path`` is no file's.
+    With ``encryption_keys`` (see ``vault``), the newest first, secrets are encrypted in the file;
+    opening it encrypts with the newest what is not yet.
+
+    A store belongs to the event loop that opened it. Raises ValueError when ``path`` is no file's,
+    or a key is none.
     """
 
     def __init__(
@@ -48,7 +53,9 @@ class SqliteStore:
         *,
         max_waiting: int = MAX_WAITING,
         clock: Callable[[], float] = time.monotonic,
+        encryption_keys: Sequence[str] | None = None,
     ) -> None:
+        self._vault = Vault(encryption_keys)
         self._path = os.fspath(path)
         if self._path in {"", ":memory:"}:
             msg = f"{self._path!r} is no file's path; MemoryStore keeps everything in memory"
@@ -65,7 +72,7 @@ class SqliteStore:
         if self._writer is not None:
             msg = f"the store {self._path} is open already"
             raise StoreError(msg)
-        self._writer = Writer(self._path, self._max_waiting, self._clock)
+        self._writer = Writer(self._path, self._max_waiting, self._clock, self._vault)
         try:
             await self._writer.start()
         except BaseException:
@@ -175,17 +182,25 @@ class SqliteStore:
         """Remove handled deliveries, then give the lease back; False when it is lost."""
         return await self._opened().submit(Tables.finish, claim, handled)
 
-    async def waiting(self) -> int:
-        """Return how many deliveries are in the inbox."""
-        return await self._opened().submit(Tables.waiting)
+    async def counts(self) -> Counts:
+        """Return how much is in the inbox."""
+        return await self._opened().submit(Tables.counts)
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
         """Return dead letters, oldest first, from behind the one with the id ``after``."""
         return await self._opened().submit(Tables.dead_letters, limit, after)
 
+    async def get_letter(self, letter: str) -> DeadLetter | None:
+        """Return the dead letter with this id."""
+        return await self._opened().submit(Tables.get_letter, letter)
+
     async def replay(self, letters: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""
         return await self._opened().submit(Tables.replay, letters)
+
+    async def discard(self, letters: Sequence[str]) -> int:
+        """Remove the dead letters with these ids for good; returns how many there were."""
+        return await self._opened().submit(Tables.discard, letters)
 
     def _opened(self) -> Writer:
         if self._writer is None:

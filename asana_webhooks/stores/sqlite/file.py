@@ -67,14 +67,15 @@ def open_file(path: str, clock: Callable[[], float]) -> sqlite3.Connection:
         path, timeout=BUSY_TIMEOUT, isolation_level=None, cached_statements=256
     )
     try:
-        if not _is_new(connection, path) and os.path.getsize(path) <= LARGEST_CHECKED:
+        if _version(connection, path) and os.path.getsize(path) <= LARGEST_CHECKED:
             _check(connection, path)
         for setting in sql.SETTINGS:
             connection.execute(setting)
         with transaction(connection):
-            if _is_new(connection, path):
-                for statement in sql.SCHEMA:
+            for migration in sql.MIGRATIONS[_version(connection, path) :]:
+                for statement in migration:
                     connection.execute(statement)
+            connection.execute(sql.SET_VERSION)
             _set_clock(connection, clock())
         _narrow(path)
     except BaseException:
@@ -83,20 +84,21 @@ def open_file(path: str, clock: Callable[[], float]) -> sqlite3.Connection:
     return connection
 
 
-def _is_new(connection: sqlite3.Connection, path: str) -> bool:
+def _version(connection: sqlite3.Connection, path: str) -> int:
+    """Return the version of the schema in this file, 0 for an empty one."""
     application, version, objects = connection.execute(sql.READ_IDENTITY).fetchone()
     if application == version == objects == 0:
-        return True
+        return 0
     if application != sql.APPLICATION_ID:
         msg = f"the file {path} belongs to another program: choose another path"
         raise StoreError(msg)
-    if version > sql.SCHEMA_VERSION:
+    if version > len(sql.MIGRATIONS):
         msg = (
             f"the store {path} was made by a newer version of asana-webhooks: install that"
             " version, or choose another path"
         )
         raise StoreError(msg)
-    return False
+    return int(version)
 
 
 def _check(connection: sqlite3.Connection, path: str) -> None:

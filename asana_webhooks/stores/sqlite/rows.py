@@ -15,6 +15,7 @@ from .. import DUPLICATES_KNOWN_FOR
 __all__ = [
     "KNOWN_FOR",
     "date_of",
+    "dead_letter_of",
     "delivery_of",
     "filters_of",
     "letter_of",
@@ -59,13 +60,28 @@ def filters_of(text: str | None) -> tuple[WebhookFilter, ...] | None:
 
 def delivery_of(route: str, row: tuple[Any, ...]) -> Delivery:
     """Return the delivery of a row that was taken."""
-    number, digest, received_at, attempts, done, body = row
+    number, digest, received_at, attempts, done, trace, body = row
     return Delivery(
         id=str(number),
         route=route,
         digest=digest,
         received_at=date_of(received_at),
         attempts=attempts,
+        done=done,
+        trace=trace,
+        body=body,
+    )
+
+
+def dead_letter_of(row: tuple[Any, ...]) -> DeadLetter:
+    """Return the dead letter of a row."""
+    number, route, reason, received_at, buried_at, done, body = row
+    return DeadLetter(
+        id=str(number),
+        route=route,
+        reason=reason,
+        received_at=date_of(received_at),
+        buried_at=date_of(buried_at),
         done=done,
         body=body,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 APPLICATION_ID = 0x41574B53
-SCHEMA_VERSION = 1
 
 SETTINGS = (
     "PRAGMA journal_mode = WAL",
@@ -14,7 +13,7 @@ SETTINGS = (
 # Dates are whole microseconds since 1970; due, expires and clock are readings of the clock.
 # A delivery with a candidate is held, and goes when its candidate goes. A row of queues stays
 # when nothing waits, with due NULL: the next fence of the route must be larger than its last.
-SCHEMA = (
+TABLES = (
     "CREATE TABLE meta (waiting INTEGER NOT NULL, clock REAL NOT NULL)",
     "INSERT INTO meta VALUES (0, 0)",
     """CREATE TABLE routes (
@@ -73,8 +72,19 @@ SCHEMA = (
         body BLOB NOT NULL
     )""",
     f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+
+# From then on a secret is a mark of it where there is a seal, see the vault.
+SEALS_AND_TRACES = (
+    "ALTER TABLE routes ADD COLUMN seal TEXT",
+    "ALTER TABLE candidates ADD COLUMN seal TEXT",
+    "ALTER TABLE deliveries ADD COLUMN trace TEXT NOT NULL DEFAULT ''",
+)
+
+MIGRATIONS = (TABLES, SEALS_AND_TRACES)
+"""What makes each version of the schema from the one before it."""
+
+SET_VERSION = f"PRAGMA user_version = {len(MIGRATIONS)}"
 
 READ_IDENTITY = """
 SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
@@ -101,30 +111,48 @@ WHERE NOT :sole OR NOT EXISTS (
 ON CONFLICT DO NOTHING
 """
 GET_ROUTE = """
-SELECT id, target, resource, filters, state, gid, secret, created_at, heartbeat_at FROM routes
+SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, secret, seal
+FROM routes
 WHERE id = ? AND (expires IS NULL OR expires > ?)
 """
 LIST_ROUTES = """
-SELECT id, target, resource, filters, state, gid, secret, created_at, heartbeat_at FROM routes
+SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, secret, seal
+FROM routes
 WHERE state <> 'retired' AND (expires IS NULL OR expires > ?)
 ORDER BY created_at, rowid
 """
 LIST_ROUTES_OF = """
-SELECT id, target, resource, filters, state, gid, secret, created_at, heartbeat_at FROM routes
+SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, secret, seal
+FROM routes
 WHERE state <> 'retired' AND (expires IS NULL OR expires > ?) AND resource = ?
 ORDER BY created_at, rowid
 """
-LIST_CANDIDATES = "SELECT secret FROM candidates WHERE route = ? ORDER BY id"
-ADD_CANDIDATE = "INSERT INTO candidates (route, secret) VALUES (?, ?)"
+LIST_CANDIDATES = "SELECT secret, seal FROM candidates WHERE route = ? ORDER BY id"
+ADD_CANDIDATE = "INSERT INTO candidates (route, secret, seal) VALUES (?, ?, ?)"
 DROP_CANDIDATES = "DELETE FROM candidates WHERE route = ?"
 CONFIRM = """
-UPDATE routes SET state = 'confirmed', gid = ?, secret = ?, expires = NULL WHERE id = ?
+UPDATE routes SET state = 'confirmed', gid = ?, expires = NULL,
+    (secret, seal) = (SELECT secret, seal FROM candidates WHERE id = ?)
+WHERE id = ?
 """
 FREE_HELD = "UPDATE deliveries SET candidate = NULL, due = ? WHERE candidate = ?"
 SET_FILTERS = "UPDATE routes SET filters = ? WHERE id = ?"
 SET_HEARTBEAT = "UPDATE routes SET heartbeat_at = ? WHERE id = ?"
-RETIRE = "UPDATE routes SET state = 'retired', secret = NULL WHERE id = ? AND state = 'confirmed'"
+RETIRE = """
+UPDATE routes SET state = 'retired', secret = NULL, seal = NULL WHERE id = ? AND state = 'confirmed'
+"""
 DROP = "DELETE FROM routes WHERE id = ?"
+
+LIST_SECRETS = (
+    "SELECT id, id, secret, seal FROM routes WHERE secret IS NOT NULL",
+    "SELECT id, route, secret, seal FROM candidates",
+)
+SET_SECRET = (
+    "UPDATE routes SET secret = ?, seal = ? WHERE id = ?",
+    "UPDATE candidates SET secret = ?, seal = ? WHERE id = ?",
+)
+ERASE, ERASE_NO_MORE = "PRAGMA secure_delete = ON", "PRAGMA secure_delete = OFF"
+EMPTY_LOG = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 # One row while the secret is a candidate, with its id, or is confirmed, with NULL.
 FIND_CANDIDATE = """
@@ -140,7 +168,9 @@ FORGET = """
 DELETE FROM seen
 WHERE id IN (SELECT id FROM seen ORDER BY id LIMIT ?) AND abs(? - at) > ?
 """
-PUT = "INSERT INTO deliveries (route, digest, received_at, due, candidate, body) VALUES {}"
+PUT = """
+INSERT INTO deliveries (route, digest, received_at, due, candidate, trace, body) VALUES {}
+"""
 OFFER = """
 INSERT INTO queues (route, due) VALUES {}
 ON CONFLICT (route) DO UPDATE SET due = excluded.due
@@ -149,7 +179,7 @@ WHERE NOT queues.leased AND (queues.due > excluded.due OR queues.due IS NULL)
 FIND_DUE = "SELECT route, fence FROM queues WHERE due <= ? ORDER BY due LIMIT 1"
 LEASE = "UPDATE queues SET due = ?, leased = 1, fence = ? WHERE route = ?"
 TAKE = """
-SELECT id, digest, received_at, attempts, done, body FROM deliveries
+SELECT id, digest, received_at, attempts, done, trace, body FROM deliveries
 WHERE route = ? AND due <= ? AND candidate IS NULL ORDER BY due, id LIMIT ?
 """
 RENEW = "UPDATE queues SET due = ? WHERE route = ? AND fence = ? AND leased"
@@ -164,12 +194,22 @@ REMOVE = "DELETE FROM deliveries WHERE route = ? AND id IN ({})"
 RELEASE = """
 UPDATE deliveries SET due = coalesce(?, due), attempts = ?, done = ? WHERE id = ? AND route = ?
 """
+COUNT = """
+SELECT meta.waiting, (SELECT count(*) FROM dead_letters), (
+    SELECT min((
+        SELECT received_at FROM deliveries
+        WHERE deliveries.route = queues.route AND candidate IS NULL ORDER BY due, id LIMIT 1
+    )) FROM queues WHERE due IS NOT NULL
+) FROM meta
+"""
 BURY = "INSERT INTO dead_letters (route, reason, received_at, buried_at, done, body) VALUES {}"
 LIST_LETTERS = """
 SELECT id, route, reason, received_at, buried_at, done, body FROM dead_letters
 WHERE id > ? ORDER BY id LIMIT ?
 """
-FIND_LETTER = "SELECT route FROM dead_letters WHERE id = ?"
+GET_LETTER = """
+SELECT id, route, reason, received_at, buried_at, done, body FROM dead_letters WHERE id = ?
+"""
 REPLAY = """
 INSERT INTO deliveries (route, digest, received_at, done, due, body)
 SELECT route, zeroblob(32), received_at, done, ?, body FROM dead_letters WHERE id = ?

@@ -9,13 +9,15 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from ...errors import StoreError
-from ...models import Claim, DeadLetter, Delivery, Route, WebhookFilter
+from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from ...vault import Sealed, Vault
 from .. import MAX_CANDIDATES
 from . import sql
 from .file import transaction
 from .rows import (
     KNOWN_FOR,
     date_of,
+    dead_letter_of,
     delivery_of,
     filters_of,
     letter_of,
@@ -39,8 +41,13 @@ class Tables:
     """What the store does, in SQL: each method a part of a transaction of the writer."""
 
     def __init__(
-        self, connection: sqlite3.Connection, max_waiting: int, clock: Callable[[], float]
+        self,
+        connection: sqlite3.Connection,
+        max_waiting: int,
+        clock: Callable[[], float],
+        vault: Vault,
     ) -> None:
+        self._vault = vault
         self._connection = connection
         self._execute = connection.execute
         self._max_waiting = max_waiting
@@ -91,7 +98,7 @@ class Tables:
         if found.state == "reserved" and secret not in found.candidates:
             if len(found.candidates) == MAX_CANDIDATES:
                 return False
-            self._execute(sql.ADD_CANDIDATE, (route, secret))
+            self._execute(sql.ADD_CANDIDATE, (route, *self._vault.seal(route, secret)))
             return True
         return secret == found.secret or secret in found.candidates
 
@@ -99,7 +106,7 @@ class Tables:
         (holder,) = self._find_candidate(route, secret) or (None,)
         if holder is None:
             return False
-        self._execute(sql.CONFIRM, (gid, secret, route))
+        self._execute(sql.CONFIRM, (gid, holder, route))
         if self._execute(sql.FREE_HELD, (self._now, holder)).rowcount:
             self._insert(sql.OFFER, [(route, self._now)])
         self._execute(sql.DROP_CANDIDATES, (route,))
@@ -184,43 +191,61 @@ class Tables:
         self._execute(sql.FINISH, (claim.route,))
         return True
 
-    def waiting(self) -> int:
+    def counts(self) -> Counts:
         self._execute(sql.PURGE, (self._now,))
-        return self._count_waiting()
+        waiting, letters, oldest = self._execute(sql.COUNT).fetchone()
+        return Counts(
+            waiting=waiting,
+            dead_letters=letters,
+            oldest_at=None if oldest is None else date_of(oldest),
+        )
 
     def dead_letters(self, limit: int, after: str) -> list[DeadLetter]:
         rows = self._execute(sql.LIST_LETTERS, (after or 0, limit)).fetchall()
-        return [
-            DeadLetter(
-                id=str(number),
-                route=route,
-                reason=reason,
-                received_at=date_of(received_at),
-                buried_at=date_of(buried_at),
-                done=done,
-                body=body,
-            )
-            for number, route, reason, received_at, buried_at, done, body in rows
-        ]
+        return [dead_letter_of(row) for row in rows]
+
+    def get_letter(self, letter: str) -> DeadLetter | None:
+        row = self._execute(sql.GET_LETTER, (letter,)).fetchone()
+        return dead_letter_of(row) if row else None
 
     def replay(self, letters: Sequence[str]) -> int:
         return sum(self._replay(letter) for letter in letters)
 
+    def discard(self, letters: Sequence[str]) -> int:
+        return sum(self._execute(sql.DROP_LETTER, (letter,)).rowcount for letter in letters)
+
+    def renew_secrets(self) -> None:
+        """Seal with the newest key what is not, and leave nothing of it in the file.
+
+        Raises StoreError when a secret cannot be opened.
+        """
+        self._execute(sql.ERASE)
+        with self.transaction():
+            renewed = [
+                self._execute(change, (*sealed, id_))
+                for listing, change in zip(sql.LIST_SECRETS, sql.SET_SECRET, strict=True)
+                for id_, route, *kept in self._execute(listing).fetchall()
+                if (sealed := self._vault.renew(route, Sealed(*kept)))
+            ]
+        if renewed:
+            self._execute(sql.EMPTY_LOG)
+        self._execute(sql.ERASE_NO_MORE)
+
     def _replay(self, letter: str) -> bool:
-        row = self._execute(sql.FIND_LETTER, (letter,)).fetchone()
-        if row is None:
+        found = self.get_letter(letter)
+        if found is None:
             return False
         self._execute(sql.REPLAY, (self._now, letter))
-        self._insert(sql.OFFER, [(*row, self._now)])
+        self._insert(sql.OFFER, [(found.route, self._now)])
         self._execute(sql.DROP_LETTER, (letter,))
         return True
 
     def _route(self, row: tuple[Any, ...]) -> Route:
-        id_, target, resource, filters, state, gid, secret, created_at, heartbeat_at = row
+        id_, target, resource, filters, state, gid, created_at, heartbeat_at, mark, seal = row
         candidates: tuple[str, ...] = ()
         if state == "reserved":
             rows = self._execute(sql.LIST_CANDIDATES, (id_,)).fetchall()
-            candidates = tuple(secret for (secret,) in rows)
+            candidates = tuple(self._vault.open(id_, Sealed(*row)) for row in rows)
         return Route(
             id=id_,
             target=target,
@@ -228,14 +253,15 @@ class Tables:
             filters=filters_of(filters),
             state=state,
             gid=gid,
-            secret=secret,
+            secret=None if mark is None else self._vault.open(id_, Sealed(mark, seal)),
             candidates=candidates,
             created_at=date_of(created_at),
             heartbeat_at=None if heartbeat_at is None else date_of(heartbeat_at),
         )
 
     def _find_candidate(self, route: str, secret: str) -> tuple[int | None] | None:
-        values = {"route": route, "secret": secret, "now": self._now}
+        mark = self._vault.mark(route, secret)
+        values = {"route": route, "secret": mark, "now": self._now}
         row: tuple[int | None] | None = self._execute(sql.FIND_CANDIDATE, values).fetchone()
         return row
 
@@ -256,7 +282,7 @@ class Tables:
     def _room(self, wanted: int) -> int:
         """Return how many deliveries the inbox can take; sure to be exact if below ``wanted``."""
         room = self._max_waiting - self._count_waiting()
-        return room if room >= wanted else self._max_waiting - self.waiting()
+        return room if room >= wanted else self._max_waiting - self.counts().waiting
 
     def _sightings(self, puts: list[Put]) -> dict[bytes, int]:
         digests = [delivery.digest for delivery, _, _ in puts]
@@ -315,6 +341,8 @@ class _Intake:
         self.seen.append((digest, at))
 
     def take(self, delivery: Delivery, at: int, due: float, holder: int | None) -> None:
-        self.deliveries.append((delivery.route, delivery.digest, at, due, holder, delivery.body))
+        self.deliveries.append(
+            (delivery.route, delivery.digest, at, due, holder, delivery.trace, delivery.body)
+        )
         if holder is None:
             self.offers[delivery.route] = None

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 import anyio
 
 from ...errors import StoreError
+from ...vault import Vault
 from .file import failure, open_file
 from .tables import Put, Tables
 
@@ -37,8 +38,11 @@ _Outcome: TypeAlias = tuple[asyncio.Future[Any], Any]
 class Writer:
     """The thread with the connection, and the calls that wait for it."""
 
-    def __init__(self, path: str, max_waiting: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, path: str, max_waiting: int, clock: Callable[[], float], vault: Vault
+    ) -> None:
         self._path = path
+        self._vault = vault
         self._max_waiting = max_waiting
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -109,8 +113,9 @@ class Writer:
     def _run(self) -> None:
         try:
             with contextlib.closing(open_file(self._path, self._clock)) as connection:
+                tables = Tables(connection, self._max_waiting, self._clock, self._vault)
+                tables.renew_secrets()
                 self._tell([(self._started, None)])
-                tables = Tables(connection, self._max_waiting, self._clock)
                 for batch in self._batches():
                     self._tell(self._commit(tables, batch))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to whoever opens

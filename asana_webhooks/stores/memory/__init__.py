@@ -18,29 +18,12 @@ from typing import Self
 
 from msgspec.structs import replace
 
-from ..errors import StoreError
-from ..models import Claim, DeadLetter, Delivery, Route, WebhookFilter
-from . import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES, MAX_WAITING
+from ...errors import StoreError
+from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from .. import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES, MAX_WAITING
+from .queues import Queue
 
 __all__ = ["MemoryStore"]
-
-
-class _Queue:
-    """The claimable deliveries of one route, each with the time it is due and its number.
-
-    ``fence`` is that of the claim which has the lease, 0 without one. ``at`` is when the route may
-    be claimed: its first delivery is due, or the lease ends.
-    """
-
-    __slots__ = ("at", "fence", "route", "taken", "ticket", "untaken")
-
-    def __init__(self, route: str) -> None:
-        self.route = route
-        self.untaken: list[tuple[float, int, Delivery]] = []
-        self.taken: dict[str, tuple[float, int, Delivery]] = {}
-        self.fence = 0
-        self.at = math.inf
-        self.ticket = 0
 
 
 class MemoryStore:
@@ -61,8 +44,8 @@ class MemoryStore:
         self._expires: dict[str, float] = {}  # of reserved routes only
         self._expiries: list[tuple[float, str]] = []
         self._held: dict[tuple[str, str], list[tuple[int, Delivery]]] = {}
-        self._queues: dict[str, _Queue] = {}
-        self._agenda: list[tuple[float, int, _Queue]] = []
+        self._queues: dict[str, Queue] = {}
+        self._agenda: list[tuple[float, int, Queue]] = []
         self._waiting = 0
         self._letters: dict[str, DeadLetter] = {}
         self._seen: dict[bytes, datetime] = {}
@@ -254,7 +237,7 @@ class MemoryStore:
             return False
         due, number, kept = queue.taken.pop(delivery.id)
         again = replace(kept, attempts=attempts, done=done)
-        heapq.heappush(queue.untaken, (self._clock() + delay if delay else due, number, again))
+        queue.add(self._clock() + delay if delay else due, number, again)
         return True
 
     async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
@@ -273,10 +256,15 @@ class MemoryStore:
         self._give_back(self._queues[claim.route])
         return True
 
-    async def waiting(self) -> int:
-        """Return how many deliveries are in the inbox."""
+    async def counts(self) -> Counts:
+        """Return how much is in the inbox."""
         self._purge(self._clock())
-        return self._waiting
+        first = (queue.first_received_at for queue in self._queues.values())
+        return Counts(
+            waiting=self._waiting,
+            dead_letters=len(self._letters),
+            oldest_at=min((at for at in first if at is not None), default=None),
+        )
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
         """Return dead letters, oldest first, from behind the one with the id ``after``."""
@@ -285,6 +273,10 @@ class MemoryStore:
         behind = int(after or 0)
         letters = (letter for letter in self._letters.values() if int(letter.id) > behind)
         return list(itertools.islice(letters, limit))
+
+    async def get_letter(self, letter: str) -> DeadLetter | None:
+        """Return the dead letter with this id."""
+        return self._letters.get(letter)
 
     async def replay(self, letters: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""
@@ -300,6 +292,10 @@ class MemoryStore:
             self._waiting += 1
             self._enqueue(self._clock(), *self._numbered(delivery))
         return len(found)
+
+    async def discard(self, letters: Sequence[str]) -> int:
+        """Remove the dead letters with these ids for good; returns how many there were."""
+        return sum(self._letters.pop(id_, None) is not None for id_ in letters)
 
     def _is_known(self, delivery: Delivery) -> bool:
         seen = self._seen.get(delivery.digest)
@@ -337,48 +333,41 @@ class MemoryStore:
     def _enqueue(self, due: float, number: int, delivery: Delivery) -> None:
         queue = self._queues.get(delivery.route)
         if queue is None:
-            queue = self._queues[delivery.route] = _Queue(delivery.route)
-        heapq.heappush(queue.untaken, (due, number, delivery))
+            queue = self._queues[delivery.route] = Queue(delivery.route)
+        queue.add(due, number, delivery)
         if not queue.fence and queue.at > due:
             self._schedule(queue, due)
 
-    def _leased(self, claim: Claim) -> _Queue | None:
+    def _leased(self, claim: Claim) -> Queue | None:
         queue = self._queues.get(claim.route)
         return queue if queue is not None and queue.fence == claim.fence else None
 
-    def _remove(self, queue: _Queue, delivery: Delivery) -> bool:
+    def _remove(self, queue: Queue, delivery: Delivery) -> bool:
         if queue.taken.pop(delivery.id, None) is None:
             return False
         self._waiting -= 1
         return True
 
-    def _is_due(self, queue: _Queue, now: float) -> bool:
+    def _is_due(self, queue: Queue, now: float) -> bool:
         if queue.fence:  # the lease ran out; all may be acked, or released to a later time
             self._give_back(queue)
         return queue.at <= now
 
-    def _lease(self, queue: _Queue, now: float, limit: int, lease: float) -> Claim:
-        deliveries: list[Delivery] = []
-        while queue.untaken and queue.untaken[0][0] <= now and len(deliveries) < limit:
-            entry = heapq.heappop(queue.untaken)
-            queue.taken[entry[2].id] = entry
-            deliveries.append(entry[2])
+    def _lease(self, queue: Queue, now: float, limit: int, lease: float) -> Claim:
         queue.fence = next(self._numbers)
         self._schedule(queue, now + lease)
-        return Claim(route=queue.route, fence=queue.fence, deliveries=tuple(deliveries))
+        deliveries = queue.take(now, limit)
+        return Claim(route=queue.route, fence=queue.fence, deliveries=deliveries)
 
-    def _give_back(self, queue: _Queue) -> None:
-        queue.fence = 0
-        for entry in queue.taken.values():
-            heapq.heappush(queue.untaken, entry)
-        queue.taken.clear()
-        if queue.untaken:
-            self._schedule(queue, queue.untaken[0][0])
+    def _give_back(self, queue: Queue) -> None:
+        queue.give_back()
+        if queue.due is not None:
+            self._schedule(queue, queue.due)
         else:
             queue.ticket, queue.at = 0, math.inf
             del self._queues[queue.route]
 
-    def _schedule(self, queue: _Queue, at: float) -> None:
+    def _schedule(self, queue: Queue, at: float) -> None:
         queue.at = at
         queue.ticket = next(self._numbers)
         heapq.heappush(self._agenda, (at, queue.ticket, queue))

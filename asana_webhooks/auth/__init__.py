@@ -1,0 +1,18 @@
+"""OAuth 2 for programs that act for users of Asana: log in, renew, save, log out.
+
+An ``AsanaOAuth`` is an ``httpx.Auth``, so it goes where a token goes::
+
+    oauth = AsanaOAuth(client_id, client_secret, token=TokenFile("asana-token.json"))
+    client = WebhooksClient(oauth, public_url="https://hooks.example.com/asana")
+
+Needs the extra ``oauth``. Source: https://developers.asana.com/docs/oauth
+"""
+
+from __future__ import annotations
+
+from .files import TokenFile
+from .loopback import login
+from .oauth import AsanaOAuth
+from .tokens import OUT_OF_BAND, Authorization, Token
+
+__all__ = ["OUT_OF_BAND", "AsanaOAuth", "Authorization", "Token", "TokenFile", "login"]

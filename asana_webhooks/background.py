@@ -1,0 +1,28 @@
+"""Work that runs beside other work, and ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+__all__ = ["beside"]
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, T], name: str) -> AsyncIterator[asyncio.Task[T]]:
+    """Run a coroutine beside the body; it ends with the body, and its error is the body's.
+
+    A task and no task group: the body may be entered in one task and left in another.
+    """
+    task = asyncio.create_task(work, name=f"asana-webhooks {name}")
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()

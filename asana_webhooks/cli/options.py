@@ -1,0 +1,40 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+__all__ = ["AGO", "JSON", "STORE"]
+
+STORE = click.option(
+    "--store",
+    envvar="ASANA_WEBHOOKS_STORE",
+    default="sqlite:///asana-webhooks.db",
+    show_default=True,
+    show_envvar=True,
+    help="The store's URL.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one record a line.")
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class _Ago(click.ParamType):  # type: ignore[type-arg] # generic for type checkers only
+    """A time in the past, given as an age."""
+
+    name = "age"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        found = re.fullmatch(r"(\d{1,6})([smhd])", str(value), re.ASCII)
+        if found is None:
+            self.fail(f"{value!r} is no age; write 90s, 15m, 12h or 7d", param, ctx)
+        return datetime.now(UTC) - timedelta(seconds=int(found[1]) * SECONDS[found[2]])
+
+
+AGO = _Ago()

@@ -1,0 +1,68 @@
+"""How records are printed: a table on a terminal, columns of plain text elsewhere, or JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["age", "print_fields", "print_records"]
+
+Record = Mapping[str, Any]
+
+
+def print_records(records: Sequence[Record], *, as_json: bool, none: str) -> None:
+    """Print records with the same keys, one a line; ``none`` is what to say without any."""
+    if as_json:
+        for record in records:
+            click.echo(json.dumps(record, default=str))
+    elif not records:
+        click.echo(none, err=True)
+    elif sys.stdout.isatty():
+        _print_table(records)
+    else:
+        _print_columns(records)
+
+
+def print_fields(record: Record, *, as_json: bool) -> None:
+    """Print one record, a field a line."""
+    if as_json:
+        click.echo(json.dumps(record, default=str))
+        return
+    width = max(map(len, record)) + 1
+    for name, value in record.items():
+        click.echo(f"{name + ':':{width}} {_text(value)}")
+
+
+def age(seconds: float | None) -> str:
+    """Return a duration as people say it, a dash for None."""
+    return "-" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+def _print_table(records: Sequence[Record]) -> None:
+    table = Table(*records[0], box=None, pad_edge=False, header_style="bold")
+    for record in records:
+        table.add_row(*(Text(_text(value)) for value in record.values()))
+    Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False).print(table)
+
+
+def _print_columns(records: Sequence[Record]) -> None:
+    rows = [[*records[0]], *([_text(value) for value in record.values()] for record in records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _text(value: Any) -> str:
+    """Return a value on one line, whatever strangers put into it."""
+    text = "-" if value is None else str(value)
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -1,0 +1,110 @@
+"""What ``asana-webhooks serve`` runs: one process, or several that share a port."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import sys
+
+import click
+
+from ..client import WebhooksClient
+from ..serving import serve, serve_store
+from ..stores.urls import open_store
+from .options import STORE
+from .workers import end_of_input, reserved_port, supervise
+
+__all__ = ["command", "find_client"]
+
+HOST, PORT = "127.0.0.1", 8080
+"""Where a receiver listens that has no client to say so."""
+
+
+@click.command("serve")
+@click.argument("target", required=False)
+@STORE
+@click.option("--host", help="The address to listen on; 127.0.0.1 unless the client says another.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="8080 unless the client says another.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes that share the port.")
+@click.option(
+    "--handlers/--no-handlers", default=True, help="Or only store deliveries, for other processes."
+)
+@click.option("--supervised", is_flag=True, hidden=True)
+def command(
+    *,
+    target: str | None,
+    store: str,
+    host: str | None,
+    port: int | None,
+    workers: int,
+    handlers: bool,
+    supervised: bool,
+) -> None:
+    """Receive deliveries, and hand them to handlers, until told to stop.
+
+    TARGET is the client with its handlers, or a function that returns it, as module:name. Without
+    it a receiver alone keeps deliveries in --store for other processes; it needs no token.
+
+    SIGTERM or Ctrl-C ends it within ten seconds, a second one at once; nothing is lost.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+    )
+    client = None if target is None else find_client(target)
+    if workers == 1:
+        asyncio.run(_serve(client, store, host, port, handlers=handlers, supervised=supervised))
+        return
+    own = PORT if client is None else client.port
+    if own is None:
+        msg = "several workers share the port of a receiver; this client has none (serve=False)"
+        raise click.ClickException(msg)
+    with reserved_port(host or HOST, own if port is None else port) as shared:
+        options = ["--port", str(shared), "--store", store, "--supervised"]
+        options += ["--host", host] if host else []
+        options += [] if handlers else ["--no-handlers"]
+        asyncio.run(supervise(["serve", *([target] if target else []), *options], workers))
+
+
+def find_client(target: str) -> WebhooksClient:
+    """Return the client that ``module:name`` names, or that the function of that name returns.
+
+    Modules are looked for in the current directory first. Raises ClickException when there is none.
+    """
+    module, _, name = target.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), name or "client")
+    except (ImportError, AttributeError, ValueError) as error:
+        msg = f"{target!r} names no client: {error}; write module:name, such as service:client"
+        raise click.ClickException(msg) from error
+    client = found if isinstance(found, WebhooksClient) or not callable(found) else found()
+    if not isinstance(client, WebhooksClient):
+        msg = f"{target!r} is a {type(client).__name__}; it must be a WebhooksClient, or return one"
+        raise click.ClickException(msg)
+    return client
+
+
+async def _serve(
+    client: WebhooksClient | None,
+    store: str,
+    host: str | None,
+    port: int | None,
+    *,
+    handlers: bool,
+    supervised: bool,
+) -> None:
+    stop = end_of_input() if supervised else asyncio.Event()
+    if client is None:
+        await serve_store(
+            open_store(store),
+            host=host or HOST,
+            port=PORT if port is None else port,
+            reuse_port=supervised,
+            stop=stop,
+        )
+        return
+    if host is not None or port is not None or supervised:
+        client.listen(host, port, reuse_port=supervised)
+    await serve(client, handlers=handlers, stop=stop)

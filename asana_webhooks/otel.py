@@ -1,0 +1,217 @@
+"""OpenTelemetry: spans of what is received and processed, and metrics of the inbox.
+
+Names follow the semantic conventions for messaging; whatever has none there begins with
+``asana_webhooks``. No gid, route, secret or body is in a name, an attribute or a label. Needs the
+extra ``otel``, and an SDK that the program has set up: without one nothing is recorded.
+
+=======================================  ================  =========================================
+metric                                   unit              what it tells
+=======================================  ================  =========================================
+``messaging.process.duration``           s, histogram      one attempt to handle a delivery
+``asana_webhooks.deliveries``            {delivery}        ``outcome``: stored, duplicate, handled,
+                                                           retried, dead
+``asana_webhooks.refused``               {request}         by ``reason``
+``asana_webhooks.inbox.waiting``         {delivery}        of all processes that share the store
+``asana_webhooks.inbox.oldest_age``      s                 likewise; 0 when nothing waits
+``asana_webhooks.inbox.dead_letters``    {delivery}        likewise
+``asana_webhooks.webhooks.silence``      s                 the longest time since a heartbeat
+=======================================  ================  =========================================
+
+Source: https://opentelemetry.io/docs/specs/semconv/messaging/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from .errors import StoreError
+from .models import Delivery
+from .stats import Stats
+
+try:
+    from opentelemetry import metrics, trace
+    from opentelemetry.metrics import CallbackOptions, Observation
+    from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceFlags
+except ImportError as error:
+    msg = "OpenTelemetry needs its API: pip install 'asana-webhooks[otel]'"
+    raise ImportError(msg) from error
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+__all__ = ["OpenTelemetry"]
+
+logger = logging.getLogger(__name__)
+
+SCOPE = "asana_webhooks"
+SYSTEM, DESTINATION = "asana", "webhooks"
+
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+Observe = Callable[[CallbackOptions], list[Observation]]
+
+
+class OpenTelemetry:
+    """Reports to OpenTelemetry what a client does: ``WebhooksClient(telemetry=OpenTelemetry())``.
+
+    The providers are the program's global ones unless others are given. Every ``interval``
+    seconds, and when the client closes, a snapshot of its stats is taken for the metrics.
+    One object for one client.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        interval: float = 15.0,
+    ) -> None:
+        self._tracer = trace.get_tracer(SCOPE, tracer_provider=tracer_provider)
+        self._interval = interval
+        self._latest: Stats | None = None
+        meter = metrics.get_meter(SCOPE, meter_provider=meter_provider)
+        self._durations = meter.create_histogram(
+            "messaging.process.duration", unit="s", description="Attempts to handle a delivery"
+        )
+        _observe(meter, self._snapshot)
+
+    def receiving(self) -> AbstractContextManager[object]:
+        """Surround the work on one request with a span."""
+        return self._tracer.start_as_current_span(
+            f"receive {DESTINATION}", kind=SpanKind.CONSUMER, attributes=_attributes("receive")
+        )
+
+    def answered(self, status: int, reason: str) -> None:
+        """Note in the span how the request was answered."""
+        span = trace.get_current_span()
+        span.set_attribute("http.response.status_code", status)
+        if reason:
+            span.set_attribute("asana_webhooks.refused", reason)
+        if status >= 500:
+            span.set_status(StatusCode.ERROR, reason)
+
+    def traceparent(self) -> str:
+        """Return the span that is under way as a ``traceparent``, '' without one."""
+        context = trace.get_current_span().get_span_context()
+        if not context.is_valid:
+            return ""
+        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    @contextlib.contextmanager
+    def processing(self, delivery: Delivery) -> Iterator[None]:
+        """Surround one attempt with a span of its own, linked to that of the receipt."""
+        started = time.perf_counter()
+        outcome = _attributes("process")
+        with self._tracer.start_as_current_span(
+            f"process {DESTINATION}",
+            kind=SpanKind.CONSUMER,
+            links=_links(delivery.trace),
+            attributes=_attributes("process")
+            | {
+                "messaging.message.body.size": len(delivery.body),
+                "asana_webhooks.attempt": delivery.attempts + 1,
+            },
+            record_exception=False,  # its text may quote what Asana sent
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except Exception as error:
+                kind = type(error.__cause__ or error).__name__
+                outcome["error.type"] = kind
+                span.set_attribute("error.type", kind)
+                span.set_status(StatusCode.ERROR)
+                raise
+            finally:
+                seconds = time.perf_counter() - started
+                self._durations.record(seconds, outcome)
+
+    async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
+        """Take a snapshot now and then, and a last one when cancelled."""
+        try:
+            while True:
+                await self._look(stats)
+                await anyio.sleep(self._interval)
+        finally:
+            with anyio.move_on_after(1.0, shield=True):
+                await self._look(stats)
+
+    async def _look(self, stats: Callable[[], Awaitable[Stats]]) -> None:
+        try:
+            self._latest = await stats()
+        except StoreError as error:
+            logger.warning("no snapshot for the metrics: %s", error)
+
+    def _snapshot(self) -> Stats | None:
+        return self._latest
+
+
+def _attributes(operation: str) -> dict[str, str | int]:
+    return {
+        "messaging.system": SYSTEM,
+        "messaging.destination.name": DESTINATION,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+    }
+
+
+def _links(traceparent: str) -> list[Link]:
+    found = _TRACEPARENT.fullmatch(traceparent)
+    if found is None:
+        return []
+    trace_id, span_id, flags = (int(part, 16) for part in found.groups())
+    return [Link(SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags)))]
+
+
+def _observe(meter: metrics.Meter, snapshot: Callable[[], Stats | None]) -> None:
+    """Have the metrics read from the latest snapshot whenever they are collected."""
+
+    def from_snapshot(read: Callable[[Stats], list[Observation]]) -> Observe:
+        def observe(_: CallbackOptions) -> list[Observation]:
+            stats = snapshot()
+            return [] if stats is None else read(stats)
+
+        return observe
+
+    def gauge(name: str, unit: str, read: Callable[[Stats], float]) -> None:
+        callback = from_snapshot(lambda stats: [Observation(read(stats))])
+        meter.create_observable_gauge(name, [callback], unit=unit)
+
+    meter.create_observable_counter(
+        "asana_webhooks.deliveries", [from_snapshot(_outcomes)], unit="{delivery}"
+    )
+    meter.create_observable_counter(
+        "asana_webhooks.refused", [from_snapshot(_refusals)], unit="{request}"
+    )
+    gauge("asana_webhooks.inbox.waiting", "{delivery}", lambda stats: stats.waiting)
+    gauge("asana_webhooks.inbox.oldest_age", "s", lambda stats: stats.oldest_age or 0.0)
+    gauge("asana_webhooks.inbox.dead_letters", "{delivery}", lambda stats: stats.dead_letters)
+    gauge("asana_webhooks.webhooks.silence", "s", _longest_silence)
+
+
+def _outcomes(stats: Stats) -> list[Observation]:
+    counted = {
+        "stored": stats.stored,
+        "duplicate": stats.duplicates,
+        "handled": stats.handled,
+        "retried": stats.retried,
+        "dead": stats.dead,
+    }
+    return [Observation(count, {"outcome": outcome}) for outcome, count in counted.items()]
+
+
+def _refusals(stats: Stats) -> list[Observation]:
+    return [Observation(count, {"reason": reason}) for reason, count in stats.refused.items()]
+
+
+def _longest_silence(stats: Stats) -> float:
+    return max((webhook.since_heartbeat or 0.0 for webhook in stats.webhooks), default=0.0)

@@ -1,0 +1,128 @@
+"""Running a client, or a receiver alone, as a process of its own.
+
+A process that is told to stop, by SIGTERM or SIGINT, is not ready from then on, accepts no more,
+lets requests and handlers end, and exits within ten seconds. Told a second time it dies at once,
+which loses nothing: what was acknowledged is in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+from .background import beside
+from .client import WebhooksClient
+from .endpoint import Endpoint
+from .receiver import Receiver
+from .stores import Store
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+__all__ = ["application", "serve", "serve_store"]
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+logger = logging.getLogger(__name__)
+
+
+async def serve(
+    client: WebhooksClient, *, handlers: bool = True, stop: asyncio.Event | None = None
+) -> None:
+    """Receive, and hand deliveries to the handlers, until told to stop.
+
+    A signal tells it, or ``stop``, which is set then. Without ``handlers`` deliveries are only
+    stored, for other processes to handle. Raises what entering the client raises, and RuntimeError
+    when there is no handler to hand to.
+    """
+    told = stop or asyncio.Event()
+    with _caught(told):
+        async with client:
+            if client.port is not None:
+                logger.info("receiving on port %d", client.port)
+            if not handlers:
+                await told.wait()
+                return
+            async with (
+                beside(client.run(), "handlers") as running,
+                beside(told.wait(), "signal") as waiting,
+            ):
+                await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
+                await client.aclose()  # which ends the handlers: they and requests end together
+
+
+async def serve_store(
+    store: Store,
+    *,
+    host: str,
+    port: int,
+    reuse_port: bool = False,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Receive into a store until told to stop; handlers, and whoever establishes, are elsewhere.
+
+    Raises StoreError when the store does not open, OSError when the address is taken.
+    """
+    endpoint = Endpoint(store, on_arrival=_nobody_here)
+    receiver = Receiver(endpoint, host=host, port=port, reuse_port=reuse_port)
+    told = stop or asyncio.Event()
+    with _caught(told):
+        async with store, receiver:
+            logger.info("receiving on port %d", receiver.port)
+            endpoint.accepting = True
+            await told.wait()
+            endpoint.accepting = False
+
+
+def application(client: WebhooksClient, *, handlers: bool = True) -> web.Application:
+    """Return a whole aiohttp application, which enters the client when it starts.
+
+    For servers that run applications, as ``gunicorn service:app -k aiohttp.GunicornWebWorker``
+    does. Raises ValueError unless the client was made with ``serve=False``.
+    """
+    if client.port is not None:
+        msg = "the application's server is the receiver: make the client with serve=False"
+        raise ValueError(msg)
+    app = client.aiohttp_app()
+
+    async def running(_: web.Application) -> AsyncIterator[None]:
+        async with client:
+            if handlers:
+                async with beside(client.run(), "handlers"):
+                    yield
+            else:
+                yield
+
+    app.cleanup_ctx.append(running)
+    return app
+
+
+def _nobody_here() -> None:
+    pass
+
+
+@contextlib.contextmanager
+def _caught(told: asyncio.Event) -> Iterator[None]:
+    """Set the event at the first signal; the second kills."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def tell() -> None:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        logger.info("stopping; told once more, it stops at once")
+        told.set()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, tell)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

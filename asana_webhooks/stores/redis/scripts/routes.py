@@ -1,0 +1,192 @@
+"""The scripts about routes."""
+
+from __future__ import annotations
+
+from . import CLOCK, DRAINS, FORGETTING, QUEUES, READS, ROUTES, WRITES, Script
+
+__all__ = [
+    "ADD_CANDIDATE",
+    "CHANGE",
+    "CONFIRM",
+    "DROP",
+    "GET_ROUTES",
+    "LIST_ROUTES",
+    "RESERVE",
+    "RETIRE",
+]
+
+# ARGV: id, ttl, sole, place, resource, created_at, then other fields and their values
+RESERVE = Script(
+    WRITES
+    + CLOCK
+    + ROUTES
+    + FORGETTING
+    + QUEUES
+    + """
+local id, place, resource = ARGV[1], ARGV[4], ARGV[5]
+local key, of_resource = base .. 'route:' .. id, base .. 'resource:' .. resource
+local at = tick()
+purge(at)
+if call('EXISTS', key) == 1 then
+    return 0
+end
+if ARGV[3] == '1' then
+    for _, other in ipairs(call('ZRANGE', of_resource, 0, -1)) do
+        if call('HGET', base .. 'route:' .. other, 'place') == place then
+            return 0
+        end
+    end
+end
+local expires, number = text(at + ARGV[2]), add_number()
+call('HSET', key, 'id', id, 'state', 'reserved', 'place', place, 'resource', resource,
+    'created_at', ARGV[6], 'expires', expires, 'number', number)
+for i = 7, #ARGV, 2 do
+    call('HSET', key, ARGV[i], ARGV[i + 1])
+end
+call('ZADD', base .. 'routes', number, id)
+call('ZADD', of_resource, number, id)
+call('ZADD', base .. 'expiries', expires, id)
+return 1
+"""
+)
+
+# ARGV: ids. Returns a packed map, or nil, for each.
+GET_ROUTES = Script(
+    READS
+    + CLOCK
+    + ROUTES
+    + """
+local at, found = now(), {}
+for i = 1, #ARGV do
+    local route = find(ARGV[i], at)
+    found[i] = route and cmsgpack.pack(route) or false
+end
+return found
+"""
+)
+
+# ARGV: nothing for all routes, or a resource
+LIST_ROUTES = Script(
+    READS
+    + CLOCK
+    + ROUTES
+    + """
+local at, found = now(), {}
+local index = ARGV[1] and 'resource:' .. ARGV[1] or 'routes'
+for _, id in ipairs(call('ZRANGE', base .. index, 0, -1)) do
+    local route = find(id, at)
+    if route then
+        found[#found + 1] = cmsgpack.pack(route)
+    end
+end
+return found
+"""
+)
+
+# ARGV: id, mark, seal, how many candidates there may be
+ADD_CANDIDATE = Script(
+    WRITES
+    + CLOCK
+    + ROUTES
+    + """
+local route = find(ARGV[1], now())
+if not route then
+    return 0
+end
+local slot, known = find_slot(route, ARGV[2])
+if known or route.secret == ARGV[2] then
+    return 1
+end
+if route.state ~= 'reserved' or slot > tonumber(ARGV[4]) then
+    return 0
+end
+local key = base .. 'route:' .. route.id
+call('HSET', key, 'candidate' .. slot, ARGV[2])
+if ARGV[3] ~= '' then
+    call('HSET', key, 'seal' .. slot, ARGV[3])
+end
+return 1
+"""
+)
+
+# ARGV: id, gid, mark
+CONFIRM = Script(
+    WRITES
+    + CLOCK
+    + ROUTES
+    + FORGETTING
+    + QUEUES
+    + """
+local at = tick()
+local route = find(ARGV[1], at)
+local slot, known = find_slot(route or {}, ARGV[3])
+if not known then
+    return 0
+end
+local key, held = base .. 'route:' .. route.id, base .. 'held:' .. slot .. ':' .. route.id
+for _, delivery in ipairs(call('LRANGE', held, 0, -1)) do
+    enqueue(route.id, delivery, at)
+end
+call('DEL', held)
+drop_candidates(route)
+call('HSET', key, 'state', 'confirmed', 'gid', ARGV[2], 'secret', ARGV[3])
+if route['seal' .. slot] then
+    call('HSET', key, 'seal', route['seal' .. slot])
+end
+call('HDEL', key, 'expires')
+return 1
+"""
+)
+
+# ARGV: id, field, and its value unless it shall be removed
+CHANGE = Script(
+    WRITES
+    + CLOCK
+    + ROUTES
+    + """
+if not find(ARGV[1], now()) then
+    return 0
+end
+local key = base .. 'route:' .. ARGV[1]
+if ARGV[3] then
+    call('HSET', key, ARGV[2], ARGV[3])
+else
+    call('HDEL', key, ARGV[2])
+end
+return 1
+"""
+)
+
+# ARGV: the route's id
+RETIRE = Script(
+    WRITES
+    + CLOCK
+    + ROUTES
+    + """
+local route = find(ARGV[1], now())
+if not route or route.state ~= 'confirmed' then
+    return 0
+end
+local key = base .. 'route:' .. route.id
+call('HSET', key, 'state', 'retired')
+call('HDEL', key, 'secret', 'seal')
+unlist(route.id, route.resource)
+return 1
+"""
+)
+
+# ARGV: id. Returns the packed map, or nil.
+DROP = Script(
+    DRAINS
+    + CLOCK
+    + ROUTES
+    + FORGETTING
+    + """
+local route = find(ARGV[1], now())
+if not route or route.state ~= 'reserved' then
+    return false
+end
+forget(route)
+return cmsgpack.pack(route)
+"""
+)

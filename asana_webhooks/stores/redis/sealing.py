@@ -1,0 +1,35 @@
+"""Secrets that the newest key has not sealed, brought up to date."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...vault import Sealed, Vault
+from .scripts import opening
+from .server import Server
+
+__all__ = ["renew_secrets"]
+
+_entries = msgspec.msgpack.Decoder(list[tuple[str, str, str, str, str]])
+
+
+async def renew_secrets(server: Server, vault: Vault) -> None:
+    """Seal anew what the newest key has not sealed, while other processes are at work.
+
+    What one of them changes meanwhile stays as it is then, and is looked at again. Raises
+    StoreError when a secret cannot be opened.
+    """
+    refused = True
+    while refused:
+        listed = _entries.decode(await server.run(opening.LIST_SECRETS))
+        renewals = [renewal for entry in listed if (renewal := _renewal(entry, vault))]
+        parts = [part for renewal in renewals for part in renewal]
+        done = await server.run(opening.RENEW_SECRETS, *parts) if renewals else 0
+        refused = done < len(renewals)
+
+
+def _renewal(entry: tuple[str, str, str, str, str], vault: Vault) -> tuple[str, ...] | None:
+    """Return the arguments that renew a secret as it was listed, None when it is up to date."""
+    route, _, _, mark, seal = entry
+    sealed = vault.renew(route, Sealed(mark, seal or None))
+    return (*entry, sealed.mark, sealed.seal or "") if sealed else None

@@ -1,0 +1,47 @@
+"""Which store a URL names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from . import Store
+from .memory import MemoryStore
+from .postgres import PostgresStore
+from .redis import RedisStore
+from .sqlite import SqliteStore
+
+__all__ = ["KEYS_VARIABLE", "open_store"]
+
+KEYS_VARIABLE = "ASANA_WEBHOOKS_ENCRYPTION_KEYS"
+"""The environment variable with encryption keys, the newest first, between commas."""
+
+
+def open_store(url: str, *, encryption_keys: Sequence[str] | None = None) -> Store:
+    """Return the store that a URL names, not entered yet.
+
+    ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute/path.db``; with the extra
+    ``redis``, ``redis://host:6379/0`` (``rediss://``, ``unix://``); with the extra ``postgres``,
+    ``postgresql://host/database``. ``encryption_keys``, the newest first, encrypt the secrets that
+    outlive the process; None takes them from ``ASANA_WEBHOOKS_ENCRYPTION_KEYS``, and without that
+    variable they are kept in clear. Raises ValueError for any other URL, and for bad keys.
+    """
+    scheme, _, rest = url.partition(":")
+    if url == "memory:":
+        return MemoryStore()
+    keys = _keys_of_environment() if encryption_keys is None else encryption_keys
+    if scheme == "sqlite" and rest.startswith("///") and len(rest) > 3:
+        return SqliteStore(rest[3:], encryption_keys=keys)
+    if scheme in ("redis", "rediss", "unix"):
+        return RedisStore(url, encryption_keys=keys)
+    if scheme in ("postgresql", "postgres"):
+        return PostgresStore(url, encryption_keys=keys)
+    msg = (
+        "store must be 'memory:', 'sqlite:///file.db', 'redis://host', 'postgresql://host/database'"
+        " or a store object"
+    )
+    raise ValueError(msg)
+
+
+def _keys_of_environment() -> list[str]:
+    return [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()]

@@ -1,0 +1,103 @@
+"""What is done to a store: its inbox is filled, drained by handlers, and claimed from."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from _board import Tally
+from _deliveries import body
+from _lab import BrokenError, told_to_end
+
+from asana_webhooks import Event
+from asana_webhooks.inbox import BATCH, LEASE, Inbox
+from asana_webhooks.models import Delivery
+from asana_webhooks.stores import Store
+
+MANY = 10_000_000  # deliveries may wait: the inbox is filled on purpose
+AT_ONCE = 1_000  # deliveries that are put together
+WARM_UP = 20  # claims before the measured ones
+
+
+def routes(count: int) -> list[str]:
+    """Return the ids of so many webhooks' routes."""
+    return [f"{number:032x}" for number in range(count)]
+
+
+async def fill(store: Store, numbers: range, of_routes: Sequence[str]) -> None:
+    """Put deliveries with one event each, no two alike, to the routes in turn."""
+    for first in range(0, len(numbers), AT_ONCE):
+        some = numbers[first : first + AT_ONCE]
+        puts = (store.put(_delivery(number, of_routes)) for number in some)
+        if not all(await asyncio.gather(*puts)):
+            msg = "a store took a new delivery for a duplicate"
+            raise BrokenError(msg)
+
+
+def _delivery(number: int, of_routes: Sequence[str]) -> Delivery:
+    return Delivery(
+        route=of_routes[number % len(of_routes)],
+        body=body(number),
+        digest=hashlib.sha256(b"%d" % number).digest(),
+        received_at=datetime.now(UTC),
+    )
+
+
+async def drain(store: Store, tally: Tally) -> None:
+    """Handle what is in the inbox with a handler that only counts, until told to end."""
+
+    async def handle(event: Event) -> None:
+        tally.count()
+
+    ended = told_to_end()
+    _note_finishes(store, tally)
+    async with Inbox(store) as inbox:
+        draining = asyncio.create_task(inbox.drain(handle))
+        await ended.wait()
+        draining.cancel()
+        await asyncio.wait([draining])
+
+
+def _note_finishes(store: Store, tally: Tally) -> None:
+    finish = store.finish
+
+    async def noted(*arguments: Any) -> bool:
+        kept = await finish(*arguments)
+        tally.finished()
+        return kept
+
+    store.finish = noted  # type: ignore[method-assign]  # it has no hook for this
+
+
+async def claim_at(
+    store: Store, levels: Sequence[int], *, webhooks: int, samples: int
+) -> AsyncIterator[tuple[int, list[float]]]:
+    """Yield how long claims with their finish take, in seconds, while so many deliveries wait.
+
+    Each takes up to ``BATCH`` deliveries out; as many are put back before the next.
+    """
+    of_routes = routes(webhooks)
+    number = waiting = 0
+    for level in levels:
+        await fill(store, range(number, number + level - waiting), of_routes)
+        number, waiting = number + level - waiting, level
+        times = []
+        for _ in range(WARM_UP + samples):
+            seconds, count = await _claim(store)
+            times.append(seconds)
+            await fill(store, range(number, number + count), of_routes)
+            number += count
+        yield level, times[WARM_UP:]
+
+
+async def _claim(store: Store) -> tuple[float, int]:
+    started = time.perf_counter()
+    claim = await store.claim(limit=BATCH, lease=LEASE)
+    if claim is None or not await store.finish(claim, claim.deliveries):
+        msg = "nothing was claimed while deliveries wait, or the lease was lost"
+        raise BrokenError(msg)
+    return time.perf_counter() - started, len(claim.deliveries)

@@ -1,0 +1,239 @@
+"""``asana-webhooks inbox``: what it tells of a store, and what it does to dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from click.testing import CliRunner, Result
+
+from asana_webhooks.cli.commands import COMMANDS, cli
+from asana_webhooks.cli.output import print_records
+from asana_webhooks.models import Delivery, Route
+from asana_webhooks.stores import Store
+from asana_webhooks.stores.sqlite import SqliteStore
+
+T = TypeVar("T")
+BODY = b'{"events":[{"action":"added"}]}'
+SECRET = "s" * 64
+
+
+class Shell:
+    """The command line, with a store of three dead letters and one delivery that waits."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def run(self, *arguments: str, answer: str = "") -> Result:
+        known = {"ASANA_WEBHOOKS_STORE": f"sqlite:///{self.file}"}
+        return CliRunner().invoke(cli, ["inbox", *arguments], env=known, input=answer)
+
+    def lines(self, *arguments: str) -> list[str]:
+        result = self.run(*arguments)
+        assert result.exit_code == 0, result.output
+        return result.stdout.splitlines()
+
+    def store(self, work: Callable[[Store], Awaitable[T]]) -> T:
+        async def do() -> T:
+            async with SqliteStore(self.file) as store:
+                return await work(store)
+
+        return asyncio.run(do())
+
+    def reasons(self) -> list[str]:
+        async def look(store: Store) -> list[str]:
+            return [letter.reason for letter in await store.dead_letters()]
+
+        return self.store(look)
+
+    def waiting(self) -> int:
+        async def look(store: Store) -> int:
+            return (await store.counts()).waiting
+
+        return self.store(look)
+
+
+def delivery(number: int, *, route: str, body: bytes = BODY, ago: float = 0.0) -> Delivery:
+    digest = hashlib.sha256(str(number).encode()).digest()
+    at = datetime.now(UTC) - timedelta(seconds=ago)
+    return Delivery(route=route, body=body, digest=digest, received_at=at)
+
+
+async def fill(store: Store) -> None:
+    for id_, resource, gid in (("a" * 32, "12", "71"), ("b" * 32, "13", "72")):
+        target = f"https://h.example/{id_}"
+        await store.reserve(Route(id=id_, target=target, resource=resource), ttl=60)
+        await store.add_candidate(id_, SECRET)
+        await store.confirm(id_, gid=gid, secret=SECRET)
+    await store.put(delivery(1, route="a" * 32), reason="handler f failed 10 times: TimeoutError")
+    await store.put(delivery(2, route="b" * 32), reason="not a delivery: truncated")
+    await store.put(delivery(3, route="a" * 32, body=b"\x1b[31m{"), reason="not a delivery: \x1b")
+    await store.put(delivery(4, route="a" * 32, ago=3_725))
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    shell = Shell(tmp_path / "store.db")
+    shell.store(fill)
+    return shell
+
+
+def test_overview_counts_and_lists_the_oldest_first(shell: Shell) -> None:
+    lines = shell.lines()
+    assert lines[0].split() == ["waiting:", "1"]
+    assert lines[1].split() == ["dead_letters:", "3"]
+    assert lines[2].split() == ["oldest_age:", "1:02:05"]
+    assert lines[4].split() == ["id", "buried", "age", "webhook", "resource", "bytes", "reason"]
+    assert [line.split()[0] for line in lines[5:]] == ["1", "2", "3"]
+    assert "71" in lines[5]
+    assert "handler f failed 10 times: TimeoutError" in lines[5]
+    assert "\x1b" not in "".join(lines)
+    assert SECRET not in "".join(lines)
+    assert "a" * 32 not in "".join(lines)
+
+
+def test_overview_as_json_is_a_record_a_line(shell: Shell) -> None:
+    counts, *letters = map(json.loads, shell.lines("--json", "--limit", "2"))
+    assert (counts["waiting"], counts["dead_letters"]) == (1, 3)
+    assert counts["oldest_age"] > 3_700
+    assert [letter["id"] for letter in letters] == ["1", "2"]
+    assert letters[0]["resource"] == "12"
+
+
+@pytest.mark.parametrize(
+    ("filters", "ids"),
+    [
+        pytest.param(["--resource", "12"], ["1", "3"], id="resource"),
+        pytest.param(["--webhook", "72"], ["2"], id="webhook"),
+        pytest.param(["--reason", "NOT a delivery"], ["2", "3"], id="reason"),
+        pytest.param(["--older-than", "1h"], [], id="age"),
+        pytest.param(["--older-than", "0s"], ["1", "2", "3"], id="no age"),
+        pytest.param(["--reason", "delivery", "--resource", "12"], ["3"], id="both"),
+    ],
+)
+def test_letters_are_chosen_by_filter(shell: Shell, filters: list[str], ids: list[str]) -> None:
+    _, *letters = map(json.loads, shell.lines(*filters, "--json"))
+    assert [letter["id"] for letter in letters] == ids
+
+
+def test_empty_store_says_so(tmp_path: Path) -> None:
+    result = Shell(tmp_path / "new.db").run()
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[2].split() == ["oldest_age:", "-"]
+    assert result.stderr == "no dead letters\n"
+
+
+def test_letter_is_shown_with_its_body(shell: Shell) -> None:
+    lines = shell.lines("show", "1")
+    fields = dict(line.split(":", 1) for line in lines[: lines.index("")])
+    assert fields["webhook"].strip() == "71"
+    assert fields["events_done"].strip() == "0"
+    assert json.loads("\n".join(lines[lines.index("") :])) == json.loads(BODY)
+
+
+def test_body_that_is_no_json_cannot_write_on_the_terminal(shell: Shell) -> None:
+    output = shell.run("show", "3").stdout
+    assert "\x1b" not in output
+    assert "\\x1b[31m{" in output
+
+
+def test_letter_as_json_has_its_body(shell: Shell) -> None:
+    (line,) = shell.lines("show", "1", "--json")
+    assert json.loads(line)["body"].encode() == BODY
+
+
+def test_unknown_letter_is_one_line(shell: Shell) -> None:
+    result = shell.run("show", "99")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "Error: there is no dead letter '99': `asana-webhooks inbox` lists them\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("which", "left"),
+    [
+        pytest.param(["1", "3", "99"], ["2"], id="ids"),
+        pytest.param(["--webhook", "71"], ["2"], id="filter"),
+        pytest.param(["--all"], [], id="all"),
+    ],
+)
+@pytest.mark.parametrize("act", ["replay", "discard"])
+def test_chosen_letters_are_replayed_or_discarded(
+    shell: Shell, act: str, which: list[str], left: list[str]
+) -> None:
+    options = ["--yes"] if act == "discard" else []
+    assert shell.lines(act, *which, *options) == [f"{3 - len(left)} {act}ed"]
+    assert len(shell.reasons()) == len(left)
+    assert shell.waiting() == (4 - len(left) if act == "replay" else 1)
+
+
+def test_discarding_asks_first(shell: Shell) -> None:
+    refused = shell.run("discard", "--all", answer="n\n")
+    assert refused.exit_code == 1
+    assert len(shell.reasons()) == 3
+    assert shell.run("discard", "--all", answer="y\n").exit_code == 0
+    assert shell.reasons() == []
+
+
+@pytest.mark.parametrize("act", ["replay", "discard"])
+@pytest.mark.parametrize(
+    "which",
+    [[], ["1", "--all"], ["1", "--webhook", "71"], ["--all", "--reason", "x"]],
+    ids=["nothing", "id and all", "id and filter", "filter and all"],
+)
+def test_unclear_choice_does_nothing(shell: Shell, act: str, which: list[str]) -> None:
+    result = shell.run(act, *which)
+    assert result.exit_code == 2
+    assert "say which dead letters: their ids, or filters, or --all" in result.stderr
+    assert len(shell.reasons()) == 3
+
+
+@pytest.mark.parametrize("age", ["", "5", "-5s", "1w", "9999999d"])
+def test_age_that_is_none_is_explained(shell: Shell, age: str) -> None:
+    result = shell.run("--older-than", age)
+    assert result.exit_code == 2
+    assert "write 90s, 15m, 12h or 7d" in result.stderr
+
+
+def test_store_that_does_not_open_is_one_line(tmp_path: Path) -> None:
+    result = Shell(tmp_path / "missing" / "store.db").run()
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "check that its directory exists" in result.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("no_colour", ["", "1"], ids=["colour", "NO_COLOR"])
+def test_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, no_colour: str) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    records = [{"id": "1", "reason": "[red]\x1b"}, {"id": "2", "reason": None}]
+    print_records(records, as_json=False, none="nothing")
+    printed = terminal.getvalue()
+    assert "\x1b[31m" not in printed
+    assert "[red]\\x1b" in printed
+    assert "id" in printed.splitlines()[0]
+    assert printed.splitlines()[2].split() == ["2", "-"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_says_of_itself_what_the_list_says(name: str) -> None:
+    command = cli.get_command(None, name)  # type: ignore[arg-type] # it needs no context
+    assert command is not None
+    assert command.name == name
+    assert (command.help or "").splitlines()[0] == COMMANDS[name]

@@ -1,0 +1,250 @@
+"""``asana-webhooks serve``: real processes, told to stop, killed, and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from conftest import eventually, until
+from test_serving import HERE, confirm_route, is_ready, post_event
+
+from asana_webhooks import WebhooksClient
+from asana_webhooks.cli import serve as serving
+from asana_webhooks.cli import workers
+from asana_webhooks.cli.commands import cli
+from asana_webhooks.stores.sqlite import SqliteStore
+
+Serve = Callable[..., "subprocess.Popen[bytes]"]
+
+
+class Place:
+    """A store's file, a file for what was handled, a log, and a port."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self.file, self.handled, self.log = (
+            directory / name for name in ("s.db", "handled", "log")
+        )
+        self.port = port
+        self.environment = {
+            "STORE": f"sqlite:///{self.file}",
+            "ASANA_WEBHOOKS_STORE": f"sqlite:///{self.file}",
+            "HANDLED": str(self.handled),
+            "PORT": str(port),
+        }
+
+    async def target(self) -> str:
+        async with SqliteStore(self.file) as store:
+            return await confirm_route(store, self.port)
+
+    async def waiting(self) -> int:
+        async with SqliteStore(self.file) as store:
+            return (await store.counts()).waiting
+
+    def gids(self) -> list[str]:
+        lines = self.handled.read_text().splitlines() if self.handled.exists() else []
+        return [line.split()[1] for line in lines if not line.startswith("began")]
+
+    def has_begun(self) -> bool:
+        return self.handled.exists() and "began" in self.handled.read_text()
+
+
+@pytest.fixture
+def place(tmp_path: Path, free_port: int) -> Place:
+    return Place(tmp_path, free_port)
+
+
+@pytest.fixture
+def serve(place: Place) -> Iterator[Serve]:
+    """Return what starts the command; whatever still runs is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+        with place.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "asana_webhooks", "serve", *arguments],
+                cwd=HERE,
+                env={**os.environ, **place.environment, **variables},
+                stdout=log,
+                stderr=log,
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def children(process: subprocess.Popen[bytes]) -> set[int]:
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return {int(pid) for pid in found.read_text().split()}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+async def has_ended(process: subprocess.Popen[bytes]) -> int:
+    await until(lambda: process.poll() is not None)
+    return process.returncode
+
+
+async def test_client_is_served_and_ends_within_ten_seconds(place: Place, serve: Serve) -> None:
+    target = await place.target()
+    process = serve("served:client", SLOW="1")
+    await eventually(lambda: is_ready(place.port))
+    assert await post_event(target, "1") == 200
+    await until(place.has_begun)
+    started = time.monotonic()
+    process.terminate()
+    assert await has_ended(process) == 0
+    assert time.monotonic() - started < 10
+    assert place.gids() == ["1"]
+    assert await place.waiting() == 0
+
+
+async def test_told_twice_it_dies_at_once_and_loses_nothing(place: Place, serve: Serve) -> None:
+    target = await place.target()
+    process = serve("served:client", SLOW="600")
+    await eventually(lambda: is_ready(place.port))
+    assert await post_event(target, "1") == 200
+    await until(place.has_begun)
+    process.terminate()
+    await until(lambda: b"told once more" in place.log.read_bytes())
+    process.terminate()
+    assert await has_ended(process) == -signal.SIGTERM
+    assert place.gids() == []
+    assert await place.waiting() == 1
+
+
+async def test_receiver_alone_needs_no_client_and_no_token(place: Place, serve: Serve) -> None:
+    target = await place.target()
+    process = serve("--port", str(place.port), ASANA_ACCESS_TOKEN="")
+    await eventually(lambda: is_ready(place.port))
+    assert await post_event(target, "1") == 200
+    process.send_signal(signal.SIGINT)
+    assert await has_ended(process) == 0
+    assert await place.waiting() == 1
+
+
+async def test_workers_share_the_port_and_one_that_dies_is_replaced(
+    place: Place, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = await place.target()
+    process = serve("served:client", "--workers", "2")
+    await until(lambda: len(children(process)) == 2)
+    await eventually(lambda: is_ready(place.port))
+    for number in range(20):
+        assert await post_event(target, str(number)) == 200
+    await until(lambda: len(place.gids()) == 20)
+    assert sorted(place.gids(), key=int) == [str(number) for number in range(20)]
+
+    before = children(process)
+    await asyncio.sleep(max(0.0, workers.STARTED_AFTER - 1))  # what dies at once is not replaced
+    os.kill(min(before), signal.SIGKILL)
+    await until(lambda: len(children(process) | before) == 3)
+    process.terminate()
+    assert await has_ended(process) == 0
+    assert not any(map(is_alive, before))
+
+
+async def test_workers_end_when_their_supervisor_is_killed(place: Place, serve: Serve) -> None:
+    process = serve("--workers", "2", "--port", str(place.port))
+    await eventually(lambda: is_ready(place.port))
+    await until(lambda: len(children(process)) == 2)
+    orphans = children(process)
+    process.kill()
+    await until(lambda: not any(map(is_alive, orphans)))
+
+
+async def test_workers_that_are_told_twice_are_killed(place: Place, serve: Serve) -> None:
+    target = await place.target()
+    process = serve("served:client", "--workers", "2", SLOW="600")
+    await eventually(lambda: is_ready(place.port))
+    await until(lambda: len(children(process)) == 2)
+    assert await post_event(target, "1") == 200
+    await until(place.has_begun)
+    process.terminate()
+    await until(lambda: b"told once more" in place.log.read_bytes())
+    process.terminate()
+    assert await has_ended(process) == 0
+    assert await place.waiting() == 1
+
+
+async def test_workers_that_cannot_start_are_one_error(place: Place, serve: Serve) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", place.port))
+        taken.listen()
+        process = serve("--workers", "2", "--port", str(place.port))
+        assert await has_ended(process) == 1
+    assert b"Address already in use" in place.log.read_bytes()
+
+
+async def test_worker_that_fails_at_its_start_ends_them_all(
+    place: Place, serve: Serve, tmp_path: Path
+) -> None:
+    process = serve("--workers", "2", "--port", "0", "--store", f"sqlite:///{tmp_path}/no/s.db")
+    assert await has_ended(process) == 1
+    log = place.log.read_text()
+    assert "a worker did not start" in log
+    assert "check that its directory exists" in log
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        pytest.param("nowhere:client", "No module named 'nowhere'", id="no module"),
+        pytest.param("served:nothing", "has no attribute 'nothing'", id="no attribute"),
+        pytest.param("served:no_client", "is a str; it must be a WebhooksClient", id="no client"),
+        pytest.param(":", "write module:name", id="nothing at all"),
+    ],
+)
+def test_target_that_is_no_client_is_named(
+    target: str, said: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(place, monkeypatch)
+    with pytest.raises(click.ClickException, match=said):
+        serving.find_client(target)
+
+
+@pytest.mark.parametrize("target", ["served", "served:client", "served:make"])
+def test_target_is_a_client_or_what_returns_one(
+    target: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(place, monkeypatch)
+    assert isinstance(serving.find_client(target), WebhooksClient)
+
+
+def use(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(HERE)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_workers_of_a_client_without_a_receiver_are_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(place, monkeypatch)
+    monkeypatch.setattr(serving, "find_client", lambda _: served_elsewhere())
+    result = CliRunner().invoke(cli, ["serve", "served:client", "--workers", "2"])
+    assert result.exit_code == 1
+    assert "serve=False" in result.stderr
+
+
+def served_elsewhere() -> WebhooksClient:
+    return WebhooksClient("t", public_url="https://h.example.com", store="memory:", serve=False)

@@ -1,0 +1,211 @@
+"""A client, or a receiver alone, as a process: in this one, told to stop by event and by signal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from aiohttp import web
+from conftest import eventually, until
+
+from asana_webhooks import Event, MemoryStore, WebhooksClient, sign
+from asana_webhooks.background import beside
+from asana_webhooks.models import Route
+from asana_webhooks.serving import application, serve, serve_store
+from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.stores.sqlite import SqliteStore
+
+HERE = Path(__file__).parent
+ROUTE, SECRET = "r" * 32, "s" * 64
+
+MakeClient = Callable[..., WebhooksClient]
+
+
+async def is_ready(port: int | None) -> bool:
+    try:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            return (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+async def confirm_route(store: SqliteStore | MemoryStore, port: int) -> str:
+    target = f"http://127.0.0.1:{port}/{ROUTE}"
+    await store.reserve(Route(id=ROUTE, target=target, resource="12"), ttl=60)
+    await store.add_candidate(ROUTE, SECRET)
+    await store.confirm(ROUTE, gid="77", secret=SECRET)
+    return target
+
+
+async def post_event(target: str, gid: str) -> int:
+    body = (
+        b'{"events":[{"action":"added","created_at":"2099-01-01T00:00:00.000Z",'
+        b'"resource":{"gid":"%s","resource_type":"task"},"user":null,"parent":null}]}'
+    ) % gid.encode()
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.post(
+            target, content=body, headers={"X-Hook-Signature": sign(body, SECRET)}
+        )
+    return answer.status_code
+
+
+async def test_client_is_served_until_told_to_stop(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    client, stop, handled = make_client(), asyncio.Event(), []
+
+    @client.on("task", action="added")
+    async def handle(event: Event) -> None:
+        handled.append(event.resource.gid)
+
+    async with beside(serve(client, stop=stop), "serving") as serving:
+        await eventually(lambda: is_ready(client.port))
+        await client.ensure("8675309")
+        task = await asana.create_task("first", project="8675309")
+        await until(lambda: task in handled)
+        stop.set()
+        with anyio.fail_after(10):
+            await asyncio.wait([serving])
+    assert not await is_ready(client.port)
+
+
+async def test_signal_stops_it_and_lets_the_handler_end(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    store = MemoryStore()
+    client, ended, may_end = make_client(store=store), [], asyncio.Event()
+    before = signal.getsignal(signal.SIGTERM)
+
+    @client.on("task", action="added")
+    async def handle(event: Event) -> None:
+        ended.append("began")
+        await may_end.wait()
+        ended.append("ended")
+
+    async with beside(serve(client), "serving") as serving:
+        await eventually(lambda: is_ready(client.port))
+        await client.ensure("8675309")
+        await asana.create_task("first", project="8675309")
+        await until(lambda: ended)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+        assert not serving.done()
+        may_end.set()
+        with anyio.fail_after(10):
+            await asyncio.wait([serving])
+    assert ended[:2] == ["began", "ended"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+async def test_without_handlers_deliveries_are_kept_for_others(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    store, stop = MemoryStore(), asyncio.Event()
+    client = make_client(store=store)
+    async with beside(serve(client, handlers=False, stop=stop), "serving") as serving:
+        await eventually(lambda: is_ready(client.port))
+        await client.ensure("8675309")
+        await asana.create_task("first", project="8675309")
+        await asana.settled()
+        assert (await store.counts()).waiting > 0
+        stop.set()
+        await asyncio.wait([serving])
+
+
+async def test_client_without_a_handler_is_an_error(make_client: MakeClient) -> None:
+    with pytest.raises(RuntimeError, match="no handler is registered"):
+        await serve(make_client())
+
+
+async def test_receiver_alone_answers_handshakes_and_keeps_deliveries(
+    tmp_path: Path, free_port: int
+) -> None:
+    stop = asyncio.Event()
+    serving = serve_store(
+        SqliteStore(tmp_path / "s.db"), host="127.0.0.1", port=free_port, stop=stop
+    )
+    async with beside(serving, "serving"), SqliteStore(tmp_path / "s.db") as store:
+        await eventually(lambda: is_ready(free_port))
+        target = f"http://127.0.0.1:{free_port}/{ROUTE}"
+        await store.reserve(Route(id=ROUTE, target=target, resource="12"), ttl=60)
+        async with httpx.AsyncClient(trust_env=False) as http:
+            echoed = await http.post(target, headers={"X-Hook-Secret": SECRET})
+        assert (echoed.status_code, echoed.headers["X-Hook-Secret"]) == (200, SECRET)
+        await store.confirm(ROUTE, gid="77", secret=SECRET)
+        assert await post_event(target, "1") == 200
+        assert (await store.counts()).waiting == 1
+        stop.set()
+
+
+async def test_application_enters_the_client_and_hands_events_over(
+    make_client: MakeClient, asana: AsanaSimulator, free_port: int
+) -> None:
+    client, handled = make_client(serve=False), []
+
+    @client.on("task")
+    async def handle(event: Event) -> None:
+        handled.append(event.resource.gid)
+
+    runner = web.AppRunner(application(client))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", free_port).start()
+        await client.ensure("8675309")
+        task = await asana.create_task("first", project="8675309")
+        await until(lambda: task in handled)
+    finally:
+        await runner.cleanup()
+    with pytest.raises(RuntimeError, match="not open"):
+        await client.stats()
+
+
+async def test_application_without_handlers_only_keeps(
+    make_client: MakeClient, asana: AsanaSimulator, free_port: int
+) -> None:
+    store = MemoryStore()
+    client = make_client(serve=False, store=store)
+    runner = web.AppRunner(application(client, handlers=False))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", free_port).start()
+        await client.ensure("8675309")
+        await asana.create_task("first", project="8675309")
+        await asana.settled()
+        assert (await store.counts()).waiting > 0
+    finally:
+        await runner.cleanup()
+
+
+async def test_application_of_a_client_that_listens_itself_is_refused(
+    make_client: MakeClient,
+) -> None:
+    with pytest.raises(ValueError, match="serve=False"):
+        application(make_client())
+
+
+async def test_application_runs_under_gunicorn(tmp_path: Path, free_port: int) -> None:
+    url, handled = f"sqlite:///{tmp_path}/s.db", tmp_path / "handled"
+    async with SqliteStore(tmp_path / "s.db") as store:
+        target = await confirm_route(store, free_port)
+    command = ["-m", "gunicorn", "served:app()", "--worker-class", "aiohttp.GunicornWebWorker"]
+    command += ["--workers", "2", "--bind", f"127.0.0.1:{free_port}", "--log-level", "warning"]
+    known = {"STORE": url, "HANDLED": str(handled), "PORT": str(free_port)}
+    process = subprocess.Popen([sys.executable, *command], cwd=HERE, env={**os.environ, **known})
+    try:
+        await eventually(lambda: is_ready(free_port))
+        assert await post_event(target, "1") == 200
+        await until(lambda: handled.exists() and handled.read_text().endswith(" 1\n"))
+    finally:
+        process.terminate()
+        process.wait(20)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", free_port)) != 0
