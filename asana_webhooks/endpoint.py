@@ -244,6 +244,8 @@ class Endpoint:
             level = logging.WARNING if effect.replay else logging.ERROR
             kind = "replay" if effect.replay else "unreadable"
             self._log.log(level, kind, "a signed delivery became a dead letter: %s", effect.reason)
+        else:
+            self._counters.duplicates += 1
 
     def _delivery(self, request: Request, digest: bytes, now: datetime) -> Delivery:
         return Delivery(
