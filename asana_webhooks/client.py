@@ -173,15 +173,15 @@ class WebhooksClient(WebhooksApi):
             await super().aclose()
 
     def listen(
-        self, host: str | None = None, port: int | None = None, *, reuse_port: bool = False
+        self, host: str | None = None, port: int | None = None, *, reuse_port: bool | None = None
     ) -> None:
-        """Change, before the client is entered, where its receiver will listen.
+        """Change, before the client is entered, where its receiver will listen; None: no change.
 
         For programs that start others. Raises RuntimeError without a receiver of its own on a host
         and port, or when it listens already.
         """
-        if self._receiver is None or self._stack is not None:
-            msg = "there is no receiver to move: the client has none, or it listens already"
+        if self._receiver is None:
+            msg = "there is no receiver to move: the client has no public_url, or serve=False"
             raise RuntimeError(msg)
         self._receiver.move(host, port, reuse_port=reuse_port)
 

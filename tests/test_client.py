@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -326,6 +327,49 @@ async def test_it_is_ready_from_listening_to_closing(make_client: MakeClient) ->
     async with client:
         assert await probe() == 200
     assert await probe() == 503
+
+
+# Listening elsewhere
+
+
+async def test_client_may_be_told_where_to_listen_before_it_is_entered(
+    make_client: MakeClient, free_port: int
+) -> None:
+    client = make_client(host="192.0.2.1", port=1)  # an address that is not ours
+    client.listen("127.0.0.1", free_port, reuse_port=True)
+    other = make_client(port=free_port, reuse_port=True)
+    async with client, other:
+        assert client.port == other.port == free_port
+
+
+async def test_client_that_is_told_nothing_listens_as_it_was_made(
+    make_client: MakeClient, free_port: int
+) -> None:
+    client = make_client(reuse_port=True)
+    client.listen()
+    async with client, make_client(reuse_port=True) as other:
+        assert client.port == other.port == free_port
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"public_url": None}, id="no public_url"),
+        pytest.param({"serve": False}, id="mounted"),
+        pytest.param({"unix_socket": "/run/hooks.sock"}, id="unix socket"),
+    ],
+)
+async def test_client_without_a_port_has_nothing_to_listen_on(
+    make_client: MakeClient, options: dict[str, Any]
+) -> None:
+    with pytest.raises(RuntimeError, match="receiver"):
+        make_client(**options).listen(port=0)
+
+
+async def test_client_that_listens_already_does_not_move(make_client: MakeClient) -> None:
+    async with make_client() as client:
+        with pytest.raises(RuntimeError, match="listens already"):
+            client.listen(port=0)
 
 
 # Stores by URL
