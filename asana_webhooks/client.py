@@ -314,7 +314,8 @@ class WebhooksClient(WebhooksApi):
         """Return an iterator over the dead letters that fit all that is given, oldest first.
 
         ``resource`` and ``webhook`` are gids, ``reason`` is a part of the letter's, whatever the
-        case. What it yields may be replayed or discarded at once.
+        case. What it yields may be replayed or discarded at once; what becomes a dead letter while
+        it is iterated is left out.
         """
         return select_letters(
             self._opened().store,
