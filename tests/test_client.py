@@ -18,6 +18,7 @@ from asana_webhooks import (
     RedisStore,
     SqliteStore,
     StoreError,
+    WebhookFilter,
     WebhooksClient,
     sign,
 )
@@ -162,8 +163,6 @@ async def test_deliveries_for_a_deleted_webhook_are_answered_410_if_asked_to(
 async def test_updated_filters_are_kept_in_the_store_too(
     make_client: MakeClient, asana: AsanaSimulator
 ) -> None:
-    from asana_webhooks import WebhookFilter
-
     store = MemoryStore()
     async with make_client(store=store) as client:
         webhook = await client.ensure(asana.project)
@@ -171,6 +170,35 @@ async def test_updated_filters_are_kept_in_the_store_too(
         await client.update_webhook(webhook.gid, filters=wanted)
         (route,) = await store.list_routes()
     assert route.filters == tuple(wanted)
+
+
+async def test_webhook_that_the_store_does_not_hold_is_changed_at_asana_alone(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    store = MemoryStore()
+    async with make_client() as other:
+        foreign = await other.ensure(asana.project)
+    wanted = [WebhookFilter(resource_type="task", action="added")]
+    async with make_client(store=store) as client:
+        ours = await client.ensure(asana.project)
+        await client.update_webhook(foreign.gid, filters=wanted)
+        assert asana.webhooks[foreign.gid].filters[0]["action"] == "added"
+        await client.delete_webhook(foreign.gid)
+        (route,) = await store.list_routes()
+    assert set(asana.webhooks) == {ours.gid}
+    assert (route.gid, route.filters) == (ours.gid, None)
+
+
+async def test_client_that_is_not_entered_calls_asana_all_the_same(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client() as client:
+        webhook = await client.ensure(asana.project)
+    client = make_client()
+    assert (await client.get_webhook(webhook.gid)).gid == webhook.gid
+    await client.delete_webhook(webhook.gid)
+    assert not asana.webhooks
+    await client.aclose()
 
 
 # Life cycle
@@ -186,10 +214,13 @@ async def test_client_without_public_url_opens_no_port_and_no_file(
         assert page.data == ()
         assert threading.active_count() == threads
         assert client.port is None
-        for call in (client.establish("1"), client.ensure("1"), client.run()):
+        for call in (client.establish("1"), client.ensure("1"), client.run(), client.stats()):
             with pytest.raises(RuntimeError, match="public_url"):
                 await call
-        for use in (client.events, client.aiohttp_app, lambda: client.asgi):
+        for use in (
+            *(client.events, client.aiohttp_app, lambda: client.asgi),
+            client.select_letters,
+        ):
             with pytest.raises(RuntimeError, match="public_url"):
                 use()
         await client.delete_webhook("404")
