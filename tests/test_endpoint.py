@@ -651,16 +651,18 @@ async def test_second_look_takes_from_the_time_that_the_store_has(
     here: Harness, clock: Clock
 ) -> None:
     class Slow(RecordingStore):
+        takes = 0.0
+
         async def get_route(self, route: str) -> Route | None:
-            clock.now += 7.99
+            clock.now += self.takes
             return await MemoryStore.get_route(here.store, route)
 
     store = Slow()
     here.endpoint = Endpoint(store, on_arrival=here.arrived, store_timeout=8.0)
-    clock.now -= 7.99
     await here.deliver(events())
     secret = await change_secret(here)
-    store.stuck = {"put"}
+    clock.now += 0.5
+    store.takes, store.stuck = 7.99, {"put"}
     body = events(gid="2")
     with anyio.fail_after(5):
         assert seen_as(await here.ask(body, signatures=(sign(body, secret),))) == UNAVAILABLE

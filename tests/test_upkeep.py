@@ -441,3 +441,22 @@ async def test_what_is_left_during_its_look_is_not_taken_up_again() -> None:
     await upkeep._look("12")
     assert upkeep._wanted == {}
     assert len(ensured.calls) == 1
+
+
+async def test_webhook_that_was_replaced_goes_by_its_new_gid() -> None:
+    gids = iter(["first", "second", "second", "second"])
+    looks: list[Filters] = []
+
+    async def ensure(resource: str, *, filters: Filters, timeout: float) -> Webhook:
+        looks.append(filters)
+        return Webhook(gid=next(gids))
+
+    upkeep = Upkeep(ensure, interval=1.0)
+    await upkeep.ensure("12", filters=[ADDED], timeout=60.0)
+    await upkeep._look("12")
+    upkeep.leave("first")
+    upkeep.change("second", [REMOVED])
+    await upkeep._look("12")
+    upkeep.leave("second")
+    await upkeep._look("12")
+    assert looks == [[ADDED], [ADDED], [REMOVED]]
