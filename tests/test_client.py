@@ -88,6 +88,16 @@ async def test_restarted_client_still_verifies_and_makes_no_second_webhook(
     assert len(asana.webhooks) == 1
 
 
+async def test_clients_of_one_store_that_ensure_at_once_make_one_webhook(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    store = MemoryStore()
+    async with make_client(store=store) as one, make_client(store=store, serve=False) as two:
+        webhooks = await asyncio.gather(one.ensure(asana.project), two.ensure(asana.project))
+    assert {webhook.gid for webhook in webhooks} == set(asana.webhooks)
+    assert len(asana.webhooks) == 1
+
+
 async def test_what_comes_while_no_handler_runs_is_handled_later(
     make_client: MakeClient, asana: AsanaSimulator, tmp_path: Path
 ) -> None:
