@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, assert_type
 
 import httpx
@@ -44,8 +44,11 @@ from asana_webhooks import (
     verify_signature,
 )
 from asana_webhooks.auth import OUT_OF_BAND, AsanaOAuth, Authorization, Token, TokenFile, login
+from asana_webhooks.otel import OpenTelemetry
 from asana_webhooks.simulator import AsanaSimulator, Attempt, Fault, WebhookRecord
+from asana_webhooks.stats import Stats, WebhookStats
 from asana_webhooks.stores import Store
+from asana_webhooks.telemetry import Telemetry
 
 assert_type(__version__, str)
 
@@ -78,6 +81,12 @@ with_every_option = WebhooksClient(
     max_attempts=3,
     concurrency=4,
     answer_gone=True,
+    reuse_port=True,
+    upkeep=None,
+    telemetry=OpenTelemetry(interval=5.0),
+)
+with_keys = WebhooksClient(
+    public_url="https://hooks.example.com", store="sqlite:///hooks.db", encryption_keys=["a-key"]
 )
 mounted = WebhooksClient(public_url="https://hooks.example.com", serve=False)
 api = WebhooksApi(None, base_url="https://app.asana.com/api/1.0", http_client=httpx.AsyncClient())
@@ -194,6 +203,32 @@ async def look_after_dead_letters() -> None:
             assert_type(letter.received_at, datetime)
             assert_type(letter.buried_at, datetime)
         assert_type(await client.replay([letter.id for letter in letters]), int)
+        assert_type(await client.discard([letter.id for letter in letters]), int)
+        assert_type(await client.get_letter("1"), DeadLetter | None)
+        chosen = client.select_letters(
+            resource="1204619", webhook="12", reason="failed", buried_before=datetime.now(UTC)
+        )
+        async for letter in chosen:
+            assert_type(letter, DeadLetter)
+
+
+async def watch_the_inbox() -> None:
+    client.listen("0.0.0.0", 8080, reuse_port=True)
+    async with client:
+        stats = await client.stats()
+        assert_type(stats, Stats)
+        assert_type(stats.waiting, int)
+        assert_type(stats.oldest_age, float | None)
+        assert_type(stats.refused, dict[str, int])
+        for webhook in stats.webhooks:
+            assert_type(webhook, WebhookStats)
+            assert_type(webhook.since_heartbeat, float | None)
+
+
+def takes_any_telemetry(telemetry: Telemetry) -> None: ...
+
+
+takes_any_telemetry(OpenTelemetry())
 
 
 # The five operations
