@@ -126,10 +126,8 @@ class WebhooksClient(WebhooksApi):
         establishment = Establishment(
             self, opened, public_url=public_url, workspace=workspace, seen=endpoint.seen
         )
-        looking = Upkeep(establishment.ensure, interval=interval)
-        self._parts = _Receiving(
-            opened, inbox, endpoint, establishment, looking, counters, telemetry
-        )
+        care = Upkeep(establishment.ensure, interval=interval)
+        self._parts = _Receiving(opened, inbox, endpoint, establishment, care, counters, telemetry)
         if serve:
             self._receiver = Receiver(
                 endpoint,
@@ -182,8 +180,7 @@ class WebhooksClient(WebhooksApi):
     ) -> None:
         """Change, before the client is entered, where its receiver will listen; None: no change.
 
-        For programs that start others. Raises RuntimeError without a receiver of its own on a host
-        and port, or when it listens already.
+        Raises RuntimeError without a receiver of its own on a port, or when it listens already.
         """
         if self._receiver is None:
             msg = "there is no receiver to move: the client has no public_url, or serve=False"

@@ -25,7 +25,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def asana() -> AsyncIterator[AsanaSimulator]:
-    async with AsanaSimulator(retry_delay=0.01) as simulator:
+    async with AsanaSimulator(retry_delay=0.01, gather_for=0) as simulator:
         yield simulator
 
 
