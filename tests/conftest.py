@@ -14,7 +14,9 @@ from asana_webhooks.simulator import AsanaSimulator
 T = TypeVar("T")
 
 # A busy machine is no failure.
-hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("unhurried")
 
 
