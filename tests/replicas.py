@@ -141,6 +141,12 @@ class Replica:
         assert self.process.stdout is not None
         return (await anyio.to_thread.run_sync(self.process.stdout.readline)).decode().strip()
 
+    def write_line(self, line: str) -> None:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
+
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None
         self.process.send_signal(number)
