@@ -27,6 +27,9 @@ AGAIN = 0.05
 """How many of the acknowledged deliveries come again, at both receivers at once."""
 
 RETRY_AFTER = 0.02
+ANSWER_WITHIN = 1.0
+"""Seconds that an answer may take before the same is sent to the other receiver; Asana's are 10."""
+
 SETTLED_WITHIN = 60.0
 
 
@@ -121,6 +124,7 @@ class Chaos:
     def __init__(self, world: World, seed: int) -> None:
         self.report = Report()
         self._world = world
+        world.http.timeout = ANSWER_WITHIN
         self._random = random.Random(seed)  # noqa: S311 - chance, no secret
         self._receivers = [world.replica(serve=True) for _ in range(2)]
         self._workers = [world.replica(work=True, pause=0.001) for _ in range(2)]
@@ -131,7 +135,10 @@ class Chaos:
             "worker killed": self._kill_a_worker,
             "receiver and worker killed": self._kill_one_of_each,
             "all receivers and workers killed": self._kill_all,
+            "receiver and worker ended in order": self._end_one_of_each,
+            "receiver stopped": self._stop_a_receiver,
             "worker stopped beyond its lease": self._stop_a_worker,
+            "store hangs beyond leases": self._let_the_store_hang,
         }
         if world.place.server is not None:
             self._kinds["server killed"] = self._kill_the_server
@@ -219,12 +226,31 @@ class Chaos:
     async def _kill_all(self) -> None:
         await _kill(*self._receivers, *self._workers)
 
+    async def _end_one_of_each(self) -> None:
+        replicas = self._random.choice(self._receivers), self._random.choice(self._workers)
+        for replica in replicas:
+            replica.terminate()
+        for replica in replicas:
+            if await anyio.to_thread.run_sync(replica.wait) != 0:
+                raise RuntimeError(self._world.log())
+        await _together(*(replica.start for replica in replicas))
+
+    async def _stop_a_receiver(self) -> None:
+        """Let a receiver sleep until Asana gives up; what it had read is stored beside repeats."""
+        await self._stop(self._random.choice(self._receivers), ANSWER_WITHIN)
+
     async def _stop_a_worker(self) -> None:
         """Let a worker sleep until its lease is over; what it says then must count for nothing."""
-        worker = self._random.choice(self._workers)
-        worker.send(signal.SIGSTOP)
-        await anyio.sleep(LEASE + self._random.uniform(0.2, 1.0))
-        worker.send(signal.SIGCONT)
+        await self._stop(self._random.choice(self._workers), LEASE)
+
+    async def _stop(self, replica: Replica, longer_than: float) -> None:
+        replica.send(signal.SIGSTOP)
+        await anyio.sleep(longer_than + self._random.uniform(0.2, 1.0))
+        replica.send(signal.SIGCONT)
+
+    async def _let_the_store_hang(self) -> None:
+        with self._world.place.hanging():
+            await anyio.sleep(LEASE + self._random.uniform(0.2, 1.0))
 
     async def _kill_the_server(self) -> None:
         server = self._world.place.server

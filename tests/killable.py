@@ -6,6 +6,7 @@ folder. SIGTERM ends it in order, as the README says.
 """
 
 import asyncio
+import contextlib
 import functools
 import os
 import resource
@@ -177,6 +178,9 @@ def tell(line: str) -> None:
 
 
 async def run(orders: Orders) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     journal = Journal(Path(orders.folder), orders.die_at)
     die_in_a_group(journal)
     async with client_of(orders, journal) as client:
@@ -192,13 +196,6 @@ async def run(orders: Orders) -> None:
             await asyncio.Event().wait()
 
 
-async def main() -> None:
-    task = asyncio.create_task(run(msgspec.json.decode(sys.argv[1], type=Orders)))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.result()
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
+        asyncio.run(run(msgspec.json.decode(sys.argv[1], type=Orders)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -53,6 +54,24 @@ class Place:
         if self.kind == "valkey":
             return RedisStore(self.address, prefix=self.name, **options)
         return PostgresStore(self.address, schema=self.name, **options)
+
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Let it answer nothing: a server that does not run, a file that another one locked."""
+        if isinstance(self.server, ValkeyServer):
+            self.server.signal(signal.SIGSTOP)
+            try:
+                yield
+            finally:
+                self.server.signal(signal.SIGCONT)
+        elif isinstance(self.server, PostgresServer):
+            with self.server.frozen():
+                yield
+        else:
+            options = {"isolation_level": None, "timeout": 10.0}
+            with contextlib.closing(sqlite3.connect(self.address, **options)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                yield
 
 
 @contextlib.contextmanager

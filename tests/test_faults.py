@@ -1,10 +1,8 @@
 """A store that fails under a receiver: never a false 200, and all is well again afterwards."""
 
 import asyncio
-import signal
-import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 import asyncpg
@@ -84,25 +82,6 @@ async def is_ready(world: World, replica: Replica) -> bool:
     return answer.status_code == 200
 
 
-@contextmanager
-def hanging(world: World) -> Iterator[None]:
-    """Let the store answer nothing: a server that does not run, a file that another locked."""
-    server = world.place.server
-    if isinstance(server, ValkeyServer):
-        server.signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            server.signal(signal.SIGCONT)
-    elif isinstance(server, PostgresServer):
-        with server.frozen():
-            yield
-    else:
-        with closing(sqlite3.connect(world.place.address, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            yield
-
-
 async def test_store_that_hangs_is_answered_503_in_time_and_the_repeat_is_handled_once(
     world: World, webhook: Webhook
 ) -> None:
@@ -110,7 +89,7 @@ async def test_store_that_hangs_is_answered_503_in_time_and_the_repeat_is_handle
     sent, before = webhook.delivery(), webhook.delivery()
     assert await status_of(world, before, replica) == 200
     await until(lambda: world.gids() == [before.gid])
-    with hanging(world):
+    with world.place.hanging():
         assert await status_of(world, sent, replica) == 503
     await eventually(lambda: world.is_accepted(sent, replica))
     await until(lambda: sent.gid in world.gids())

@@ -1,6 +1,7 @@
 """What was answered 200 is handled, at whatever step the process was killed, on every store."""
 
 import signal
+import time
 from pathlib import Path
 
 import anyio
@@ -101,11 +102,31 @@ async def test_terminated_in_order_it_finishes_what_is_under_way_and_nothing_is_
         assert await world.is_accepted(each, replica)
     await until(lambda: "begun" in world.notes())
     replica.terminate()
-    with anyio.fail_after(10):
-        await anyio.to_thread.run_sync(replica.wait)
+    began = time.monotonic()
+    assert await anyio.to_thread.run_sync(replica.wait) == 0
+    assert time.monotonic() - began < 10
     done = len(world.lines())
     assert 0 < done < len(sent)
     await world.started(work=True)
     await until(lambda: len(world.lines()) == len(sent))
     assert world.gids() == [each.gid for each in sent]
+    await eventually(world.is_empty)
+
+
+async def test_interrupted_twice_it_ends_at_once_and_the_event_comes_again(
+    world: World, webhook: Webhook
+) -> None:
+    sent = webhook.delivery()
+    replica = await world.started(serve=True, work=True, pause=60.0)
+    assert await world.is_accepted(sent, replica)
+    await until(lambda: "begun" in world.notes())
+    replica.send(signal.SIGINT)
+    await anyio.sleep(0.3)  # two at once are one
+    replica.send(signal.SIGINT)
+    began = time.monotonic()
+    await anyio.to_thread.run_sync(replica.wait)
+    assert time.monotonic() - began < 5  # a handler that is not interrupted again has eight
+    assert world.lines() == []
+    await world.started(work=True)
+    await until(lambda: world.gids() == [sent.gid])
     await eventually(world.is_empty)
