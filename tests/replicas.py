@@ -254,8 +254,9 @@ class World:
         return await self.waiting() == 0
 
     async def close(self) -> None:
+        """End all that still runs, asleep or not."""
         for replica in self.replicas:
-            if replica.process is not None and replica.process.poll() is None:
+            if replica.process is not None:
                 replica.send(signal.SIGCONT)
                 replica.kill()
         await self.http.aclose()

@@ -11,7 +11,7 @@ from chaos import out_of_order
 from conftest import eventually, free_tcp_port, until
 from replicas import LEASE, Replica, Sent, Webhook, World
 
-from asana_webhooks import Event, WebhooksClient
+from asana_webhooks import EstablishmentError, Event, WebhooksClient
 from asana_webhooks.simulator import AsanaSimulator
 
 
@@ -157,9 +157,15 @@ async def running(client: WebhooksClient) -> AsyncIterator[list[str]]:
         await asyncio.wait([task])
 
 
+@pytest.mark.parametrize("fault", [None, "handshake-twice", "stranger-first", "stranger-after"])
 async def test_handshake_reaches_one_replica_while_another_asks_for_the_webhook(
-    world: World, asana: AsanaSimulator, make_replica: Callable[..., WebhooksClient]
+    world: World,
+    asana: AsanaSimulator,
+    make_replica: Callable[..., WebhooksClient],
+    fault: str | None,
 ) -> None:
+    if fault is not None:
+        asana.faults.add(fault)
     port_a, port_b = free_tcp_port(), free_tcp_port()
     async with make_replica(port_b, port_a) as a, make_replica(port_b, port_b) as b:
         webhook = await a.ensure(asana.project)
@@ -171,6 +177,31 @@ async def test_handshake_reaches_one_replica_while_another_asks_for_the_webhook(
             await asana.complete_task(task)
             await until(lambda: gids == [task])
     assert {attempt.status for attempt in asana.deliveries} == {200}
+
+
+async def test_replica_that_asked_fails_closed_when_strangers_flood_another(
+    world: World, asana: AsanaSimulator, make_replica: Callable[..., WebhooksClient]
+) -> None:
+    asana.faults.add("strangers-flood")
+    port_a, port_b = free_tcp_port(), free_tcp_port()
+    async with make_replica(port_b, port_a) as a, make_replica(port_b, port_b) as b:
+        with pytest.raises(EstablishmentError):
+            await a.ensure(asana.project)
+        assert len(asana.webhooks) == 0
+        asana.faults.clear()
+        await b.ensure(asana.project)  # no reservation is in its way
+        assert len(asana.webhooks) == 1
+
+
+async def test_events_that_reach_a_replica_before_the_answer_reached_another_are_handled(
+    world: World, asana: AsanaSimulator, make_replica: Callable[..., WebhooksClient]
+) -> None:
+    asana.faults.add("early-events")
+    port_a, port_b = free_tcp_port(), free_tcp_port()
+    async with make_replica(port_b, port_a) as a, make_replica(port_b, port_b) as b:
+        await a.ensure(asana.project)
+        with anyio.fail_after(5):
+            assert (await anext(b.events())).resource.gid
 
 
 async def test_route_that_one_replica_confirmed_or_retired_is_so_at_the_other(
