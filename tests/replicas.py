@@ -91,12 +91,16 @@ def place_of(kind: str, folder: Path) -> Iterator[Place]:
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """One delivery as Asana posts it: the gid in its only event, its bytes and their signature."""
+    """One delivery as Asana posts it: the gids of its events, its bytes and their signature."""
 
     route: str
-    gid: str
+    gids: tuple[str, ...]
     body: bytes
     signature: str
+
+    @property
+    def gid(self) -> str:
+        return self.gids[0]
 
     def stored(self) -> Delivery:
         """Return it as a receiver would put it into the store."""
@@ -117,19 +121,24 @@ class Webhook:
         self._first = number * 1_000_000_000
         self._numbers = itertools.count(1)
 
-    def delivery(self, *, size: int = 0) -> Sent:
-        """Return the next delivery; its gid is larger than all before, and no other webhook's."""
-        gid = str(self._first + next(self._numbers))
-        body = (
-            '{"events":[{"created_at":"2999-07-04T10:00:00.000Z","action":"changed",'
-            f'"resource":{{"gid":"{gid}","resource_type":"task"}},"padding":"{" " * size}"}}]}}'
-        ).encode()
-        return Sent(route=self.route, gid=gid, body=body, signature=sign(body, self.secret))
+    def delivery(self, *, events: int = 1, size: int = 0) -> Sent:
+        """Return the next delivery; its gids are larger than all before, no other webhook's."""
+        gids = tuple(str(self._first + next(self._numbers)) for _ in range(events))
+        body = f'{{"events":[{",".join(_event(gid) for gid in gids)}],"padding":"{" " * size}"}}'
+        signature = sign(body.encode(), self.secret)
+        return Sent(route=self.route, gids=gids, body=body.encode(), signature=signature)
 
     @staticmethod
     def of(gid: str) -> int:
         """Return the number of the webhook that an event came by."""
         return int(gid) // 1_000_000_000
+
+
+def _event(gid: str) -> str:
+    return (
+        '{"created_at":"2999-07-04T10:00:00.000Z","action":"changed",'
+        f'"resource":{{"gid":"{gid}","resource_type":"task"}}}}'
+    )
 
 
 class Replica:
