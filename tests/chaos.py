@@ -1,9 +1,9 @@
 """Kills receivers, workers and servers under load, and counts what was lost: nothing may be.
 
 ``python tests/chaos.py --store sqlite|valkey|postgres [--rounds N] [--seed N]`` prints a line for
-each round and a table in the end. The exit status is 1 if anything that was answered 200 was
-neither handled nor kept, if it came to a handler out of its webhook's order, or if an answer was
-neither 200 nor 503.
+each round and a table in the end. The exit status is 1 if anything that was answered 200 was not
+handled, became a dead letter, or came to its handler out of order, or if an answer was neither 200
+nor 503. The seed decides what is done and to whom, not how the processes take turns.
 """
 
 from __future__ import annotations
