@@ -491,6 +491,31 @@ async def test_lost_lease_that_renewing_finds_stops_the_worker(
     assert claim_of["2"] > 1  # not with the claim that was lost
 
 
+async def test_renewal_that_comes_after_the_work_was_finished_is_no_lost_lease(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    renewing, go_on, renewed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def renew(self, claim: Claim, *, lease: float) -> bool:
+            renewing.set()
+            await go_on.wait()
+            renewed.set()
+            return await super().renew(claim, lease=lease)
+
+    async def until_renewing(event: Event) -> None:
+        await renewing.wait()
+
+    store = Slow()
+    await put(store, "a", event(1))
+    async with draining(store, until_renewing, lease=0.03):
+        await eventually(lambda: is_empty(store))
+        go_on.set()
+        await renewed.wait()
+        await asyncio.sleep(0)
+    assert caplog.text == ""
+
+
 # A failing store
 
 
