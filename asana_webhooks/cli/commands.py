@@ -24,6 +24,7 @@ LOGGERS = ("asana_webhooks", "stamina")
 DEBUG_HELP = "Show the package's log, and tracebacks. Both may quote what strangers sent."
 
 COMMANDS = {
+    "completion": "Print the script that lets a shell complete commands and options.",
     "delete": "Delete webhooks for good, at Asana and in the store.",
     "demo": "Show and check the life of a webhook, on this machine alone.",
     "ensure": "Find the store's webhook for a resource, or make it.",
@@ -31,9 +32,11 @@ COMMANDS = {
     "inbox": "Tell what waits in the store, and work with dead letters.",
     "list": "List the webhooks at Asana, and how they fare.",
     "prune": "Delete webhooks that lead here, but whose secret the store does not hold.",
+    "replay": "Post recorded deliveries again, in their order, and print what is answered.",
     "serve": "Receive deliveries, and hand them to handlers, until told to stop.",
     "show": "Show one webhook, with all that Asana says of it.",
     "update": "Put other filters in the place of all that a webhook has.",
+    "verify": "Check the signature of a delivery: exit status 0 when it fits.",
 }
 """What each is good for; the command is ``command`` in the module of its name."""
 
