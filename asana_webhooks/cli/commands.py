@@ -27,6 +27,7 @@ COMMANDS = {
     "completion": "Print the script that lets a shell complete commands and options.",
     "delete": "Delete webhooks for good, at Asana and in the store.",
     "demo": "Show and check the life of a webhook, on this machine alone.",
+    "doctor": "Check token, address, receiver and store, and say what to do next.",
     "ensure": "Find the store's webhook for a resource, or make it.",
     "establish": "Make a new webhook, its handshake answered by a receiver of its own.",
     "inbox": "Tell what waits in the store, and work with dead letters.",
