@@ -279,6 +279,16 @@ def test_who_answers_is_told(serve: Serve, answer: Answer, wanted: dict[str, str
     ("url", "base_url", "wanted"),
     [
         pytest.param("hooks", LOCAL, {"public URL": "failed"}, id="no URL"),
+        pytest.param("https://h.example:99999", LOCAL, {"public URL": "failed"}, id="no port"),
+        pytest.param(
+            f"https://{'h' * 64}.example", LOCAL, {"public URL": "ok", "name": "failed"}, id="long"
+        ),
+        pytest.param(
+            "http://127.0.0.1:9/\x7f",
+            LOCAL,
+            {"public URL": "ok", "name": "ok", "receiver": "failed"},
+            id="odd path",
+        ),
         pytest.param(
             "https://nobody.invalid/x", LOCAL, {"public URL": "ok", "name": "failed"}, id="no name"
         ),

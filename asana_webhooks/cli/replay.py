@@ -103,7 +103,8 @@ async def _post(client: httpx.AsyncClient, target: str, delivery: Recorded) -> d
     try:
         response = await client.post(target, content=delivery.body, headers=headers)
         status = response.status_code
-    except (httpx.HTTPError, ValueError) as error:  # ValueError: a header that cannot be sent
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        # ValueError: a header that cannot be sent
         status = f"no answer ({type(error).__name__})"
     return {
         "received": f"{delivery.received_at:%Y-%m-%d %H:%M:%S}",

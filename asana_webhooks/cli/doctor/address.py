@@ -65,6 +65,7 @@ def _written(public_url: str | None, base_url: str) -> Finding:
     try:
         with captured("asana_webhooks.establishment") as said:
             check_public_url(public_url, base_url)
+            urlsplit(public_url).port  # noqa: B018 - it raises for one that is none
     except ValueError as error:
         return failed(check, str(error), "write it as https://host/path")
     if said:
@@ -78,8 +79,9 @@ async def _resolved(url: SplitResult, base_url: str) -> Finding:
         found = await asyncio.get_running_loop().getaddrinfo(
             host, url.port or url.scheme, type=socket.SOCK_STREAM
         )
-    except OSError as error:
-        return failed(check, f"{host} is not resolved: {error.strerror}", "check the DNS record")
+    except (OSError, UnicodeError) as error:  # UnicodeError: it cannot be a name
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return failed(check, f"{host} is not resolved: {reason}", "check the DNS record")
     addresses = sorted({str(address[0]) for *_, address in found})
     text = f"{host} is {', '.join(addresses)}"
     if is_public(urlsplit(base_url).hostname or "") and not any(map(is_public, addresses)):
@@ -120,7 +122,7 @@ async def _reached(client: httpx.AsyncClient, place: str) -> Finding:
     check = "receiver"
     try:
         response = await client.get(f"{place}/healthz")
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         return failed(check, f"no answer from there: {type(error).__name__}", START)
     if response.status_code != ALIVE.status:
         return failed(check, f"/healthz was answered {response.status_code}, not 200", START)
@@ -135,7 +137,7 @@ async def _refuses_strangers(client: httpx.AsyncClient, place: str) -> Finding:
     route = secrets.token_urlsafe(ROUTE_ID_LENGTH * 3 // 4)
     try:
         response = await client.post(f"{place}/{route}", content=b"{}")
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         return failed(check, f"no answer to a post: {type(error).__name__}", START)
     status = response.status_code
     if status != UNKNOWN_ROUTE.status:

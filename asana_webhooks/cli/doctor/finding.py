@@ -49,7 +49,7 @@ def captured(name: str) -> Iterator[list[str]]:
     logger, kept = logging.getLogger(name), _Kept()
     level = logger.level
     logger.addHandler(kept)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
     try:
         yield kept.messages
     finally:
