@@ -275,6 +275,15 @@ def test_who_answers_is_told(serve: Serve, answer: Answer, wanted: dict[str, str
     assert all(each.next for each in found.values() if each.result != "ok")
 
 
+def test_address_of_this_machine_is_not_asked_through_a_proxy(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    found = findings(address_findings(f"http://{serve(only_alive)}/asana", LOCAL))
+    assert found["receiver"].result == "ok"
+
+
 @pytest.mark.parametrize(
     ("url", "base_url", "wanted"),
     [

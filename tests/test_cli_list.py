@@ -47,8 +47,10 @@ def test_list_shows_health_and_whose_secret_is_held(shell: Shell) -> None:
 
 def test_list_as_json_is_a_record_a_line(shell: Shell) -> None:
     gid = shell.establish("--filter", "task")
-    [record] = shell.records("list")
+    other = shell.establish("--store", f"sqlite:///{shell.file}.other")
+    record, foreign = shell.records("list")
     assert (record["gid"], record["secret_held"]) == (gid, True)
+    assert (foreign["gid"], foreign["secret_held"]) == (other, False)
     assert record["resource"]["name"] == "Bugs"
     assert record["filters"] == [{"resource_type": "task"}]
     assert not any(secret in str(record) for secret in shell.secrets())
