@@ -245,6 +245,11 @@ def test_a_missing_library_is_named_instead_of_traced(monkeypatch: pytest.Monkey
         main()
 
 
+def test_help_lists_every_command_with_what_it_is_good_for() -> None:
+    shown = " ".join(invoke("--help").stdout.split())
+    assert [name for name, told in commands.COMMANDS.items() if f"{name} {told}" not in shown] == []
+
+
 def test_a_wrong_use_exits_with_2_and_names_the_help() -> None:
     result = invoke("dance")
     assert result.exit_code == 2

@@ -1,7 +1,15 @@
 """The command line: ``asana-webhooks``, or ``python -m asana_webhooks``.
 
-Exit status: 0 when the command did all it should, 1 when it failed, 2 when it was called wrongly,
-130 when it was interrupted. It needs the extra ``cli``.
+It needs the extra ``cli``. Exit statuses:
+
+===  ===============================================================================================
+0    the command did all it should
+1    it failed, which one line on standard error explains; or its question was answered no; or a
+     signature does not fit (``verify``), a check failed (``doctor``), a delivery was not answered
+     200 or 204 (``replay``)
+2    it was called wrongly
+130  it was interrupted (Ctrl-C), after it had cleaned up
+===  ===============================================================================================
 """
 
 from __future__ import annotations

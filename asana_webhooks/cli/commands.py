@@ -10,6 +10,7 @@ import logging
 import traceback
 
 import click
+from click.shell_completion import CompletionItem
 
 from .. import AsanaWebhooksError, __version__
 
@@ -17,12 +18,26 @@ __all__ = ["COMMANDS", "cli"]
 
 INTERRUPTED = 130
 
+LOGGERS = ("asana_webhooks", "stamina")
+"""Whose warnings Python would print by itself; stamina announces each repeated call."""
+
 DEBUG_HELP = "Show the package's log, and tracebacks. Both may quote what strangers sent."
 
 COMMANDS = {
+    "completion": "Print the script that lets a shell complete commands and options.",
+    "delete": "Delete webhooks for good, at Asana and in the store.",
     "demo": "Show and check the life of a webhook, on this machine alone.",
+    "doctor": "Check token, address, receiver and store, and say what to do next.",
+    "ensure": "Find the store's webhook for a resource, or make it.",
+    "establish": "Make a new webhook, its handshake answered by a receiver of its own.",
     "inbox": "Tell what waits in the store, and work with dead letters.",
+    "list": "List the webhooks at Asana, and how they fare.",
+    "prune": "Delete webhooks that lead here, but whose secret the store does not hold.",
+    "replay": "Post recorded deliveries again, in their order, and print what is answered.",
     "serve": "Receive deliveries, and hand them to handlers, until told to stop.",
+    "show": "Show one webhook, with all that Asana says of it.",
+    "update": "Put other filters in the place of all that a webhook has.",
+    "verify": "Check the signature of a delivery: exit status 0 when it fits.",
 }
 """What each is good for; the command is ``command`` in the module of its name."""
 
@@ -43,6 +58,12 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # click would import every command for the help of each.
+        fitting = (name for name in self.list_commands(ctx) if name.startswith(incomplete))
+        found = [CompletionItem(name, help=COMMANDS[name]) for name in fitting]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -73,11 +94,12 @@ def _one_line(error: Exception) -> str:
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
 def cli(*, debug: bool) -> None:
     """Asana webhooks: established in one call, verified, with nothing lost."""
-    logger = logging.getLogger("asana_webhooks")
-    if not debug:
-        logger.addHandler(logging.NullHandler())
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
+    handler: logging.Handler = logging.NullHandler()
+    if debug:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        if debug:
+            logger.setLevel(logging.DEBUG)

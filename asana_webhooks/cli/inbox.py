@@ -14,7 +14,7 @@ from ..letters import select_letters
 from ..models import DeadLetter
 from ..stores import Store
 from ..stores.urls import open_store
-from .options import AGO, JSON, STORE
+from .options import AGO, JSON, STORE, YES
 from .output import age, print_fields, print_records
 
 __all__ = ["command"]
@@ -111,7 +111,7 @@ def replay(store: str, /, **chosen: Any) -> None:
 @IDS
 @_choosing
 @EVERY
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@YES
 @click.pass_obj
 def discard(store: str, /, *, yes: bool, **chosen: Any) -> None:
     """Remove dead letters for good: by id, by filter, or all."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["AGO", "JSON", "STORE"]
+__all__ = ["AGO", "JSON", "PUBLIC_URL", "STORE", "YES"]
 
 STORE = click.option(
     "--store",
@@ -19,6 +19,14 @@ STORE = click.option(
     help="The store's URL.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one record a line.")
+PUBLIC_URL = click.option(
+    "--public-url",
+    envvar="ASANA_WEBHOOKS_PUBLIC_URL",
+    required=True,
+    show_envvar=True,
+    help="Where the internet reaches the receiver; a route is appended.",
+)
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

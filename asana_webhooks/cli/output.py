@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["age", "print_fields", "print_records"]
+__all__ = ["age", "on_one_line", "print_fields", "print_records", "warnings_shown"]
 
 Record = Mapping[str, Any]
 
@@ -39,7 +41,7 @@ def print_fields(record: Record, *, as_json: bool) -> None:
         return
     width = max(map(len, record)) + 1
     for name, value in record.items():
-        click.echo(f"{name + ':':{width}} {_text(value)}")
+        click.echo(f"{name + ':':{width}} {on_one_line(value)}")
 
 
 def age(seconds: float | None) -> str:
@@ -47,22 +49,44 @@ def age(seconds: float | None) -> str:
     return "-" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"{record.levelname.capitalize()}: {record.getMessage()}", err=True)
+
+
+@contextlib.contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Print what the package warns of, a line each; with --debug its log says it already."""
+    if click.get_current_context().find_root().params.get("debug"):
+        yield
+        return
+    logger, lines = logging.getLogger("asana_webhooks"), _Lines(logging.WARNING)
+    logger.addHandler(lines)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
+
+
 def _print_table(records: Sequence[Record]) -> None:
     table = Table(*records[0], box=None, pad_edge=False, header_style="bold")
     for record in records:
-        table.add_row(*(Text(_text(value)) for value in record.values()))
+        table.add_row(*(Text(on_one_line(value)) for value in record.values()))
     Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False).print(table)
 
 
 def _print_columns(records: Sequence[Record]) -> None:
-    rows = [[*records[0]], *([_text(value) for value in record.values()] for record in records)]
+    rows = [
+        [*records[0]],
+        *([on_one_line(value) for value in record.values()] for record in records),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
 
 
-def _text(value: Any) -> str:
+def on_one_line(value: Any) -> str:
     """Return a value on one line, whatever strangers put into it."""
     text = "-" if value is None else str(value)
     return text if text.isprintable() else repr(text)[1:-1]

@@ -1,0 +1,67 @@
+"""How commands reach Asana: where it is, and with whose token."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from ..api import WebhooksApi
+from ..connection import TOKEN_VARIABLES
+
+__all__ = ["Access", "asana_options"]
+
+ASANA = "https://app.asana.com/api/1.0"
+
+
+class Access(NamedTuple):
+    """What a command was told of the way to Asana."""
+
+    base_url: str = ASANA
+    token_file: Path | None = None
+
+    def token(self) -> str | None:
+        """Return the token of the file; None when one is in the environment.
+
+        Raises ClickException when there is neither.
+        """
+        if self.token_file is not None:
+            return self.token_file.read_text(encoding="utf-8", errors="replace").strip()
+        if any(os.environ.get(name) for name in TOKEN_VARIABLES):
+            return None
+        msg = f"no access token: set {TOKEN_VARIABLES[0]}, or name a file with --token-file"
+        raise click.ClickException(msg)
+
+    def api(self) -> WebhooksApi:
+        """Return a client of Asana alone, without a receiver and a store."""
+        return WebhooksApi(self.token(), base_url=self.base_url)
+
+
+def asana_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how to reach Asana; the command is given ``access``.
+
+    A token is no option: arguments are in the list of processes.
+    """
+
+    @click.option(
+        "--token-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help=f"A file with the access token, instead of {TOKEN_VARIABLES[0]}.",
+    )
+    @click.option(
+        "--base-url",
+        envvar="ASANA_BASE_URL",
+        default=ASANA,
+        show_default=True,
+        show_envvar=True,
+        help="Another Asana, such as a local one.",
+    )
+    @functools.wraps(command)
+    def told(*, base_url: str, token_file: Path | None, **options: Any) -> None:
+        command(access=Access(base_url, token_file), **options)
+
+    return told

@@ -1,0 +1,138 @@
+"""Checks of the way to Asana: the token, what it may do, and the clock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import click
+import httpx
+import msgspec
+
+from ...answers import accept, unanswered
+from ...connection import check_base_url, find_auth, find_proxy, make_client
+from ...errors import ApiError, AsanaWebhooksError, DecodeError, PermissionDeniedError
+from ..access import Access
+from .finding import Finding, failed, ok, warning
+
+__all__ = ["asana_findings", "clock_finding"]
+
+SKEW, LARGEST_SKEW = 60.0, 3_600.0
+"""Seconds that the clock may differ: worth a word; and too much.
+
+Deliveries are judged by the age of their events, with two hours to spare.
+"""
+
+_SCOPE = re.compile(r"[a-z_]+:(?:read|write|delete)")
+
+
+class _Calls:
+    """Reads from Asana; ``date`` is the last answer's header, and ``at`` when it came."""
+
+    def __init__(self, client: httpx.AsyncClient, base_url: str, auth: httpx.Auth) -> None:
+        self._client, self._base_url, self._auth = client, base_url, auth
+        self.date: str | None = None
+        self.at = datetime.now(UTC)
+
+    async def get(self, path: str) -> Any:
+        """Return what is below ``data``; raises an AsanaWebhooksError when that cannot be had."""
+        url = f"{self._base_url}{path}"
+        request = self._client.build_request("GET", url, headers={"Accept": "application/json"})
+        try:
+            response = await self._client.send(request, auth=self._auth)
+        except (httpx.RequestError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
+            raise unanswered(error, method="GET", host=urlsplit(url).netloc) from error
+        self.at, self.date = datetime.now(UTC), response.headers.get("Date")
+        body = accept(response.status_code, response.headers.get("Retry-After"), response.content)
+        try:
+            return msgspec.json.decode(body)["data"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            msg = "the answer is none of Asana's"
+            raise DecodeError(msg) from None
+
+
+async def asana_findings(access: Access) -> AsyncIterator[Finding]:
+    """Yield whether the token works, what it lacks, and how far the clock is off."""
+    try:
+        auth, proxy = find_auth(access.token(), None), find_proxy(check_base_url(access.base_url))
+    except (ValueError, click.ClickException) as error:
+        yield failed("token", str(error), "make one in Asana's developer console")
+        return
+    assert auth is not None  # noqa: S101 - it is None only for a client that was given
+    async with make_client(proxy) as client:
+        calls = _Calls(client, check_base_url(access.base_url), auth)
+        yield await _token(calls)
+        if calls.date is not None:
+            yield await _webhooks(calls)
+            yield clock_finding(calls.date, calls.at)
+
+
+async def _token(calls: _Calls) -> Finding:
+    try:
+        user = await calls.get("/users/me")
+    except PermissionDeniedError as error:
+        return _missing("token", error)
+    except AsanaWebhooksError as error:
+        return _refused("token", error)
+    return ok("token", f"it is {_name(user)}'s")
+
+
+def _name(user: Any) -> str:
+    known = user if isinstance(user, dict) else {}
+    return " ".join(str(known[key]) for key in ("name", "gid") if key in known) or "somebody"
+
+
+async def _webhooks(calls: _Calls) -> Finding:
+    check = "webhooks"
+    try:
+        workspaces = [str(each["gid"]) for each in await calls.get("/workspaces?limit=100")]
+        for gid in workspaces[:1]:
+            await calls.get(f"/webhooks?workspace={gid}&limit=1")
+    except PermissionDeniedError as error:
+        return _missing(check, error)
+    except AsanaWebhooksError as error:
+        return _refused(check, error)
+    if not workspaces:
+        return warning(check, "the token sees no workspace", "let its user join one")
+    return ok(check, f"the token may read them; workspaces that it sees: {len(workspaces)}")
+
+
+def _missing(check: str, error: PermissionDeniedError) -> Finding:
+    scopes = ", ".join(_scopes(error.errors))
+    if not scopes:
+        return _refused(check, error)
+    step = (
+        f"give the token's app the scopes webhooks:read, webhooks:write, webhooks:delete, {scopes}"
+    )
+    return failed(check, f"the token lacks {scopes}", step)
+
+
+def _scopes(said: Sequence[str]) -> list[str]:
+    return sorted({scope for text in said for scope in _SCOPE.findall(text)})
+
+
+def _refused(check: str, error: AsanaWebhooksError) -> Finding:
+    if isinstance(error, ApiError):
+        said = "; ".join(error.errors) or "no explanation in the body"
+        step = error.hint or "check --base-url"
+        return failed(check, f"Asana answered {error.status}: {said}", step)
+    return failed(check, str(error), "check --base-url, the network and the proxies on the way")
+
+
+def clock_finding(date: str, at: datetime) -> Finding:
+    """Return how far the clock, which read ``at``, is from the header of an answer."""
+    try:
+        theirs = parsedate_to_datetime(date).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return warning("clock", "Asana's answer has no readable date", "check the clock yourself")
+    seconds = (at - theirs).total_seconds()
+    found = f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} Asana's"
+    step = "let this machine set its clock by NTP"
+    if abs(seconds) > LARGEST_SKEW:
+        return failed("clock", found, step)
+    return warning("clock", found, step) if abs(seconds) > SKEW else ok("clock", found)

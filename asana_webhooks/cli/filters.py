@@ -1,0 +1,81 @@
+"""Filters of webhooks as one writes them in a shell, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ..establishment import check_filters
+from ..models import WebhookFilter
+
+__all__ = ["FILTER", "FILTERS", "FILTER_SYNTAX", "filter_text", "filters_text", "parse_filter"]
+
+FILTER_SYNTAX = """\b
+A filter is TYPE[/SUBTYPE][.ACTION][:FIELD,FIELD...], with * for any type:
+  task                          whatever happens to tasks
+  story.added                   new comments and other stories
+  task/milestone.changed        changes of milestones
+  task.changed:completed,name   changes of these fields (with changed only)
+  *.deleted                     whatever is deleted
+An event that passes any of the filters is delivered; without one, every event.
+"""
+"""For the help of commands; the first character keeps click from filling the lines."""
+
+_FILTER = re.compile(
+    r"(?P<resource_type>\*|[a-z_]+)"
+    r"(?:/(?P<resource_subtype>[a-z_]+))?"
+    r"(?:\.(?P<action>[a-z]+))?"
+    r"(?::(?P<fields>[a-z0-9_.]+(?:,[a-z0-9_.]+)*))?"
+)
+
+
+def parse_filter(text: str) -> WebhookFilter:
+    """Return the filter that a text stands for; raises ValueError, with the rule, for others."""
+    found = _FILTER.fullmatch(text)
+    if found is None:
+        msg = f"{text!r} is no filter; write TYPE[/SUBTYPE][.ACTION][:FIELD,FIELD...]"
+        raise ValueError(msg)
+    parts = found.groupdict()
+    fields = parts["fields"]
+    made = WebhookFilter(
+        resource_type=None if parts["resource_type"] == "*" else parts["resource_type"],
+        resource_subtype=parts["resource_subtype"],
+        action=parts["action"],
+        fields=None if fields is None else fields.split(","),
+    )
+    check_filters([made])
+    return made
+
+
+def filter_text(item: WebhookFilter) -> str:
+    """Return the text that stands for a filter."""
+    subtype = f"/{item.resource_subtype}" if item.resource_subtype else ""
+    action = f".{item.action}" if item.action else ""
+    fields = f":{','.join(item.fields)}" if item.fields else ""
+    return f"{item.resource_type or '*'}{subtype}{action}{fields}"
+
+
+def filters_text(filters: Sequence[WebhookFilter] | None) -> str:
+    """Return what a webhook with these filters delivers, on one line."""
+    return " ".join(map(filter_text, filters or ())) or "every event"
+
+
+class _Filter(click.ParamType):  # type: ignore[type-arg] # generic for type checkers only
+    name = "filter"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> WebhookFilter:
+        try:
+            return parse_filter(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+FILTER = _Filter()
+FILTERS = click.option(
+    "--filter", "filters", type=FILTER, multiple=True, help="Which events; may be repeated."
+)

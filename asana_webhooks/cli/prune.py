@@ -1,0 +1,114 @@
+"""Webhooks whose deliveries nobody can verify any more: found, and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NamedTuple
+
+import click
+
+from ..establishment import ROUTE_ID_LENGTH, check_public_url
+from ..models import Webhook
+from ..protocol import route_of
+from ..stores.urls import open_store
+from .access import Access, asana_options
+from .options import JSON, PUBLIC_URL, STORE, YES
+from .output import print_records, warnings_shown
+from .webhooks import all_webhooks, is_missing, shortened, webhook_record, yes_or_no
+
+__all__ = ["command", "is_below"]
+
+
+class Orphans(NamedTuple):
+    """Webhooks that lead to our address and that the store does not know."""
+
+    webhooks: list[Webhook]
+    store_is_empty: bool
+
+
+@click.command("prune")
+@PUBLIC_URL
+@STORE
+@click.option("--workspace", help="Only webhooks of this workspace.")
+@asana_options
+@click.option("--dry-run", is_flag=True, help="Only list them.")
+@YES
+@JSON
+def command(
+    *,
+    public_url: str,
+    store: str,
+    workspace: str | None,
+    access: Access,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Delete webhooks that lead here, but whose secret the store does not hold.
+
+    Their deliveries are refused anyway. Only targets that are --public-url and a route count;
+    name the store that all receivers behind that address share.
+    """
+    check_public_url(public_url, access.base_url)
+    if is_missing(store):
+        msg = f"there is no store at {store}: name the one that the receivers use with --store"
+        raise click.ClickException(msg)
+    with warnings_shown():
+        orphans = asyncio.run(_look(access, store, public_url, workspace))
+        _print(orphans.webhooks, as_json=as_json)
+        if dry_run or not orphans.webhooks:
+            return
+        _check_sure(orphans, yes=yes)
+        asyncio.run(_delete(access, orphans.webhooks))
+
+
+def is_below(target: str | None, public_url: str) -> bool:
+    """Return whether a target is this address and a route, so that it was made here."""
+    route = route_of(target or "")
+    place = f"{public_url.rstrip('/')}/{route}"
+    return len(route) == ROUTE_ID_LENGTH and (target or "").rstrip("/") == place
+
+
+async def _look(access: Access, url: str, public_url: str, workspace: str | None) -> Orphans:
+    async with access.api() as api:
+        webhooks = await all_webhooks(api, workspace)
+    # The store is read after Asana: what is being established at this moment has its route.
+    async with open_store(url) as store:
+        known = {route.id for route in await store.list_routes()}
+    ours = [webhook for webhook in webhooks if is_below(webhook.target, public_url)]
+    return Orphans([each for each in ours if route_of(each.target or "") not in known], not known)
+
+
+def _print(webhooks: list[Webhook], *, as_json: bool) -> None:
+    shown = [webhook_record(each, held=False) if as_json else _summary(each) for each in webhooks]
+    none = "no webhook leads here without a secret in the store"
+    print_records(shown, as_json=as_json, none=none)
+
+
+def _summary(webhook: Webhook) -> dict[str, Any]:
+    return {
+        "gid": webhook.gid,
+        "resource": webhook.resource and webhook.resource.gid,
+        "active": yes_or_no(webhook.active),
+        "target": shortened(webhook.target),
+    }
+
+
+def _check_sure(orphans: Orphans, *, yes: bool) -> None:
+    """Ask, unless told not to. Raises ClickException when that is too much to be sure of."""
+    if yes and orphans.store_is_empty:
+        msg = (
+            "this store holds no webhook at all, so every one that leads here would be deleted:"
+            " check --store, or leave out --yes"
+        )
+        raise click.ClickException(msg)
+    if not yes:
+        count = len(orphans.webhooks)
+        click.confirm(f"Delete {count} of them at Asana for good?", abort=True, err=True)
+
+
+async def _delete(access: Access, webhooks: list[Webhook]) -> None:
+    async with access.api() as api:
+        for webhook in webhooks:
+            await api.delete_webhook(webhook.gid)
+    click.echo(f"{len(webhooks)} deleted", err=True)

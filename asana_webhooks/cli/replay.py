@@ -1,0 +1,124 @@
+"""Recorded deliveries, posted again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+import httpx
+
+from ..connection import check_base_url, find_proxy
+from .options import JSON
+from .output import print_records
+from .recorded import Recorded
+
+__all__ = ["command"]
+
+SUCCESS = (200, 204)
+"""What Asana takes for an answer; see https://developers.asana.com/docs/webhooks-guide."""
+
+TIMEOUT = 10.0
+"""Seconds that a target has for its answer, as at Asana."""
+
+OF_THE_CONNECTION = frozenset(
+    {
+        *("connection", "content-length", "expect", "forwarded", "host", "keep-alive", "te"),
+        *("proxy-authorization", "proxy-connection", "trailer", "transfer-encoding", "upgrade"),
+    }
+)
+"""Headers that were about the way a delivery came, and would be wrong on another."""
+
+
+@click.command("replay")
+@click.argument(
+    "files",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    nargs=-1,
+    required=True,
+)
+@click.option(
+    "--to",
+    "target",
+    envvar="ASANA_WEBHOOKS_REPLAY_TO",
+    required=True,
+    show_envvar=True,
+    help="The URL to post to, whole.",
+)
+@JSON
+def command(*, files: Sequence[str], target: str, as_json: bool) -> None:
+    """Post recorded deliveries again, in their order, and print what is answered.
+
+    Each line of FILES (- for standard input) is one delivery, as `listen --json` prints them:
+    {"received_at": "...", "headers": {...}, "body": "..."}. The exit status is 0 only if each was
+    answered 200 or 204. Signatures are posted as they were, and fit the webhook's own secret only.
+
+    Dead letters are replayed by `inbox replay`.
+    """
+    _check_target(target)
+    deliveries = [delivery for file in files for delivery in _read(file)]
+    _report(asyncio.run(_post_all(target, deliveries)), as_json=as_json)
+
+
+def _check_target(target: str) -> None:
+    try:
+        check_base_url(target.partition("?")[0])
+    except ValueError:
+        msg = "--to must be http:// or https:// with a host, without user and password"
+        raise click.UsageError(msg) from None
+
+
+def _read(path: str) -> Iterator[Recorded]:
+    with click.open_file(path, "rb") as file:
+        lines = file.read().splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield Recorded.from_line(line)
+        except ValueError as error:
+            place = "standard input" if path == "-" else path
+            msg = f"line {number} of {place} is {error}"
+            raise click.ClickException(msg) from None
+
+
+async def _post_all(target: str, deliveries: Sequence[Recorded]) -> list[dict[str, Any]]:
+    async with httpx.AsyncClient(
+        proxy=find_proxy(target),
+        trust_env=False,  # it would ask a proxy for this machine
+        verify=httpx.create_ssl_context(),
+        timeout=TIMEOUT,
+    ) as client:
+        return [await _post(client, target, delivery) for delivery in deliveries]
+
+
+async def _post(client: httpx.AsyncClient, target: str, delivery: Recorded) -> dict[str, Any]:
+    headers = {
+        name: value
+        for name, value in delivery.headers.items()
+        if name.lower() not in OF_THE_CONNECTION
+    }
+    status: int | str
+    try:
+        response = await client.post(target, content=delivery.body, headers=headers)
+        status = response.status_code
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        # ValueError: a header that cannot be sent
+        status = f"no answer ({type(error).__name__})"
+    return {
+        "received": f"{delivery.received_at:%Y-%m-%d %H:%M:%S}",
+        "bytes": len(delivery.body),
+        "status": status,
+    }
+
+
+def _report(records: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Print what was answered. Raises ClickException unless each delivery was taken."""
+    print_records(records, as_json=as_json, none="nothing to post")
+    failed = sum(record["status"] not in SUCCESS for record in records)
+    if failed:
+        msg = (
+            f"{failed} of {len(records)} were not answered 200 or 204; the receiver's log says why"
+        )
+        raise click.ClickException(msg)

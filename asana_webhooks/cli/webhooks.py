@@ -1,0 +1,142 @@
+"""What commands about webhooks share: the store beside Asana, and how a webhook is shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from ..api import WebhooksApi
+from ..models import Route, Webhook
+from ..stores import Store
+from ..stores.urls import open_store
+from .filters import filters_text
+from .output import age, print_fields
+
+__all__ = [
+    "FIELDS",
+    "all_webhooks",
+    "is_missing",
+    "print_webhook",
+    "routes_of",
+    "shortened",
+    "store_if_any",
+    "webhook_record",
+    "yes_or_no",
+]
+
+FIELDS = (
+    *("resource.name", "resource.resource_type", "target", "active", "filters", "created_at"),
+    *("last_success_at", "last_failure_at", "last_failure_content", "delivery_retry_count"),
+    *("next_attempt_after", "failure_deletion_timestamp", "is_workspace_webhook"),
+)
+"""What Asana is asked for; in lists it tells little of a webhook unless asked."""
+
+SHOWN = 4
+"""Characters of a route that are shown: enough to tell routes apart, too few to use one."""
+
+
+# Webhooks at Asana, and what the store knows of them
+
+
+async def all_webhooks(
+    api: WebhooksApi, workspace: str | None = None, resource: str | None = None
+) -> list[Webhook]:
+    """Return the webhooks of one workspace, or of each that the token sees."""
+    workspaces = [workspace] if workspace else [each.gid async for each in api.iter_workspaces()]
+    return [
+        webhook
+        for each in workspaces
+        async for webhook in api.iter_webhooks(each, resource=resource, opt_fields=FIELDS)
+    ]
+
+
+def is_missing(url: str) -> bool:
+    """Return whether a store's URL names a file that does not exist."""
+    path = url.removeprefix("sqlite:///")
+    return path != url and not os.path.exists(path)
+
+
+@asynccontextmanager
+async def store_if_any(url: str) -> AsyncIterator[Store]:
+    """Open the store; an empty one in its place when its file does not exist.
+
+    To ask what a store holds does not make one.
+    """
+    async with open_store("memory:" if is_missing(url) else url) as store:
+        yield store
+
+
+async def routes_of(store: Store, gids: Iterable[str]) -> list[Route]:
+    """Return the routes of these webhooks whose secrets the store holds."""
+    wanted = set(gids)
+    return [route for route in await store.list_routes() if route.gid in wanted]
+
+
+# How a webhook is shown
+
+
+def shortened(target: str | None) -> str | None:
+    """Return a target without what makes it secret: most of its last segment, and its query."""
+    if target is None:
+        return None
+    url = urlsplit(target)
+    head, slash, last = url.path.rstrip("/").rpartition("/")
+    last = f"{last[:SHOWN]}..." if len(last) > SHOWN else last
+    host = url.netloc.rpartition("@")[2]
+    return urlunsplit((url.scheme, host, head + slash + last, "..." if url.query else "", ""))
+
+
+def webhook_record(webhook: Webhook, *, held: bool) -> dict[str, Any]:
+    """Return a webhook in Asana's words, for JSON: the target shortened, without the secret.
+
+    ``held`` says whether the store holds its secret.
+    """
+    shown = msgspec.structs.replace(webhook, target=shortened(webhook.target), secret=None)
+    record: dict[str, Any] = msgspec.to_builtins(shown)
+    del record["secret"]
+    return record | {"secret_held": held}
+
+
+def print_webhook(webhook: Webhook, *, held: bool, as_json: bool) -> None:
+    """Print a webhook, for people or as JSON."""
+    record = webhook_record(webhook, held=held)
+    print_fields(record if as_json else record | _for_people(webhook, held), as_json=as_json)
+
+
+def _for_people(webhook: Webhook, held: bool) -> dict[str, Any]:  # noqa: FBT001 - of this file
+    now = datetime.now(UTC)
+    known = {name: getattr(webhook, name) for name in webhook.__struct_fields__}
+    times = {name: _when(at, now) for name, at in known.items() if isinstance(at, datetime)}
+    answers = {name: yes_or_no(is_so) for name, is_so in known.items() if isinstance(is_so, bool)}
+    return {
+        **times,
+        **answers,
+        "resource": _resource(webhook),
+        "filters": filters_text(webhook.filters),
+        "last_failure_content": webhook.last_failure_content or None,
+        "secret_held": yes_or_no(held),
+    }
+
+
+def yes_or_no(is_so: bool | None) -> str | None:  # noqa: FBT001 - it is what is translated
+    """Return the word for a truth value, None for None."""
+    return None if is_so is None else "yes" if is_so else "no"
+
+
+def _when(at: datetime, now: datetime) -> str:
+    seconds = (now - at).total_seconds()
+    distance = f"{age(seconds)} ago" if seconds >= 0 else f"in {age(-seconds)}"
+    return f"{at:%Y-%m-%d %H:%M:%S} ({distance})"
+
+
+def _resource(webhook: Webhook) -> str | None:
+    resource = webhook.resource
+    if resource is None:
+        return None
+    return " ".join(filter(None, (resource.gid, resource.resource_type, resource.name)))
