@@ -11,6 +11,7 @@ WHOLE = (
     "asana_webhooks/protocol.py",
     "asana_webhooks/endpoint.py",
     "asana_webhooks/establishment.py",
+    "asana_webhooks/vault.py",
     "asana_webhooks/stores/",
 )
 
