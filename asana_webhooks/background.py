@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import anyio
+
 __all__ = ["beside"]
 
 T = TypeVar("T")
@@ -16,13 +18,15 @@ T = TypeVar("T")
 async def beside(work: Coroutine[Any, Any, T], name: str) -> AsyncIterator[asyncio.Task[T]]:
     """Run a coroutine beside the body; it ends with the body, and its error is the body's.
 
-    A task and no task group: the body may be entered in one task and left in another.
+    A task and no task group: the body may be entered in one task and left in another. The work's
+    end is waited for in a cancelled scope too: what its clean-up needs is still there then.
     """
     task = asyncio.create_task(work, name=f"asana-webhooks {name}")
     try:
         yield task
     finally:
         task.cancel()
-        await asyncio.wait([task])
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([task])
         if not task.cancelled():
             task.result()

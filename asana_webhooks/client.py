@@ -41,6 +41,7 @@ class _Receiving(NamedTuple):
     inbox: Inbox
     endpoint: Endpoint
     establishment: Establishment
+    upkeep: Upkeep
     counters: Counters
     telemetry: Telemetry
 
@@ -101,7 +102,7 @@ class WebhooksClient(WebhooksApi):
         self._stack: AsyncExitStack | None = None
         self._parts: _Receiving | None = None
         self._receiver: Receiver | None = None
-        self._upkeep = Upkeep(self.ensure, interval=_seconds(upkeep))
+        interval = _seconds(upkeep)
         if public_url is None:
             return
         check_public_url(public_url, base_url)
@@ -125,7 +126,8 @@ class WebhooksClient(WebhooksApi):
         establishment = Establishment(
             self, opened, public_url=public_url, workspace=workspace, seen=endpoint.seen
         )
-        self._parts = _Receiving(opened, inbox, endpoint, establishment, counters, telemetry)
+        care = Upkeep(establishment.ensure, interval=interval)
+        self._parts = _Receiving(opened, inbox, endpoint, establishment, care, counters, telemetry)
         if serve:
             self._receiver = Receiver(
                 endpoint,
@@ -157,7 +159,7 @@ class WebhooksClient(WebhooksApi):
         await stack.enter_async_context(parts.inbox)
         if self._receiver is not None:
             await stack.enter_async_context(self._receiver)
-        await stack.enter_async_context(beside(self._upkeep.run(), "upkeep"))
+        await stack.enter_async_context(beside(parts.upkeep.run(), "upkeep"))
 
     async def aclose(self) -> None:
         """Stop accepting, answer what is under way, let handlers end, close store and connections.
@@ -174,15 +176,14 @@ class WebhooksClient(WebhooksApi):
             await super().aclose()
 
     def listen(
-        self, host: str | None = None, port: int | None = None, *, reuse_port: bool = False
+        self, host: str | None = None, port: int | None = None, *, reuse_port: bool | None = None
     ) -> None:
-        """Change, before the client is entered, where its receiver will listen.
+        """Change, before the client is entered, where its receiver will listen; None: no change.
 
-        For programs that start others. Raises RuntimeError without a receiver of its own on a host
-        and port, or when it listens already.
+        Raises RuntimeError without a receiver of its own on a port, or when it listens already.
         """
-        if self._receiver is None or self._stack is not None:
-            msg = "there is no receiver to move: the client has none, or it listens already"
+        if self._receiver is None:
+            msg = "there is no receiver to move: the client has no public_url, or serve=False"
             raise RuntimeError(msg)
         self._receiver.move(host, port, reuse_port=reuse_port)
 
@@ -224,14 +225,12 @@ class WebhooksClient(WebhooksApi):
 
         One that Asana does not know any more, or calls inactive, is replaced; filters that differ
         are updated. Without one, or for another ``public_url``, it is established. Calls at once
-        make one webhook. From then on it is looked after again, see ``upkeep``.
+        make one webhook. From then on it is looked after (see ``upkeep``) until it is deleted with
+        ``delete_webhook``; one that is replaced has another gid.
 
         Raises what ``establish``, ``get_webhook`` and ``update_webhook`` raise.
         """
-        establishment = self._opened().establishment
-        webhook = await establishment.ensure(resource, filters=filters, timeout=timeout)
-        self._upkeep.want(resource, filters)
-        return webhook
+        return await self._opened().upkeep.ensure(resource, filters=filters, timeout=timeout)
 
     async def update_webhook(
         self,
@@ -241,23 +240,34 @@ class WebhooksClient(WebhooksApi):
         opt_fields: Sequence[str] | None = None,
     ) -> Webhook:
         """Replace a webhook's filters at Asana, and in the store if it holds the webhook."""
-        webhook = await super().update_webhook(gid, filters=filters, opt_fields=opt_fields)
-        for route in await self._routes_of(gid):
-            await self._opened().store.set_filters(route.id, filters)
-            self._upkeep.change(route.resource, filters)
-        return webhook
+        route = await self._route_of(gid)
+        if route is None:
+            return await super().update_webhook(gid, filters=filters, opt_fields=opt_fields)
+        parts = self._opened()
+        async with parts.upkeep.turn(route.resource):
+            webhook = await super().update_webhook(gid, filters=filters, opt_fields=opt_fields)
+            await parts.store.set_filters(route.id, filters)
+            parts.upkeep.change(gid, filters)
+            return webhook
 
     async def delete_webhook(self, gid: str) -> None:
         """Delete a webhook at Asana, and retire its route if the store holds it.
 
         What was received before is still handled; what comes later is answered 404, by other
-        processes that share the store within a second.
+        processes that share the store within a second. It is looked after no longer here.
         """
-        await super().delete_webhook(gid)
-        for route in await self._routes_of(gid):
-            self._upkeep.leave(route.resource)
-            await self._opened().store.retire(route.id)
-            self._opened().endpoint.forget(route.id)
+        route = await self._route_of(gid)
+        if route is None:
+            await super().delete_webhook(gid)
+            if self._parts is not None:
+                self._parts.upkeep.leave(gid)  # when replacing it failed, the store has it no more
+            return
+        parts = self._opened()
+        async with parts.upkeep.turn(route.resource):
+            await super().delete_webhook(gid)
+            parts.upkeep.leave(gid)
+            await parts.store.retire(route.id)
+            parts.endpoint.forget(route.id)
 
     # Events
 
@@ -315,7 +325,8 @@ class WebhooksClient(WebhooksApi):
         """Return an iterator over the dead letters that fit all that is given, oldest first.
 
         ``resource`` and ``webhook`` are gids, ``reason`` is a part of the letter's, whatever the
-        case. What it yields may be replayed or discarded at once.
+        case. What it yields may be replayed or discarded at once; what becomes a dead letter while
+        it is iterated is left out.
         """
         return select_letters(
             self._opened().store,
@@ -364,10 +375,11 @@ class WebhooksClient(WebhooksApi):
             raise RuntimeError(msg)
         return parts
 
-    async def _routes_of(self, gid: str) -> list[Route]:
+    async def _route_of(self, gid: str) -> Route | None:
         if self._parts is None or self._stack is None:
-            return []
-        return [route for route in await self._parts.store.list_routes() if route.gid == gid]
+            return None
+        routes = await self._parts.store.list_routes()
+        return next((route for route in routes if route.gid == gid), None)
 
 
 def _store_of(store: str | Store, keys: Sequence[str] | None) -> Store:

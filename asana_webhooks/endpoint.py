@@ -175,43 +175,52 @@ class Endpoint:
         request.body = await read()
         now = datetime.now(UTC)
         decision = decide(request, route, now=now, max_body=self.max_body)
-        if decision.response is WRONG_SIGNATURE:
-            decision = await self._decide_again(decision, request, now, since=started)
+        if decision.response is WRONG_SIGNATURE and self._may_have_changed(request.route, started):
+            started = time.monotonic()
+            decision = await self._decide_again(request, now, spent=spent)
+            spent += time.monotonic() - started
         if decision.effect is None:
             return decision.response
         return await self._deadline.wait_for(
             self._perform(decision.effect, request, decision.response, now), spent=spent
         )
 
-    async def _decide_again(
-        self, refused: Decision, request: Request, now: datetime, *, since: float
-    ) -> Decision:
-        """Return the decision by what the store says now, if it was not asked for this request.
+    def _may_have_changed(self, route_id: str, since: float) -> bool:
+        """Return whether a route was remembered for this request, and may be looked up again.
 
         Once in a second at most: a stranger who guesses signatures costs no more look-ups.
         """
-        known = self._known.get(request.route)
-        if known is None or known.read_at >= since or known.read_again:
-            return refused
-        route = await self._look_up(request.route, again=True)
-        if route is None:
-            return Decision(UNKNOWN_ROUTE)
-        return decide(request, route, now=now, max_body=self.max_body)
+        known = self._known.get(route_id)
+        return known is not None and known.read_at < since and not known.read_again
+
+    async def _decide_again(self, request: Request, now: datetime, *, spent: float) -> Decision:
+        """Return the decision by what the store says now."""
+        known = self._known[request.route]
+        self._known[request.route] = msgspec.structs.replace(known, read_again=True)
+        route = await self._look_up(request.route, again=True, spent=spent)
+        return decide(
+            request, route, now=now, max_body=self.max_body, answer_gone=self._answer_gone
+        )
 
     async def _find(self, route_id: str) -> Route | None:
         known = self._known.get(route_id)
-        if known is not None and time.monotonic() < known.read_at + ROUTE_KNOWN_FOR:
-            return known.route
+        if known is not None:
+            if time.monotonic() < known.read_at + ROUTE_KNOWN_FOR:
+                return known.route
+            del self._known[route_id]
         return await self._look_up(route_id) if route_id else None
 
-    async def _look_up(self, route_id: str, *, again: bool = False) -> Route | None:
+    async def _look_up(
+        self, route_id: str, *, again: bool = False, spent: float = 0.0
+    ) -> Route | None:
         now = time.monotonic()
-        self._known.pop(route_id, None)
-        route = await self._deadline.wait_for(self._store.get_route(route_id))
-        if route is not None and route.state == "confirmed":
-            if len(self._known) >= MAX_ROUTES_KNOWN:
-                self._known.clear()
-            self._known[route_id] = _Known(route, now, again)
+        route = await self._deadline.wait_for(self._store.get_route(route_id), spent=spent)
+        if route is None or route.state != "confirmed":
+            self._known.pop(route_id, None)
+            return route
+        if len(self._known) >= MAX_ROUTES_KNOWN:
+            self._known.clear()
+        self._known[route_id] = _Known(route, now, again)
         return route
 
     async def _perform(
@@ -244,6 +253,8 @@ class Endpoint:
             level = logging.WARNING if effect.replay else logging.ERROR
             kind = "replay" if effect.replay else "unreadable"
             self._log.log(level, kind, "a signed delivery became a dead letter: %s", effect.reason)
+        else:
+            self._counters.duplicates += 1
 
     def _delivery(self, request: Request, digest: bytes, now: datetime) -> Delivery:
         return Delivery(

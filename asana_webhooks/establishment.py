@@ -87,9 +87,10 @@ def check_filters(filters: Sequence[WebhookFilter] | None) -> None:
 class Establishment:
     """Makes webhooks whose targets are routes below ``public_url``.
 
-    ``workspace`` limits where a webhook is looked for when the answer to its creation was lost;
-    None looks into each that the token sees. ``seen`` tells, one line each, what handshakes reached
-    this process for a route since a monotonic time.
+    Of ``api`` only its own calls change and delete: those of a client that extends it tell what the
+    program wants. ``workspace`` limits where a webhook is looked for when the answer to its
+    creation was lost; None looks into each that the token sees. ``seen`` tells, one line each, what
+    handshakes reached this process for a route since a monotonic time.
     """
 
     def __init__(
@@ -166,11 +167,11 @@ class Establishment:
             return None
         if webhook.active is False:
             logger.warning("webhook %s is inactive; it is established again", gid)
-            await self._api.delete_webhook(gid)
+            await WebhooksApi.delete_webhook(self._api, gid)
             await self._store.retire(route.id)
             return None
         if _as_set(webhook.filters) != _as_set(filters):
-            webhook = await self._api.update_webhook(gid, filters=filters or ())
+            webhook = await WebhooksApi.update_webhook(self._api, gid, filters=filters or ())
             await self._store.set_filters(route.id, filters)
         return msgspec.structs.replace(webhook, secret=route.secret)
 
@@ -313,7 +314,7 @@ class Establishment:
 
     async def _delete(self, gid: str) -> None:
         try:
-            await self._api.delete_webhook(gid)
+            await WebhooksApi.delete_webhook(self._api, gid)
         except AsanaWebhooksError as error:
             logger.error("webhook %s is left at Asana, delete it by hand: %s", gid, error)
 

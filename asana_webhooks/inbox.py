@@ -370,7 +370,9 @@ class Inbox:
             await anyio.sleep(self._lease / 3)
             for work in list(self._works):
                 try:
-                    self._keep_if(work, await self._store.renew(work.claim, lease=self._lease))
+                    renewed = await self._store.renew(work.claim, lease=self._lease)
+                    if work in self._works:  # what ended meanwhile needs no lease
+                        self._keep_if(work, renewed)
                 except StoreError as error:
                     self._log.log(logging.ERROR, "renew", "cannot renew a lease: %s", error)
 

@@ -2,7 +2,8 @@
 
 Names follow the semantic conventions for messaging; whatever has none there begins with
 ``asana_webhooks``. No gid, route, secret or body is in a name, an attribute or a label. Needs the
-extra ``otel``, and an SDK that the program has set up: without one nothing is recorded.
+extra ``otel``, and an SDK that the program has set up: without one nothing is recorded. What goes
+through ``client.events()`` has no attempts, and so no spans and durations of processing.
 
 =======================================  ================  =========================================
 metric                                   unit              what it tells
@@ -26,7 +27,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ from .stats import Stats
 try:
     from opentelemetry import metrics, trace
     from opentelemetry.metrics import CallbackOptions, Observation
-    from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceFlags
+    from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TraceFlags
 except ImportError as error:
     msg = "OpenTelemetry needs its API: pip install 'asana-webhooks[otel]'"
     raise ImportError(msg) from error
@@ -55,6 +56,9 @@ logger = logging.getLogger(__name__)
 SCOPE = "asana_webhooks"
 SYSTEM, DESTINATION = "asana", "webhooks"
 
+BOUNDARIES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Seconds between which attempts are counted; those of the semantic conventions."""
+
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 Observe = Callable[[CallbackOptions], list[Observation]]
@@ -65,7 +69,9 @@ class OpenTelemetry:
 
     The providers are the program's global ones unless others are given. Every ``interval``
     seconds, and when the client closes, a snapshot of its stats is taken for the metrics.
-    One object for one client.
+    One object for one client; of several with one meter provider, the first reports the stats.
+
+    Raises ValueError for an interval that is not positive.
     """
 
     def __init__(
@@ -75,20 +81,30 @@ class OpenTelemetry:
         meter_provider: MeterProvider | None = None,
         interval: float = 15.0,
     ) -> None:
+        if not interval > 0:
+            msg = f"interval is a positive number of seconds, not {interval}"
+            raise ValueError(msg)
         self._tracer = trace.get_tracer(SCOPE, tracer_provider=tracer_provider)
         self._interval = interval
         self._latest: Stats | None = None
         meter = metrics.get_meter(SCOPE, meter_provider=meter_provider)
         self._durations = meter.create_histogram(
-            "messaging.process.duration", unit="s", description="Attempts to handle a delivery"
+            "messaging.process.duration",
+            unit="s",
+            description="Attempts to handle a delivery",
+            explicit_bucket_boundaries_advisory=BOUNDARIES,
         )
         _observe(meter, self._snapshot)
 
-    def receiving(self) -> AbstractContextManager[object]:
+    @contextlib.contextmanager
+    def receiving(self) -> Iterator[None]:
         """Surround the work on one request with a span."""
-        return self._tracer.start_as_current_span(
-            f"receive {DESTINATION}", kind=SpanKind.CONSUMER, attributes=_attributes("receive")
-        )
+        with self._span("receive") as span:
+            try:
+                yield
+            except BaseException as error:
+                _fail(span, error)
+                raise
 
     def answered(self, status: int, reason: str) -> None:
         """Note in the span how the request was answered."""
@@ -111,29 +127,26 @@ class OpenTelemetry:
         """Surround one attempt with a span of its own, linked to that of the receipt."""
         started = time.perf_counter()
         outcome = _attributes("process")
-        with self._tracer.start_as_current_span(
-            f"process {DESTINATION}",
-            kind=SpanKind.CONSUMER,
-            links=_links(delivery.trace),
-            attributes=_attributes("process")
-            | {
-                "messaging.message.body.size": len(delivery.body),
-                "asana_webhooks.attempt": delivery.attempts + 1,
-            },
-            record_exception=False,  # its text may quote what Asana sent
-            set_status_on_exception=False,
-        ) as span:
+        with self._span("process", links=_links(delivery.trace)) as span:
+            span.set_attribute("messaging.message.body.size", len(delivery.body))
+            span.set_attribute("asana_webhooks.attempt", delivery.attempts + 1)
             try:
                 yield
-            except Exception as error:
-                kind = type(error.__cause__ or error).__name__
-                outcome["error.type"] = kind
-                span.set_attribute("error.type", kind)
-                span.set_status(StatusCode.ERROR)
+            except BaseException as error:
+                outcome["error.type"] = _fail(span, error.__cause__ or error)
                 raise
             finally:
-                seconds = time.perf_counter() - started
-                self._durations.record(seconds, outcome)
+                self._durations.record(time.perf_counter() - started, outcome)
+
+    def _span(self, operation: str, links: Sequence[Link] = ()) -> AbstractContextManager[Span]:
+        return self._tracer.start_as_current_span(
+            f"{operation} {DESTINATION}",
+            kind=SpanKind.CONSUMER,
+            links=links,
+            attributes=_attributes(operation),
+            record_exception=False,  # its text may quote what Asana sent
+            set_status_on_exception=False,
+        )
 
     async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
         """Take a snapshot now and then, and a last one when cancelled."""
@@ -162,6 +175,14 @@ def _attributes(operation: str) -> dict[str, str | int]:
         "messaging.operation.name": operation,
         "messaging.operation.type": operation,
     }
+
+
+def _fail(span: Span, error: BaseException) -> str:
+    """Note in the span what kind of error ended it, and return the kind."""
+    kind = type(error).__name__
+    span.set_attribute("error.type", kind)
+    span.set_status(StatusCode.ERROR)
+    return kind
 
 
 def _links(traceparent: str) -> list[Link]:

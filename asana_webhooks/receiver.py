@@ -185,17 +185,18 @@ class Receiver:
         self._unix_socket = unix_socket
         self._ssl_context = ssl_context
         self._max_connections = max_connections
-        self._keepalive_timeout = keepalive_timeout or self._default_keepalive()
+        self._keepalive_timeout = keepalive_timeout
         self._listening: tuple[asyncio.Server, _Server] | None = None
 
     async def __aenter__(self) -> Self:
         """Listen. Raises OSError when the address is taken."""
+        keepalive_timeout = self._keepalive_timeout or self._default_keepalive()
         server = _Server(
             self._endpoint,
             max_connections=self._max_connections,
-            keepalive_timeout=self._keepalive_timeout,
+            keepalive_timeout=keepalive_timeout,
         )
-        listener = await self._listen(server)
+        listener = await self._listen(server, keepalive_timeout)
         self._listening = listener, server
         if self._unix_socket is None:
             self.port = listener.sockets[0].getsockname()[1]
@@ -215,12 +216,12 @@ class Receiver:
                 await _close(listener)
                 await server.drain()
 
-    async def _listen(self, server: _Server) -> asyncio.Server:
+    async def _listen(self, server: _Server, handshake_timeout: float) -> asyncio.Server:
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"backlog": 1024}
         if self._ssl_context is not None:
             options["ssl"] = self._ssl_context
-            options["ssl_handshake_timeout"] = self._keepalive_timeout
+            options["ssl_handshake_timeout"] = handshake_timeout
             options["ssl_shutdown_timeout"] = LINGER
         if self._unix_socket is not None:
             return await loop.create_unix_server(server, self._unix_socket, **options)
@@ -228,11 +229,14 @@ class Receiver:
             options["reuse_port"] = True
         return await loop.create_server(server, self._host, self.port, **options)
 
-    def move(self, host: str | None, port: int | None, *, reuse_port: bool) -> None:
-        """Listen elsewhere, the next time."""
+    def move(self, host: str | None, port: int | None, *, reuse_port: bool | None) -> None:
+        """Listen elsewhere, the next time; what is None stays. Raises RuntimeError if it cannot."""
+        if self._listening is not None or self._unix_socket is not None:
+            msg = "the receiver cannot be moved: it listens already, or on a Unix socket"
+            raise RuntimeError(msg)
         self._host = self._host if host is None else host
         self.port = self.port if port is None else port
-        self._reuse_port = reuse_port
+        self._reuse_port = self._reuse_port if reuse_port is None else reuse_port
 
     def _default_keepalive(self) -> float:
         behind_proxy = self._unix_socket is not None or is_loopback(self._host)

@@ -17,9 +17,10 @@ __all__ = ["Counters", "Stats", "WebhookStats"]
 class WebhookStats(msgspec.Struct, frozen=True, kw_only=True):
     """How long one webhook has been silent, in seconds.
 
-    ``since_delivery`` is of deliveries with events that this process received, None before the
-    first; ``since_heartbeat`` is of heartbeats at whatever process, which Asana sends at the
-    handshake and every eight hours: one that is older than that is a webhook to look after.
+    ``gid`` is None until the webhook is established. ``since_delivery`` is of deliveries with
+    events that this process received, None before the first; ``since_heartbeat`` is of heartbeats
+    at whatever process, which Asana sends at the handshake and every eight hours: one that is
+    older than that is a webhook to look after.
     """
 
     gid: str | None

@@ -9,12 +9,12 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import anyio
 
 from .errors import AsanaWebhooksError
-from .models import WebhookFilter
+from .models import Webhook, WebhookFilter
 
 __all__ = ["Upkeep"]
 
@@ -27,34 +27,55 @@ Filters = Sequence[WebhookFilter] | None
 
 
 class Ensure(Protocol):
-    """A client's ``ensure``."""
+    """An establishment's ``ensure``."""
 
-    def __call__(self, resource: str, *, filters: Filters) -> Awaitable[object]: ...
+    def __call__(self, resource: str, *, filters: Filters, timeout: float) -> Awaitable[Webhook]:
+        """Return the living webhook for the resource, or a new one."""
+        ...
+
+
+class _Wanted(NamedTuple):
+    """The webhook that a program wants for a resource, as it asked for it last."""
+
+    gid: str
+    filters: Filters
+    timeout: float
 
 
 class Upkeep:
     """Ensures again, every ``interval`` seconds, what a program has ensured once.
 
-    Never, when that is infinite.
+    Never, when that is infinite. What a program changes meanwhile stays as the program wants it.
     """
 
     def __init__(self, ensure: Ensure, *, interval: float) -> None:
         self._ensure = ensure
         self._interval = interval
-        self._wanted: dict[str, Filters] = {}
+        self._wanted: dict[str, _Wanted] = {}
+        self._turns: dict[str, anyio.Lock] = {}
 
-    def want(self, resource: str, filters: Filters) -> None:
-        """Look after the webhook of this resource, with the filters that were asked for last."""
-        self._wanted[resource] = filters
+    def turn(self, resource: str) -> anyio.Lock:
+        """Return the lock to hold while the webhook of this resource is changed."""
+        return self._turns.setdefault(resource, anyio.Lock())
 
-    def change(self, resource: str, filters: Filters) -> None:
-        """Go by these filters, if this webhook is looked after."""
-        if resource in self._wanted:
-            self._wanted[resource] = filters
+    async def ensure(self, resource: str, *, filters: Filters, timeout: float) -> Webhook:
+        """Return the webhook of this resource, and look after it from now on."""
+        async with self.turn(resource):
+            webhook = await self._ensure(resource, filters=filters, timeout=timeout)
+            self._wanted[resource] = _Wanted(webhook.gid, filters, timeout)
+            return webhook
 
-    def leave(self, resource: str) -> None:
-        """Look after it no longer."""
-        self._wanted.pop(resource, None)
+    def change(self, gid: str, filters: Filters) -> None:
+        """Go by these filters from now on, if this webhook is looked after."""
+        for resource, wanted in self._wanted.items():
+            if wanted.gid == gid:
+                self._wanted[resource] = wanted._replace(filters=filters)
+
+    def leave(self, gid: str) -> None:
+        """Look after this webhook no longer."""
+        self._wanted = {
+            resource: wanted for resource, wanted in self._wanted.items() if wanted.gid != gid
+        }
 
     async def run(self) -> None:
         """Look after them until cancelled; what fails is logged and tried at the next look."""
@@ -64,11 +85,18 @@ class Upkeep:
                 await self._look(resource)
 
     async def _look(self, resource: str) -> None:
-        if resource not in self._wanted:  # left since
-            return
-        try:
-            await self._ensure(resource, filters=self._wanted[resource])
-        except AsanaWebhooksError as error:
-            logger.warning("the webhook of %s could not be looked after: %s", resource, error)
-        except Exception:
-            logger.exception("the webhook of %s could not be looked after", resource)
+        async with self.turn(resource):
+            wanted = self._wanted.get(resource)
+            if wanted is None:  # left since
+                return
+            try:
+                webhook = await self._ensure(
+                    resource, filters=wanted.filters, timeout=wanted.timeout
+                )
+            except AsanaWebhooksError as error:
+                logger.warning("the webhook of %s could not be looked after: %s", resource, error)
+            except Exception:
+                logger.exception("the webhook of %s could not be looked after", resource)
+            else:
+                if resource in self._wanted:
+                    self._wanted[resource] = wanted._replace(gid=webhook.gid)

@@ -58,14 +58,14 @@ class Vault:
         """Return what to keep of a secret of this route."""
         if self._newest is None:
             return Sealed(secret)
-        seal = self._newest.encrypt(f"{route}\n{secret}".encode())
+        seal = self._newest.encrypt(_bytes(route, secret))
         return Sealed(self.mark(route, secret), seal.decode())
 
     def mark(self, route: str, secret: str) -> str:
         """Return that by which a store finds the secret."""
         if self._newest is None:
             return secret
-        return "sha256:" + hashlib.sha256(f"{route}\n{secret}".encode()).hexdigest()
+        return "sha256:" + hashlib.sha256(_bytes(route, secret)).hexdigest()
 
     def open(self, route: str, sealed: Sealed) -> str:
         """Return the secret. Raises StoreError when no key opens it, or it is another route's."""
@@ -90,6 +90,10 @@ class Vault:
         return self.seal(route, secret)
 
 
+def _bytes(route: str, secret: str) -> bytes:
+    return f"{route}\n{secret}".encode(errors="surrogatepass")  # whatever a stranger sent
+
+
 def _fernets(keys: Sequence[str]) -> tuple[Fernet, MultiFernet]:
     try:
         from cryptography.fernet import Fernet, MultiFernet
@@ -109,6 +113,6 @@ def _decrypt(fernet: Fernet | MultiFernet | None, seal: str) -> str | None:
     from cryptography.fernet import InvalidToken
 
     try:
-        return fernet.decrypt(seal).decode()
+        return fernet.decrypt(seal).decode(errors="surrogatepass")
     except InvalidToken:
         return None

@@ -2,7 +2,8 @@
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import hypothesis
@@ -11,10 +12,15 @@ import pytest
 from asana_webhooks import MemoryStore, WebhooksClient
 from asana_webhooks.simulator import AsanaSimulator
 
+if TYPE_CHECKING:
+    from replicas import World
+
 T = TypeVar("T")
 
 # A busy machine is no failure.
-hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("unhurried")
 
 
@@ -25,16 +31,20 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def asana() -> AsyncIterator[AsanaSimulator]:
-    async with AsanaSimulator(retry_delay=0.01) as simulator:
+    async with AsanaSimulator(retry_delay=0.01, gather_for=0) as simulator:
         yield simulator
 
 
-@pytest.fixture
-def free_port() -> int:
+def free_tcp_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.fixture
+def free_port() -> int:
+    return free_tcp_port()
 
 
 @pytest.fixture
@@ -52,6 +62,15 @@ def make_client(asana: AsanaSimulator, free_port: int) -> Callable[..., Webhooks
         return WebhooksClient("a-token", **options)
 
     return make
+
+
+@pytest.fixture(params=["sqlite", "valkey", "postgres"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> "AsyncIterator[World]":
+    """Yield processes on a store of each kind that processes can share."""
+    from replicas import world_on  # it loads the servers, which most tests do without
+
+    async with world_on(request.param, tmp_path) as world:
+        yield world
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -81,6 +81,18 @@ class PostgresServer:
             self._process.wait(30)
             self._process = None
 
+    def kill(self) -> None:
+        """End all of its processes at once, as a power failure would."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)  # so that it starts no more
+        for pid in _children(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.stop(signal.SIGKILL)
+
+    def runs(self) -> bool:
+        return self._process is not None
+
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Let none of its processes run: it takes connections, and answers nothing."""

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -17,6 +18,7 @@ from asana_webhooks import (
     RedisStore,
     SqliteStore,
     StoreError,
+    WebhookFilter,
     WebhooksClient,
     sign,
 )
@@ -83,6 +85,16 @@ async def test_restarted_client_still_verifies_and_makes_no_second_webhook(
         async for event in second.events():
             assert event.resource.gid == task
             break
+    assert len(asana.webhooks) == 1
+
+
+async def test_clients_of_one_store_that_ensure_at_once_make_one_webhook(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    store = MemoryStore()
+    async with make_client(store=store) as one, make_client(store=store, serve=False) as two:
+        webhooks = await asyncio.gather(one.ensure(asana.project), two.ensure(asana.project))
+    assert {webhook.gid for webhook in webhooks} == set(asana.webhooks)
     assert len(asana.webhooks) == 1
 
 
@@ -161,8 +173,6 @@ async def test_deliveries_for_a_deleted_webhook_are_answered_410_if_asked_to(
 async def test_updated_filters_are_kept_in_the_store_too(
     make_client: MakeClient, asana: AsanaSimulator
 ) -> None:
-    from asana_webhooks import WebhookFilter
-
     store = MemoryStore()
     async with make_client(store=store) as client:
         webhook = await client.ensure(asana.project)
@@ -170,6 +180,35 @@ async def test_updated_filters_are_kept_in_the_store_too(
         await client.update_webhook(webhook.gid, filters=wanted)
         (route,) = await store.list_routes()
     assert route.filters == tuple(wanted)
+
+
+async def test_webhook_that_the_store_does_not_hold_is_changed_at_asana_alone(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    store = MemoryStore()
+    async with make_client() as other:
+        foreign = await other.ensure(asana.project)
+    wanted = [WebhookFilter(resource_type="task", action="added")]
+    async with make_client(store=store) as client:
+        ours = await client.ensure(asana.project)
+        await client.update_webhook(foreign.gid, filters=wanted)
+        assert asana.webhooks[foreign.gid].filters[0]["action"] == "added"
+        await client.delete_webhook(foreign.gid)
+        (route,) = await store.list_routes()
+    assert set(asana.webhooks) == {ours.gid}
+    assert (route.gid, route.filters) == (ours.gid, None)
+
+
+async def test_client_that_is_not_entered_calls_asana_all_the_same(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client() as client:
+        webhook = await client.ensure(asana.project)
+    client = make_client()
+    assert (await client.get_webhook(webhook.gid)).gid == webhook.gid
+    await client.delete_webhook(webhook.gid)
+    assert not asana.webhooks
+    await client.aclose()
 
 
 # Life cycle
@@ -185,10 +224,13 @@ async def test_client_without_public_url_opens_no_port_and_no_file(
         assert page.data == ()
         assert threading.active_count() == threads
         assert client.port is None
-        for call in (client.establish("1"), client.ensure("1"), client.run()):
+        for call in (client.establish("1"), client.ensure("1"), client.run(), client.stats()):
             with pytest.raises(RuntimeError, match="public_url"):
                 await call
-        for use in (client.events, client.aiohttp_app, lambda: client.asgi):
+        for use in (
+            *(client.events, client.aiohttp_app, lambda: client.asgi),
+            client.select_letters,
+        ):
             with pytest.raises(RuntimeError, match="public_url"):
                 use()
         await client.delete_webhook("404")
@@ -326,6 +368,49 @@ async def test_it_is_ready_from_listening_to_closing(make_client: MakeClient) ->
     async with client:
         assert await probe() == 200
     assert await probe() == 503
+
+
+# Listening elsewhere
+
+
+async def test_client_may_be_told_where_to_listen_before_it_is_entered(
+    make_client: MakeClient, free_port: int
+) -> None:
+    client = make_client(host="192.0.2.1", port=1)  # an address that is not ours
+    client.listen("127.0.0.1", free_port, reuse_port=True)
+    other = make_client(port=free_port, reuse_port=True)
+    async with client, other:
+        assert client.port == other.port == free_port
+
+
+async def test_client_that_is_told_nothing_listens_as_it_was_made(
+    make_client: MakeClient, free_port: int
+) -> None:
+    client = make_client(reuse_port=True)
+    client.listen()
+    async with client, make_client(reuse_port=True) as other:
+        assert client.port == other.port == free_port
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"public_url": None}, id="no public_url"),
+        pytest.param({"serve": False}, id="mounted"),
+        pytest.param({"unix_socket": "/run/hooks.sock"}, id="unix socket"),
+    ],
+)
+async def test_client_without_a_port_has_nothing_to_listen_on(
+    make_client: MakeClient, options: dict[str, Any]
+) -> None:
+    with pytest.raises(RuntimeError, match="receiver"):
+        make_client(**options).listen(port=0)
+
+
+async def test_client_that_listens_already_does_not_move(make_client: MakeClient) -> None:
+    async with make_client() as client:
+        with pytest.raises(RuntimeError, match="listens already"):
+            client.listen(port=0)
 
 
 # Stores by URL

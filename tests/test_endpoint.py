@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from asana_webhooks import endpoint as room
@@ -533,6 +534,138 @@ async def test_memory_for_routes_is_bounded(
         assert (await here.deliver(events(gid=route_id), to=route_id)).status == 200
         assert len(here.endpoint._known) <= 3
     assert len(await here.bodies()) == 10
+
+
+# A second look
+
+
+async def change_secret(here: Harness) -> str:
+    """Give the route another secret, behind the back of an endpoint that remembers it."""
+    route, secret = await here.route(ID), "another-secret-0123456789"
+    here.store._routes[ID] = msgspec.structs.replace(route, secret=secret)
+    return secret
+
+
+async def forge(here: Harness) -> Response:
+    return await here.ask(events(), signatures=("0" * 64,))
+
+
+async def test_delivery_that_fits_what_the_store_says_now_is_accepted(
+    here: Harness, clock: Clock
+) -> None:
+    await here.deliver(events(gid="1"))
+    secret = await change_secret(here)
+    clock.now += 0.5
+    body = events(gid="2")
+    assert (await here.ask(body, signatures=(sign(body, secret),))).status == 200
+    assert body in await here.bodies()
+    body = events(gid="3")
+    assert (await here.ask(body, signatures=(sign(body, secret),))).status == 200
+    assert here.store.calls.count("get_route") == 2
+
+
+async def test_who_guesses_signatures_causes_one_second_look_a_second(
+    here: Harness, clock: Clock
+) -> None:
+    await here.deliver(events())
+    looked_up = []
+    for _ in range(9):
+        clock.now += 0.25
+        assert (await forge(here)).status == 401
+        looked_up.append(here.store.calls.count("get_route"))
+    # The look of the second in which it is remembered, then the second look, and so on.
+    assert looked_up == [2, 2, 2, 2, 3, 4, 4, 4, 4]
+
+
+async def test_no_second_look_when_the_first_was_for_this_request(
+    here: Harness, clock: Clock
+) -> None:
+    assert (await forge(here)).status == 401
+    assert here.store.calls.count("get_route") == 1
+
+
+async def test_guess_at_a_reserved_route_causes_no_second_look(here: Harness) -> None:
+    assert (await here.ask(events(), to=OTHER_ID, signatures=("0" * 64,))).status == 401
+    assert here.store.calls.count("get_route") == 1
+
+
+async def test_second_look_holds_up_no_good_delivery_and_is_done_once(
+    here: Harness, clock: Clock
+) -> None:
+    await here.deliver(events(gid="1"))
+    clock.now += 0.5
+    here.store.stuck = {"get_route"}
+    answers: list[Response] = []
+
+    async def guess() -> None:
+        answers.append(await forge(here))
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(guess)
+            await anyio.wait_all_tasks_blocked()
+            assert (await here.deliver(events(gid="2"))).status == 200
+            assert (await forge(here)).status == 401
+            assert answers == []
+            here.store.released.set()
+    assert [answer.status for answer in answers] == [401]
+    assert here.store.calls.count("get_route...") == 2
+
+
+@pytest.mark.parametrize(("answer_gone", "status"), [(False, 404), (True, 410)])
+async def test_guess_at_a_route_that_was_retired_meanwhile_is_answered_like_any_request_for_it(
+    answer_gone: bool,  # noqa: FBT001 - a row of the table
+    status: int,
+    clock: Clock,
+) -> None:
+    here = Harness(answer_gone=answer_gone)
+    await here.confirm()
+    await here.deliver(events())
+    await here.store.retire(ID)
+    clock.now += 0.5
+    assert (await forge(here)).status == status
+    assert (await here.deliver(events(gid="2"))).status == status
+
+
+async def test_guess_at_a_route_that_is_gone_from_the_store_is_answered_404(
+    here: Harness, clock: Clock
+) -> None:
+    await here.deliver(events())
+    del here.store._routes[ID]
+    clock.now += 0.5
+    assert (await forge(here)).status == 404
+
+
+async def test_second_look_that_the_store_does_not_answer_is_503(
+    here: Harness, clock: Clock
+) -> None:
+    await here.deliver(events())
+    clock.now += 0.5
+    here.store.failing = StoreError("the disk is full: make room")
+    assert seen_as(await forge(here)) == UNAVAILABLE
+    here.store.failing = None
+    assert (await here.deliver(events(gid="2"))).status == 200
+
+
+async def test_second_look_takes_from_the_time_that_the_store_has(
+    here: Harness, clock: Clock
+) -> None:
+    class Slow(RecordingStore):
+        takes = 0.0
+
+        async def get_route(self, route: str) -> Route | None:
+            clock.now += self.takes
+            return await MemoryStore.get_route(here.store, route)
+
+    store = Slow()
+    here.endpoint = Endpoint(store, on_arrival=here.arrived, store_timeout=8.0)
+    await here.deliver(events())
+    secret = await change_secret(here)
+    clock.now += 0.5
+    store.takes, store.stuck = 7.99, {"put"}
+    body = events(gid="2")
+    with anyio.fail_after(5):
+        assert seen_as(await here.ask(body, signatures=(sign(body, secret),))) == UNAVAILABLE
 
 
 # What was seen of handshakes

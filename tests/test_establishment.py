@@ -20,6 +20,7 @@ from asana_webhooks import (
     StoreError,
     Webhook,
     WebhookFilter,
+    WebhooksApi,
     WebhooksClient,
 )
 from asana_webhooks import establishment as module
@@ -139,6 +140,10 @@ async def test_events_before_the_201_are_kept(
     assert {attempt.status for attempt in asana.deliveries} == {200}
 
 
+async def is_waiting(store: MemoryStore) -> bool:
+    return (await store.counts()).waiting > 0
+
+
 async def test_events_before_the_201_wait_until_it_came(
     client: WebhooksClient, asana: AsanaSimulator, store: MemoryStore
 ) -> None:
@@ -147,7 +152,7 @@ async def test_events_before_the_201_wait_until_it_came(
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(client.establish(asana.project))
         await asana.handshake_done.wait()
-        await eventually(store.waiting)
+        await eventually(lambda: is_waiting(store))
         assert await held(store) is None
         asana.release_201.set()
     assert await held(store) is not None
@@ -366,11 +371,11 @@ async def test_webhook_that_cannot_be_deleted_is_named_in_the_log(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def refuse(gid: str) -> None:
+    async def refuse(api: WebhooksApi, gid: str) -> None:
         raise AuthenticationError(401, ("Not Authorized",))
 
     asana.faults.add("wrong-secret")
-    monkeypatch.setattr(client, "delete_webhook", refuse)
+    monkeypatch.setattr(WebhooksApi, "delete_webhook", refuse)
     with pytest.raises(HandshakeMismatchError):
         await client.establish(asana.project)
     (gid,) = asana.webhooks
@@ -581,7 +586,7 @@ async def test_ensure_leaves_equal_filters_alone(
 
     two = WebhookFilter(resource_type="task", action="added")
     await client.ensure(asana.project, filters=[one("name", "notes"), two])
-    monkeypatch.setattr(client, "update_webhook", refuse)
+    monkeypatch.setattr(WebhooksApi, "update_webhook", refuse)
     await client.ensure(asana.project, filters=[two, one("notes", "name")])
 
 

@@ -1,159 +1,132 @@
-"""What was answered 200 is handled, wherever the process was killed."""
+"""What was answered 200 is handled, at whatever step the process was killed, on every store."""
 
-import sqlite3
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+import signal
+import time
 from pathlib import Path
 
 import anyio
-import httpx
 import pytest
 from conftest import eventually, until
-
-from asana_webhooks import SqliteStore, sign
-from asana_webhooks.models import Route
-
-PROGRAM = Path(__file__).with_name("killable.py")
-ROUTE = "r" * 32
-SECRET = "s" * 64
-
-
-def body_of(gid: int) -> bytes:
-    return (
-        b'{"events":[{"created_at":"2999-07-04T10:00:00.000Z","action":"changed",'
-        b'"resource":{"gid":"%d","resource_type":"task"}}]}' % gid
-    )
-
-
-class World:
-    """The files of a receiver, what was sent to it and what it answered."""
-
-    def __init__(self, folder: Path, port: int, http: httpx.AsyncClient) -> None:
-        self.http = http
-        self.file = folder / "store.db"
-        self.handled = folder / "handled.txt"
-        self.handled.touch()
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}/{ROUTE}"
-
-    @contextmanager
-    def receiver(self, die_at: str) -> Iterator[subprocess.Popen[bytes]]:
-        arguments = [str(self.file), str(self.handled), str(self.port), die_at]
-        with subprocess.Popen(
-            [sys.executable, str(PROGRAM), *arguments], stdout=subprocess.PIPE
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            try:
-                yield process
-            finally:
-                process.kill()
-
-    async def send(self, gid: int) -> int | None:
-        """Post like Asana; None when there was no answer."""
-        body = body_of(gid)
-        headers = {"X-Hook-Signature": sign(body, SECRET)}
-        try:
-            return (await self.http.post(self.url, content=body, headers=headers)).status_code
-        except httpx.TransportError:
-            return None
-
-    def lines(self) -> list[str]:
-        return self.handled.read_text().splitlines()
-
-    def gids(self) -> list[str]:
-        return [line.split()[0] for line in self.lines()]
+from replicas import LEASE, Replica, Sent, Webhook, World, world_on
 
 
 @pytest.fixture
-async def world(tmp_path: Path, free_port: int) -> AsyncIterator[World]:
-    async with httpx.AsyncClient() as http:
-        world = World(tmp_path, free_port, http)
-        async with SqliteStore(world.file) as store:
-            await store.reserve(Route(id=ROUTE, target=world.url, resource="1"), ttl=60.0)
-            await store.add_candidate(ROUTE, SECRET)
-            assert await store.confirm(ROUTE, gid="1", secret=SECRET)
-        yield world
-
-
-async def waiting_in(world: World) -> int:
-    async with SqliteStore(world.file) as store:
-        return (await store.counts()).waiting
+async def webhook(world: World) -> Webhook:
+    webhook = Webhook(1)
+    await world.confirm(webhook)
+    return webhook
 
 
 async def test_killed_before_the_commit_nothing_was_acknowledged_and_the_repeat_is_stored(
-    world: World,
+    world: World, webhook: Webhook
 ) -> None:
-    with world.receiver("commit") as process:
-        assert await world.send(1) is None
-        process.wait(10)
-    assert await waiting_in(world) == 0
-    with world.receiver("never"):
-        assert await world.send(1) == 200
-        await until(lambda: world.gids() == ["1"])
+    sent = webhook.delivery()
+    dying = await world.started(serve=True, die_at="commit")
+    assert await world.post(sent, dying) is None
+    assert dying.wait() == -signal.SIGKILL
+    assert await world.is_empty()
+    other = await world.started(serve=True, work=True)
+    assert await world.is_accepted(sent, other)
+    await until(lambda: world.gids() == [sent.gid])
 
 
 async def test_killed_before_the_answer_the_repeat_is_a_duplicate_and_handled_once(
-    world: World,
+    world: World, webhook: Webhook
 ) -> None:
-    with world.receiver("answer") as process:
-        assert await world.send(1) is None
-        process.wait(10)
-    assert await waiting_in(world) == 1
-    with world.receiver("never"):
-        assert await world.send(1) == 200
-        assert await world.send(2) == 200
-        await until(lambda: "2" in world.gids())
-    assert world.gids() == ["1", "2"]
+    first, second = webhook.delivery(), webhook.delivery()
+    dying = await world.started(serve=True, die_at="answer")
+    assert await world.post(first, dying) is None
+    assert dying.wait() == -signal.SIGKILL
+    assert await world.waiting() == 1
+    other = await world.started(serve=True, work=True)
+    assert await world.is_accepted(first, other)
+    assert await world.is_accepted(second, other)
+    await until(lambda: second.gid in world.gids())
+    assert world.gids() == [first.gid, second.gid]
+    assert world.notes() == ["duplicate"]
 
 
 @pytest.mark.parametrize("step", ["handler", "ack"])
 async def test_killed_after_the_answer_the_event_comes_again_with_the_same_key(
-    world: World, step: str
+    world: World, webhook: Webhook, step: str
 ) -> None:
-    with world.receiver(step) as process:
-        assert await world.send(1) == 200
-        process.wait(10)
-    assert await waiting_in(world) == 1
-    end_lease_of(world.file)
-    with world.receiver("never"):
+    sent = webhook.delivery()
+    living = await world.started(serve=True)
+    dying = await world.started(work=True, die_at=step)
+    assert await world.is_accepted(sent, living)
+    assert dying.wait() == -signal.SIGKILL
+    assert await world.waiting() == 1
+    await world.started(work=True)
+    with anyio.fail_after(LEASE + 5):
         await until(lambda: len(world.lines()) == 2)
-        first, second = world.lines()
-        assert first == second
-        await eventually(lambda: is_empty(world))
+    first, second = (line.split()[:2] for line in world.lines())
+    assert first == second
+    await eventually(world.is_empty)
 
 
-async def is_empty(world: World) -> bool:
-    return await waiting_in(world) == 0
+async def test_killed_in_a_group_commit_none_of_the_group_is_stored(tmp_path: Path) -> None:
+    async with world_on("sqlite", tmp_path) as world:
+        webhooks = [Webhook(number) for number in range(1, 21)]
+        await world.confirm(*webhooks)
+        group = [webhook.delivery() for webhook in webhooks]
+        dying = await world.started(serve=True, die_at="group")
+        accepted = await post_all(world, group, dying)
+        assert dying.wait() == -signal.SIGKILL
+        assert sum(accepted.values()) <= await world.waiting() < len(group)
+        other = await world.started(serve=True, work=True)
+        assert all((await post_all(world, group, other)).values())
+        await until(lambda: len(world.gids()) == len(group))
+        await eventually(world.is_empty)
+        assert set(world.gids()) == {sent.gid for sent in group}
 
 
-def end_lease_of(file: Path) -> None:
-    """Let the dead worker's lease be over, as thirty seconds would."""
-    with closing(sqlite3.connect(file)) as connection, connection:
-        connection.execute("UPDATE queues SET due = 0 WHERE due IS NOT NULL")
+async def post_all(world: World, group: list[Sent], to: Replica) -> dict[str, bool]:
+    """Post at once, and return which gids were accepted."""
+    accepted: dict[str, bool] = {}
+
+    async def post(sent: Sent) -> None:
+        accepted[sent.gid] = await world.is_accepted(sent, to)
+
+    async with anyio.create_task_group() as tasks:
+        for sent in group:
+            tasks.start_soon(post, sent)
+    return accepted
 
 
-async def test_killed_under_load_all_that_was_acknowledged_is_handled(world: World) -> None:
-    acknowledged: set[int] = set()
+async def test_terminated_in_order_it_finishes_what_is_under_way_and_nothing_is_repeated(
+    world: World, webhook: Webhook
+) -> None:
+    replica = await world.started(serve=True, work=True, pause=0.3)
+    sent = [webhook.delivery() for _ in range(5)]
+    for each in sent:
+        assert await world.is_accepted(each, replica)
+    await until(lambda: "begun" in world.notes())
+    replica.terminate()
+    began = time.monotonic()
+    assert await anyio.to_thread.run_sync(replica.wait) == 0
+    assert time.monotonic() - began < 10
+    done = len(world.lines())
+    assert 0 < done < len(sent)
+    await world.started(work=True)
+    await until(lambda: len(world.lines()) == len(sent))
+    assert world.gids() == [each.gid for each in sent]
+    await eventually(world.is_empty)
 
-    async def post(gids: range) -> None:
-        for gid in gids:
-            if await world.send(gid) == 200:
-                acknowledged.add(gid)
 
-    with world.receiver("never") as process:
-        async with anyio.create_task_group() as tasks:
-            for first in range(0, 400, 50):
-                tasks.start_soon(post, range(first, first + 50))
-            await until(lambda: len(acknowledged) > 100)
-            process.kill()
-    assert 0 < len(acknowledged) < 400
-    end_lease_of(world.file)
-    with world.receiver("never"):
-        await until(lambda: {str(gid) for gid in acknowledged} <= set(world.gids()))
-        repeats = [gid for gid in range(400) if gid not in acknowledged]
-        for gid in repeats[:20]:
-            assert await world.send(gid) == 200
-        await until(lambda: {str(gid) for gid in repeats[:20]} <= set(world.gids()))
+async def test_interrupted_twice_it_ends_at_once_and_the_event_comes_again(
+    world: World, webhook: Webhook
+) -> None:
+    sent = webhook.delivery()
+    replica = await world.started(serve=True, work=True, pause=60.0)
+    assert await world.is_accepted(sent, replica)
+    await until(lambda: "begun" in world.notes())
+    replica.send(signal.SIGINT)
+    await anyio.sleep(0.3)  # two at once are one
+    replica.send(signal.SIGINT)
+    began = time.monotonic()
+    await anyio.to_thread.run_sync(replica.wait)
+    assert time.monotonic() - began < 5  # a handler that is not interrupted again has eight
+    assert world.lines() == []
+    await world.started(work=True)
+    await until(lambda: world.gids() == [sent.gid])
+    await eventually(world.is_empty)

@@ -1450,6 +1450,94 @@ async def test_silence_on_a_unix_socket_is_that_of_a_proxy(
         assert await peer.closed() == b""
 
 
+# Elsewhere, and many at one port
+
+
+async def test_receivers_that_share_a_port_both_get_connections(endpoint: Endpoint) -> None:
+    asked: Counter[str] = Counter()
+
+    def behind(name: str) -> Endpoint:
+        class Counting(Endpoint):
+            async def handle(self, request: Request, read: Any) -> Response:
+                asked[name] += 1
+                return await endpoint.handle(request, read)
+
+        return Counting(MemoryStore(), on_arrival=lambda: None)
+
+    async with serve(behind("one"), reuse_port=True) as first:
+        async with serve(behind("two"), port=first.port, reuse_port=True) as second:
+            assert second.port == first.port
+            with anyio.fail_after(10):
+                while len(asked) < 2:  # the system chooses by a hash of both addresses
+                    assert (await ask(first, PROBE)).status == 200
+        both = asked.total()
+        for _ in range(5):  # one is left, and gets all of them
+            assert (await ask(first, PROBE)).status == 200
+    assert asked["one"] + asked["two"] == both + 5
+
+
+async def test_port_is_not_shared_with_one_that_does_not_share(endpoint: Endpoint) -> None:
+    async with serve(endpoint) as receiver:
+        with pytest.raises(OSError, match="address already in use"):
+            async with serve(endpoint, port=receiver.port, reuse_port=True):
+                pytest.fail("it must not listen")
+
+
+async def test_moved_receiver_listens_elsewhere(endpoint: Endpoint, free_port: int) -> None:
+    receiver = serve(endpoint, host="192.0.2.1", port=1)  # an address that is not ours
+    receiver.move("127.0.0.1", free_port, reuse_port=True)
+    async with receiver:
+        assert receiver.port == free_port
+        assert (await ask(receiver, PROBE)).status == 200
+        async with serve(endpoint, port=free_port, reuse_port=True):
+            pass
+
+
+async def test_what_is_not_moved_stays(endpoint: Endpoint, free_port: int) -> None:
+    receiver = serve(endpoint, port=free_port, reuse_port=True)
+    receiver.move(None, None, reuse_port=None)
+    async with receiver:
+        assert receiver.port == free_port
+        async with serve(endpoint, port=free_port, reuse_port=True):
+            assert (await ask(receiver, PROBE)).status == 200
+
+
+async def test_moved_receiver_has_the_patience_that_suits_its_new_address(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver_module, "KEEPALIVE_ALONE", 0.01)
+    receiver = serve(endpoint)
+    receiver.move("0.0.0.0", 0, reuse_port=False)
+    async with receiver, connect(receiver) as peer:
+        peer.send(PROBE)
+        assert (await peer.answer()).status == 200
+        assert await peer.closed() == b""
+
+
+async def test_receiver_that_listens_cannot_be_moved(receiver: Receiver) -> None:
+    with pytest.raises(RuntimeError, match="listens already"):
+        receiver.move(None, 0, reuse_port=None)
+
+
+async def test_receiver_on_a_unix_socket_cannot_be_moved(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    receiver = serve(endpoint, unix_socket=str(tmp_path / "socket"))
+    with pytest.raises(RuntimeError, match="Unix socket"):
+        receiver.move("127.0.0.1", 0, reuse_port=None)
+
+
+async def test_receiver_may_be_moved_again_when_it_has_stopped(
+    endpoint: Endpoint, free_port: int
+) -> None:
+    receiver = serve(endpoint)
+    async with receiver:
+        pass
+    receiver.move(None, free_port, reuse_port=None)
+    async with receiver:
+        assert (receiver.port, (await ask(receiver, PROBE)).status) == (free_port, 200)
+
+
 @pytest.fixture(scope="module")
 def server_tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     file = tmp_path_factory.mktemp("tls") / "both.pem"

@@ -122,7 +122,7 @@ def tasks_under_way() -> set[str]:
 
 @pytest.fixture
 async def asana() -> AsyncIterator[AsanaSimulator]:
-    async with AsanaSimulator(retry_delay=0.001, retry_after=0) as asana:
+    async with AsanaSimulator(gather_for=0, retry_delay=0.001, retry_after=0) as asana:
         yield asana
     assert tasks_under_way() == set()
 

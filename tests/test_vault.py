@@ -49,6 +49,11 @@ def test_only_what_the_newest_key_did_not_seal_is_renewed() -> None:
         assert Vault([NEW]).open("r1", renewed) == "secret"
 
 
+def test_text_that_is_no_unicode_is_sealed_too() -> None:
+    vault = Vault([NEW])
+    assert vault.open("r\udc80", vault.seal("r\udc80", "s\udcff")) == "s\udcff"
+
+
 def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
     Vault()

@@ -7,17 +7,21 @@
         task = await asana.create_task("Fix the login", project=asana.project)
         await asana.complete_task(task)
         await asana.settled()
+        await asana.advance(hours=9)  # with the heartbeat that comes after eight, in milliseconds
 
-It knows the five operations on webhooks, the handshake, signed deliveries with retries, and named
-faults. Of the package it shares only the signature, so that a mistake of the client is not also
-a mistake here. Everything lives in memory.
+It knows the five operations on webhooks, the handshake, signed deliveries with retries, heartbeats,
+a clock that can be driven, and named faults; the work that causes events, which Asana's own clients
+can do too: workspaces, teams, users, projects, sections, tasks, tags and comments; the stream of
+events with its sync tokens; OAuth with scopes; pages, limits and announced changes. Of the package
+it shares only the signature, so that a mistake of the client is not also a mistake here. Everything
+lives in memory.
 """
 
 from __future__ import annotations
 
-from .deliveries import Attempt
-from .faults import Fault, Faults
+from .carrier import Attempt
+from .faults import Fault, Faults, WebhookFaults
 from .simulator import AsanaSimulator
 from .state import WebhookRecord
 
-__all__ = ["AsanaSimulator", "Attempt", "Fault", "Faults", "WebhookRecord"]
+__all__ = ["AsanaSimulator", "Attempt", "Fault", "Faults", "WebhookFaults", "WebhookRecord"]

@@ -13,18 +13,18 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from .answers import Refused, unknown
-from .deliveries import SUCCESS, Deliveries
+from .deliveries import Deliveries
 from .faults import Fault, Faults
 from .filters import checked_filters
-from .state import State, Thing, WebhookRecord
+from .limits import check_room
+from .posts import SUCCESS, Posts
+from .state import Event, State, WebhookRecord
 from .targets import Targets
+from .things import Thing
 
 __all__ = ["Creation"]
 
-HEARTBEAT = b'{"events":[]}'
 REMOTE = "The remote server which is intended to receive the webhook"
 EXISTS = (
     "You already have an existing webhook for the given resource and target. "
@@ -42,7 +42,12 @@ class Creation:
     """
 
     def __init__(
-        self, state: State, deliveries: Deliveries, faults: Faults, targets: Targets
+        self,
+        state: State,
+        posts: Posts,
+        deliveries: Deliveries,
+        faults: Faults,
+        targets: Targets,
     ) -> None:
         self.started = asyncio.Event()
         self.handshake_done = asyncio.Event()
@@ -50,6 +55,7 @@ class Creation:
         self.release_201 = asyncio.Event()
         self.strangers: list[str] = []
         self._state = state
+        self._posts = posts
         self._deliveries = deliveries
         self._faults = faults
         self._targets = targets
@@ -62,11 +68,11 @@ class Creation:
         self.started.set()
         webhook = self._checked(app, fields)
         await self._shake_hands(webhook)
-        webhook.last_success_at = self._state.now()
+        webhook.last_success_at = self._state.clock.now()
         self._state.keep(webhook)
         if Fault.EARLY_EVENTS in self._faults:
-            await self._deliveries.send_first(webhook, self._early_event(webhook))
-        self._deliveries.send(webhook, HEARTBEAT)
+            await self._deliveries.send_first(webhook, [self._early_event(webhook)])
+        self._deliveries.send_heartbeats(webhook)
         if Fault.SLOW_201 in self._faults:
             await self.release_201.wait()
         return webhook
@@ -80,6 +86,7 @@ class Creation:
         for other in self._state.webhooks.values():
             if (other.app, other.resource, other.target) == (app, resource.gid, target):
                 raise Refused(403, EXISTS)
+        check_room(self._state.webhooks.values(), app, resource.gid)
         return WebhookRecord(
             gid=self._state.new_gid(),
             resource=resource.gid,
@@ -87,13 +94,14 @@ class Creation:
             secret=secrets.token_hex(32),
             app=app,
             filters=filters,
-            created_at=self._state.now(),
+            created_at=self._state.clock.now(),
         )
 
     def _resource(self, gid: str) -> Thing:
-        if gid not in self._state.things:
+        resource = self._state.find(gid)
+        if resource is None:
             raise unknown("resource", gid)
-        return self._state.things[gid]
+        return resource
 
     async def _shake_hands(self, webhook: WebhookRecord) -> None:
         if Fault.NO_HANDSHAKE in self._faults:
@@ -109,9 +117,7 @@ class Creation:
         await self._strangers_call(webhook.target, Fault.STRANGER_AFTER in self._faults)
 
     async def _handshake(self, webhook: WebhookRecord) -> None:
-        answer = await self._deliveries.post(
-            webhook.target, b"{}", {"X-Hook-Secret": webhook.secret}
-        )
+        answer = await self._posts.post(webhook.target, b"{}", {"X-Hook-Secret": webhook.secret})
         if answer.status is not None and answer.status not in SUCCESS:
             raise Refused(400, f"{REMOTE} responded with an incorrect status code: {answer.status}")
         if answer.echo != webhook.secret:
@@ -120,12 +126,11 @@ class Creation:
     async def _strangers_call(self, target: str, count: int) -> None:
         for _ in range(count):
             self.strangers.append(secrets.token_hex(32))
-            await self._deliveries.post(target, b"{}", {"X-Hook-Secret": self.strangers[-1]})
+            await self._posts.post(target, b"{}", {"X-Hook-Secret": self.strangers[-1]})
 
-    def _early_event(self, webhook: WebhookRecord) -> bytes:
+    def _early_event(self, webhook: WebhookRecord) -> Event:
         watched = self._state.things[webhook.resource]
-        event = self._state.event("changed", watched, field="name")
-        return msgspec.json.encode({"events": [event]})
+        return self._state.event("changed", watched, field="name")
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

@@ -1,9 +1,10 @@
-"""How signed posts reach the targets, and what becomes of a webhook whose target fails.
+"""What is delivered to each webhook and when, and what becomes of one whose target fails.
 
-The deliveries of one webhook go out one after the other, those of different webhooks side by side.
-A target has ten seconds to answer 200 or 204; otherwise the same bytes are posted again with
-exponential back-off, and after 24 hours without a success the webhook is deleted. 410 deletes it
-at once. Redirects are not followed.
+Events are gathered for a moment, so that those of one moment go in one body. The bodies of one
+webhook go out one after the other, those of different webhooks side by side. What is not answered
+200 or 204 in time is posted again with exponential back-off; 24 hours after its last success a
+webhook has one more attempt before it is deleted. 410 deletes it at once. A heartbeat is a body
+without events: one at the handshake, one every eight hours.
 
 Source: https://developers.asana.com/docs/webhooks-guide
 """
@@ -11,158 +12,144 @@ Source: https://developers.asana.com/docs/webhooks-guide
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any, NamedTuple
+from datetime import datetime, timedelta
+from typing import Any
 
-import aiohttp
-from yarl import URL
+import msgspec
 
-from ..signature import sign
+from .carrier import Carrier
+from .faults import Fault
+from .posts import SUCCESS, Answer
 from .state import State, WebhookRecord
 
-__all__ = ["SUCCESS", "Answer", "Attempt", "Deliveries", "Start"]
+__all__ = ["Deliveries", "Start"]
 
 logger = logging.getLogger(__name__)
 
-SUCCESS = frozenset({200, 204})
 GONE = 410
-CONTENT_LIMIT = 1_000  # bytes of a failed answer that a webhook's record keeps
+HEARTBEAT_INTERVAL = timedelta(hours=8)
 
 Start = Callable[[Coroutine[Any, Any, Any], str], "asyncio.Task[Any]"]
 """Starts a task with a name; the simulator ends it when it ends itself."""
 
-
-class Attempt(NamedTuple):
-    """One signed post: ``status`` is None, and ``error`` not empty, when no answer came."""
-
-    webhook_gid: str
-    body: bytes
-    signature: str
-    status: int | None
-    error: str
-    number: int
-
-    def __repr__(self) -> str:
-        """Return what tells attempts apart; an error's text may hold the target."""
-        outcome = self.status or "no answer"
-        return f"Attempt({self.webhook_gid}, {len(self.body)} bytes, no. {self.number}, {outcome})"
+Events = Iterable[Mapping[str, Any]]
 
 
-class Answer(NamedTuple):
-    """What a target answered; ``content`` is what a webhook's record says of a failure."""
+@dataclass(slots=True, eq=False)
+class _Delivery:
+    """Events on their way in one body; ``placed`` is set when no other will overtake it."""
 
-    status: int | None = None
-    echo: str | None = None
-    content: str = ""
+    events: list[msgspec.Raw]
+    due: datetime
+    attempts: int = 0
+    placed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def body(self) -> bytes:
+        return msgspec.json.encode({"events": self.events})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Line:
-    """What is still to be delivered for one webhook; ``attempts`` are those of the first body."""
+    """What is still to be delivered for one webhook, first things first."""
 
     webhook: WebhookRecord
-    bodies: deque[bytes] = field(default_factory=deque)
-    attempts: int = 0
+    waiting: list[_Delivery] = field(default_factory=list)
 
 
 class Deliveries:
-    """Posts to targets; ``attempts`` lists every signed post that came to an end, in order.
-
-    ``retry_delay``, ``timeout`` and ``give_up_after`` are seconds. Its connections are open inside
-    ``async with``.
-    """
-
-    _session: aiohttp.ClientSession
+    """Delivers events; ``gather_for``, ``retry_delay`` and ``give_up_after`` are seconds."""
 
     def __init__(
         self,
         state: State,
+        carrier: Carrier,
         start: Start,
         *,
+        gather_for: float,
         retry_delay: float,
-        timeout: float,
         give_up_after: float,
     ) -> None:
-        self.attempts: list[Attempt] = []
         self._state = state
+        self._clock = state.clock
+        self._carrier = carrier
         self._start = start
-        self._retry_delay = retry_delay
-        self._timeout = timeout
+        self._gather_for = gather_for
+        self._retry_delay = timedelta(seconds=retry_delay)
         self._give_up_after = timedelta(seconds=give_up_after)
+        self._overtaken_within = timedelta(seconds=2 * gather_for + 1)
+        self._gathered: dict[str, list[msgspec.Raw]] = {}
         self._lines: dict[str, _Line] = {}
         self._workers: set[asyncio.Task[Any]] = set()
 
-    async def __aenter__(self) -> Deliveries:
-        # A connection for each post: one kept alive may be closed by the target at the very moment
-        # of the next post, which would then fail now and then.
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True, limit=0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        return self
+    def gather(self, webhook: WebhookRecord, events: Events) -> None:
+        """Have these events delivered, in one body with what else happens in a moment."""
+        if not self._gather_for:
+            self._send(webhook, _encoded(events))
+        elif webhook.gid in self._gathered:
+            self._gathered[webhook.gid] += _encoded(events)
+        else:
+            self._gathered[webhook.gid] = _encoded(events)
+            self._work(self._send_gathered(webhook), f"events for webhook {webhook.gid}")
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self._session.close()
+    async def send_first(self, webhook: WebhookRecord, events: Events) -> None:
+        """Send a webhook its first events, and return after the first attempt."""
+        line = self._lines[webhook.gid] = _Line(webhook)
+        first = _Delivery(_encoded(events), self._clock.now())
+        first.placed.set()
+        line.waiting.append(first)
+        await self._attempt(line)
+        self._work_off(line)
 
-    async def post(self, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Post once to exactly this URL and return the answer, whatever it is."""
-        try:
-            async with (
-                asyncio.timeout(self._timeout),
-                self._session.post(
-                    URL(target, encoded=True),
-                    data=body,
-                    headers={"Content-Type": "application/json", **headers},
-                    allow_redirects=False,
-                ) as response,
-            ):
-                return await _read(response)
-        except TimeoutError:
-            return Answer(content=f"no answer within {self._timeout:g} s")
-        except (aiohttp.ClientError, OSError) as error:
-            return Answer(content=f"{type(error).__name__}: {error}")
+    def send_heartbeats(self, webhook: WebhookRecord) -> None:
+        """Send a heartbeat now, and every eight hours until the webhook is deleted."""
+        self._beat(webhook, self._clock.now())
 
-    async def deliver(
-        self, webhook: WebhookRecord, body: bytes, *, number: int = 1, signature: str | None = None
-    ) -> Answer:
-        """Post these bytes once, signed with the webhook's secret, and list the attempt."""
-        if signature is None:
-            signature = sign(body, webhook.secret)
-        answer = await self.post(webhook.target, body, {"X-Hook-Signature": signature})
-        error = answer.content if answer.status is None else ""
-        attempt = Attempt(webhook.gid, body, signature, answer.status, error, number)
-        self.attempts.append(attempt)
-        logger.debug("%r", attempt)
-        return answer
+    async def settled(self) -> None:
+        """Return when nothing is gathered, under way or waiting for its next attempt."""
+        while self._workers:
+            await asyncio.wait(self._workers)
 
-    def send(self, webhook: WebhookRecord, body: bytes) -> None:
-        """Have these bytes delivered after all that was sent to this webhook before."""
+    def _work(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        worker = self._start(work, name)
+        self._clock.follow(worker)
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
+
+    async def _send_gathered(self, webhook: WebhookRecord) -> None:
+        await self._clock.sleep(self._gather_for, unless=webhook.deleted)
+        self._send(webhook, self._gathered.pop(webhook.gid))
+
+    def _beat(self, webhook: WebhookRecord, due: datetime) -> None:
+        if not webhook.deleted.is_set():
+            self._send(webhook, [])
+            later = due + HEARTBEAT_INTERVAL
+            self._clock.call_at(later, lambda: self._beat(webhook, later))
+
+    def _send(self, webhook: WebhookRecord, events: list[msgspec.Raw]) -> None:
         line = self._lines.get(webhook.gid)
         if line is None:
             line = self._lines[webhook.gid] = _Line(webhook)
             self._work_off(line)
-        line.bodies.append(body)
+        delivery = _Delivery(events, self._clock.now())
+        line.waiting.insert(self._place(delivery, line), delivery)
 
-    async def send_first(self, webhook: WebhookRecord, body: bytes) -> None:
-        """Send a webhook its first body, and return after the first attempt."""
-        line = self._lines[webhook.gid] = _Line(webhook, deque([body]))
-        await self._attempt(line)
-        self._work_off(line)
-
-    async def settled(self) -> None:
-        """Return when no delivery is under way or waits for its next attempt."""
-        while self._workers:
-            await asyncio.wait(self._workers)
+    def _place(self, delivery: _Delivery, line: _Line) -> int:
+        """Return where in its line a delivery goes: at the end, or before one it overtakes."""
+        end = len(line.waiting)
+        if not self._carrier.has(Fault.REORDERED, line.webhook):
+            delivery.placed.set()
+        elif end and not line.waiting[-1].placed.is_set():
+            line.waiting[-1].placed.set()
+            delivery.placed.set()
+            return end - 1
+        return end
 
     def _work_off(self, line: _Line) -> None:
-        worker = self._start(self._drain(line), f"deliveries of webhook {line.webhook.gid}")
-        self._workers.add(worker)
-        worker.add_done_callback(self._workers.discard)
+        self._work(self._drain(line), f"deliveries of webhook {line.webhook.gid}")
 
     async def _drain(self, line: _Line) -> None:
         while await self._is_due(line):
@@ -171,46 +158,48 @@ class Deliveries:
 
     async def _is_due(self, line: _Line) -> bool:
         deleted = line.webhook.deleted
-        if line.attempts:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._delay(line)):
-                    await deleted.wait()
-        return bool(line.bodies) and not deleted.is_set()
+        if line.waiting and line.waiting[0].attempts:
+            await self._clock.sleep_until(line.waiting[0].due, unless=deleted)
+        elif line.waiting:
+            await self._be_overtaken(line.waiting[0])
+        return bool(line.waiting) and not deleted.is_set()
+
+    async def _be_overtaken(self, delivery: _Delivery) -> None:
+        latest = delivery.due + self._overtaken_within
+        await self._clock.sleep_until(latest, unless=delivery.placed)
+        delivery.placed.set()
 
     async def _attempt(self, line: _Line) -> None:
-        line.attempts += 1
-        answer = await self.deliver(line.webhook, line.bodies[0], number=line.attempts)
+        webhook, first = line.webhook, line.waiting[0]
+        if first.attempts and self._carrier.has(Fault.SUPERSET, webhook):
+            first.events += [event for other in line.waiting[1:] for event in other.events]
+            del line.waiting[1:]
+        first.attempts += 1
+        answer = await self._carrier.carry(webhook, first.body, number=first.attempts)
         if answer.status in SUCCESS:
-            self._note_success(line.webhook)
-            line.bodies.popleft()
-            line.attempts = 0
+            self._note_success(webhook)
+            line.waiting.remove(first)
         else:
-            self._note_failure(line, answer)
-
-    def _delay(self, line: _Line) -> float:
-        return self._retry_delay * 2.0 ** (line.attempts - 1)
+            self._note_failure(webhook, first, answer)
 
     def _note_success(self, webhook: WebhookRecord) -> None:
-        webhook.last_success_at = self._state.now()
+        webhook.last_success_at = self._clock.now()
         webhook.delivery_retry_count = 0
         webhook.next_attempt_after = webhook.failure_deletion_timestamp = None
 
-    def _note_failure(self, line: _Line, answer: Answer) -> None:
-        webhook, now = line.webhook, self._state.now()
+    def _note_failure(self, webhook: WebhookRecord, delivery: _Delivery, answer: Answer) -> None:
+        now = self._clock.now()
+        deletion = (webhook.last_success_at or webhook.created_at) + self._give_up_after
+        delivery.due = min(now + self._retry_delay * 2 ** (delivery.attempts - 1), deletion)
         webhook.last_failure_at = now
         webhook.last_failure_content = answer.content
-        webhook.delivery_retry_count = line.attempts - 1
-        webhook.next_attempt_after = now + timedelta(seconds=self._delay(line))
-        if webhook.failure_deletion_timestamp is None:
-            webhook.failure_deletion_timestamp = now + self._give_up_after
-        if answer.status == GONE or now >= webhook.failure_deletion_timestamp:
+        webhook.delivery_retry_count = delivery.attempts - 1
+        webhook.next_attempt_after = delivery.due
+        webhook.failure_deletion_timestamp = deletion
+        if answer.status == GONE or now >= deletion:
             logger.info("webhook %s is deleted: %s", webhook.gid, answer.status or "no success")
             self._state.delete(webhook)
 
 
-async def _read(response: aiohttp.ClientResponse) -> Answer:
-    if response.status in SUCCESS:
-        return Answer(response.status, response.headers.get("X-Hook-Secret"))
-    content = await response.content.read(CONTENT_LIMIT)
-    text = f"{response.status} {response.reason}\n\n{content.decode(errors='replace')}"
-    return Answer(response.status, content=text)
+def _encoded(events: Events) -> list[msgspec.Raw]:
+    return [msgspec.Raw(msgspec.json.encode(event)) for event in events]

@@ -15,33 +15,67 @@ from aiohttp import web
 
 from .answers import Refused
 from .faults import Fault, Faults
+from .limits import Limits
+from .notices import announcement
+from .scopes import required_scope
+from .tokens import Tokens
 
-__all__ = ["Door", "input_fields", "token_of"]
+__all__ = ["Door", "app_of", "input_fields"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+APP = web.RequestKey("app", str)
+
 
 class Door:
-    """Lets calls in, and turns refusals into answers; ``retry_after`` is in seconds."""
+    """Lets calls in, and turns refusals into answers; ``retry_after`` is in seconds.
 
-    def __init__(self, faults: Faults, *, retry_after: int) -> None:
+    ``changes`` are the announced changes of the API by name.
+    """
+
+    def __init__(
+        self,
+        faults: Faults,
+        tokens: Tokens,
+        limits: Limits,
+        changes: Mapping[str, str],
+        *,
+        retry_after: int,
+    ) -> None:
         self._faults = faults
+        self._tokens = tokens
+        self._limits = limits
+        self._changes = changes
         self._retry_after = str(retry_after)
         self._refused: set[bytes] = set()
 
     @web.middleware
     async def pass_through(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer the call, or refuse it in Asana's shape."""
+        response: web.StreamResponse
         if Fault.UNAVAILABLE in self._faults:
             html = "<html><body><h1>503 Service Unavailable</h1></body></html>"
             return web.Response(status=503, text=html, content_type="text/html")
         try:
-            await self._limit_rate(request, token_of(request))
-            return await handler(request)
+            response = await self._let_in(request, handler)
         except Refused as refusal:
-            return refusal.answer()
+            response = refusal.answer()
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
-            return Refused(404, "No matching route for request").answer()
+            response = Refused(404, "No matching route for request").answer()
+        pretty = request.query.get("opt_pretty", "false") != "false"
+        if pretty and isinstance(response, web.Response) and isinstance(response.body, bytes):
+            response.body = msgspec.json.format(response.body, indent=2)
+        if value := announcement(self._changes, request.headers):
+            response.headers["Asana-Change"] = value
+        return response
+
+    async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        token = token_of(request)
+        self._tokens.check(token, required_scope(request.method, request.path))
+        request[APP] = self._tokens.app(token)
+        await self._limit_rate(request, token)
+        with self._limits.admitted(token, request.method):
+            return await handler(request)
 
     async def _limit_rate(self, request: web.Request, token: str) -> None:
         if Fault.RATE_LIMITED not in self._faults:
@@ -62,6 +96,11 @@ def token_of(request: web.Request) -> str:
     if scheme.lower() != "bearer" or not token.strip():
         raise Refused(401, "Not Authorized")
     return token.strip()
+
+
+def app_of(request: web.Request) -> str:
+    """Return what stands for the app that makes a call; it sees only webhooks of its own."""
+    return request[APP]
 
 
 async def input_fields(request: web.Request) -> Mapping[str, Any]:

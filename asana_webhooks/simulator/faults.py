@@ -1,7 +1,8 @@
 """What can go wrong at Asana, or on the way to it, by name.
 
-Each fault lasts from ``asana.faults.add(name)`` to ``asana.faults.discard(name)``. Those that
-change the create call:
+Each fault lasts from ``asana.faults.add(name)`` to ``asana.faults.discard(name)``. The last two
+tables are of faults that can be on for one webhook alone: ``asana.webhooks[gid].faults.add(name)``.
+Those that change the create call:
 
 =================  ==================================  ============================================
 name               what happens                        what it stands for
@@ -30,16 +31,44 @@ server-error       the webhook exists, the answer is   statuses met include 500,
                    500 with a phrase                   a ``phrase``
 =================  ==================================  ============================================
 
-And those of every call, or of calls about one webhook:
+Those of every call:
 
 =================  ==================================  ============================================
-not-found          calls about one webhook are         404 is among the statuses met; a webhook
-                   answered 404, though it exists      that Asana deleted looks like this
 rate-limited       each call is refused once with 429  the limits for a token; refused calls carry
                    and ``Retry-After``, its repeat     ``Retry-After`` in seconds
                    goes through
 unavailable        every call is answered 503 in HTML  a proxy may answer HTML
 =================  ==================================  ============================================
+
+Those of a webhook and its deliveries, heartbeats included:
+
+=================  ==================================  ============================================
+not-found          calls about the webhook are         404 is among the statuses met; a webhook
+                   answered 404, though it exists      that Asana deleted looks like this
+duplicate          each attempt is posted twice, the   at most once is the aim, but a delivery whose
+                   same bytes; the second answer       acknowledgement failed is sent again
+                   counts
+reordered          a delivery waits until the next     there is no promise of order
+                   one has overtaken it, for twice
+                   ``gather_for`` and a second at most
+superset           a retry has the events of all       whether a retry is byte-identical is unknown
+                   deliveries that wait behind it too,
+                   in one body with another signature
+tampered           a blank is put into the body after  the signature is of the raw bytes: what
+                   it was signed                       parses alike must be refused all the same
+=================  ==================================  ============================================
+
+And those on the way to the target and back; it sees a delivery that Asana takes for a failure, and
+so sees it again:
+
+====================  ===============================  ============================================
+server-error-answers  any answer arrives as 503        success is 200 or 204, whoever answers: a
+                                                       proxy before the target may have failed
+rate-limited-answers  any answer arrives as 429        the same, for a proxy that limits the rate
+slow-answers          any answer comes too late        an answer has 10 seconds
+cut-connections       the connection ends when half    the network may fail at any moment; there is
+                      of the body is sent              no success without an answer
+====================  ===============================  ============================================
 
 Sources: https://developers.asana.com/docs/webhooks-guide,
 https://developers.asana.com/docs/errors, https://developers.asana.com/docs/rate-limits
@@ -47,10 +76,11 @@ https://developers.asana.com/docs/errors, https://developers.asana.com/docs/rate
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableSet
+from collections.abc import Iterable, Iterator, MutableSet, Sequence
 from enum import StrEnum
+from typing import ClassVar
 
-__all__ = ["Fault", "Faults"]
+__all__ = ["Fault", "Faults", "WebhookFaults"]
 
 
 class Fault(StrEnum):
@@ -68,9 +98,17 @@ class Fault(StrEnum):
     NO_SECRET = "no-secret"  # noqa: S105 - likewise
     LOST_201 = "lost-201"
     SERVER_ERROR = "server-error"
-    NOT_FOUND = "not-found"
     RATE_LIMITED = "rate-limited"
     UNAVAILABLE = "unavailable"
+    NOT_FOUND = "not-found"
+    DUPLICATE = "duplicate"
+    REORDERED = "reordered"
+    SUPERSET = "superset"
+    TAMPERED = "tampered"
+    SERVER_ERROR_ANSWERS = "server-error-answers"
+    RATE_LIMITED_ANSWERS = "rate-limited-answers"
+    SLOW_ANSWERS = "slow-answers"
+    CUT_CONNECTIONS = "cut-connections"
 
 
 class Faults(MutableSet[str]):
@@ -79,16 +117,19 @@ class Faults(MutableSet[str]):
     Raises ValueError when a name that is no fault is added or discarded.
     """
 
+    _known: ClassVar[Sequence[Fault]] = tuple(Fault)
+    _named: ClassVar[str] = "fault"
+
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._on = {_fault(name) for name in names}
+        self._on = {self._fault(name) for name in names}
 
     def add(self, value: str) -> None:
         """Switch this fault on."""
-        self._on.add(_fault(value))
+        self._on.add(self._fault(value))
 
     def discard(self, value: str) -> None:
         """Switch this fault off, if it is on."""
-        self._on.discard(_fault(value))
+        self._on.discard(self._fault(value))
 
     def __contains__(self, value: object) -> bool:
         return value in self._on
@@ -103,10 +144,28 @@ class Faults(MutableSet[str]):
         """Return the names that are on, in alphabetical order."""
         return f"Faults({', '.join(sorted(self._on))})"
 
+    def _fault(self, name: str) -> Fault:
+        if name in self._known:
+            return Fault(name)
+        msg = f"no {self._named} is called {name!r}; there are {', '.join(self._known)}"
+        raise ValueError(msg)
 
-def _fault(name: str) -> Fault:
-    try:
-        return Fault(name)
-    except ValueError:
-        msg = f"no fault is called {name!r}; there are {', '.join(Fault)}"
-        raise ValueError(msg) from None
+
+class WebhookFaults(Faults):
+    """The faults that are on for one webhook.
+
+    Raises ValueError when a name that is no fault of a single webhook is added or discarded.
+    """
+
+    _known = (
+        Fault.NOT_FOUND,
+        Fault.DUPLICATE,
+        Fault.REORDERED,
+        Fault.SUPERSET,
+        Fault.TAMPERED,
+        Fault.SERVER_ERROR_ANSWERS,
+        Fault.RATE_LIMITED_ANSWERS,
+        Fault.SLOW_ANSWERS,
+        Fault.CUT_CONNECTIONS,
+    )
+    _named = "fault of a single webhook"

@@ -7,41 +7,64 @@ import logging
 import math
 from collections.abc import Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Any
 
 import anyio
-import msgspec
 from aiohttp import web
 
+from .carrier import Attempt, Carrier
 from .creation import Creation
-from .deliveries import Attempt, Deliveries
+from .deliveries import Deliveries
+from .door import Door
 from .faults import Faults
-from .filters import passes
+from .feed import Feed, Happening
+from .limits import Limits
+from .posts import Posts
 from .server import API, application
-from .state import Event, State, Thing, WebhookRecord
+from .state import State, WebhookRecord
 from .targets import Targets
+from .tokens import Tokens
+from .work import Work
 
 __all__ = ["AsanaSimulator"]
 
 logger = logging.getLogger(__name__)
 
 CLOSING_TIMEOUT = 5.0
+PATIENCE = 20.0  # seconds beyond a target's own that one step of the driven clock may take
 
 
 class AsanaSimulator:
-    """A local Asana with one workspace, one user and one project; it serves inside ``async with``.
+    """A local Asana with one workspace, in it a project ``Bugs``; it serves inside ``async with``.
 
-    Any bearer token is accepted, each stands for an app of its own. ``allow_local=False`` refuses
-    local targets as Asana does; ``allow_hosts`` names the hosts besides loopback that may be posted
-    to. ``retry_delay`` is the pause in seconds before the first retry of a delivery, doubled before
-    each further one; ``delivery_timeout`` how many seconds a target has for its answer;
+    Any bearer token is accepted, each stands for an app of its own, and all act for one user; those
+    that its own OAuth calls gave out are good for their time and scopes.
+
+    ``allow_local=False`` refuses local targets as Asana does; ``allow_hosts`` names the hosts
+    besides loopback that may be posted to. ``gather_for`` is how many seconds events are gathered
+    for, to go in one body: Asana takes about a minute, and 0 sends those of each act and of each
+    ``emit`` at once. ``retry_delay`` is the pause in seconds before the first retry of a delivery,
+    doubled before each further one; ``delivery_timeout`` how many seconds a target has for its
+    answer, always of real time;
     ``give_up_after`` after how many without a success a webhook is deleted; ``retry_after`` what
-    the fault ``rate-limited`` says in its header.
+    the fault ``rate-limited`` and the limits of calls at once say in their header.
+
+    ``rate_limit`` is how many calls a minute a token has (Asana: 150 where nothing is paid, else
+    1,500), ``concurrent_gets`` and ``concurrent_writes`` how many at once (Asana: 50 and 15); None
+    is no limit. ``changes`` announces changes of the API in ``Asana-Change``: names, and where each
+    is explained. ``oauth_clients`` maps ids of apps to their secrets, None takes any; ``consents``
+    is whether users agree when they are asked, ``rotates`` whether refreshing gives a new refresh
+    token. ``changes`` can be altered at any time, and so can ``oauth.clients``, ``oauth.consents``
+    and ``oauth.rotates``.
 
     ``webhooks`` maps gids to the webhooks that exist, ``deliveries`` lists every signed post in
-    order, ``faults`` is the set of faults that are on. ``create_started`` and ``handshake_done``
-    are events that are set, and never cleared, when a create call arrives and when its handshake
-    was answered; ``release_handshake`` and ``release_201`` end the waits of the slow faults.
+    order, ``faults`` is the set of faults that are on for all webhooks, and each webhook has
+    ``faults`` of its own. ``create_started`` and ``handshake_done`` are events that are set, and
+    never cleared, when a create call arrives and when its handshake was answered;
+    ``release_handshake`` and ``release_201`` end the waits of the slow faults.
+
+    Its time is real time and all that ``advance`` let pass besides.
 
     Raises ValueError when an argument makes no sense.
     """
@@ -53,28 +76,59 @@ class AsanaSimulator:
         port: int = 0,
         allow_local: bool = True,
         allow_hosts: Collection[str] = (),
+        gather_for: float = 0.05,
         retry_delay: float = 1.0,
         delivery_timeout: float = 10.0,
         give_up_after: float = 86_400.0,
         retry_after: int = 1,
+        rate_limit: int | None = None,
+        concurrent_gets: int | None = None,
+        concurrent_writes: int | None = None,
+        changes: Mapping[str, str] | None = None,
+        oauth_clients: Mapping[str, str] | None = None,
+        consents: bool = True,
+        rotates: bool = False,
     ) -> None:
         _check_address(host, port)
         _check_seconds(retry_delay=retry_delay, delivery_timeout=delivery_timeout)
-        _check_seconds(zero=True, give_up_after=give_up_after, retry_after=retry_after)
+        _check_seconds(zero=True, gather_for=gather_for, give_up_after=give_up_after)
+        _check_seconds(zero=True, retry_after=retry_after)
+        _check_limits(
+            rate_limit=rate_limit,
+            concurrent_gets=concurrent_gets,
+            concurrent_writes=concurrent_writes,
+        )
         self._host, self._port = host, port
         self._state = State()
+        self.faults = Faults()
+        self._posts = Posts(timeout=delivery_timeout)
+        self._carrier = Carrier(self._posts, self.faults)
         self._deliveries = Deliveries(
             self._state,
+            self._carrier,
             self._start,
+            gather_for=gather_for,
             retry_delay=retry_delay,
-            timeout=delivery_timeout,
             give_up_after=give_up_after,
         )
-        self.faults = Faults()
         targets = Targets(local=allow_local, hosts=allow_hosts)
-        self._creation = Creation(self._state, self._deliveries, self.faults, targets)
-        self._retry_after = retry_after
-        self._base_url: str | None = None
+        self._creation = Creation(self._state, self._posts, self._deliveries, self.faults, targets)
+        self._feed = Feed(self._state, self._deliveries.gather)
+        self._work = Work(self._state, self._feed)
+        self.changes: dict[str, str] = dict(changes or {})
+        self.oauth = Tokens(
+            self._state.now, clients=oauth_clients, consents=consents, rotates=rotates
+        )
+        limits = Limits(
+            self._state.now,
+            per_minute=rate_limit,
+            gets=concurrent_gets,
+            writes=concurrent_writes,
+            retry_after=retry_after,
+        )
+        self._door = Door(self.faults, self.oauth, limits, self.changes, retry_after=retry_after)
+        self._patience = delivery_timeout + PATIENCE
+        self._origin: str | None = None
         self._opened = AsyncExitStack()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._publish()
@@ -84,7 +138,7 @@ class AsanaSimulator:
         self.user = self._state.user.gid
         self.project = self._state.project.gid
         self.webhooks: Mapping[str, WebhookRecord] = self._state.webhooks
-        self.deliveries: list[Attempt] = self._deliveries.attempts
+        self.deliveries: list[Attempt] = self._carrier.attempts
         self.create_started = self._creation.started
         self.handshake_done = self._creation.handshake_done
         self.release_handshake = self._creation.release_handshake
@@ -93,10 +147,21 @@ class AsanaSimulator:
     @property
     def base_url(self) -> str:
         """The URL under which the API answers; RuntimeError before the simulator is entered."""
-        if self._base_url is None:
+        return f"{self._entered()}{API}"
+
+    @property
+    def oauth_url(self) -> str:
+        """The URL under which ``/oauth_authorize``, ``/oauth_token`` and ``/oauth_revoke`` are.
+
+        Raises RuntimeError before the simulator is entered.
+        """
+        return f"{self._entered()}/-"
+
+    def _entered(self) -> str:
+        if self._origin is None:
             msg = "the local Asana serves inside `async with` only"
             raise RuntimeError(msg)
-        return self._base_url
+        return self._origin
 
     @property
     def stranger_secret(self) -> str | None:
@@ -105,7 +170,7 @@ class AsanaSimulator:
 
     async def __aenter__(self) -> AsanaSimulator:
         try:
-            await self._opened.enter_async_context(self._deliveries)
+            await self._opened.enter_async_context(self._posts)
             self._group = await self._opened.enter_async_context(asyncio.TaskGroup())
             self._opened.callback(self._cancel)
             await self._serve()
@@ -122,15 +187,22 @@ class AsanaSimulator:
 
     async def _serve(self) -> None:
         app = application(
-            self._state, self._creation, self.faults, self._start, retry_after=self._retry_after
+            state=self._state,
+            work=self._work,
+            feed=self._feed,
+            tokens=self.oauth,
+            door=self._door,
+            creation=self._creation,
+            faults=self.faults,
+            start=self._start,
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         self._opened.push_async_callback(runner.cleanup)
         await runner.setup()
         await web.TCPSite(runner, self._host, self._port).start()
         host, port = runner.addresses[0][:2]
-        self._base_url = f"http://{f'[{host}]' if ':' in host else host}:{port}{API}"
-        logger.info("the local Asana listens on %s", self._base_url)
+        self._origin = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        logger.info("the local Asana listens on %s", self.base_url)
 
     def _start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = self._group.create_task(work, name=name)
@@ -139,57 +211,41 @@ class AsanaSimulator:
         return task
 
     def _cancel(self) -> None:
+        self._state.clock.stop()
         for task in self._tasks:
             task.cancel()
 
     async def create_task(self, name: str, *, project: str) -> str:
-        """Add a task to a project and so to its section; return the task's gid."""
-        task = self._state.add(
-            Thing(
-                gid=self._state.new_gid(),
-                resource_type="task",
-                resource_subtype="default_task",
-                name=name,
-                parents=(self._state.thing(project, "project").gid,),
-            )
-        )
-        parents = (self._state.thing(project), self._state.section)
-        await self._cause(
-            task, *(self._state.event("added", task, parent=each) for each in parents)
-        )
-        return task.gid
+        """Add a task to a project and so to its first section; return the task's gid."""
+        place = self._state.thing(project, "project")
+        return self._work.add_task({"name": name}, projects=[place]).gid
 
     async def complete_task(self, task: str) -> None:
         """Mark a task as completed: two of its fields change in the same instant."""
-        thing = self._state.thing(task, "task")
-        first = self._state.event("changed", thing, field="completed")
-        second = self._state.event("changed", thing, field="completed_at")
-        await self._cause(thing, first, second | {"created_at": first["created_at"]})
+        self._work.change(self._state.thing(task, "task"), {"completed": True})
 
     async def add_comment(self, task: str, text: str) -> str:
         """Comment on a task; return the gid of the story, whose event names no user."""
-        parent = self._state.thing(task, "task")
-        story = self._state.add(
-            Thing(
-                gid=self._state.new_gid(),
-                resource_type="story",
-                resource_subtype="comment_added",
-                name=text,
-            )
-        )
-        event = self._state.event("added", story, parent=parent)
-        await self._cause(parent, event | {"user": None})
-        return story.gid
+        return self._work.add_story(self._state.thing(task, "task"), {"text": text}).gid
+
+    async def delete(self, gid: str) -> None:
+        """Delete a task, a story, a project or whatever has this gid."""
+        self._work.delete(self._state.thing(gid))
+
+    async def undelete(self, gid: str) -> None:
+        """Bring a deleted object back, which Asana lets users do but not its API."""
+        if gid not in self._state.things:
+            msg = f"there was never an object with gid {gid!r}"
+            raise ValueError(msg)
+        self._work.undelete(self._state.things[gid])
 
     async def emit(self, resource: str, *events: Mapping[str, Any]) -> None:
         """Send events, in Asana's JSON shape, to every webhook on exactly this resource.
 
-        Each webhook gets those that pass its filters in one body, and nothing if none does.
+        Each webhook gets those that pass its filters in one body, with what else happens within
+        ``gather_for``, and nothing if none does. They are in the resource's stream of events too.
         """
-        for webhook in self._state.webhooks.values():
-            passing = [event for event in events if passes(event, webhook.filters)]
-            if webhook.resource == resource and passing:
-                self._deliveries.send(webhook, msgspec.json.encode({"events": passing}))
+        self._feed.publish(*(Happening(event, {resource}) for event in events))
 
     async def deliver(
         self, webhook_gid: str, body: bytes, *, signature: str | None = None
@@ -200,15 +256,32 @@ class AsanaSimulator:
         deleted already. Neither its record nor its retries take notice.
         """
         webhook = self._state.webhook(webhook_gid)
-        return (await self._deliveries.deliver(webhook, body, signature=signature)).status
+        return await self._carrier.post(webhook, body, signature=signature)
 
     async def settled(self) -> None:
-        """Return when no delivery is under way or waits for its next attempt."""
+        """Return when no event is gathered and no delivery under way or waiting for a retry.
+
+        It takes the real time that this takes; ``advance`` does not.
+        """
         await self._deliveries.settled()
 
-    async def _cause(self, thing: Thing, *events: Event) -> None:
-        for gid in (thing.gid, *thing.parents):
-            await self.emit(gid, *events)
+    async def advance(
+        self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0
+    ) -> None:
+        """Let so much time pass at this Asana, and return when all that was due in it is done.
+
+        Gathered events, retries, heartbeats and deletions come in their order, each at its own
+        time; what is posted is really posted, and its answer waited for before time goes on. Only
+        what a target does after its answer may still be under way.
+
+        Raises ValueError when the time is negative, and TimeoutError when a target keeps one moment
+        from ending for 20 seconds longer than ``delivery_timeout``.
+        """
+        length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        if length < timedelta():
+            msg = f"time passes forwards only, not by {length.total_seconds():g} seconds"
+            raise ValueError(msg)
+        await self._state.clock.advance(length.total_seconds(), patience=self._patience)
 
 
 def _check_address(host: str, port: int) -> None:
@@ -224,4 +297,11 @@ def _check_seconds(*, zero: bool = False, **durations: float) -> None:
     for name, seconds in durations.items():
         if not (math.isfinite(seconds) and (seconds > 0 or (zero and seconds == 0))):
             msg = f"{name} must be a {'' if zero else 'positive '}number of seconds, not {seconds}"
+            raise ValueError(msg)
+
+
+def _check_limits(**limits: int | None) -> None:
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            msg = f"{name} must be a number of calls from 1 on, or None for no limit, not {limit}"
             raise ValueError(msg)

@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-__all__ = ["Event", "Filter", "State", "Thing", "WebhookRecord", "timestamp"]
+from .clock import Clock
+from .faults import WebhookFaults
+from .furniture import PROJECT, USER, WORKSPACE, furniture
+from .things import Thing
+
+__all__ = ["Event", "Filter", "State", "WebhookRecord", "timestamp"]
 
 Filter = dict[str, Any]
 """One filter of a webhook as Asana echoes it: four keys, null where nothing was said."""
@@ -19,37 +24,12 @@ Event = dict[str, Any]
 MILLISECOND = timedelta(milliseconds=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thing:
-    """An object of Asana that a webhook can watch or an event can name.
-
-    ``parents`` are the gids of the objects whose webhooks see its events too.
-    """
-
-    gid: str
-    resource_type: str
-    name: str
-    resource_subtype: str | None = None
-    parents: tuple[str, ...] = ()
-
-    @property
-    def compact(self) -> dict[str, Any]:
-        """How answers of the API refer to it."""
-        return {"gid": self.gid, "resource_type": self.resource_type, "name": self.name}
-
-    @property
-    def reference(self) -> dict[str, Any]:
-        """How events refer to it: without its name."""
-        bare = {"gid": self.gid, "resource_type": self.resource_type}
-        return bare | ({"resource_subtype": self.resource_subtype} if self.resource_subtype else {})
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
 class WebhookRecord:
     """One webhook and how its deliveries go; ``resource`` is a gid, ``app`` the token that made it.
 
     ``delivery_retry_count`` counts the retries since the last success, ``deleted`` is set when the
-    webhook is gone.
+    webhook is gone. ``faults`` are those that are on for this webhook only.
 
     Source: https://developers.asana.com/reference/webhooks
     """
@@ -69,32 +49,30 @@ class WebhookRecord:
     next_attempt_after: datetime | None = None
     failure_deletion_timestamp: datetime | None = None
     deleted: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    faults: WebhookFaults = field(default_factory=WebhookFaults)
 
 
 class State:
     """The objects of one workspace, and the webhooks on them.
 
+    ``things`` keeps deleted objects too: a webhook may still watch one, and it may come back.
     ``webhooks`` holds those that exist; a deleted one can still be found with ``webhook``, because
     a delivery of it may be under way.
     """
 
     def __init__(self) -> None:
+        self.clock = Clock()
         self.webhooks: dict[str, WebhookRecord] = {}
         self._ever: dict[str, WebhookRecord] = {}
         self._gids = itertools.count(1_200_000_000_000_001)
         self._last = datetime.min.replace(tzinfo=UTC)
-        self.workspace = Thing(gid="1331", resource_type="workspace", name="example.com")
-        self.user = Thing(gid="1201", resource_type="user", name="Robin Example")
-        self.project = Thing(gid="8675309", resource_type="project", name="Bugs")
-        self.section = Thing(gid="1400", resource_type="section", name="Untitled section")
-        first = (self.workspace, self.user, self.project, self.section)
-        self.things = {thing.gid: thing for thing in first}
+        self.things = furniture()
+        self.workspace, self.user = self.things[WORKSPACE], self.things[USER]
+        self.project = self.things[PROJECT]
 
     def now(self) -> datetime:
         """Return the time in whole milliseconds; no two calls return the same."""
-        now = datetime.now(UTC)
-        now = now.replace(microsecond=now.microsecond // 1000 * 1000)
-        self._last = max(now, self._last + MILLISECOND)
+        self._last = max(self.clock.now(), self._last + MILLISECOND)
         return self._last
 
     def new_gid(self) -> str:
@@ -106,13 +84,24 @@ class State:
         self.things[thing.gid] = thing
         return thing
 
+    def find(self, gid: str, resource_type: str | None = None) -> Thing | None:
+        """Return the object with this gid that users can see, None when there is none."""
+        thing = self.things.get(gid)
+        found = thing and thing.alive and resource_type in (None, thing.resource_type)
+        return thing if found else None
+
     def thing(self, gid: str, resource_type: str | None = None) -> Thing:
         """Return the object with this gid; ValueError when there is none of this type."""
-        thing = self.things.get(gid)
-        if thing is None or resource_type not in (None, thing.resource_type):
+        thing = self.find(gid, resource_type)
+        if thing is None:
             msg = f"there is no {resource_type or 'object'} with gid {gid!r}"
             raise ValueError(msg)
         return thing
+
+    def all(self, resource_type: str) -> list[Thing]:
+        """Return the objects of a type that users can see, in the order of their creation."""
+        things = self.things.values()
+        return [each for each in things if each.resource_type == resource_type and each.alive]
 
     def event(
         self, action: str, thing: Thing, *, parent: Thing | None = None, field: str | None = None

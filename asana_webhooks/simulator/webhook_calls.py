@@ -12,12 +12,13 @@ from typing import Any
 
 from aiohttp import web
 
-from .answers import Refused, answer, choose, named_fields, page, single, unknown
+from .answers import Refused, answer, choose, named_fields, single, unknown
 from .creation import Creation
 from .deliveries import Start
-from .door import input_fields, token_of
+from .door import app_of, input_fields
 from .faults import Fault, Faults
 from .filters import checked_filters
+from .pages import Pages
 from .state import State, WebhookRecord, timestamp
 
 __all__ = ["WebhookCalls"]
@@ -30,13 +31,26 @@ logger = logging.getLogger(__name__)
 
 
 class WebhookCalls:
-    """Each call sees only the webhooks that its own token made; create calls run as tasks."""
+    """Each call sees only the webhooks that its own app made; create calls run as tasks."""
 
-    def __init__(self, state: State, creation: Creation, faults: Faults, start: Start) -> None:
+    def __init__(
+        self, state: State, creation: Creation, faults: Faults, start: Start, pages: Pages
+    ) -> None:
         self._state = state
+        self._pages = pages
         self._creation = creation
         self._faults = faults
         self._start = start
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the calls by method and path below the API."""
+        return [
+            web.post("/webhooks", self.create),
+            web.get("/webhooks", self.list),
+            web.get("/webhooks/{gid}", self.get),
+            web.put("/webhooks/{gid}", self.update),
+            web.delete("/webhooks/{gid}", self.delete),
+        ]
 
     async def create(self, request: web.Request) -> web.Response:
         """Create a webhook; the call goes on even if the caller hangs up."""
@@ -49,7 +63,7 @@ class WebhookCalls:
     async def _create(self, request: web.Request, fields: Mapping[str, Any]) -> web.Response:
         # A refusal must not leave the task as an exception: it would end all other tasks.
         try:
-            webhook = await self._creation.create(token_of(request), fields)
+            webhook = await self._creation.create(app_of(request), fields)
         except Refused as refusal:
             return refusal.answer()
         logger.debug("webhook %s on %s is created", webhook.gid, webhook.resource)
@@ -70,13 +84,13 @@ class WebhookCalls:
         """List the caller's webhooks in a workspace, those on one resource if asked."""
         self._check_workspace(request.query.get("workspace"))
         names = named_fields(request) or COMPACT
-        records = [
-            choose(self._record(webhook), names)
+        webhooks = [
+            webhook
             for webhook in self._state.webhooks.values()
-            if webhook.app == token_of(request)
+            if webhook.app == app_of(request)
             and request.query.get("resource") in (None, webhook.resource)
         ]
-        return answer(page(request, records))
+        return self._pages.answer(request, webhooks, lambda each: choose(self._record(each), names))
 
     async def get(self, request: web.Request) -> web.Response:
         """Show one webhook; its secret is never shown."""
@@ -106,15 +120,18 @@ class WebhookCalls:
     def _webhook(self, request: web.Request) -> WebhookRecord:
         gid = request.match_info["gid"]
         webhook = self._state.webhooks.get(gid)
-        if webhook is None or webhook.app != token_of(request) or Fault.NOT_FOUND in self._faults:
+        if webhook is None or webhook.app != app_of(request) or self._is_hidden(webhook):
             raise unknown("webhook", gid)
         return webhook
+
+    def _is_hidden(self, webhook: WebhookRecord) -> bool:
+        return Fault.NOT_FOUND in self._faults or Fault.NOT_FOUND in webhook.faults
 
     def _record(self, webhook: WebhookRecord) -> dict[str, Any]:
         return {
             "gid": webhook.gid,
             "resource_type": "webhook",
-            "resource": self._state.things[webhook.resource].compact,
+            "resource": self._state.things[webhook.resource],
             "target": webhook.target,
             "active": webhook.active,
             "is_workspace_webhook": False,  # as recorded, even for a webhook on a workspace

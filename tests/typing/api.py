@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, assert_type
 
 import httpx
@@ -44,9 +44,12 @@ from asana_webhooks import (
     verify_signature,
 )
 from asana_webhooks.auth import OUT_OF_BAND, AsanaOAuth, Authorization, Token, TokenFile, login
+from asana_webhooks.otel import OpenTelemetry
 from asana_webhooks.simulator import AsanaSimulator, Attempt, Fault, WebhookRecord
 from asana_webhooks.simulator.threaded import ThreadedSimulator, threaded_simulator
+from asana_webhooks.stats import Stats, WebhookStats
 from asana_webhooks.stores import Store
+from asana_webhooks.telemetry import Telemetry
 from asana_webhooks.testing import (
     Post,
     drain,
@@ -87,6 +90,12 @@ with_every_option = WebhooksClient(
     max_attempts=3,
     concurrency=4,
     answer_gone=True,
+    reuse_port=True,
+    upkeep=None,
+    telemetry=OpenTelemetry(interval=5.0),
+)
+with_keys = WebhooksClient(
+    public_url="https://hooks.example.com", store="sqlite:///hooks.db", encryption_keys=["a-key"]
 )
 mounted = WebhooksClient(public_url="https://hooks.example.com", serve=False)
 api = WebhooksApi(None, base_url="https://app.asana.com/api/1.0", http_client=httpx.AsyncClient())
@@ -203,6 +212,32 @@ async def look_after_dead_letters() -> None:
             assert_type(letter.received_at, datetime)
             assert_type(letter.buried_at, datetime)
         assert_type(await client.replay([letter.id for letter in letters]), int)
+        assert_type(await client.discard([letter.id for letter in letters]), int)
+        assert_type(await client.get_letter("1"), DeadLetter | None)
+        chosen = client.select_letters(
+            resource="1204619", webhook="12", reason="failed", buried_before=datetime.now(UTC)
+        )
+        async for letter in chosen:
+            assert_type(letter, DeadLetter)
+
+
+async def watch_the_inbox() -> None:
+    client.listen("0.0.0.0", 8080, reuse_port=True)
+    async with client:
+        stats = await client.stats()
+        assert_type(stats, Stats)
+        assert_type(stats.waiting, int)
+        assert_type(stats.oldest_age, float | None)
+        assert_type(stats.refused, dict[str, int])
+        for webhook in stats.webhooks:
+            assert_type(webhook, WebhookStats)
+            assert_type(webhook.since_heartbeat, float | None)
+
+
+def takes_any_telemetry(telemetry: Telemetry) -> None: ...
+
+
+takes_any_telemetry(OpenTelemetry())
 
 
 # The five operations
@@ -363,7 +398,7 @@ async def mount_in_asgi(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def try_without_an_account() -> None:
-    async with AsanaSimulator(retry_delay=0.1) as asana:
+    async with AsanaSimulator(gather_for=60, retry_delay=0.1) as asana:
         assert_type(asana, AsanaSimulator)
         assert_type(asana.base_url, str)
         assert_type(asana.workspace, str)
@@ -374,11 +409,34 @@ async def try_without_an_account() -> None:
         assert_type(task, str)
         await asana.complete_task(task)
         assert_type(await asana.add_comment(task, "Done"), str)
+        await asana.delete(task)
+        await asana.undelete(task)
         await asana.emit(asana.project, {"action": "changed"})
         asana.faults.add(Fault.NO_HANDSHAKE)
         asana.faults.discard("no-handshake")
+        for webhook in asana.webhooks.values():
+            webhook.faults.add(Fault.DUPLICATE)
         await asana.settled()
+        await asana.advance(days=1, hours=9, minutes=0.5, seconds=1)
         assert_type(await asana.deliver("12", b"{}", signature="0" * 64), int | None)
+        assert_type(asana.oauth_url, str)
+        asana.oauth.consents = False
+        asana.oauth.rotates = True
+        asana.oauth.clients = {"an-app": "its secret"}
+        asana.changes["new_webhooks"] = "https://forum.example.com/t/1"
+
+
+async def try_a_strict_asana() -> None:
+    async with AsanaSimulator(
+        rate_limit=150,
+        concurrent_gets=50,
+        concurrent_writes=15,
+        changes={"new_webhooks": "https://forum.example.com/t/1"},
+        oauth_clients={"an-app": "its secret"},
+        consents=False,
+        rotates=True,
+    ):
+        pass
 
 
 # Tests

@@ -1,0 +1,103 @@
+"""Calls that create what tasks are in: projects, sections, tags; and that change who is where.
+
+Sources: https://developers.asana.com/reference/projects,
+https://developers.asana.com/reference/teams
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from .answers import Refused, answer, single
+from .door import input_fields
+from .inputs import link, required_text, user_of, writable
+from .state import State
+from .things import Thing
+from .work import Work
+from .work_calls import thing_of
+
+__all__ = ["PlaceCalls"]
+
+
+class PlaceCalls:
+    """Has places created, and users added to teams and the workspace."""
+
+    def __init__(self, state: State, work: Work) -> None:
+        self._state = state
+        self._work = work
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the calls by method and path below the API."""
+        return [
+            web.post("/projects", self.create_project),
+            web.post("/{kind:workspaces|teams}/{gid}/projects", self.create_project),
+            web.post("/projects/{gid}/sections", self.create_section),
+            web.post("/tags", self.create_tag),
+            web.post("/{kind:workspaces}/{gid}/tags", self.create_tag),
+            web.post("/teams", self.create_team),
+            web.post("/{kind:workspaces|teams}/{gid}/addUser", self.add_user),
+            web.post("/{kind:workspaces|teams}/{gid}/removeUser", self.remove_user),
+        ]
+
+    async def create_project(self, request: web.Request) -> web.Response:
+        """Create a project in the workspace, or in a team of it."""
+        given = await input_fields(request)
+        place = self._place(request, given)
+        team = link(self._state, given, "team")
+        if place.resource_type == "team":
+            team = place
+        fields = writable(self._state, "project", given) | {"team": team}
+        return single(request, self._work.add_project(fields).record, status=201)
+
+    async def create_section(self, request: web.Request) -> web.Response:
+        """Create a section in a project."""
+        project, given = thing_of(self._state, request, "project"), await input_fields(request)
+        required_text(given, "name")
+        section = self._work.add_section(project, writable(self._state, "section", given))
+        return single(request, section.record, status=201)
+
+    async def create_tag(self, request: web.Request) -> web.Response:
+        """Create a tag."""
+        given = await input_fields(request)
+        self._place(request, given)
+        tag = self._work.add_tag(writable(self._state, "tag", given))
+        return single(request, tag.record, status=201)
+
+    async def create_team(self, request: web.Request) -> web.Response:
+        """Create a team."""
+        given = await input_fields(request)
+        if link(self._state, given, "organization", "workspace") is None:
+            raise Refused(400, "organization: Missing input")
+        required_text(given, "name")
+        team = self._work.add_team(writable(self._state, "team", given))
+        return single(request, team.record, status=201)
+
+    async def add_user(self, request: web.Request) -> web.Response:
+        """Make a user a member; an address that nobody has is a new user's."""
+        group, given = thing_of(self._state, request), await input_fields(request)
+        name = required_text(given, "user")
+        known = any(each.fields["email"] == name for each in self._state.all("user"))
+        user = (
+            self._work.add_user(name)
+            if "@" in name and not known
+            else user_of(self._state, "user", name)
+        )
+        self._work.join(group, user)
+        return single(request, user.record)
+
+    async def remove_user(self, request: web.Request) -> web.Response:
+        """End a user's membership."""
+        group, given = thing_of(self._state, request), await input_fields(request)
+        self._work.leave(group, user_of(self._state, "user", required_text(given, "user")))
+        return answer({"data": {}})
+
+    def _place(self, request: web.Request, given: Mapping[str, Any]) -> Thing:
+        if "gid" in request.match_info:
+            return thing_of(self._state, request)
+        place = link(self._state, given, "workspace") or link(self._state, given, "team")
+        if place is None:
+            raise Refused(400, "workspace: Missing input")
+        return place

@@ -1,0 +1,103 @@
+"""What an object of this Asana is, how it is shown, and whose webhooks see what happens to it.
+
+Source: https://developers.asana.com/docs/webhooks-guide
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["HIGHER_LEVEL", "Thing", "living", "seers"]
+
+HIGHER_LEVEL = frozenset({"workspace", "team", "portfolio", "goal"})
+"""Resources whose webhooks see projects and memberships, never tasks, subtasks or stories."""
+
+HIGHER_LEVEL_SEES = frozenset({"project", "team_membership", "workspace_membership"})
+
+COMPACT = {
+    "task": ("name", "resource_subtype"),
+    "story": ("created_at", "created_by", "resource_subtype", "text"),
+    "team_membership": ("user", "team"),
+    "workspace_membership": ("user", "workspace"),
+}
+"""What compact records show beside gid and type; of a type that is not named here, the name."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Thing:
+    """An object of Asana that a webhook can watch or an event can name.
+
+    ``fields`` is the rest of its record; another object in it, also within a list or a membership,
+    is a link. ``owner`` is what it is a part of and cannot outlive: a subtask's task, a story's
+    task, a section's project.
+    """
+
+    gid: str
+    resource_type: str
+    resource_subtype: str | None = None
+    owner: Thing | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    deleted: bool = False
+
+    @property
+    def name(self) -> str:
+        """What users call it; empty for objects without a name."""
+        name: str = self.fields.get("name", "")
+        return name
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is there for the users: neither deleted nor a part of what is."""
+        return not self.deleted and (self.owner is None or self.owner.alive)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its whole record; links in it are Things."""
+        record = self.reference | self.fields
+        if "memberships" in record:
+            record["projects"] = [each["project"] for each in record["memberships"]]
+        return record
+
+    @property
+    def compact(self) -> dict[str, Any]:
+        """How answers of the API refer to it."""
+        record, names = self.record, COMPACT.get(self.resource_type, ("name",))
+        return {name: record[name] for name in ("gid", "resource_type", *names)}
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """How events refer to it: without its name."""
+        bare = {"gid": self.gid, "resource_type": self.resource_type}
+        return bare | ({"resource_subtype": self.resource_subtype} if self.resource_subtype else {})
+
+
+def living(value: Any) -> bool:
+    """Return whether a field's value may be shown: no link in it leads to what is deleted."""
+    if isinstance(value, Thing):
+        return value.alive
+    return not isinstance(value, Mapping) or all(map(living, value.values()))
+
+
+def seers(thing: Thing, parent: Thing | None = None) -> frozenset[str]:
+    """Return the gids of the objects whose webhooks and event streams see an event.
+
+    Events bubble up: from a story to its task, from a subtask to its task, from a task to its
+    projects, from a project to its team and workspace; and what is added or removed is seen by the
+    ``parent`` too. Only projects and memberships reach higher-level resources.
+    """
+    found = {each.gid: each for start in (thing, parent) if start for each in _upwards(start)}
+    high = thing.resource_type in HIGHER_LEVEL_SEES
+    return frozenset(
+        gid for gid, each in found.items() if high or each.resource_type not in HIGHER_LEVEL
+    )
+
+
+def _upwards(thing: Thing) -> Iterator[Thing]:
+    yield thing
+    above = [thing.owner, *map(thing.fields.get, ("team", "workspace", "organization"))]
+    above += [each["project"] for each in thing.fields.get("memberships", ())]
+    for each in above:
+        if each is not None:
+            yield from _upwards(each)

@@ -1,0 +1,329 @@
+"""What all calls of the local Asana have in common: forms, pages, limits, notices, errors."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import local_asana
+import pytest
+from local_asana import World
+
+from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.simulator.answers import Refused
+from asana_webhooks.simulator.limits import check_room
+from asana_webhooks.simulator.notices import announcement
+from asana_webhooks.simulator.state import State, WebhookRecord
+
+WHOLE = {
+    *("gid", "resource_type", "resource", "target", "active", "is_workspace_webhook"),
+    *("created_at", "last_failure_at", "last_failure_content", "last_success_at", "filters"),
+    *("delivery_retry_count", "next_attempt_after", "failure_deletion_timestamp"),
+}
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with local_asana.running() as world:
+        yield world
+
+
+class Clock:
+    """Time passes only when it is told to."""
+
+    now = datetime(2026, 7, 1, tzinfo=UTC)
+
+    def pass_(self, **duration: float) -> None:
+        self.now += timedelta(**duration)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(State, "now", lambda _: clock.now)
+    return clock
+
+
+# Forms and fields
+
+
+async def test_forms_do_as_well_as_json(world: World) -> None:
+    created = await world.api.post(
+        "/webhooks", data={"resource": "8675309", "target": world.target}
+    )
+    assert created.status_code == 201
+    task = (await world.api.post("/tasks", data={"name": "From a form", "parent": "1301"})).json()
+    form = {"completed": "true", "due_on": "2026-12-24"}
+    changed = (await world.api.put(f"/tasks/{task['data']['gid']}", data=form)).json()["data"]
+    assert (changed["completed"], changed["due_on"]) == (True, "2026-12-24")
+
+
+async def test_webhook_is_shown_whole_compact_or_as_named(world: World) -> None:
+    gid = await world.watch("8675309", {"resource_type": "task", "action": "added"})
+    assert (await world.get(f"/webhooks/{gid}")).keys() == WHOLE
+    [compact] = await world.get("/webhooks", workspace="1331")
+    assert compact.keys() == {"gid", "resource_type", "active", "resource", "target"}
+    fields = "resource.name,filters.action,filters.fields,next_attempt_after"
+    [named] = await world.get("/webhooks", workspace="1331", opt_fields=fields)
+    assert named == {
+        "gid": gid,
+        "resource": {"gid": "8675309", "name": "Bugs"},
+        "filters": [{"action": "added", "fields": None}],
+        "next_attempt_after": None,
+    }
+
+
+@pytest.mark.parametrize("value", ["", "true", "1"])
+async def test_pretty_answers_have_lines(world: World, value: str) -> None:
+    plain = await world.api.get("/users/me")
+    pretty = await world.api.get("/users/me", params={"opt_pretty": value})
+    assert pretty.json() == plain.json()
+    assert "\n" not in plain.text
+    assert pretty.text.startswith('{\n  "data": {\n    "gid": "1201",\n')
+    refused = await world.api.get("/tasks", params={"opt_pretty": value})
+    assert refused.text.startswith('{\n  "errors": [\n')
+
+
+async def test_answers_are_not_pretty_when_that_is_declined(world: World) -> None:
+    answer = await world.api.get("/users/me", params={"opt_pretty": "false"})
+    assert "\n" not in answer.text
+
+
+async def test_html_stays_as_it_is(world: World) -> None:
+    world.asana.faults.add("unavailable")
+    answer = await world.api.get("/users/me", params={"opt_pretty": "true"})
+    assert answer.text == "<html><body><h1>503 Service Unavailable</h1></body></html>"
+
+
+# Pages
+
+
+async def all_pages(world: World, path: str, **params: Any) -> list[list[str]]:
+    pages = []
+    while True:
+        body = (await world.api.get(path, params=params)).json()
+        pages.append([each["gid"] for each in body["data"]])
+        if body["next_page"] is None:
+            return pages
+        params["offset"] = body["next_page"]["offset"]
+
+
+async def test_every_list_has_pages(world: World) -> None:
+    assert await all_pages(world, "/projects/8675309/tasks", limit=2) == [
+        ["1301", "1302"],
+        ["1303"],
+    ]
+    assert await all_pages(world, "/users", limit=1) == [["1201"], ["1202"]]
+    assert await all_pages(world, "/tasks/1301/stories", limit=100) == [[]]
+
+
+async def test_offset_tells_nothing_and_is_good_for_its_list_only(world: World) -> None:
+    first = (await world.api.get("/tasks", params={"project": "8675309", "limit": 1})).json()
+    again = (await world.api.get("/tasks", params={"project": "8675309", "limit": 1})).json()
+    offset = first["next_page"]["offset"]
+    assert offset != again["next_page"]["offset"]
+    assert "1301" not in offset
+    message = "offset: Your pagination token is invalid or has expired"
+    for path in ("/users", "/projects/8675309/tasks"):
+        assert await world.refused("GET", path, limit=1, offset=offset) == (400, message)
+
+
+async def test_offset_ends_with_the_record_before_it(world: World) -> None:
+    first = (await world.api.get("/tasks", params={"project": "8675309", "limit": 1})).json()
+    await world.api.delete("/tasks/1301")
+    offset = first["next_page"]["offset"]
+    refused = await world.refused("GET", "/tasks", project="8675309", limit=1, offset=offset)
+    assert refused == (400, "offset: Your pagination token is invalid or has expired")
+
+
+async def test_offset_ends_after_an_hour(clock: Clock) -> None:
+    async with local_asana.running() as world:
+        first = (await world.api.get("/tasks", params={"project": "8675309", "limit": 2})).json()
+        clock.pass_(minutes=59)
+        assert (await world.api.get(first["next_page"]["uri"])).status_code == 200
+        clock.pass_(minutes=1)
+        response = await world.api.get(world.asana.base_url + first["next_page"]["path"])
+        assert response.status_code == 400
+        [error] = response.json()["errors"]
+        assert error["message"] == "offset: Your pagination token has expired."
+
+
+async def test_list_of_more_than_a_thousand_needs_a_limit(world: World) -> None:
+    for number in range(998):
+        await world.asana.create_task(f"Task {number}", project="8675309")
+    refused = await world.refused("GET", "/projects/8675309/tasks")
+    message = "The result is too large. You should use pagination"
+    assert refused == (400, f"{message} (may require specifying a workspace)!")
+    assert len(await world.get("/projects/8675309/tasks", limit=100)) == 100
+    await world.api.delete("/tasks/1301")
+    assert len(await world.get("/projects/8675309/tasks")) == 1_000
+
+
+# Limits
+
+
+async def test_calls_beyond_the_limit_of_a_minute_are_refused_until_it_is_over(
+    clock: Clock,
+) -> None:
+    async with local_asana.running(rate_limit=3) as world:
+        statuses = [(await world.api.get("/users/me")).status_code for _ in range(3)]
+        assert statuses == [200] * 3
+        clock.pass_(seconds=18.2)
+        refused = await world.api.get("/users/me")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "42")
+        [error] = refused.json()["errors"]
+        assert error["message"] == (
+            "You've made too many requests and hit a rate limit. "
+            "Please retry after the given amount of time."
+        )
+        async with local_asana.client(world.asana, "another") as other:
+            assert (await other.get("/users/me")).status_code == 200
+        clock.pass_(seconds=41.8)
+        assert (await world.api.get("/users/me")).status_code == 200
+
+
+async def test_refused_calls_count_within_their_minute(clock: Clock) -> None:
+    async with local_asana.running(rate_limit=1) as world:
+        for status in (200, 429, 429):
+            assert (await world.api.get("/users/me")).status_code == status
+        clock.pass_(seconds=60)
+        for status in (200, 429):
+            assert (await world.api.get("/users/me")).status_code == status
+
+
+async def test_writes_at_once_are_limited_apart_from_gets() -> None:
+    async with local_asana.running(concurrent_writes=1, concurrent_gets=1, retry_after=7) as world:
+        world.asana.faults.add("slow-handshake")
+        data = {"resource": "8675309", "target": world.target}
+        first = asyncio.create_task(world.api.post("/webhooks", json={"data": data}))
+        await world.asana.create_started.wait()
+        refused = await world.api.post("/tasks", json={"data": {"workspace": "1331"}})
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "7")
+        assert (await world.api.get("/users/me")).status_code == 200
+        world.asana.release_handshake.set()
+        assert (await first).status_code == 201
+        assert (await world.post("/tasks", workspace="1331"))["completed"] is False
+
+
+@pytest.mark.parametrize("name", ["rate_limit", "concurrent_gets", "concurrent_writes"])
+def test_limit_that_lets_nothing_in_is_a_mistake(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a number of calls from 1 on"):
+        AsanaSimulator(**{name: 0})
+
+
+def webhooks(count: int, *, app: str, resource: str) -> list[WebhookRecord]:
+    record = WebhookRecord(
+        gid="1",
+        resource=resource,
+        target="http://127.0.0.1/",
+        secret="s",
+        app=app,
+        filters=[],
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    return [record] * count
+
+
+def test_a_resource_has_room_for_a_thousand_webhooks_of_all_apps() -> None:
+    others = webhooks(500, app="b", resource="1") + webhooks(499, app="c", resource="1")
+    check_room(others, "a", "1")
+    with pytest.raises(Refused, match="There are 1000 webhooks on it already") as refused:
+        check_room([*others, *webhooks(1, app="a", resource="1")], "a", "1")
+    assert refused.value.status == 403
+    check_room(webhooks(1000, app="a", resource="1"), "a", "2")
+
+
+def test_an_app_has_room_for_ten_thousand_webhooks() -> None:
+    check_room(webhooks(9_999, app="a", resource="1"), "a", "2")
+    with pytest.raises(Refused, match="You have 10000 webhooks already") as refused:
+        check_room(webhooks(10_000, app="a", resource="1"), "a", "2")
+    assert refused.value.status == 403
+    check_room(webhooks(10_000, app="a", resource="1"), "b", "2")
+
+
+async def test_create_call_is_refused_when_the_resource_has_no_room(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asana_webhooks.simulator.limits.PER_RESOURCE", 1)
+    await world.watch("8675309")
+    data = {"resource": "8675309", "target": world.target}
+    status, message = await world.refused("POST", "/webhooks", data)
+    assert (status, message) == (403, "resource: There are 1 webhooks on it already, the limit")
+
+
+# Announced changes
+
+INFO = "https://forum.example.com/t/1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "headers", "value"),
+    [
+        ({}, {}, None),
+        ({"one": INFO}, {}, f"name=one;info={INFO};affected=true"),
+        ({"one": INFO}, {"Asana-Enable": "one"}, None),
+        ({"one": INFO}, {"Asana-Disable": "other, one"}, None),
+        (
+            {"one": INFO, "two": INFO},
+            {"Asana-Enable": "three"},
+            f"name=one;info={INFO};affected=true,name=two;info={INFO};affected=true",
+        ),
+        (
+            {"one": INFO, "two": INFO},
+            {"Asana-Disable": "one"},
+            f"name=two;info={INFO};affected=true",
+        ),
+    ],
+)
+def test_changes_are_announced_to_calls_that_take_no_side(
+    changes: dict[str, str], headers: dict[str, str], value: str | None
+) -> None:
+    assert announcement(changes, headers) == value
+
+
+async def test_announcement_is_a_header_of_every_answer() -> None:
+    async with local_asana.running(changes={"new_webhooks": INFO}) as world:
+        for path in ("/users/me", "/nothing"):
+            answer = await world.api.get(path)
+            assert answer.headers["Asana-Change"] == f"name=new_webhooks;info={INFO};affected=true"
+        answered = await world.api.get("/users/me", headers={"asana-enable": "new_webhooks"})
+        assert "Asana-Change" not in answered.headers
+        world.asana.changes.clear()
+        assert "Asana-Change" not in (await world.api.get("/users/me")).headers
+
+
+# Errors
+
+
+async def test_error_has_a_message_and_says_where_help_is(world: World) -> None:
+    response = await world.api.get("/tasks/1")
+    assert response.json() == {
+        "errors": [
+            {
+                "message": "task: Unknown object: 1",
+                "help": "For more information on API status codes and how to handle them, read the "
+                "docs on errors: https://developers.asana.com/docs/errors",
+            }
+        ]
+    }
+
+
+async def test_call_outside_of_the_api_is_not_found(world: World) -> None:
+    async with httpx.AsyncClient() as client:
+        response = await client.get(world.asana.base_url.removesuffix("/api/1.0") + "/elsewhere")
+    assert response.status_code == 404
+
+
+async def test_events_of_one_act_are_one_body_in_the_order_of_the_act(world: World) -> None:
+    webhook = await world.watch("8675309", {"action": "added"}, {"action": "removed"})
+    task = await world.asana.create_task("One", project=world.asana.project)
+    await world.asana.complete_task(task)
+    await world.api.post(f"/tasks/{task}/removeProject", json={"data": {"project": "8675309"}})
+    bodies = await world.told(webhook)
+    assert [[event["action"] for event in body] for body in bodies] == [
+        ["added"] * 2,
+        ["removed"] * 2,
+    ]
+    assert json.dumps(bodies).count('"completed"') == 0
