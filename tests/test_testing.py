@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import anyio
 import pytest
 from aiohttp import web
 
@@ -61,6 +62,12 @@ def test_any_field_of_an_event_may_be_given() -> None:
     assert event.parent == Resource(gid="8675309", resource_type="project")
     assert (event.user, event.created_at) == (None, made)
     assert event.raw["new"] == {"at": 1}
+
+
+def test_change_with_values_may_be_given() -> None:
+    values = {"field": "custom_fields", "action": "added", "added_value": {"gid": "1601"}}
+    for event in (make_event(change=values), make_event(field="name", change=values)):
+        assert event.raw["change"] == values
 
 
 def test_field_of_the_wrong_shape_is_refused() -> None:
@@ -222,5 +229,7 @@ async def test_drain_fails_as_running_the_client_does(
         await client.ensure(asana.project)
         await asana.create_task("Fix the login", project=asana.project)
         await asana.settled()
-        with pytest.raises(RuntimeError, match="no handler is registered"):
-            await drain(client)
+        with anyio.move_on_after(5) as guard:
+            with pytest.raises(RuntimeError, match="no handler is registered"):
+                await drain(client)
+        assert not guard.cancel_called

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from conftest import until
 
@@ -136,6 +137,20 @@ async def test_events_may_be_awaited_and_set_from_here(
         asana.release_201.set()
 
 
+async def test_events_may_be_awaited_in_many_loops(
+    asana: ThreadedSimulator, client: WebhooksClient
+) -> None:
+    async with client:
+        webhook = await client.ensure(asana.project)
+        for event in (asana.release_201, asana.webhooks[webhook.gid].deleted):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(event.wait)
+                tasks.start_soon(asyncio.to_thread, asyncio.run, event.wait())
+                tasks.start_soon(asyncio.to_thread, asana.run, event.wait())
+                await until(lambda event=event: len(event._waiters) == 3)
+                event.set()
+
+
 async def test_events_may_be_set_by_what_runs_in_the_thread(asana: ThreadedSimulator) -> None:
     async def release() -> bool:
         asana.release_201.set()
@@ -177,16 +192,24 @@ async def test_records_may_be_changed(asana: ThreadedSimulator, client: Webhooks
         assert (await client.get_webhook(webhook.gid)).active is False
 
 
-async def test_mappings_are_changed_through_it(
+async def test_mappings_are_changed_through_it(asana: ThreadedSimulator) -> None:
+    asana.changes["new_webhooks"] = "https://forum.example.com/t/1"
+    asana.changes["string_ids"] = "https://forum.example.com/t/2"
+    del asana.changes["string_ids"]
+    async with httpx.AsyncClient(headers={"Authorization": "Bearer a-token"}) as http:
+        answer = await http.get(f"{asana.base_url}/users/me")
+    assert answer.headers["Asana-Change"].startswith("name=new_webhooks;")
+    assert "string_ids" not in answer.headers["Asana-Change"]
+
+
+async def test_time_passes_while_the_client_of_this_loop_answers(
     asana: ThreadedSimulator, client: WebhooksClient
 ) -> None:
-    view: Any = asana
     async with client:
-        webhook = await client.ensure(asana.project)
-        view.webhooks["12"] = record = view.webhooks[webhook.gid]._object
-        assert view.webhooks["12"]._object is record
-        del view.webhooks["12"]
-        assert list(asana.webhooks) == [webhook.gid]
+        await client.ensure(asana.project)
+        await asana.advance(hours=24)
+    heartbeats = [attempt for attempt in asana.deliveries if attempt.body == b'{"events":[]}']
+    assert [attempt.status for attempt in heartbeats] == [200] * 4
 
 
 def test_it_has_whatever_the_local_asana_has(asana: ThreadedSimulator) -> None:
