@@ -46,7 +46,7 @@ LOOP_RUNS = (
 
 
 class ThreadedSimulator(_Shown):
-    """An ``AsanaSimulator`` as seen from outside its thread.
+    """An ``AsanaSimulator`` as seen from outside its thread; for type checkers it is one.
 
     Its coroutines may be awaited in any asyncio loop, and so may those of its events, such as
     ``handshake_done.wait()``; what else it has is used as if it were here.
