@@ -21,9 +21,9 @@ LAYERS = (
     {"endpoint", "establishment", "stores.urls"},
     {"asgi", "receiver", "simulator"},
     {"client"},
-    {"serving"},
+    {"local_client", "serving"},
     {""},  # the package itself, which shows what is public
-    {"cli", "pytest_plugin"},
+    {"cli", "pytest_plugin", "testing"},
     {"__main__"},
 )
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

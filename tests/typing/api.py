@@ -1,7 +1,7 @@
 """What users write, for the type checker: this file is never run."""
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, assert_type
 
@@ -46,9 +46,18 @@ from asana_webhooks import (
 from asana_webhooks.auth import OUT_OF_BAND, AsanaOAuth, Authorization, Token, TokenFile, login
 from asana_webhooks.otel import OpenTelemetry
 from asana_webhooks.simulator import AsanaSimulator, Attempt, Fault, WebhookRecord
+from asana_webhooks.simulator.threaded import ThreadedSimulator, threaded_simulator
 from asana_webhooks.stats import Stats, WebhookStats
 from asana_webhooks.stores import Store
 from asana_webhooks.telemetry import Telemetry
+from asana_webhooks.testing import (
+    Post,
+    drain,
+    make_delivery,
+    make_event,
+    make_handshake,
+    send,
+)
 
 assert_type(__version__, str)
 
@@ -428,3 +437,44 @@ async def try_a_strict_asana() -> None:
         rotates=True,
     ):
         pass
+
+
+# Tests
+
+
+def test_synchronously(asana_simulator: ThreadedSimulator) -> None:
+    task = asana_simulator.run(asana_simulator.create_task("Fix it", project="12"), timeout=5.0)
+    assert_type(task, str)
+    assert_type(asana_simulator.deliveries, list[Attempt])
+    use(asana_simulator.nonsense)  # type: ignore[attr-defined] # it has what AsanaSimulator has
+
+
+async def test_with_a_client(
+    asana_simulator: ThreadedSimulator, make_asana_client: Callable[..., WebhooksClient]
+) -> None:
+    takes_the_local_asana(asana_simulator)
+    async with make_asana_client(max_attempts=1) as made:
+        assert_type(await asana_simulator.create_task("Fix it", project="12"), str)
+        await asana_simulator.handshake_done.wait()
+        await drain(made, timeout=5.0)
+
+
+def takes_the_local_asana(asana: AsanaSimulator) -> None: ...
+
+
+def test_with_an_asana_of_ones_own() -> None:
+    with threaded_simulator(retry_delay=0.1) as asana:
+        assert_type(asana, ThreadedSimulator)
+
+
+async def test_a_handler_and_a_receiver(app: web.Application) -> None:
+    event = make_event("task", subtype="milestone", action="changed", field="name", gid="12")
+    assert_type(event, Event)
+    await celebrate(make_event("story", action="added", parent={"gid": "12"}, user=None))
+    delivery = make_delivery("a-secret", event, make_event())
+    assert_type(delivery, Post)
+    assert_type(delivery.body, bytes)
+    assert_type(delivery.headers, dict[str, str])
+    assert_type(await send(delivery, "http://127.0.0.1:8080/asana"), httpx.Response)
+    assert_type(await send(make_handshake("a-secret"), app, path="/asana"), httpx.Response)
+    assert_type(await send(delivery, mounted.asgi), httpx.Response)

@@ -1,0 +1,158 @@
+"""For tests of handlers, and of receivers: events, signed requests, and handlers run to the end.
+
+::
+
+    await celebrate(make_event("task", action="changed", field="completed"))
+
+    delivery = make_delivery(SECRET, make_event("task", action="added"))
+    response = await send(delivery, app, path="/asana")
+    assert response.status_code == 200
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from .background import beside
+from .models import Event, decode_event
+from .signature import sign
+
+if TYPE_CHECKING:
+    import httpx
+    from aiohttp import web
+
+    from .client import WebhooksClient
+
+__all__ = ["Post", "drain", "make_delivery", "make_event", "make_handshake", "send"]
+
+AsgiApplication: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+
+PAUSE = 0.005
+"""Seconds between looks at what still waits."""
+
+USER = {"gid": "1201", "resource_type": "user"}
+
+_gids = itertools.count(1_300_000_000_000_001)
+
+
+class Post(NamedTuple):
+    """What Asana posts to a target: the raw body, and the headers that belong to it."""
+
+    body: bytes
+    headers: dict[str, str]
+
+    def __repr__(self) -> str:
+        """Return how long it is and what its headers are called; a secret may be in them."""
+        return f"Post({len(self.body)} bytes, {', '.join(self.headers)})"
+
+
+def make_event(
+    resource_type: str = "task",
+    *,
+    subtype: str | None = None,
+    action: str = "changed",
+    field: str | None = None,
+    gid: str | None = None,
+    **others: Any,
+) -> Event:
+    """Return an event as ``client.on`` with the same arguments would hand it to its handler.
+
+    ``gid`` is the resource's, a new one if None. ``others`` are fields of the event in Asana's JSON
+    shape (``parent``, ``change``, ``user``, ``created_at``, or whatever is new), beside or in place
+    of what is here otherwise: a user, and this moment. ``raw`` is the whole of it, to give to
+    ``AsanaSimulator.emit``.
+
+    Raises DecodeError when a field has another shape than Asana's.
+    """
+    resource = {"gid": gid or str(next(_gids)), "resource_type": resource_type}
+    event = {
+        "user": USER,
+        "created_at": datetime.now(UTC),
+        "action": action,
+        "resource": resource | ({"resource_subtype": subtype} if subtype else {}),
+        "parent": None,
+    }
+    change = {"change": {"field": field, "action": "changed"}} if field else {}
+    return decode_event(msgspec.json.encode(event | change | others))
+
+
+def make_delivery(secret: str, *events: Event) -> Post:
+    """Return the post that delivers these events, signed with the secret; a heartbeat without any.
+
+    Events that did not come from ``make_event`` or from a client have no JSON: ValueError.
+    """
+    if not all(event.json for event in events):
+        msg = "an event has no JSON to sign: make it with make_event(...)"
+        raise ValueError(msg)
+    body = b'{"events":[' + b",".join(event.json for event in events) + b"]}"
+    return Post(body, {"Content-Type": "application/json", "X-Hook-Signature": sign(body, secret)})
+
+
+def make_handshake(secret: str) -> Post:
+    """Return the post whose ``X-Hook-Secret`` a receiver is to echo in its answer's header."""
+    return Post(b"{}", {"Content-Type": "application/json", "X-Hook-Secret": secret})
+
+
+async def send(
+    post: Post, to: str | web.Application | AsgiApplication, *, path: str = "/"
+) -> httpx.Response:
+    """Return the answer to a post: of a URL, of an aiohttp application or of an ASGI one.
+
+    ``path`` is where in an application its receiver is. An aiohttp application is started for it,
+    on a free port; an ASGI application is called without its lifespan.
+    """
+    from aiohttp import web
+
+    if isinstance(to, str):
+        return await _post(post, to)
+    if isinstance(to, web.Application):
+        return await _send_to_aiohttp(post, to, path)
+    import httpx
+
+    return await _post(post, f"http://testserver{path}", transport=httpx.ASGITransport(to))
+
+
+async def _send_to_aiohttp(post: Post, app: web.Application, path: str) -> httpx.Response:
+    from aiohttp import web
+
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0]
+        return await _post(post, f"http://{host}:{port}{path}")
+    finally:
+        await runner.cleanup()
+
+
+async def _post(post: Post, url: str, **options: Any) -> httpx.Response:
+    import httpx
+
+    # A proxy that the environment names would not find what is on this machine.
+    async with httpx.AsyncClient(trust_env=False, **options) as http:
+        return await http.post(url, content=post.body, headers=post.headers)
+
+
+async def drain(client: WebhooksClient, *, timeout: float = 10.0) -> None:
+    """Run the client's handlers until no delivery waits, those that failed included.
+
+    Raises TimeoutError when one waits still after so many seconds; what ``client.run`` raises.
+    """
+    waiting = 0
+    try:
+        async with asyncio.timeout(timeout), beside(client.run(), "handlers") as running:
+            # There is no event for it: other processes may share the store.
+            while not running.done() and (waiting := (await client.stats()).waiting):  # noqa: ASYNC110
+                await asyncio.sleep(PAUSE)
+    except TimeoutError:
+        msg = (
+            f"not all is handled after {timeout:g} seconds, waiting: {waiting}; when a handler"
+            " raises, its error is in the log, and the next try comes later"
+        )
+        raise TimeoutError(msg) from None
