@@ -44,7 +44,14 @@ from asana_webhooks import (
     verify_signature,
 )
 from asana_webhooks.auth import OUT_OF_BAND, AsanaOAuth, Authorization, Token, TokenFile, login
-from asana_webhooks.simulator import AsanaSimulator, Attempt, Fault, WebhookRecord
+from asana_webhooks.simulator import (
+    AsanaSimulator,
+    Attempt,
+    Call,
+    Fault,
+    Handshake,
+    WebhookRecord,
+)
 from asana_webhooks.stores import Store
 
 assert_type(__version__, str)
@@ -353,6 +360,14 @@ async def mount_in_asgi(scope: Any, receive: Any, send: Any) -> None:
 # A local Asana
 
 
+def tell(traffic: Call | Handshake | Attempt) -> None:
+    if isinstance(traffic, Call):
+        use(traffic.method, traffic.path, traffic.status)
+
+
+watched = AsanaSimulator(watch=tell)
+
+
 async def try_without_an_account() -> None:
     async with AsanaSimulator(gather_for=60, retry_delay=0.1) as asana:
         assert_type(asana, AsanaSimulator)
@@ -376,6 +391,8 @@ async def try_without_an_account() -> None:
         await asana.advance(days=1, hours=9, minutes=0.5, seconds=1)
         assert_type(await asana.deliver("12", b"{}", signature="0" * 64), int | None)
         assert_type(asana.oauth_url, str)
+        assert_type(asana.control_url, str)
+        assert_type(asana.now, datetime)
         asana.oauth.consents = False
         asana.oauth.rotates = True
         asana.oauth.clients = {"an-app": "its secret"}
