@@ -22,7 +22,11 @@ DEBUG_HELP = "Show the package's log, and tracebacks. Both may quote what strang
 COMMANDS = {
     "demo": "Show and check the life of a webhook, on this machine alone.",
     "inbox": "Tell what waits in the store, and work with dead letters.",
+    "login": "Log in to Asana with a browser, by OAuth.",
+    "logout": "End the access of a login at Asana, and delete its token.",
     "serve": "Receive deliveries, and hand them to handlers, until told to stop.",
+    "simulate": "Run a local Asana, until told to stop.",
+    "trigger": "Cause an event at a local Asana, or deliver one to a receiver.",
 }
 """What each is good for; the command is ``command`` in the module of its name."""
 
