@@ -12,16 +12,26 @@
 It knows the five operations on webhooks, the handshake, signed deliveries with retries, heartbeats,
 a clock that can be driven, and named faults; the work that causes events, which Asana's own clients
 can do too: workspaces, teams, users, projects, sections, tasks, tags and comments; the stream of
-events with its sync tokens; OAuth with scopes; pages, limits and announced changes. Of the package
+events with its sync tokens; OAuth with scopes; pages, limits and announced changes. Other processes
+drive it by the calls of ``control.py``; ``watch`` is told what goes over the wire. Of the package
 it shares only the signature, so that a mistake of the client is not also a mistake here. Everything
 lives in memory.
 """
 
 from __future__ import annotations
 
-from .carrier import Attempt
 from .faults import Fault, Faults, WebhookFaults
 from .simulator import AsanaSimulator
 from .state import WebhookRecord
+from .traffic import Attempt, Call, Handshake
 
-__all__ = ["AsanaSimulator", "Attempt", "Fault", "Faults", "WebhookFaults", "WebhookRecord"]
+__all__ = [
+    "AsanaSimulator",
+    "Attempt",
+    "Call",
+    "Fault",
+    "Faults",
+    "Handshake",
+    "WebhookFaults",
+    "WebhookRecord",
+]

@@ -7,41 +7,26 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import NamedTuple
 
 from ..signature import sign
 from .faults import Fault, Faults
 from .posts import Answer, Posts
 from .state import WebhookRecord
+from .traffic import Attempt, Watch
 
-__all__ = ["Attempt", "Carrier"]
+__all__ = ["Carrier"]
 
 logger = logging.getLogger(__name__)
-
-
-class Attempt(NamedTuple):
-    """One signed post: ``status`` is None, and ``error`` not empty, when no answer came."""
-
-    webhook_gid: str
-    body: bytes
-    signature: str
-    status: int | None
-    error: str
-    number: int
-
-    def __repr__(self) -> str:
-        """Return what tells attempts apart; an error's text may hold the target."""
-        outcome = self.status or "no answer"
-        return f"Attempt({self.webhook_gid}, {len(self.body)} bytes, no. {self.number}, {outcome})"
 
 
 class Carrier:
     """Makes signed posts; ``attempts`` lists every one that came to an end, in order."""
 
-    def __init__(self, posts: Posts, faults: Faults) -> None:
+    def __init__(self, posts: Posts, faults: Faults, watch: Watch) -> None:
         self.attempts: list[Attempt] = []
         self._posts = posts
         self._faults = faults
+        self._watch = watch
 
     def has(self, fault: Fault, webhook: WebhookRecord) -> bool:
         """Return whether this fault is on, for all webhooks or for this one."""
@@ -95,6 +80,7 @@ class Carrier:
         attempt = Attempt(webhook.gid, body, signature, answer.status, error, number)
         self.attempts.append(attempt)
         logger.debug("%r", attempt)
+        self._watch(attempt)
 
 
 def _signed(signature: str) -> dict[str, str]:

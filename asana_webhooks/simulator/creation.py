@@ -22,6 +22,7 @@ from .posts import SUCCESS, Posts
 from .state import Event, State, WebhookRecord
 from .targets import Targets
 from .things import Thing
+from .traffic import Handshake, Watch
 
 __all__ = ["Creation"]
 
@@ -48,6 +49,7 @@ class Creation:
         deliveries: Deliveries,
         faults: Faults,
         targets: Targets,
+        watch: Watch,
     ) -> None:
         self.started = asyncio.Event()
         self.handshake_done = asyncio.Event()
@@ -59,6 +61,7 @@ class Creation:
         self._deliveries = deliveries
         self._faults = faults
         self._targets = targets
+        self._watch = watch
 
     async def create(self, app: str, fields: Mapping[str, Any]) -> WebhookRecord:
         """Return the webhook that this app asks for, established.
@@ -118,9 +121,11 @@ class Creation:
 
     async def _handshake(self, webhook: WebhookRecord) -> None:
         answer = await self._posts.post(webhook.target, b"{}", {"X-Hook-Secret": webhook.secret})
+        echoed = answer.echo == webhook.secret
+        self._watch(Handshake(webhook.resource, answer.status, echoed))
         if answer.status is not None and answer.status not in SUCCESS:
             raise Refused(400, f"{REMOTE} responded with an incorrect status code: {answer.status}")
-        if answer.echo != webhook.secret:
+        if not echoed:
             raise Refused(400, f"{REMOTE} did not respond with the handshake secret.")
 
     async def _strangers_call(self, target: str, count: int) -> None:

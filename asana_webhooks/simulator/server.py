@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from .control import CONTROL, Driven, control
 from .creation import Creation
 from .deliveries import Start
 from .door import Door
@@ -19,6 +20,7 @@ from .place_calls import PlaceCalls
 from .state import State
 from .task_calls import TaskCalls
 from .tokens import Tokens
+from .traffic import Watch, teller
 from .webhook_calls import WebhookCalls
 from .work import Work
 from .work_calls import WorkCalls
@@ -38,8 +40,13 @@ def application(
     creation: Creation,
     faults: Faults,
     start: Start,
+    asana: Driven,
+    watch: Watch,
 ) -> web.Application:
-    """Return the API and the calls of OAuth; create calls run as tasks that ``start`` starts."""
+    """Return the API, the calls of OAuth, and those that drive ``asana``.
+
+    Create calls run as tasks that ``start`` starts; ``watch`` is told of each call.
+    """
     pages = Pages(state.now)
     api = web.Application(middlewares=[door.pass_through])
     api.add_routes(
@@ -51,7 +58,8 @@ def application(
             *WorkCalls(state, work, pages).routes(),
         ]
     )
-    app = web.Application()
+    app = web.Application(middlewares=[teller(watch)])
     app.add_routes(OAuthCalls(state, tokens).routes())
     app.add_subapp(API, api)
+    app.add_subapp(CONTROL, control(asana))
     return app

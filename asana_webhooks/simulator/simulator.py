@@ -7,13 +7,14 @@ import logging
 import math
 from collections.abc import Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
 from aiohttp import web
 
-from .carrier import Attempt, Carrier
+from .carrier import Carrier
+from .control import CONTROL
 from .creation import Creation
 from .deliveries import Deliveries
 from .door import Door
@@ -25,6 +26,7 @@ from .server import API, application
 from .state import State, WebhookRecord
 from .targets import Targets
 from .tokens import Tokens
+from .traffic import Attempt, Traffic, Watch
 from .work import Work
 
 __all__ = ["AsanaSimulator"]
@@ -64,6 +66,9 @@ class AsanaSimulator:
     never cleared, when a create call arrives and when its handshake was answered;
     ``release_handshake`` and ``release_201`` end the waits of the slow faults.
 
+    ``watch`` is called with each Call, Handshake and Attempt when its answer is known; it must not
+    raise. Other processes drive this Asana by HTTP, see ``control_url``.
+
     Its time is real time and all that ``advance`` let pass besides.
 
     Raises ValueError when an argument makes no sense.
@@ -88,6 +93,7 @@ class AsanaSimulator:
         oauth_clients: Mapping[str, str] | None = None,
         consents: bool = True,
         rotates: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         _check_address(host, port)
         _check_seconds(retry_delay=retry_delay, delivery_timeout=delivery_timeout)
@@ -102,7 +108,8 @@ class AsanaSimulator:
         self._state = State()
         self.faults = Faults()
         self._posts = Posts(timeout=delivery_timeout)
-        self._carrier = Carrier(self._posts, self.faults)
+        self._watch = watch or _nobody_watches
+        self._carrier = Carrier(self._posts, self.faults, self._watch)
         self._deliveries = Deliveries(
             self._state,
             self._carrier,
@@ -112,7 +119,9 @@ class AsanaSimulator:
             give_up_after=give_up_after,
         )
         targets = Targets(local=allow_local, hosts=allow_hosts)
-        self._creation = Creation(self._state, self._posts, self._deliveries, self.faults, targets)
+        self._creation = Creation(
+            self._state, self._posts, self._deliveries, self.faults, targets, self._watch
+        )
         self._feed = Feed(self._state, self._deliveries.gather)
         self._work = Work(self._state, self._feed)
         self.changes: dict[str, str] = dict(changes or {})
@@ -157,6 +166,19 @@ class AsanaSimulator:
         """
         return f"{self._entered()}/-"
 
+    @property
+    def control_url(self) -> str:
+        """The URL below which other processes of this machine drive this Asana.
+
+        ``simulator/control.py`` has the calls. Raises RuntimeError before the simulator is entered.
+        """
+        return f"{self._entered()}{CONTROL}"
+
+    @property
+    def now(self) -> datetime:
+        """The time at this Asana, in whole milliseconds."""
+        return self._state.clock.now()
+
     def _entered(self) -> str:
         if self._origin is None:
             msg = "the local Asana serves inside `async with` only"
@@ -195,6 +217,8 @@ class AsanaSimulator:
             creation=self._creation,
             faults=self.faults,
             start=self._start,
+            asana=self,
+            watch=self._watch,
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         self._opened.push_async_callback(runner.cleanup)
@@ -282,6 +306,10 @@ class AsanaSimulator:
             msg = f"time passes forwards only, not by {length.total_seconds():g} seconds"
             raise ValueError(msg)
         await self._state.clock.advance(length.total_seconds(), patience=self._patience)
+
+
+def _nobody_watches(_: Traffic) -> None:
+    pass
 
 
 def _check_address(host: str, port: int) -> None:

@@ -45,7 +45,14 @@ from asana_webhooks import (
 )
 from asana_webhooks.auth import OUT_OF_BAND, AsanaOAuth, Authorization, Token, TokenFile, login
 from asana_webhooks.otel import OpenTelemetry
-from asana_webhooks.simulator import AsanaSimulator, Attempt, Fault, WebhookRecord
+from asana_webhooks.simulator import (
+    AsanaSimulator,
+    Attempt,
+    Call,
+    Fault,
+    Handshake,
+    WebhookRecord,
+)
 from asana_webhooks.simulator.threaded import ThreadedSimulator, threaded_simulator
 from asana_webhooks.stats import Stats, WebhookStats
 from asana_webhooks.stores import Store
@@ -397,6 +404,14 @@ async def mount_in_asgi(scope: Any, receive: Any, send: Any) -> None:
 # A local Asana
 
 
+def tell(traffic: Call | Handshake | Attempt) -> None:
+    if isinstance(traffic, Call):
+        use(traffic.method, traffic.path, traffic.status)
+
+
+watched = AsanaSimulator(watch=tell)
+
+
 async def try_without_an_account() -> None:
     async with AsanaSimulator(gather_for=60, retry_delay=0.1) as asana:
         assert_type(asana, AsanaSimulator)
@@ -420,6 +435,8 @@ async def try_without_an_account() -> None:
         await asana.advance(days=1, hours=9, minutes=0.5, seconds=1)
         assert_type(await asana.deliver("12", b"{}", signature="0" * 64), int | None)
         assert_type(asana.oauth_url, str)
+        assert_type(asana.control_url, str)
+        assert_type(asana.now, datetime)
         asana.oauth.consents = False
         asana.oauth.rotates = True
         asana.oauth.clients = {"an-app": "its secret"}
