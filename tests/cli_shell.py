@@ -39,6 +39,7 @@ class Shell:
             "ASANA_BASE_URL": asana.base_url,
             "ASANA_WEBHOOKS_PUBLIC_URL": self.public_url,
             "ASANA_WEBHOOKS_STORE": f"sqlite:///{self.file}",
+            "XDG_CONFIG_HOME": str(directory),
         }
 
     def run(self, *arguments: str, answer: str | bytes = "", **environment: Any) -> Result:

@@ -6,7 +6,6 @@ import hmac
 import io
 import os
 import re
-import runpy
 import secrets
 import signal
 import socket
@@ -229,14 +228,10 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(commands.cli, arguments, prog_name="asana-webhooks")
 
 
-def test_version_is_that_of_the_package(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["whatever", "--version"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("asana_webhooks", run_name="__main__")
-    assert ended.value.code == 0
-    assert re.fullmatch(r"asana-webhooks \d+\.\d+\.\d+\n", capsys.readouterr().out)
+def test_version_is_that_of_the_package(tmp_path: Path) -> None:
+    ended = run("-m", "asana_webhooks", "--version", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert re.fullmatch(r"asana-webhooks \d+\.\d+\.\d+\n", ended.stdout)
 
 
 def test_a_missing_library_is_named_instead_of_traced(monkeypatch: pytest.MonkeyPatch) -> None:

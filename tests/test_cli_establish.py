@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from cli_shell import Shell, shell
 
 from asana_webhooks import WebhooksClient
+from asana_webhooks.auth import Token, TokenFile
 from asana_webhooks.cli.establish import PRUNE_NEXT
 from asana_webhooks.simulator import Fault
 
@@ -137,7 +141,8 @@ def test_interrupt_names_the_command_that_finds_what_may_be_left(
 
 def test_without_a_token_the_next_step_is_named(shell: Shell) -> None:
     assert shell.failure("establish", "12", ASANA_ACCESS_TOKEN=None) == (
-        "Error: no access token: set ASANA_ACCESS_TOKEN, or name a file with --token-file"
+        "Error: no access token: set ASANA_ACCESS_TOKEN, name a file with --token-file, or run"
+        " `asana-webhooks login`"
     )
 
 
@@ -146,6 +151,21 @@ def test_token_of_a_file_goes_before_that_of_the_environment(shell: Shell, tmp_p
     file.write_text("another-token\n")
     gid = shell.establish("--token-file", str(file))
     assert shell.record(gid).app == "another-token"
+
+
+@pytest.mark.parametrize("place", ["default", "told"])
+def test_login_serves_where_no_token_is_set(shell: Shell, tmp_path: Path, place: str) -> None:
+    told = {"ASANA_WEBHOOKS_LOGIN_FILE": str(tmp_path / "login.json")} if place == "told" else {}
+    default = tmp_path / "asana-webhooks" / f"127.0.0.1-{urlsplit(shell.asana.base_url).port}.json"
+    file = Path(told.get("ASANA_WEBHOOKS_LOGIN_FILE", default))
+    file.parent.mkdir(exist_ok=True)
+    at = datetime.now(UTC) + timedelta(hours=1)
+    TokenFile(file).save(Token(access_token="of-a-login", refresh_token="r", expires_at=at))
+    known = {"ASANA_ACCESS_TOKEN": None, "ASANA_CLIENT_ID": "id", **told}
+    arguments = ("establish", shell.asana.project, "--port", str(shell.port), "--json")
+    (line,) = shell.lines(*arguments, **known)
+    gid = json.loads(line)["gid"]
+    assert shell.record(gid).app == "of-a-login"
 
 
 def test_bad_token_is_not_quoted(shell: Shell, tmp_path: Path) -> None:

@@ -153,12 +153,12 @@ def test_second_login_replaces_the_first(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("how", ["option", "variable"])
-def test_token_file_is_where_it_is_told(shell: Shell, tmp_path: Path, how: str) -> None:
+def test_login_file_is_where_it_is_told(shell: Shell, tmp_path: Path, how: str) -> None:
     path = tmp_path / "mine" / "token.json"
     if how == "option":
-        result = shell.login("--token-file", str(path))
+        result = shell.login("--login-file", str(path))
     else:
-        result = shell.login(ASANA_WEBHOOKS_TOKEN_FILE=str(path))
+        result = shell.login(ASANA_WEBHOOKS_LOGIN_FILE=str(path))
     assert result.exit_code == 0, result.output
     assert json.loads(path.read_text())["user"]["gid"] == "1201"
     assert not shell.file.exists()
@@ -280,7 +280,7 @@ def test_each_asana_has_a_file_of_its_own(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("XDG_CONFIG_HOME", config)
-    assert login.default_token_file(base_url) == Path(path)
+    assert login.default_login_file(base_url) == Path(path)
 
 
 # For the other commands
@@ -297,7 +297,7 @@ async def test_login_authenticates_other_commands(shell: Shell) -> None:
 def test_login_at_one_asana_is_none_at_another(shell: Shell) -> None:
     shell.login()
     assert login.token_of_login() is None
-    assert login.token_of_login(token_file=shell.file) is not None
+    assert login.token_of_login(login_file=shell.file) is not None
 
 
 def test_login_without_the_apps_id_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import httpx
 
 from ..api import WebhooksApi
 from ..connection import TOKEN_VARIABLES
+from .login import token_of_login
 
 __all__ = ["Access", "asana_options"]
 
@@ -24,17 +26,23 @@ class Access(NamedTuple):
     base_url: str = ASANA
     token_file: Path | None = None
 
-    def token(self) -> str | None:
-        """Return the token of the file; None when one is in the environment.
+    def token(self) -> str | httpx.Auth | None:
+        """Return the token of the file, None when one is in the environment, else the login.
 
-        Raises ClickException when there is neither.
+        Raises ClickException when there is none of them.
         """
         if self.token_file is not None:
             return self.token_file.read_text(encoding="utf-8", errors="replace").strip()
         if any(os.environ.get(name) for name in TOKEN_VARIABLES):
             return None
-        msg = f"no access token: set {TOKEN_VARIABLES[0]}, or name a file with --token-file"
-        raise click.ClickException(msg)
+        login = token_of_login(base_url=self.base_url)
+        if login is None:
+            msg = (
+                f"no access token: set {TOKEN_VARIABLES[0]}, name a file with --token-file, or run"
+                " `asana-webhooks login`"
+            )
+            raise click.ClickException(msg)
+        return login
 
     def api(self) -> WebhooksApi:
         """Return a client of Asana alone, without a receiver and a store."""
@@ -50,7 +58,7 @@ def asana_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--token-file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help=f"A file with the access token, instead of {TOKEN_VARIABLES[0]}.",
+        help=f"A file with the access token, instead of {TOKEN_VARIABLES[0]} or a login.",
     )
     @click.option(
         "--base-url",

@@ -21,9 +21,10 @@ from ..auth import AsanaOAuth, Token, TokenFile
 from ..auth import login as log_in
 from ..connection import check_base_url
 
-__all__ = ["BASE_URL", "CLIENT_ID", "TOKEN_FILE", "command", "default_token_file", "token_of_login"]
+__all__ = ["BASE_URL", "CLIENT_ID", "LOGIN_FILE", "command", "default_login_file", "token_of_login"]
 
 ASANA = "https://app.asana.com/api/1.0"
+FILE_VARIABLE = "ASANA_WEBHOOKS_LOGIN_FILE"
 SECRET_VARIABLE = "ASANA_CLIENT_SECRET"  # noqa: S105 - the name of a variable
 
 CLIENT_ID = click.option(
@@ -33,10 +34,10 @@ CLIENT_ID = click.option(
     required=True,
     help="The app's id, from Asana's developer console.",
 )
-TOKEN_FILE = click.option(
-    "--token-file",
+LOGIN_FILE = click.option(
+    "--login-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    envvar="ASANA_WEBHOOKS_TOKEN_FILE",
+    envvar=FILE_VARIABLE,
     show_envvar=True,
     help="Where the token is kept; below ~/.config/asana-webhooks unless given.",
 )
@@ -59,7 +60,7 @@ BASE_URL = click.option(
 @click.option(
     "--browser/--no-browser", default=True, help="Or print the URL, and ask for the code."
 )
-@TOKEN_FILE
+@LOGIN_FILE
 @BASE_URL
 def command(
     *,
@@ -67,7 +68,7 @@ def command(
     scopes: tuple[str, ...],
     redirect_uri: str,
     browser: bool,
-    token_file: Path | None,
+    login_file: Path | None,
     base_url: str,
 ) -> None:
     """Log in to Asana with a browser, by OAuth.
@@ -79,7 +80,7 @@ def command(
     With --no-browser, open the URL anywhere, and paste the code, or the whole address that the
     browser was sent to even if it could not be shown.
     """
-    path = token_file or default_token_file(base_url)
+    path = login_file or default_login_file(base_url)
     oauth = AsanaOAuth(
         client_id,
         os.environ.get(SECRET_VARIABLE) or None,
@@ -114,7 +115,7 @@ def _name(token: Token) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def default_token_file(base_url: str = ASANA) -> Path:
+def default_login_file(base_url: str = ASANA) -> Path:
     """Return where the token for an Asana is kept: one file each, so none is sent to another.
 
     Raises ValueError when the URL cannot be Asana's. Source: the XDG Base Directory Specification.
@@ -129,16 +130,18 @@ def default_token_file(base_url: str = ASANA) -> Path:
 def token_of_login(
     *,
     base_url: str = ASANA,
-    token_file: Path | None = None,
+    login_file: Path | None = None,
     client_id: str | None = None,
 ) -> AsanaOAuth | None:
     """Return what authenticates calls as the user who logged in; None when nobody did.
 
-    The app's id comes from ASANA_CLIENT_ID unless given, its secret from ASANA_CLIENT_SECRET.
+    The file is that of ASANA_WEBHOOKS_LOGIN_FILE, or the default, unless given; the app's id comes
+    from ASANA_CLIENT_ID unless given, its secret from ASANA_CLIENT_SECRET.
     Raises UsageError when somebody is logged in and there is no id to renew the token with,
     ValueError for a base URL that cannot work.
     """
-    path = token_file or default_token_file(base_url)
+    told = os.environ.get(FILE_VARIABLE)
+    path = login_file or (Path(told) if told else default_login_file(base_url))
     if not path.exists():
         return None
     client = client_id or os.environ.get("ASANA_CLIENT_ID")

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import click
 
-from .login import BASE_URL, CLIENT_ID, TOKEN_FILE, token_of_login
+from .login import BASE_URL, CLIENT_ID, LOGIN_FILE, token_of_login
 
 __all__ = ["command"]
 
 
 @click.command("logout")
 @CLIENT_ID
-@TOKEN_FILE
+@LOGIN_FILE
 @BASE_URL
-def command(*, client_id: str, token_file: Path | None, base_url: str) -> None:
+def command(*, client_id: str, login_file: Path | None, base_url: str) -> None:
     """End the access of a login at Asana, and delete its token.
 
     The app's secret comes from the variable ASANA_CLIENT_SECRET.
     """
-    oauth = token_of_login(base_url=base_url, token_file=token_file, client_id=client_id)
+    oauth = token_of_login(base_url=base_url, login_file=login_file, client_id=client_id)
     if oauth is None:
         click.echo("nobody is logged in", err=True)
         return
