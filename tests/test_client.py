@@ -188,7 +188,12 @@ async def test_client_without_public_url_opens_no_port_and_no_file(
         for call in (client.establish("1"), client.ensure("1"), client.run()):
             with pytest.raises(RuntimeError, match="public_url"):
                 await call
-        for use in (client.events, client.aiohttp_app, lambda: client.asgi):
+        for use in (
+            client.events,
+            client.aiohttp_app,
+            lambda: client.asgi,
+            lambda: client.endpoint,
+        ):
             with pytest.raises(RuntimeError, match="public_url"):
                 use()
         await client.delete_webhook("404")
