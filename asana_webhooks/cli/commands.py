@@ -22,6 +22,7 @@ DEBUG_HELP = "Show the package's log, and tracebacks. Both may quote what strang
 COMMANDS = {
     "demo": "Show and check the life of a webhook, on this machine alone.",
     "inbox": "Tell what waits in the store, and work with dead letters.",
+    "listen": "Print what Asana sends, as it comes, and post it on to a program of yours.",
     "serve": "Receive deliveries, and hand them to handlers, until told to stop.",
 }
 """What each is good for; the command is ``command`` in the module of its name."""

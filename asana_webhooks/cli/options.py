@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["AGO", "JSON", "STORE"]
+__all__ = ["AGO", "INSPECT", "INSPECTOR_PORT", "JSON", "STORE"]
 
 STORE = click.option(
     "--store",
@@ -19,6 +19,18 @@ STORE = click.option(
     help="The store's URL.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one record a line.")
+
+INSPECTOR_PORT = 4480
+"""Where the inspector's page is, unless it is put elsewhere."""
+
+INSPECT = click.option(
+    "--inspect",
+    type=click.IntRange(0, 65_535),
+    is_flag=False,
+    flag_value=INSPECTOR_PORT,
+    metavar="[PORT]",
+    help=f"Serve a page that shows what comes, on this machine's port {INSPECTOR_PORT} or on PORT.",
+)
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
