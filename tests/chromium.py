@@ -60,7 +60,9 @@ class Page:
             elif content["method"] == "Runtime.exceptionThrown":
                 self.problems.append(str(content["params"]["exceptionDetails"]))
             elif content["method"] == "Log.entryAdded":
-                self.problems.append(content["params"]["entry"]["text"])
+                entry = content["params"]["entry"]
+                if entry["source"] != "network":
+                    self.problems.append(entry["text"])
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)
@@ -158,9 +160,9 @@ def _read_port(profile: str) -> int | None:
 @contextlib.asynccontextmanager
 async def _tab(port: int) -> AsyncIterator[Page]:
     async with aiohttp.ClientSession() as http:
-        async with http.get(f"http://127.0.0.1:{port}/json/list") as answer:
-            tabs = [each for each in await answer.json() if each["type"] == "page"]
-        async with http.ws_connect(tabs[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+        async with http.put(f"http://127.0.0.1:{port}/json/new?about:blank") as answer:
+            address = (await answer.json())["webSocketDebuggerUrl"]
+        async with http.ws_connect(address, max_msg_size=0) as socket:
             page = Page(socket)
             reading = asyncio.create_task(page.read())
             for domain in ("Page", "Runtime", "Log"):

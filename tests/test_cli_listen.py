@@ -533,6 +533,16 @@ async def test_inspector_shows_and_posts_again(
     await run.stop()
 
 
+async def test_port_that_is_taken_is_an_error_before_anything_is_established(
+    asana: AsanaSimulator, start: Start
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        run = start(inspect=taken.getsockname()[1])
+        with pytest.raises(OSError, match="address already in use|bind"), anyio.fail_after(5):
+            await run.task
+    assert not asana.create_started.is_set()
+
+
 async def test_demo_with_an_inspector_stays_until_it_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -498,6 +498,7 @@ async def test_receiver_or_store_that_fails_is_named(
 async def page() -> AsyncIterator[Page]:
     async with browsing() as page:
         yield page
+        assert page.problems == []
 
 
 ROWS = "document.querySelectorAll('#list li').length"
@@ -521,6 +522,9 @@ async def test_page_shows_all_verdicts_and_runs_nothing_that_strangers_send(
     assert "onerror=window.hurt" in await page.evaluate(DETAIL)
     assert await page.evaluate("window.hurt === undefined")
     assert page.problems == []
+    markup = "document.createElement('p').innerHTML = '<b>'"
+    assert await page.evaluate(f"try {{ {markup}; 'set' }} catch (e) {{ e.name }}") == "TypeError"
+    page.problems.clear()
 
 
 async def test_page_is_alive_and_says_when_the_command_ended(

@@ -75,18 +75,18 @@ async def listen(wanted: Wanted) -> None:
     with stopping() as told:
         async with AsyncExitStack() as stack:
             endpoint = await _receive(stack, wanted, store, recorder)
-            ends = [told.once.wait(), printer.run(recorder, store)]
             if wanted.inspect is not None:
                 actions = {"Post again": post_again(lambda: wanted.address)}
                 inspector = Inspector(recorder, store, actions=actions, port=wanted.inspect)
                 await stack.enter_async_context(inspector)
                 _say(f"inspector: {inspector.url}")
-            if api is not None:
-                await stack.enter_async_context(api)
-                ends.append(_hold_webhook(wanted, api, store, endpoint, told))
-            else:
+            if api is None:
                 _say(f"listening on {wanted.address} for the routes of the store")
-            await first_of(*ends)
+                await first_of(told.once.wait(), printer.run(recorder, store))
+            else:
+                await stack.enter_async_context(api)
+                holding = _hold_webhook(wanted, api, store, endpoint, told)
+                await first_of(told.once.wait(), printer.run(recorder, store), holding)
 
 
 async def _receive(

@@ -20,6 +20,7 @@ from typing import Any, Self
 from aiohttp import web
 
 from ...errors import StoreError
+from ...logs import SparseLogger
 from ...models import Route
 from ...stores import Store
 from ..recorder import Feed, Recorder
@@ -61,6 +62,7 @@ class Inspector:
         self._port = port
         self._hosts: frozenset[str] = frozenset()
         self._routes: list[Route] = []
+        self._log = SparseLogger(logger)
         self._known: dict[str, Route] = {}
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/", self._page, allow_head=False)
@@ -151,7 +153,9 @@ class Inspector:
         try:
             self._routes = await self._store.list_routes()
         except StoreError:
-            logger.warning("the store did not list its routes; the page shows the last ones")
+            self._log.log(
+                logging.WARNING, "routes", "the store failed; the page shows the last webhooks"
+            )
         self._known |= {route.id: route for route in self._routes}
         return [shown_route(route) for route in self._routes]
 
