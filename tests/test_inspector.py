@@ -310,6 +310,18 @@ async def test_attempt_that_ends_before_the_answer_is_told_with_it() -> None:
     assert [attempt.text for attempt in record.attempts] == ["handled"]
 
 
+async def test_attempts_are_the_first_record_s_though_the_delivery_came_again() -> None:
+    recorder = Recorder()
+    request = Request(method="POST", route="r" * 32, signatures=("0" * 64,))
+    first, second = recorder.begin(request), recorder.begin(request)
+    for record in (first, second):
+        recorder.expect(record, b"digest")
+    now = datetime.now(UTC)
+    with recorder.processing(Delivery(route="", body=b"", digest=b"digest", received_at=now)):
+        pass
+    assert (len(first.attempts), len(second.attempts)) == (1, 0)
+
+
 async def test_work_on_what_was_not_recorded_is_left_alone() -> None:
     recorder, now = Recorder(), datetime.now(UTC)
     delivery = Delivery(route="r" * 32, body=b"", digest=b"another", received_at=now)

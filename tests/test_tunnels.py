@@ -194,6 +194,11 @@ async def test_program_that_tells_nothing_is_ended_with_its_last_lines(
         ),
         pytest.param("cloudflared", CLOUDFLARED[:-1], id="no connection"),
         pytest.param(
+            "cloudflared",
+            ["WRN https://api.trycloudflare.com/tunnel is slow", CLOUDFLARED[-1]],
+            id="the address of its maker",
+        ),
+        pytest.param(
             "ngrok",
             ["[]", "5", NGROK[0], '{"msg": "started tunnel", "url": "tcp://1.tcp.ngrok.io:2"}'],
             id="ngrok",

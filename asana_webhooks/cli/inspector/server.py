@@ -2,7 +2,8 @@
 
 Any web page that somebody looks at may send requests to this machine. A name that is made to lead
 here (DNS rebinding) is told by the header Host; a post from another page by the header Origin,
-which browsers send with each; and what other pages load of us is not shown to them.
+which browsers send with each; and what other pages load of us is not shown to them. Programs of
+other users of this machine are not kept away.
 """
 
 from __future__ import annotations
