@@ -293,7 +293,7 @@ async def test_status_of_the_program_is_told_and_no_redirect_followed(
     run = start(forward_to=program.url, as_json=True)
     await until(lambda: run.says(f"-> {status} from 127.0.0.1:", "is established"))
     assert "->" not in run.out
-    assert [each.status for each in asana.deliveries] == [200]
+    await until(lambda: [each.status for each in asana.deliveries] == [200])
     await run.stop()
 
 

@@ -80,10 +80,11 @@ class _Filter(click.ParamType):  # type: ignore[type-arg] # generic for type che
 @INSPECT
 @JSON
 def command(*, resource: str | None, tunnel: str | None, **options: Any) -> None:
-    """Print what Asana sends for a RESOURCE, as it comes, until told to stop.
+    """Print what Asana sends, as it comes, and post it on to a program of yours.
 
-    Establishes a webhook for it, with the token of ASANA_ACCESS_TOKEN, and deletes that webhook in
-    the end. Without RESOURCE it prints what comes for the routes of a --store.
+    Establishes a webhook for RESOURCE, with the token of ASANA_ACCESS_TOKEN, and deletes it in the
+    end: at Ctrl-C, SIGTERM or an error. Without RESOURCE it prints what comes for the routes of a
+    --store.
 
     Nothing is kept unless there is a --store, where deliveries wait for the handlers of other
     processes. Before an option that may have a value, write RESOURCE.
