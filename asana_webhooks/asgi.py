@@ -53,6 +53,7 @@ class AsgiApp:
             signatures=_values(headers, b"x-hook-signature"),
             encodings=_values(headers, b"content-encoding"),
             length=_length(headers),
+            headers=headers,
         )
         max_body = self._endpoint.max_body
         response = await self._endpoint.handle(request, lambda: _read(receive, max_body))

@@ -362,6 +362,11 @@ class WebhooksClient(WebhooksApi):
         """An ASGI application to mount; enter the client in the lifespan around it."""
         return AsgiApp(self._configured().endpoint)
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """What answers requests, for a server of another kind; enter the client beside it."""
+        return self._configured().endpoint
+
     def _configured(self) -> _Receiving:
         if self._parts is None:
             msg = "this client only calls Asana; give it a public_url to receive webhooks"

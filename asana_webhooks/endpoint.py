@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Protocol
 
 import msgspec
 
@@ -41,7 +42,7 @@ from .stats import Counters
 from .stores import Store
 from .telemetry import SILENT, Telemetry
 
-__all__ = ["STORE_TIMEOUT", "Endpoint"]
+__all__ = ["STORE_TIMEOUT", "Answers", "Endpoint"]
 
 STORE_TIMEOUT = 4.4
 """Seconds, an eighth more at most, that the store has for a request; Asana waits 10."""
@@ -68,6 +69,19 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
     route: Route
     read_at: float
     read_again: bool
+
+
+class Answers(Protocol):
+    """What a shell hands requests to: an endpoint, or what stands before one and watches."""
+
+    @property
+    def max_body(self) -> int:
+        """The largest body, in bytes, that the shell reads."""
+        ...
+
+    async def handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
+        """Return the answer."""
+        ...
 
 
 class Endpoint:

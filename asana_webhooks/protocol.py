@@ -86,7 +86,8 @@ class Request(_Discreet, msgspec.Struct, kw_only=True, gc=False):
     ``secrets``, ``signatures`` and ``encodings`` hold the values of each ``X-Hook-Secret``,
     ``X-Hook-Signature`` and ``Content-Encoding`` header, undecodable bytes in any representation.
     ``length`` is the Content-Length, None when the body is chunked. ``body`` is filled in when it
-    is known that it matters.
+    is known that it matters. ``headers`` are all of them as they came, for who records requests;
+    nothing is decided by them.
     """
 
     method: str
@@ -96,6 +97,7 @@ class Request(_Discreet, msgspec.Struct, kw_only=True, gc=False):
     encodings: tuple[str, ...] = ()
     length: int | None = None
     body: bytes = b""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Response(_Discreet, msgspec.Struct, frozen=True, gc=False):

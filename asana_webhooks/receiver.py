@@ -22,7 +22,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from .addresses import is_loopback
-from .endpoint import Endpoint
+from .endpoint import Answers
 from .logs import SparseLogger
 from .protocol import (
     ACCEPTED,
@@ -62,7 +62,7 @@ _VERSIONS = (HttpVersion11, HttpVersion10)
 _MUST_CLOSE = (BAD_REQUEST, BODY_TIMEOUT, TOO_LARGE, WRONG_VERSION, FAILED)
 
 
-async def answer(endpoint: Endpoint, request: web.BaseRequest) -> Response:
+async def answer(endpoint: Answers, request: web.BaseRequest) -> Response:
     """Return the endpoint's answer to aiohttp's request."""
     if request.version not in _VERSIONS:
         return WRONG_VERSION
@@ -74,6 +74,7 @@ async def answer(endpoint: Endpoint, request: web.BaseRequest) -> Response:
         signatures=tuple(headers.getall("X-Hook-Signature", ())),
         encodings=tuple(headers.getall("Content-Encoding", ())),
         length=request.content_length,
+        headers=request.raw_headers,
     )
     return await endpoint.handle(head, lambda: _read(request, endpoint.max_body))
 
@@ -145,7 +146,7 @@ async def _read_slowly(request: web.BaseRequest, max_body: int) -> bytes:
     return bytes(body)
 
 
-def aiohttp_app(endpoint: Endpoint) -> web.Application:
+def aiohttp_app(endpoint: Answers) -> web.Application:
     """Return an application for ``add_subapp`` that answers whatever is below its prefix."""
 
     async def handler(request: web.Request) -> web.Response:
@@ -168,7 +169,7 @@ class Receiver:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Answers,
         *,
         host: str,
         port: int,
@@ -260,7 +261,7 @@ class _Server(web.Server):
     """Hands requests to the endpoint and keeps count of connections."""
 
     def __init__(
-        self, endpoint: Endpoint, *, max_connections: int, keepalive_timeout: float
+        self, endpoint: Answers, *, max_connections: int, keepalive_timeout: float
     ) -> None:
         super().__init__(self._answer)
         self._endpoint = endpoint

@@ -301,6 +301,23 @@ async def test_answer_is_that_of_the_receiver(receiver: Ask, shell: Ask, case: C
 # Reading
 
 
+async def test_endpoint_is_shown_every_header(
+    monkeypatch: pytest.MonkeyPatch, store: MemoryStore
+) -> None:
+    endpoint, shown = make_endpoint(store), []
+    answers = endpoint.handle
+
+    async def handle(request: Request, read: Any) -> Response:
+        shown.append(request.headers)
+        return await answers(request, read)
+
+    monkeypatch.setattr(endpoint, "handle", handle)
+    case = signed(200, (b"X-Odd", b"\xe4"), body=delivery())
+    exchange = Exchange(scope_of(case), pieces=[case.body])
+    assert (await exchange.with_(AsgiApp(endpoint))).status == 200
+    assert (b"x-odd", b"\xe4") in shown[0]
+
+
 async def test_body_is_read_once_and_put_together(app: AsgiApp, store: MemoryStore) -> None:
     case = signed(200, body=delivery())
     exchange = Exchange(scope_of(case), pieces=[case.body[:5], b"", case.body[5:9], case.body[9:]])

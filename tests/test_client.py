@@ -230,6 +230,7 @@ async def test_client_without_public_url_opens_no_port_and_no_file(
         for use in (
             *(client.events, client.aiohttp_app, lambda: client.asgi),
             client.select_letters,
+            lambda: client.endpoint,
         ):
             with pytest.raises(RuntimeError, match="public_url"):
                 use()

@@ -406,6 +406,22 @@ async def test_route_is_the_last_segment_as_it_came(
     assert "x-injected" not in answer.headers
 
 
+async def test_who_stands_before_an_endpoint_is_shown_every_header(endpoint: Endpoint) -> None:
+    shown: list[tuple[tuple[bytes, bytes], ...]] = []
+
+    class Front:
+        max_body = endpoint.max_body
+
+        async def handle(self, request: Request, read: Any) -> Response:
+            shown.append(request.headers)
+            return await endpoint.handle(request, read)
+
+    async with Receiver(Front(), host="127.0.0.1", port=0) as receiver:
+        answer = await ask(receiver, signed(b"X-Odd: \xe4", b"x-odd: two"))
+    assert answer.status == 200
+    assert [value for name, value in shown[0] if name.lower() == b"x-odd"] == [b"\xe4", b"two"]
+
+
 async def test_retired_route_is_gone_when_asked_for(store: MemoryStore) -> None:
     endpoint = Endpoint(store, on_arrival=lambda: None, answer_gone=True)
     async with serve(endpoint) as receiver:

@@ -32,6 +32,7 @@ COMMANDS = {
     "establish": "Make a new webhook, its handshake answered by a receiver of its own.",
     "inbox": "Tell what waits in the store, and work with dead letters.",
     "list": "List the webhooks at Asana, and how they fare.",
+    "listen": "Print what Asana sends, as it comes, and post it on to a program of yours.",
     "login": "Log in to Asana with a browser, by OAuth.",
     "logout": "End the access of a login at Asana, and delete its token.",
     "prune": "Delete webhooks that lead here, but whose secret the store does not hold.",

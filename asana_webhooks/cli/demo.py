@@ -11,20 +11,26 @@ import json
 import secrets
 import sys
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import click
 
 from ..background import beside
 from ..errors import AsanaWebhooksError
-from ..models import Event, Webhook
+from ..models import Webhook
 from ..signature import sign
 from ..simulator import Fault
 from ..stores import Store
 from .console import Narrator, Untrue
+from .events import describe
+from .inspector import Inspector, handle_again, post_again
+from .options import INSPECT
+from .recorder import Recorder
 from .stage import FILE, PATIENCE, TOKEN, Running, Stage
+from .stopping import first_of, stopping
 
-__all__ = ["StepFailed", "command", "tell"]
+__all__ = ["StepFailed", "command", "show", "tell"]
 
 LIMIT = 30.0
 """Seconds that the whole story may take."""
@@ -35,21 +41,51 @@ class StepFailed(click.ClickException):
 
 
 @click.command("demo")
-def command() -> None:
+@INSPECT
+def command(*, inspect: int | None) -> None:
     """Show and check the life of a webhook, on this machine alone.
 
     Starts a local Asana and a client with a store in a temporary directory. Needs no account, no
     token and no public URL. The exit status is 0 only if each check passed.
+
+    With --inspect it stays, when the story is told, until Ctrl-C.
     """
-    asyncio.run(tell(Narrator(sys.stdout)))
+    narrator = Narrator(sys.stdout)
+    asyncio.run(tell(narrator) if inspect is None else show(narrator, inspect))
 
 
-async def tell(narrator: Narrator) -> None:
-    """Tell the story. Raises StepFailed when anything in it is not as claimed."""
+async def show(narrator: Narrator, port: int) -> None:
+    """Tell the story beside a page that shows its deliveries, then stay until told to stop."""
+    recorder = Recorder()
+    with stopping() as told:
+        async with Stage(recorder) as stage, stage.open_store() as store:
+            actions = {
+                "Post again": post_again(lambda: stage.address),
+                "Handle again": handle_again(recorder, store),
+            }
+            async with Inspector(recorder, store, actions=actions, port=port) as inspector:
+                narrator.say(f"inspector: {inspector.url}")
+                await first_of(told.once.wait(), _tell_and_stay(narrator, stage))
+
+
+async def _tell_and_stay(narrator: Narrator, stage: Stage) -> None:
+    await tell(narrator, stage)
+    async with stage.next_client():
+        narrator.say("the inspector and its client stay until Ctrl-C")
+        await asyncio.Event().wait()
+
+
+async def tell(narrator: Narrator, stage: Stage | None = None) -> None:
+    """Tell the story, on a stage of its own or on this one.
+
+    Raises StepFailed when anything in it is not as claimed.
+    """
     started = time.monotonic()
     narrator.title("The life of a webhook, between a local Asana and a client on this machine")
     try:
-        async with asyncio.timeout(LIMIT), Stage() as stage:
+        async with asyncio.timeout(LIMIT), AsyncExitStack() as stack:
+            if stage is None:
+                stage = await stack.enter_async_context(Stage())
             await _Story(narrator, stage).play()
     except Exception as error:
         reason = _reason(error)
@@ -65,14 +101,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"the story did not end within {LIMIT:g} s"
     return f"{type(error).__name__}: {error}"
-
-
-def _describe(event: Event) -> str:
-    resource, parent, change = event.resource, event.parent, event.change
-    text = f"{resource.resource_type} {resource.gid} {event.action}"
-    if parent is not None:
-        text += f" to {parent.resource_type} {parent.gid}"
-    return f"{text}: {change.field}" if change is not None else text
 
 
 class _Story:
@@ -113,7 +141,7 @@ class _Story:
         self._narrator.check("it has no webhook yet", that=not self._asana.webhooks)
 
     async def _check_ready(self, running: Running) -> None:
-        address = f"http://127.0.0.1:{running.client.port}"
+        address = self._stage.address
         self._narrator.say(f"client: {address}, its store is {FILE} in a temporary directory")
         answer = await self._stage.http.get(f"{address}/readyz")
         self._check_status("its receiver is ready, and so is its store", answer.status_code, 200)
@@ -185,7 +213,7 @@ class _Story:
         }
         self._narrator.check(
             "they say that the task is new in the project, and completed",
-            that=wanted <= {_describe(event) for event in self._stage.handled},
+            that=wanted <= {describe(event) for event in self._stage.handled},
         )
 
     # 4
@@ -255,7 +283,7 @@ class _Story:
 
     def _tell_events(self) -> None:
         for event in self._stage.handled[self._told :]:
-            self._narrator.event(_describe(event))
+            self._narrator.event(describe(event))
         self._told = len(self._stage.handled)
 
     async def _check_nothing_waits(self, claim: str) -> None:

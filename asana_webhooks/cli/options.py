@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["AGO", "JSON", "PUBLIC_URL", "STORE", "YES"]
+__all__ = ["AGO", "INSPECT", "INSPECTOR_PORT", "JSON", "PUBLIC_URL", "STORE", "YES"]
 
 STORE = click.option(
     "--store",
@@ -27,6 +27,18 @@ PUBLIC_URL = click.option(
     help="Where the internet reaches the receiver; a route is appended.",
 )
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
+
+INSPECTOR_PORT = 4480
+"""Where the inspector's page is, unless it is put elsewhere."""
+
+INSPECT = click.option(
+    "--inspect",
+    type=click.IntRange(0, 65_535),
+    is_flag=False,
+    flag_value=INSPECTOR_PORT,
+    metavar="[PORT]",
+    help=f"Serve a page that shows what comes, on this machine's port {INSPECTOR_PORT} or on PORT.",
+)
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

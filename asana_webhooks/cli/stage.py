@@ -8,7 +8,12 @@ import json
 import secrets
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -17,10 +22,12 @@ import httpx
 from ..background import beside
 from ..client import WebhooksClient
 from ..models import Event
+from ..receiver import Receiver
 from ..simulator import AsanaSimulator, Attempt
 from ..stores import Store
 from ..stores.urls import open_store
 from .console import Untrue
+from .recorder import Recorder
 
 __all__ = ["FILE", "PATIENCE", "TOKEN", "Running", "Stage"]
 
@@ -48,13 +55,15 @@ class Running(NamedTuple):
 class Stage:
     """A local Asana, an HTTP client to call it, and a place for a store; all end with the context.
 
-    ``handled`` are the events that reached the handler of any client, in order.
+    ``handled`` are the events that reached the handler of any client, in order; a recorder sees
+    what its clients receive.
     """
 
     asana: AsanaSimulator
     http: httpx.AsyncClient
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder | None = None) -> None:
+        self._recorder = recorder
         self.handled: list[Event] = []
         self._news = asyncio.Condition()
         self._opened = AsyncExitStack()
@@ -92,13 +101,15 @@ class Stage:
     @asynccontextmanager
     async def next_client(self) -> AsyncIterator[Running]:
         """Run a client on the port and the store of the one before."""
-        store = self.open_store()
+        recorder, store = self._recorder, self.open_store()
         client = WebhooksClient(
             TOKEN,
-            public_url=f"http://127.0.0.1:{self._port}/asana",
+            public_url=f"{self.address}/asana",
             port=self._port,
-            store=store,
+            store=store if recorder is None else recorder.watched(store),
             base_url=self.asana.base_url,
+            serve=recorder is None,
+            telemetry=recorder,
         )
 
         @client.on()
@@ -107,8 +118,20 @@ class Stage:
                 self.handled.append(event)
                 self._news.notify_all()
 
-        async with client, beside(client.run(), "handlers"):
+        async with client, self._recorded(client), beside(client.run(), "handlers"):
             yield Running(client, store)
+
+    def _recorded(self, client: WebhooksClient) -> AbstractAsyncContextManager[object]:
+        """Return a receiver that is seen by the recorder; without one the client has its own."""
+        if self._recorder is None:
+            return nullcontext()
+        front = self._recorder.around(client.endpoint)
+        return Receiver(front, host="127.0.0.1", port=self._port)
+
+    @property
+    def address(self) -> str:
+        """The URL of the receiver."""
+        return f"http://127.0.0.1:{self._port}"
 
     def open_store(self) -> Store:
         """Return the store of the clients, not entered yet."""

@@ -45,6 +45,7 @@ from asana_webhooks import (
 )
 from asana_webhooks.auth import OUT_OF_BAND, AsanaOAuth, Authorization, Token, TokenFile, login
 from asana_webhooks.otel import OpenTelemetry
+from asana_webhooks.protocol import Request, Response, route_of
 from asana_webhooks.simulator import (
     AsanaSimulator,
     Attempt,
@@ -395,6 +396,16 @@ def mount_in_aiohttp() -> web.Application:
     app = web.Application()
     app.add_subapp("/asana", mounted.aiohttp_app())
     return app
+
+
+async def answer_in_a_server_of_another_kind(path: str, body: bytes) -> int:
+    async def read() -> bytes:
+        return body
+
+    request = Request(method="POST", route=route_of(path), length=len(body))
+    response = await mounted.endpoint.handle(request, read)
+    assert_type(response, Response)
+    return response.status
 
 
 async def mount_in_asgi(scope: Any, receive: Any, send: Any) -> None:

@@ -1,0 +1,194 @@
+"""The server of the page: on 127.0.0.1 only, and only for pages of its own.
+
+Any web page that somebody looks at may send requests to this machine. A name that is made to lead
+here (DNS rebinding) is told by the header Host; a post from another page by the header Origin,
+which browsers send with each; and what other pages load of us is not shown to them. Programs of
+other users of this machine are not kept away.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import cache
+from importlib import resources
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from ...errors import StoreError
+from ...logs import SparseLogger
+from ...models import Route
+from ...stores import Store
+from ..recorder import Feed, Recorder
+from ..records import Record
+from .actions import Action
+from .shown import shown_record, shown_route
+
+__all__ = ["Inspector"]
+
+LOOK = 1.0
+"""Seconds between looks at the webhooks while somebody watches."""
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Inspector:
+    """Serves the page while its context manager is entered; ``url`` is its address then.
+
+    ``actions`` are what the page offers for each signed delivery, by the words on the button. Port
+    0 takes any free one.
+    """
+
+    def __init__(
+        self, recorder: Recorder, store: Store, *, actions: Mapping[str, Action], port: int
+    ) -> None:
+        self._recorder = recorder
+        self._store = store
+        self._actions = actions
+        self._port = port
+        self._hosts: frozenset[str] = frozenset()
+        self._routes: list[Route] = []
+        self._log = SparseLogger(logger)
+        self._known: dict[str, Route] = {}
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/", self._page, allow_head=False)
+        app.router.add_get("/stream", self._stream, allow_head=False)
+        app.router.add_post("/records/{id:[0-9]{1,9}}/{action}", self._act)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+
+    async def __aenter__(self) -> Self:
+        """Listen. Raises OSError when the port is taken."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        except BaseException:
+            await self._runner.cleanup()
+            raise
+        self._port = self._runner.addresses[0][1]
+        self._hosts = frozenset(f"{name}:{self._port}" for name in ("127.0.0.1", "localhost"))
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Tell the pages that it is over, and close."""
+        self._recorder.close()
+        await self._runner.cleanup()
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://127.0.0.1:{self._port}/"
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+        own = {f"http://{each}" for each in self._hosts}
+        if host not in self._hosts:
+            return _refused("This page is at 127.0.0.1 and at localhost only.")
+        if origin not in own if request.method == "POST" else origin not in {None, *own}:
+            return _refused("Only the page itself may ask for this.")
+        return await handler(request)
+
+    async def _page(self, request: web.Request) -> web.Response:
+        text, policy = _read_page()
+        headers = HEADERS | {"Content-Security-Policy": policy}
+        return web.Response(text=text, content_type="text/html", headers=headers)
+
+    async def _act(self, request: web.Request) -> web.Response:
+        record = self._recorder.find(int(request.match_info["id"]))
+        action = self._actions.get(request.match_info["action"])
+        if record is None or action is None or record.verdict in ("refused", "handshake"):
+            return _said(404, "There is no such delivery any more.")
+        try:
+            return _said(200, await action(record))
+        except StoreError as error:
+            return _said(503, str(error))
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        """Tell all that is known, then what changes, until the page or the command ends."""
+        response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        with self._recorder.following() as feed:
+            try:
+                async for message in self._messages(feed):
+                    await response.write(message)
+            except ConnectionError:
+                pass  # the page was closed
+        return response
+
+    async def _messages(self, feed: Feed) -> AsyncIterator[bytes]:
+        webhooks = await self._look()
+        records = [self._shown(record) for record in self._recorder.records()]
+        state = {"actions": [*self._actions], "webhooks": webhooks, "records": records}
+        yield _message("state", state)
+        while not feed.closed:
+            changed = await feed.next(within=LOOK)
+            before, webhooks = webhooks, await self._look()
+            if webhooks != before:
+                yield _message("webhooks", webhooks)
+            for record in changed:
+                yield _message("record", self._shown(record))
+            yield b":\n\n"  # a page that is gone is noticed only when it is written to
+
+    async def _look(self) -> list[dict[str, Any]]:
+        """Return the webhooks as they are shown, as far as the store can tell."""
+        try:
+            self._routes = await self._store.list_routes()
+        except StoreError:
+            self._log.log(
+                logging.WARNING, "routes", "the store failed; the page shows the last webhooks"
+            )
+        self._known |= {route.id: route for route in self._routes}
+        return [shown_route(route) for route in self._routes]
+
+    def _shown(self, record: Record) -> dict[str, Any]:
+        return shown_record(record, self._known.get(record.route))
+
+
+def _message(kind: str, content: object) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps(content)}\n\n".encode()
+
+
+@cache
+def _read_page() -> tuple[str, str]:
+    """Return the page, and the policy that lets its own style and script be used and no other."""
+    text = resources.files(__package__).joinpath("page.html").read_text("utf-8")
+    style, script = (_hash_of(tag, text) for tag in ("style", "script"))
+    policy = (
+        f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self';"
+        " img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+        " require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    return text, policy
+
+
+def _hash_of(tag: str, page: str) -> str:
+    content = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def _said(status: int, text: str) -> web.Response:
+    return web.json_response({"said": text}, status=status, headers=HEADERS)
+
+
+def _refused(text: str) -> web.Response:
+    return web.Response(status=403, text=f"{text}\n", headers=HEADERS)

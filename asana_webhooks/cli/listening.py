@@ -1,0 +1,164 @@
+"""What ``listen`` does: a receiver that shows what comes, and a webhook for as long as it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import anyio
+import click
+
+from ..addresses import is_loopback
+from ..api import WebhooksApi
+from ..background import beside
+from ..endpoint import Endpoint
+from ..errors import AsanaWebhooksError
+from ..establishment import Establishment
+from ..inbox import Inbox
+from ..models import Event, WebhookFilter
+from ..receiver import Receiver
+from ..stores import Store
+from ..stores.urls import open_store
+from .inspector import Inspector, post_again
+from .printing import Printer
+from .recorder import Recorder
+from .stopping import Stopping, first_of, stopping
+from .tunnels import Tunnel, tunnel
+
+__all__ = ["MEMORY", "Wanted", "listen"]
+
+MEMORY = "memory:"
+
+DELETE_TIMEOUT = 15.0
+"""Seconds that deleting the webhook may take, in the end."""
+
+
+class Wanted(NamedTuple):
+    """What to listen for, where, and what to do with what comes."""
+
+    resource: str | None
+    filters: tuple[WebhookFilter, ...]
+    public_url: str | None
+    tunnel: bool
+    host: str
+    port: int
+    store: str
+    base_url: str
+    forward_to: str | None
+    inspect: int | None
+    as_json: bool
+    tunnel_program: str | None = None
+
+    @property
+    def asana_is_local(self) -> bool:
+        """Whether Asana is one on this machine, which needs no public URL."""
+        return is_loopback(urlsplit(self.base_url).hostname or "")
+
+    @property
+    def address(self) -> str:
+        """The URL of the receiver on this machine."""
+        host = "127.0.0.1" if self.host in ("", "0.0.0.0") else self.host  # noqa: S104 - compared
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+async def listen(wanted: Wanted) -> None:
+    """Show what comes until told to stop; in the end the webhook is deleted.
+
+    Raises ValueError for what cannot work, before any I/O, and what establishing raises.
+    """
+    api = None if wanted.resource is None else WebhooksApi(base_url=wanted.base_url)
+    printer = Printer(as_json=wanted.as_json, forward_to=wanted.forward_to)
+    recorder = Recorder(printer.put)
+    store = recorder.watched(open_store(wanted.store))
+    with stopping() as told:
+        async with AsyncExitStack() as stack:
+            endpoint = await _receive(stack, wanted, store, recorder)
+            if wanted.inspect is not None:
+                actions = {"Post again": post_again(lambda: wanted.address)}
+                inspector = Inspector(recorder, store, actions=actions, port=wanted.inspect)
+                await stack.enter_async_context(inspector)
+                _say(f"inspector: {inspector.url}")
+            if api is None:
+                _say(f"listening on {wanted.address} for the routes of the store")
+                await first_of(told.once.wait(), printer.run(recorder, store))
+            else:
+                await stack.enter_async_context(api)
+                holding = _hold_webhook(wanted, api, store, endpoint, told)
+                await first_of(told.once.wait(), printer.run(recorder, store), holding)
+
+
+async def _receive(
+    stack: AsyncExitStack, wanted: Wanted, store: Store, recorder: Recorder
+) -> Endpoint:
+    """Open the store and the receiver; what would stay in memory for ever is let go."""
+    inbox = Inbox(store, telemetry=recorder)
+    endpoint = Endpoint(store, on_arrival=inbox.arrived)
+    await stack.enter_async_context(store)
+    if wanted.store == MEMORY:
+        await stack.enter_async_context(inbox)
+        await stack.enter_async_context(beside(inbox.drain(_let_go), "inbox"))
+    front = recorder.around(endpoint)
+    await stack.enter_async_context(Receiver(front, host=wanted.host, port=wanted.port))
+    endpoint.accepting = True
+    return endpoint
+
+
+async def _let_go(event: Event) -> None:
+    """Do nothing with an event: it was printed when it came."""
+
+
+async def _hold_webhook(
+    wanted: Wanted, api: WebhooksApi, store: Store, endpoint: Endpoint, told: Stopping
+) -> None:
+    """Establish a webhook, and delete it when cancelled. Raises when its tunnel ends."""
+    async with AsyncExitStack() as stack:
+        opened: Tunnel | None = None
+        if wanted.tunnel:
+            opened = await stack.enter_async_context(tunnel(wanted.tunnel_program, wanted.port))
+        url = opened.url if opened else wanted.public_url or wanted.address
+        _say(f"listening on {wanted.address}, which Asana reaches at {url}")
+        establishment = Establishment(
+            api, store, public_url=url, workspace=None, seen=endpoint.seen
+        )
+        webhook = await establishment.establish(
+            wanted.resource or "", filters=wanted.filters or None, timeout=60.0
+        )
+        try:
+            _say(f"webhook {webhook.gid} for {wanted.resource} is established; Ctrl-C deletes it")
+            await (opened.ended if opened else asyncio.Event()).wait()
+            msg = "the tunnel ended: nothing reaches this machine any more"
+            raise click.ClickException(msg)
+        finally:
+            await _delete(webhook.gid, api, store, told)
+
+
+async def _delete(gid: str, api: WebhooksApi, store: Store, told: Stopping) -> None:
+    """Delete a webhook and retire its route.
+
+    Raises ClickException when it is left: it cannot be deleted, or nobody wants to wait for it.
+    """
+    deleted, why = False, "it was not waited for"
+
+    async def delete() -> None:
+        nonlocal deleted
+        await api.delete_webhook(gid)
+        deleted = True
+        for route in await store.list_routes():
+            if route.gid == gid:
+                await store.retire(route.id)
+
+    with anyio.move_on_after(DELETE_TIMEOUT, shield=True):
+        try:
+            await first_of(delete(), told.twice.wait())
+        except AsanaWebhooksError as error:
+            why = str(error)
+    if not deleted:
+        msg = f"webhook {gid} is left at Asana, delete it there: {why}"
+        raise click.ClickException(msg)
+    _say(f"webhook {gid} is deleted")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,104 @@
+"""How requests are printed as they come, and posted on to a program."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from base64 import b64encode
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from ..models import Route
+from ..stores import Store
+from .events import describe, one_line
+from .forwarding import forward, session
+from .recorder import Recorder
+from .records import Attempt, Record
+
+__all__ = ["Printer", "as_fields", "as_lines"]
+
+COLOURS = {"accepted": None, "heartbeat": "bright_black", "handshake": "bright_black"}
+
+
+class Printer:
+    """Prints requests in the order in which they were answered, and posts each on after that.
+
+    ``as_json`` prints signed ones only, each as one line. What was refused is not posted on.
+    """
+
+    def __init__(self, *, as_json: bool, forward_to: str | None) -> None:
+        self._as_json = as_json
+        self._forward_to = forward_to
+        self._answered: asyncio.Queue[Record] = asyncio.Queue()
+
+    def put(self, record: Record) -> None:
+        """Have a request printed."""
+        self._answered.put_nowait(record)
+
+    async def run(self, recorder: Recorder, store: Store) -> None:
+        """Print until cancelled. Raises BrokenPipeError when nobody reads on."""
+        async with session() as http:
+            while True:
+                record = await self._answered.get()
+                if not self._as_json:
+                    self._print_lines(record)
+                elif record.signed:
+                    route = await store.get_route(record.route)
+                    click.echo(json.dumps(as_fields(record, route)))
+                if self._forward_to is not None and record.verdict != "refused":
+                    attempt = await forward(http, self._forward_to, record)
+                    recorder.note_attempt(record, attempt)
+                    self._print_attempt(attempt)
+
+    def _print_lines(self, record: Record) -> None:
+        time = f"{record.received_at.astimezone():%H:%M:%S}"
+        colour = COLOURS.get(record.verdict, "red" if record.verdict == "refused" else "yellow")
+        for line in as_lines(record):
+            _print(f"{time}  {click.style(line, fg=colour)}")
+
+    def _print_attempt(self, attempt: Attempt) -> None:
+        arrow = click.style("->", fg="green" if attempt.ok else "red")
+        text = f"{arrow} {attempt.text}, {attempt.seconds * 1000:.0f} ms"
+        _print(f"{'':10}{text}", err=self._as_json)
+
+
+def _print(text: str, *, err: bool = False) -> None:
+    click.echo(text, err=err, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def as_lines(record: Record) -> Iterator[str]:
+    """Yield a line for each event that is new, or one line for anything else."""
+    events = record.events()
+    if record.verdict == "accepted" and events:
+        yield from (one_line(describe(event)) for event in events)
+    elif record.verdict == "refused":
+        yield f"refused, {record.status}: {record.reason}"
+    elif record.verdict == "duplicate":
+        yield f"duplicate: {len(events)} events that were delivered before"
+    elif record.verdict == "dead letter":
+        yield f"dead letter: {one_line(record.reason)}"
+    else:
+        yield record.verdict
+
+
+def as_fields(record: Record, route: Route | None) -> dict[str, Any]:
+    """Return a delivery with all that is needed to post it again; a secret is left out.
+
+    ``body`` is the text that was signed; when it is not UTF-8, ``body_base64`` is there instead.
+    """
+    headers = {name: value for name, value in record.headers if name.lower() != "x-hook-secret"}
+    fields = {
+        "received_at": record.received_at.isoformat(),
+        "webhook": route and route.gid,
+        "resource": route and route.resource,
+        "verdict": record.verdict,
+        "status": record.status,
+        "headers": headers,
+    }
+    try:
+        return fields | {"body": record.body.decode()}
+    except UnicodeDecodeError:
+        return fields | {"body_base64": b64encode(record.body).decode()}

@@ -1,0 +1,617 @@
+"""The inspector: what it tells of deliveries, to whom, and its page in a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import anyio
+import pytest
+from chromium import Page, browsing
+from conftest import until
+
+from asana_webhooks import Event, MemoryStore, StoreError, WebhooksClient, sign
+from asana_webhooks.background import beside
+from asana_webhooks.cli import recorder as recording
+from asana_webhooks.cli.inspector import Inspector, handle_again, post_again
+from asana_webhooks.cli.inspector.shown import shown_route
+from asana_webhooks.cli.recorder import Recorder
+from asana_webhooks.cli.records import Record
+from asana_webhooks.models import Delivery, Route, Webhook, WebhookFilter
+from asana_webhooks.protocol import ACCEPTED, Request
+from asana_webhooks.receiver import Receiver
+from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.stores import Store
+
+EVIL = "<img src=x onerror=window.hurt=1><script>window.hurt=1</script>"
+
+
+class Inspected:
+    """A client of the local Asana, seen by a recorder, with an inspector beside it."""
+
+    def __init__(self, asana: AsanaSimulator, port: int) -> None:
+        self.asana = asana
+        self.address = f"http://127.0.0.1:{port}"
+        self.recorder = Recorder()
+        self.memory = MemoryStore()
+        self.store: Store = self.recorder.watched(self.memory)
+        self.handled: list[Event] = []
+        self.client = WebhooksClient(
+            "a-token",
+            public_url=f"{self.address}/hooks",
+            store=self.store,
+            serve=False,
+            base_url=asana.base_url,
+            telemetry=self.recorder,
+        )
+        self.client.on()(self.handle)
+        self.receiver = Receiver(
+            self.recorder.around(self.client.endpoint), host="127.0.0.1", port=port
+        )
+        actions = {
+            "Post again": post_again(lambda: self.address),
+            "Handle again": handle_again(self.recorder, self.store),
+        }
+        self.inspector = Inspector(self.recorder, self.store, actions=actions, port=0)
+
+    async def handle(self, event: Event) -> None:
+        if event.resource.resource_type == "story":
+            message = f"no tracker {EVIL}"
+            raise ValueError(message)
+        self.handled.append(event)
+
+    @property
+    def url(self) -> str:
+        return self.inspector.url
+
+    @property
+    def origin(self) -> str:
+        return self.url.rstrip("/")
+
+    async def establish(self) -> Webhook:
+        webhook = await self.client.establish(self.asana.project)
+        await self.asana.settled()
+        return webhook
+
+    async def all_verdicts(self) -> Webhook:
+        """Have one delivery of each verdict; in the end one that a handler failed on."""
+        webhook = await self.establish()
+        task = await self.asana.create_task("a", project=self.asana.project)
+        await self.asana.settled()
+        genuine = self.asana.deliveries[-1]
+        await self.asana.deliver(webhook.gid, genuine.body)
+        hostile = json.dumps({"events": [], "name": EVIL}).encode()
+        await self.asana.deliver(webhook.gid, hostile, signature=sign(hostile, "x" * 32))
+        await self.asana.deliver(webhook.gid, b"[" + EVIL.encode())
+        await self.asana.add_comment(task, "hello")
+        await self.asana.settled()
+        await until(lambda: self.recorder.records()[-1].attempts)
+        return webhook
+
+    def verdicts(self) -> list[str]:
+        return [record.verdict for record in self.recorder.records()]
+
+
+ALL = [
+    *("handshake", "heartbeat", "accepted", "duplicate", "refused", "dead letter", "accepted"),
+]
+
+
+@pytest.fixture
+async def inspected(asana: AsanaSimulator, free_port: int) -> AsyncIterator[Inspected]:
+    made = Inspected(asana, free_port)
+    async with made.client, made.receiver, beside(made.client.run(), "run"), made.inspector:
+        yield made
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(raise_for_status=False) as session:
+        yield session
+
+
+class Stream:
+    """The page's stream, as messages of a kind with content."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.text = ""
+
+    async def next(self, kind: str) -> Any:
+        with anyio.fail_after(5):
+            while True:
+                name = await self._field("event")
+                content = json.loads(await self._field("data"))
+                if name == kind:
+                    return content
+
+    async def _field(self, wanted: str) -> str:
+        while True:
+            line = (await self._response.content.readuntil(b"\n")).decode()
+            assert line, "the stream ended"
+            self.text += line
+            name, _, value = line.partition(": ")
+            if name == wanted:
+                return value.strip()
+
+
+@contextlib.asynccontextmanager
+async def streaming(inspected: Inspected, **headers: str) -> AsyncIterator[Stream]:
+    async with (
+        aiohttp.ClientSession(read_bufsize=2**22) as http,
+        http.get(f"{inspected.url}stream", headers=headers) as response,
+    ):
+        assert response.status == 200
+        assert response.content_type == "text/event-stream"
+        yield Stream(response)
+
+
+# What is told
+
+
+async def test_each_request_is_told_with_its_verdict_and_reason(inspected: Inspected) -> None:
+    await inspected.all_verdicts()
+    async with streaming(inspected) as stream:
+        state = await stream.next("state")
+    told = [(each["verdict"], each["status"], each["reason"]) for each in state["records"]]
+    assert told[:5] == [
+        ("handshake", 200, ""),
+        ("heartbeat", 200, ""),
+        ("accepted", 200, ""),
+        ("duplicate", 200, ""),
+        ("refused", 401, "the signature does not fit the body"),
+    ]
+    assert told[5][:2] == ("dead letter", 200)
+    assert told[5][2].startswith("not a delivery: ")
+    assert [each["events"] for each in state["records"]][4:6] == [[], []]
+    assert state["records"][2]["events"][0].endswith(f"added to project {inspected.asana.project}")
+    assert json.loads(state["records"][2]["body"])["events"]
+
+
+async def test_attempts_are_told_with_what_was_raised(inspected: Inspected) -> None:
+    await inspected.all_verdicts()
+    async with streaming(inspected) as stream:
+        records = (await stream.next("state"))["records"]
+    [well] = records[2]["attempts"]
+    assert (well["kind"], well["ok"], well["text"]) == ("handler", True, "handled")
+    failed, *_ = records[-1]["attempts"]
+    assert not failed["ok"]
+    assert "handle raised ValueError: no tracker" in failed["text"]
+
+
+async def test_no_secret_signature_or_route_is_told(inspected: Inspected) -> None:
+    webhook = await inspected.establish()
+    [route] = await inspected.store.list_routes()
+    body = b'{"events":[]}'
+    assert webhook.secret is not None
+    headers = {
+        "X-Hook-Signature": sign(body, webhook.secret),
+        "X-Original-URI": f"/hooks/{route.id}",
+        "Authorization": "Bearer abc",
+    }
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(route.target, data=body, headers=headers) as answer,
+    ):
+        assert answer.status == 200
+    async with streaming(inspected) as stream:
+        records = (await stream.next("state"))["records"]
+    for hidden in (webhook.secret, headers["X-Hook-Signature"], route.id, "Bearer abc"):
+        assert hidden not in stream.text
+    assert ["X-Hook-Signature", "redacted, 64 characters"] in records[-1]["headers"]
+    assert ["X-Original-URI", "/hooks/<route>"] in records[-1]["headers"]
+    assert ["X-Hook-Secret", "redacted, 64 characters"] in records[0]["headers"]
+    assert route.id not in repr(inspected.recorder.records())
+
+
+async def test_what_comes_is_told_at_once_and_again_when_it_is_handled(
+    inspected: Inspected,
+) -> None:
+    async with streaming(inspected) as stream:
+        assert (await stream.next("state"))["records"] == []
+        await inspected.establish()
+        webhooks = await stream.next("webhooks")
+        assert [each["resource"] for each in webhooks] == [inspected.asana.project]
+        await inspected.asana.create_task("a", project=inspected.asana.project)
+        while not (record := await stream.next("record"))["attempts"]:
+            pass
+        assert record["verdict"] == "accepted"
+        [webhook] = inspected.asana.webhooks
+        assert record["webhook"] == webhook
+
+
+async def test_stream_ends_with_the_command(asana: AsanaSimulator, free_port: int) -> None:
+    made = Inspected(asana, free_port)
+    async with made.store, aiohttp.ClientSession() as http:
+        async with made.inspector:
+            response = await http.get(f"{made.url}stream")
+        with anyio.fail_after(5):
+            assert b"event: state" in await response.read()
+
+
+async def test_page_that_was_closed_is_forgotten(
+    inspected: Inspected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asana_webhooks.cli.inspector.server.LOOK", 0.01)
+    async with streaming(inspected) as stream:
+        await stream.next("state")
+        assert len(inspected.recorder._feeds) == 1
+    await until(lambda: not inspected.recorder._feeds)
+
+
+async def test_webhooks_stay_as_they_were_while_the_store_fails(
+    inspected: Inspected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await inspected.establish()
+    async with streaming(inspected) as stream:
+        before = (await stream.next("state"))["webhooks"]
+
+    async def fail(*_: object) -> list[Route]:
+        message = "locked"
+        raise StoreError(message)
+
+    monkeypatch.setattr(inspected.memory, "list_routes", fail)
+    async with streaming(inspected) as stream:
+        assert (await stream.next("state"))["webhooks"] == before != []
+
+
+async def test_only_the_last_requests_are_remembered(
+    inspected: Inspected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "MAX_RECORDS", 3)
+    await inspected.all_verdicts()
+    assert inspected.verdicts() == ALL[-3:]
+    assert len(inspected.recorder._by_digest) == 2
+    assert inspected.recorder.find(1) is None
+
+
+async def test_passers_by_and_probes_are_not_recorded(
+    inspected: Inspected, http: aiohttp.ClientSession
+) -> None:
+    for path in ("/favicon.ico", "/healthz", "/readyz"):
+        await http.get(inspected.address + path)
+    assert inspected.verdicts() == []
+    await http.post(f"{inspected.address}/hooks/{'x' * 32}", data=b"{}")
+    [record] = inspected.recorder.records()
+    assert (record.verdict, record.status, record.reason) == ("refused", 404, "no webhook here")
+
+
+async def test_handler_that_is_stopped_is_no_success(inspected: Inspected) -> None:
+    await inspected.establish()
+    await inspected.asana.create_task("a", project=inspected.asana.project)
+    await inspected.asana.settled()
+    [*_, record] = inspected.recorder.records()
+    delivery = inspected.recorder.again(record)
+    with pytest.raises(asyncio.CancelledError), inspected.recorder.processing(delivery):
+        raise asyncio.CancelledError
+    assert record.attempts[-1].text == "stopped before its end"
+
+
+async def test_attempt_that_ends_before_the_answer_is_told_with_it() -> None:
+    told: list[Record] = []
+    recorder = Recorder(told.append)
+    request = Request(method="POST", route="r" * 32, signatures=("0" * 64,))
+    record = recorder.begin(request)
+    recorder.expect(record, b"digest")
+    delivery = Delivery(route="r" * 32, body=b"", digest=b"digest", received_at=record.received_at)
+    with recorder.following() as feed:
+        with recorder.processing(delivery):
+            pass
+        assert await feed.next(within=0.01) == []
+        recorder.end(record, request, ACCEPTED)
+        assert await feed.next(within=5) == [record] == told
+    assert [attempt.text for attempt in record.attempts] == ["handled"]
+
+
+async def test_attempts_are_the_first_record_s_though_the_delivery_came_again() -> None:
+    recorder = Recorder()
+    request = Request(method="POST", route="r" * 32, signatures=("0" * 64,))
+    first, second = recorder.begin(request), recorder.begin(request)
+    for record in (first, second):
+        recorder.expect(record, b"digest")
+    now = datetime.now(UTC)
+    with recorder.processing(Delivery(route="", body=b"", digest=b"digest", received_at=now)):
+        pass
+    assert (len(first.attempts), len(second.attempts)) == (1, 0)
+
+
+async def test_work_on_what_was_not_recorded_is_left_alone() -> None:
+    recorder, now = Recorder(), datetime.now(UTC)
+    delivery = Delivery(route="r" * 32, body=b"", digest=b"another", received_at=now)
+    with recorder.processing(delivery):
+        pass
+    async with recorder.watched(MemoryStore()) as store:
+        await store.note_heartbeat("r" * 32, now)
+    assert recorder.records() == []
+
+
+async def test_events_that_cannot_be_decoded_are_left_out(inspected: Inspected) -> None:
+    webhook = await inspected.establish()
+    body = b'{"events":[{"odd":1},{"action":"changed","created_at":"2100-01-01T00:00:00Z",'
+    body += b'"resource":{"gid":"1","resource_type":"task"}}]}'
+    await inspected.asana.deliver(webhook.gid, body)
+    async with streaming(inspected) as stream:
+        records = (await stream.next("state"))["records"]
+    assert records[-1]["events"] == ["task 1 changed"]
+
+
+def test_webhooks_filters_read_as_words() -> None:
+    filters = (
+        WebhookFilter(resource_type="task", action="changed", fields=["completed", "name"]),
+        WebhookFilter(resource_type="task", resource_subtype="milestone"),
+        WebhookFilter(action="deleted"),
+    )
+    route = Route(id="r", target="t", resource="1", filters=filters)
+    assert shown_route(route)["filters"] == [
+        "task changed: completed, name",
+        "task/milestone whatever happens",
+        "anything deleted",
+    ]
+
+
+async def test_port_that_is_taken_is_an_error(inspected: Inspected) -> None:
+    port = int(inspected.origin.rpartition(":")[2])
+    with pytest.raises(OSError, match="address already in use|bind"):
+        async with Inspector(inspected.recorder, inspected.store, actions={}, port=port):
+            pass
+
+
+# To whom
+
+
+def test_page_loads_nothing_from_elsewhere() -> None:
+    from asana_webhooks.cli.inspector import server
+
+    text, policy = server._read_page()
+    addresses = set(re.findall(r"https?://[^\s'\"]+", text))
+    assert addresses == {"http://www.w3.org/2000/svg"}
+    assert "innerHTML" not in text
+    assert "unsafe" not in policy
+
+
+async def test_page_is_served_with_a_strict_policy(
+    inspected: Inspected, http: aiohttp.ClientSession
+) -> None:
+    async with http.get(inspected.url) as answer:
+        assert answer.status == 200
+        assert answer.content_type == "text/html"
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; style-src 'sha256-")
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+@pytest.mark.parametrize("path", ["", "stream", "nowhere"])
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1.evil.example:80", ""])
+async def test_other_names_that_lead_here_are_refused(
+    inspected: Inspected, http: aiohttp.ClientSession, host: str, path: str
+) -> None:
+    async with http.get(inspected.url + path, headers={"Host": host}) as answer:
+        assert answer.status == 403
+        assert "127.0.0.1 and at localhost" in await answer.text()
+
+
+async def test_page_is_at_localhost_too(inspected: Inspected, http: aiohttp.ClientSession) -> None:
+    host = inspected.origin.replace("http://127.0.0.1", "localhost")
+    async with http.get(inspected.url, headers={"Host": host}) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "origin"),
+    [
+        pytest.param("POST", "records/3/Post again", None, id="post without an origin"),
+        pytest.param("POST", "records/3/Post again", "null", id="post from a sandbox"),
+        pytest.param("POST", "records/3/Post again", "https://evil.example", id="post of another"),
+        pytest.param("POST", "records/3/Post again", "http://localhost", id="post of a neighbour"),
+        pytest.param("GET", "stream", "https://evil.example", id="stream to another"),
+    ],
+)
+async def test_other_pages_are_refused(
+    inspected: Inspected,
+    http: aiohttp.ClientSession,
+    method: str,
+    path: str,
+    origin: str | None,
+) -> None:
+    await inspected.all_verdicts()
+    headers = {} if origin is None else {"Origin": origin}
+    async with http.request(method, inspected.url + path, headers=headers) as answer:
+        assert answer.status == 403
+    assert inspected.verdicts() == ALL
+
+
+# What can be done
+
+
+@pytest.fixture
+def act(inspected: Inspected, http: aiohttp.ClientSession) -> Callable[..., Any]:
+    async def act(record: int, name: str) -> tuple[int, str]:
+        url = f"{inspected.url}records/{record}/{name}"
+        async with http.post(url, headers={"Origin": inspected.origin}) as answer:
+            return answer.status, (await answer.json())["said"]
+
+    return act
+
+
+async def test_delivery_is_posted_again_as_it_came(inspected: Inspected, act: Any) -> None:
+    await inspected.all_verdicts()
+    assert await act(3, "Post again") == (200, "Posted; the receiver answered 200.")
+    assert inspected.verdicts() == [*ALL, "duplicate"]
+    before, *_, after = inspected.recorder.records()[2:]
+    assert after.body == before.body
+    assert dict(after.headers)["X-Hook-Signature"] == dict(before.headers)["X-Hook-Signature"]
+
+
+async def test_delivery_is_handled_again(inspected: Inspected, act: Any) -> None:
+    await inspected.all_verdicts()
+    count = len(inspected.handled)
+    assert await act(3, "Handle again") == (
+        200,
+        "It is in the inbox; handlers are given it now.",
+    )
+    record = inspected.recorder.find(3)
+    assert record is not None
+    await until(lambda: len(record.attempts) == 2)
+    assert inspected.handled[count:] == inspected.handled[:2]
+    assert [each.text for each in record.attempts] == ["handled", "handled"]
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        pytest.param(99, "Post again", id="unknown"),
+        pytest.param(3, "Destroy", id="no such action"),
+        pytest.param(1, "Post again", id="handshake"),
+        pytest.param(5, "Handle again", id="refused"),
+    ],
+)
+async def test_what_is_no_genuine_delivery_stays_as_it_is(
+    inspected: Inspected, act: Any, record: int, name: str
+) -> None:
+    await inspected.all_verdicts()
+    assert await act(record, name) == (404, "There is no such delivery any more.")
+    assert inspected.verdicts() == ALL
+
+
+async def test_receiver_or_store_that_fails_is_named(
+    inspected: Inspected, act: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await inspected.all_verdicts()
+
+    async def fail(*_: object, **__: object) -> bool:
+        message = "the disk is full"
+        raise StoreError(message)
+
+    monkeypatch.setattr(inspected.memory, "put", fail)
+    assert await act(3, "Handle again") == (503, "the disk is full")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        inspected.address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        status, said = await act(3, "Post again")
+    assert (status, said) == (
+        200,
+        "The receiver did not answer: ClientConnectorError.",
+    )
+
+
+# The page, in a browser
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    async with browsing() as page:
+        yield page
+        assert page.problems == []
+
+
+ROWS = "document.querySelectorAll('#list li').length"
+DETAIL = "document.getElementById('detail').innerText"
+
+
+async def test_page_shows_all_verdicts_and_runs_nothing_that_strangers_send(
+    inspected: Inspected, page: Page
+) -> None:
+    await inspected.all_verdicts()
+    await page.show(inspected.url)
+    await page.until(f"{ROWS} === 7")
+    shown = await page.evaluate(
+        "[...document.querySelectorAll('#list .verdict')].map((each) => each.textContent)"
+    )
+    assert shown == ALL[::-1]
+    for row in range(7):
+        await page.evaluate(f"document.querySelectorAll('#list button')[{row}].click()")
+        assert await page.evaluate(f"{DETAIL}.length") > 50
+    await page.evaluate("document.querySelectorAll('#list button')[2].click()")
+    assert "onerror=window.hurt" in await page.evaluate(DETAIL)
+    assert await page.evaluate("window.hurt === undefined")
+    assert page.problems == []
+    markup = "document.createElement('p').innerHTML = '<b>'"
+    assert await page.evaluate(f"try {{ {markup}; 'set' }} catch (e) {{ e.name }}") == "TypeError"
+    page.problems.clear()
+
+
+async def test_page_is_alive_and_says_when_the_command_ended(
+    asana: AsanaSimulator, free_port: int, page: Page
+) -> None:
+    made = Inspected(asana, free_port)
+    async with made.client, made.receiver, beside(made.client.run(), "run"):
+        async with made.inspector:
+            await page.show(made.url)
+            await page.until("document.getElementById('live').textContent === 'live'")
+            assert await page.evaluate("!document.getElementById('none').hidden")
+            await made.establish()
+            await page.until(f"{ROWS} === 2")
+            await page.until("document.getElementById('webhooks').innerText.includes('heartbeat')")
+            await page.until("document.getElementById('webhooks').innerText.includes('no events')")
+            await asana.create_task("a", project=asana.project)
+            await page.until(f"{DETAIL}.includes('2 events')")
+            await page.until(f"{DETAIL}.includes('handled')")
+        await page.until("document.getElementById('live').innerText.includes('not running')")
+
+
+async def test_page_is_used_with_the_keyboard_alone(inspected: Inspected, page: Page) -> None:
+    await inspected.all_verdicts()
+    await page.show(inspected.url)
+    await page.until(f"{ROWS} === 7")
+    for _ in range(4):
+        await page.press("j")
+    assert "2 events" in await page.evaluate(DETAIL)
+    await page.press("ArrowUp")
+    await page.press("ArrowDown")
+    action = "document.activeElement.dataset.action ?? ''"
+    for _ in range(20):
+        await page.press("Tab")
+        if await page.evaluate(action) == "Handle again":
+            break
+    await page.press("Enter")
+    await page.until(f"{DETAIL}.includes('It is in the inbox')")
+    assert await page.evaluate(action) == "Handle again"
+    await page.until(f"{DETAIL}.split('Handler: handled').length === 3")
+
+
+async def test_page_shows_only_what_is_asked_for(inspected: Inspected, page: Page) -> None:
+    await inspected.all_verdicts()
+    await page.show(inspected.url)
+    await page.until(f"{ROWS} === 7")
+    counts = {"Accepted 2": 2, "Duplicates 1": 1, "Refused 2": 2, "Failing 1": 1, "All 7": 7}
+    for chip, count in counts.items():
+        await page.evaluate(
+            f"[...document.querySelectorAll('#chips button')]"
+            f".find((each) => each.textContent === '{chip}').click()"
+        )
+        assert await page.evaluate(ROWS) == count, chip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_page_fits_a_phone_and_the_lights(
+    inspected: Inspected, page: Page, scheme: str
+) -> None:
+    await inspected.all_verdicts()
+    await page.prefer(scheme)
+    await page.show(inspected.url, width=360, height=740)
+    await page.until(f"{ROWS} === 7")
+    fits = "document.documentElement.scrollWidth <= window.innerWidth"
+    visible = "document.querySelector('{}').offsetParent !== null"
+    assert await page.evaluate(fits)
+    assert await page.evaluate(visible.format("#list"))
+    assert not await page.evaluate(visible.format("#detail .back"))
+    for row in range(7):
+        await page.evaluate(f"document.querySelectorAll('#list button')[{row}].click()")
+        assert await page.evaluate(fits)
+    assert not await page.evaluate(visible.format("#list"))
+    assert await page.evaluate(visible.format("#detail .back"))
+    await page.press("Escape")
+    assert await page.evaluate(visible.format("#list"))
+    luminance = await page.evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)"
+    )
+    assert (sum(luminance) > 384) == (scheme == "light")
