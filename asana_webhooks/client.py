@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -24,7 +23,7 @@ from .protocol import MAX_BODY
 from .receiver import MAX_CONNECTIONS, Receiver, aiohttp_app
 from .stats import Counters, Stats
 from .stores import Store
-from .stores.urls import open_store
+from .stores.urls import store_of
 from .telemetry import SILENT, Telemetry
 from .upkeep import Upkeep
 
@@ -102,11 +101,10 @@ class WebhooksClient(WebhooksApi):
         self._stack: AsyncExitStack | None = None
         self._parts: _Receiving | None = None
         self._receiver: Receiver | None = None
-        interval = _seconds(upkeep)
         if public_url is None:
             return
         check_public_url(public_url, base_url)
-        opened = _store_of(store, encryption_keys)
+        opened = store_of(store, encryption_keys=encryption_keys)
         counters, telemetry = Counters(), telemetry or SILENT
         inbox = Inbox(
             opened,
@@ -126,7 +124,7 @@ class WebhooksClient(WebhooksApi):
         establishment = Establishment(
             self, opened, public_url=public_url, workspace=workspace, seen=endpoint.seen
         )
-        care = Upkeep(establishment.ensure, interval=interval)
+        care = Upkeep(establishment.ensure, interval=upkeep)
         self._parts = _Receiving(opened, inbox, endpoint, establishment, care, counters, telemetry)
         if serve:
             self._receiver = Receiver(
@@ -178,7 +176,7 @@ class WebhooksClient(WebhooksApi):
     def listen(
         self, host: str | None = None, port: int | None = None, *, reuse_port: bool | None = None
     ) -> None:
-        """Change, before the client is entered, where its receiver will listen; None: no change.
+        """Change where the receiver will listen once entered; None: no change.
 
         Raises RuntimeError without a receiver of its own on a port, or when it listens already.
         """
@@ -385,19 +383,3 @@ class WebhooksClient(WebhooksApi):
             return None
         routes = await self._parts.store.list_routes()
         return next((route for route in routes if route.gid == gid), None)
-
-
-def _store_of(store: str | Store, keys: Sequence[str] | None) -> Store:
-    if isinstance(store, str):
-        return open_store(store, encryption_keys=keys)
-    if keys is not None:
-        msg = "encryption_keys go with a store's URL; a store object is given its own"
-        raise ValueError(msg)
-    return store
-
-
-def _seconds(upkeep: float | None) -> float:
-    if upkeep is not None and not upkeep > 0:
-        msg = f"upkeep is a positive number of seconds, or None for never, not {upkeep}"
-        raise ValueError(msg)
-    return math.inf if upkeep is None else upkeep

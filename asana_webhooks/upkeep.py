@@ -43,14 +43,18 @@ class _Wanted(NamedTuple):
 
 
 class Upkeep:
-    """Ensures again, every ``interval`` seconds, what a program has ensured once.
+    """Ensures again, every ``interval`` seconds, what a program has ensured once; None: never.
 
-    Never, when that is infinite. What a program changes meanwhile stays as the program wants it.
+    What a program changes meanwhile stays as the program wants it. Raises ValueError for an
+    interval that is none.
     """
 
-    def __init__(self, ensure: Ensure, *, interval: float) -> None:
+    def __init__(self, ensure: Ensure, *, interval: float | None) -> None:
+        if interval is not None and not interval > 0:
+            msg = f"upkeep is a positive number of seconds, or None for never, not {interval}"
+            raise ValueError(msg)
         self._ensure = ensure
-        self._interval = interval
+        self._interval = math.inf if interval is None else interval
         self._wanted: dict[str, _Wanted] = {}
         self._turns: dict[str, anyio.Lock] = {}
 

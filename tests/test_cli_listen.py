@@ -34,10 +34,12 @@ from asana_webhooks import (
     sign,
 )
 from asana_webhooks.cli import demo, forwarding, listening
+from asana_webhooks.cli.access import Access
 from asana_webhooks.cli.commands import cli
 from asana_webhooks.cli.console import Narrator
 from asana_webhooks.cli.listening import Wanted, listen
 from asana_webhooks.cli.printing import as_fields, as_lines
+from asana_webhooks.cli.recorded import Recorded
 from asana_webhooks.cli.records import Record
 from asana_webhooks.cli.stopping import stopping
 from asana_webhooks.simulator import AsanaSimulator, Fault
@@ -106,7 +108,7 @@ async def start(
             host="127.0.0.1",
             port=free_port,
             store="memory:",
-            base_url=asana.base_url,
+            access=Access(asana.base_url),
             forward_to=None,
             inspect=None,
             as_json=False,
@@ -238,10 +240,10 @@ def record(**parts: Any) -> Record:
     return dataclasses.replace(made, **parts)
 
 
-def test_bytes_that_are_no_text_are_base64() -> None:
+def test_bytes_that_are_no_text_come_back_from_a_line() -> None:
     fields = as_fields(record(body=b"\xff\x00"), None)
-    assert (fields["body_base64"], fields["webhook"], fields["headers"]) == ("/wA=", None, {})
-    assert "body" not in fields
+    assert (fields["webhook"], fields["headers"]) == (None, {})
+    assert Recorded.from_line(json.dumps(fields)).body == b"\xff\x00"
 
 
 def test_what_strangers_write_moves_no_cursor() -> None:
@@ -596,8 +598,8 @@ def invoke(*arguments: str, **variables: str) -> Any:
             ["1", "--tunnel", "--public-url", "https://h.example.com"], "not both", id="two ways"
         ),
         pytest.param(["1", "--tunnel", "netcat"], "is not one of", id="other tunnel"),
-        pytest.param(["1", "--filter", "task changed"], "write task.changed:com", id="no filter"),
-        pytest.param(["1", "--filter", ""], "write task.changed:com", id="empty filter"),
+        pytest.param(["1", "--filter", "task changed"], "write TYPE[/SUBTYPE]", id="no filter"),
+        pytest.param(["1", "--filter", ""], "write TYPE[/SUBTYPE]", id="empty filter"),
         pytest.param(["1", "--filter", "task.dances"], "action is one of", id="other action"),
         pytest.param(["1", "--filter", "task:name"], "with the action 'changed'", id="field alone"),
     ],
@@ -637,7 +639,7 @@ def test_missing_token_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ("text", "fields"),
     [
         ("task", {"resource_type": "task"}),
-        (".deleted", {"action": "deleted"}),
+        ("*.deleted", {"action": "deleted"}),
         ("task/milestone", {"resource_type": "task", "resource_subtype": "milestone"}),
         (
             "task.changed:completed,name",

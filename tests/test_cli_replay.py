@@ -57,13 +57,13 @@ def replay(*arguments: str, lines: str = "", **environment: str) -> Result:
 
 def recorded(body: bytes, **headers: str) -> str:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Recorded(AT, names, body).line() + "\n"
+    return json.dumps(Recorded(AT, names, body).fields()) + "\n"
 
 
 @pytest.mark.parametrize("body", [b"", b'{"events":[]}', "é\n".encode(), bytes(range(256))])
 def test_line_holds_each_body_byte_by_byte(body: bytes) -> None:
     delivery = Recorded(AT, {"X-Hook-Signature": "ab"}, body)
-    line = delivery.line()
+    line = json.dumps(delivery.fields())
     assert line.isascii()
     assert "\n" not in line
     assert Recorded.from_line(line) == delivery

@@ -1,10 +1,10 @@
-"""How an event, or whatever strangers sent, reads on one line."""
+"""How an event reads on one line."""
 
 from __future__ import annotations
 
 from ..models import Event
 
-__all__ = ["describe", "one_line"]
+__all__ = ["describe"]
 
 
 def describe(event: Event) -> str:
@@ -15,8 +15,3 @@ def describe(event: Event) -> str:
         preposition = "from" if event.action == "removed" else "to"
         text += f" {preposition} {parent.resource_type} {parent.gid}"
     return f"{text}: {change.field}" if change is not None else text
-
-
-def one_line(text: str) -> str:
-    """Return text that moves no cursor and breaks no line, whoever wrote it."""
-    return text if text.isprintable() else repr(text)[1:-1]

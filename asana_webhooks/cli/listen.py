@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any
 
 import click
 
-from ..establishment import check_filters, check_public_url
-from ..models import WebhookFilter
+from ..establishment import check_public_url
+from .access import asana_options
+from .filters import FILTER_SYNTAX, FILTERS
 from .forwarding import check_url
 from .listening import MEMORY, Wanted, listen
 from .options import INSPECT, JSON
@@ -19,45 +19,17 @@ __all__ = ["command"]
 
 ANY = "any"
 
-FILTER = re.compile(r"(\w+)?(?:/(\w+))?(?:\.(\w+))?(?::(\w+(?:,\w+)*))?", re.ASCII)
 
-
-class _Filter(click.ParamType):  # type: ignore[type-arg] # generic for type checkers only
-    """A webhook's filter on one line: type, then action, then fields."""
-
-    name = "filter"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> WebhookFilter:
-        found = FILTER.fullmatch(str(value))
-        if not value or found is None:
-            self.fail(f"{value!r} is no filter; write task.changed:completed", param, ctx)
-        resource_type, subtype, action, fields = found.groups()
-        made = WebhookFilter(
-            resource_type=resource_type,
-            resource_subtype=subtype,
-            action=action,
-            fields=fields.split(",") if fields else None,
-        )
-        try:
-            check_filters([made])
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return made
-
-
-@click.command("listen")
+@click.command("listen", epilog=FILTER_SYNTAX)
 @click.argument("resource", required=False)
+@FILTERS
 @click.option(
-    "--filter",
-    "filters",
-    type=_Filter(),
-    multiple=True,
-    metavar="FILTER",
-    help="Such as task.changed:completed; may be given several times.",
+    "--public-url",
+    metavar="URL",
+    envvar="ASANA_WEBHOOKS_PUBLIC_URL",
+    show_envvar=True,
+    help="Where the internet reaches the receiver.",
 )
-@click.option("--public-url", metavar="URL", help="Where the internet reaches the receiver.")
 @click.option(
     "--tunnel",
     type=click.Choice([ANY, *PROGRAMS]),
@@ -68,23 +40,15 @@ class _Filter(click.ParamType):  # type: ignore[type-arg] # generic for type che
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65_535), default=8080, show_default=True)
 @click.option("--store", default=MEMORY, show_default=True, help="The store's URL.")
-@click.option(
-    "--base-url",
-    metavar="URL",
-    envvar="ASANA_BASE_URL",
-    default="https://app.asana.com/api/1.0",
-    show_envvar=True,
-    help="Asana's, unless it is a local one.",
-)
+@asana_options
 @click.option("--forward-to", metavar="URL", help="Post what comes on to a program, as it came.")
 @INSPECT
 @JSON
 def command(*, resource: str | None, tunnel: str | None, **options: Any) -> None:
     """Print what Asana sends, as it comes, and post it on to a program of yours.
 
-    Establishes a webhook for RESOURCE, with the token of ASANA_ACCESS_TOKEN, and deletes it in the
-    end: at Ctrl-C, SIGTERM or an error. Without RESOURCE it prints what comes for the routes of a
-    --store.
+    Establishes a webhook for RESOURCE, and deletes it in the end: at Ctrl-C, SIGTERM or an error.
+    Without RESOURCE it prints what comes for the routes of a --store.
 
     Nothing is kept unless there is a --store, where deliveries wait for the handlers of other
     processes. Before an option that may have a value, write RESOURCE.
@@ -111,6 +75,6 @@ def _check(wanted: Wanted) -> None:
         msg = "Asana must reach this machine: give --public-url, or --tunnel"
         raise click.UsageError(msg)
     if wanted.public_url is not None:
-        check_public_url(wanted.public_url, wanted.base_url)
+        check_public_url(wanted.public_url, wanted.access.base_url)
     if wanted.forward_to is not None:
         check_url(wanted.forward_to)

@@ -21,6 +21,7 @@ from ..models import Event, WebhookFilter
 from ..receiver import Receiver
 from ..stores import Store
 from ..stores.urls import open_store
+from .access import Access
 from .inspector import Inspector, post_again
 from .printing import Printer
 from .recorder import Recorder
@@ -45,7 +46,7 @@ class Wanted(NamedTuple):
     host: str
     port: int
     store: str
-    base_url: str
+    access: Access
     forward_to: str | None
     inspect: int | None
     as_json: bool
@@ -54,7 +55,7 @@ class Wanted(NamedTuple):
     @property
     def asana_is_local(self) -> bool:
         """Whether Asana is one on this machine, which needs no public URL."""
-        return is_loopback(urlsplit(self.base_url).hostname or "")
+        return is_loopback(urlsplit(self.access.base_url).hostname or "")
 
     @property
     def address(self) -> str:
@@ -68,7 +69,7 @@ async def listen(wanted: Wanted) -> None:
 
     Raises ValueError for what cannot work, before any I/O, and what establishing raises.
     """
-    api = None if wanted.resource is None else WebhooksApi(base_url=wanted.base_url)
+    api = None if wanted.resource is None else wanted.access.api()
     printer = Printer(as_json=wanted.as_json, forward_to=wanted.forward_to)
     recorder = Recorder(printer.put)
     store = recorder.watched(open_store(wanted.store))

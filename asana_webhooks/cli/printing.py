@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +12,10 @@ import click
 
 from ..models import Route
 from ..stores import Store
-from .events import describe, one_line
+from .events import describe
 from .forwarding import forward, session
+from .output import on_one_line
+from .recorded import Recorded
 from .recorder import Recorder
 from .records import Attempt, Record
 
@@ -73,32 +74,24 @@ def as_lines(record: Record) -> Iterator[str]:
     """Yield a line for each event that is new, or one line for anything else."""
     events = record.events()
     if record.verdict == "accepted" and events:
-        yield from (one_line(describe(event)) for event in events)
+        yield from (on_one_line(describe(event)) for event in events)
     elif record.verdict == "refused":
         yield f"refused, {record.status}: {record.reason}"
     elif record.verdict == "duplicate":
         yield f"duplicate: {len(events)} events that were delivered before"
     elif record.verdict == "dead letter":
-        yield f"dead letter: {one_line(record.reason)}"
+        yield f"dead letter: {on_one_line(record.reason)}"
     else:
         yield record.verdict
 
 
 def as_fields(record: Record, route: Route | None) -> dict[str, Any]:
-    """Return a delivery with all that is needed to post it again; a secret is left out.
-
-    ``body`` is the text that was signed; when it is not UTF-8, ``body_base64`` is there instead.
-    """
+    """Return a delivery as ``replay`` reads it, and what became of it; a secret is left out."""
     headers = {name: value for name, value in record.headers if name.lower() != "x-hook-secret"}
-    fields = {
-        "received_at": record.received_at.isoformat(),
+    return {
         "webhook": route and route.gid,
         "resource": route and route.resource,
         "verdict": record.verdict,
         "status": record.status,
-        "headers": headers,
+        **Recorded(record.received_at, headers, record.body).fields(),
     }
-    try:
-        return fields | {"body": record.body.decode()}
-    except UnicodeDecodeError:
-        return fields | {"body_base64": b64encode(record.body).decode()}

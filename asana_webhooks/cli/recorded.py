@@ -1,9 +1,10 @@
 """Deliveries written down as lines of JSON, so that they can be posted again.
 
 A line is ``{"received_at": "2026-07-04T10:11:12+00:00", "headers": {"X-Hook-Signature": "..."},
-"body": "..."}``. The body is the text of the bytes that were signed; bytes that are not UTF-8 are
-lone surrogates, U+DC80 to U+DCFF (Python's ``surrogateescape``), so that each body comes back byte
-by byte. Such a line holds events and a signature, but neither secret nor route.
+"body": "..."}``; other fields, such as ``listen --json`` adds, are left alone. The body is the text
+of the bytes that were signed; bytes that are not UTF-8 are lone surrogates, U+DC80 to U+DCFF
+(Python's ``surrogateescape``), so that each body comes back byte by byte. Such a line holds events
+and a signature, but neither secret nor route.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Recorded"]
 
@@ -23,14 +24,13 @@ class Recorded(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
 
-    def line(self) -> str:
-        """Return it as one line of ASCII."""
-        record = {
+    def fields(self) -> dict[str, Any]:
+        """Return what a line of it holds; ``json.dumps`` makes it one of ASCII."""
+        return {
             "received_at": self.received_at.isoformat(),
             "headers": dict(self.headers),
             "body": self.body.decode(errors="surrogateescape"),
         }
-        return json.dumps(record)
 
     @classmethod
     def from_line(cls, line: str | bytes) -> Recorded:

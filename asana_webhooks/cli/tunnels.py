@@ -29,7 +29,7 @@ import click
 from ..background import beside
 from ..connection import TOKEN_VARIABLES
 from ..stores.urls import KEYS_VARIABLE
-from .events import one_line
+from .output import on_one_line
 
 __all__ = ["PROGRAMS", "Tunnel", "tunnel"]
 
@@ -175,7 +175,7 @@ class _Output:
 
     def last_lines(self) -> str:
         """Return the end of what it printed, on one line, without the token of its own."""
-        said = " | ".join(one_line(line) for line in self._lines if line)
+        said = " | ".join(on_one_line(line) for line in self._lines if line)
         return re.sub(r"(?i)(authtoken\W{1,3})\S+", r"\1...", said) or "nothing"
 
 

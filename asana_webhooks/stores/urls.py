@@ -11,7 +11,7 @@ from .postgres import PostgresStore
 from .redis import RedisStore
 from .sqlite import SqliteStore
 
-__all__ = ["KEYS_VARIABLE", "open_store"]
+__all__ = ["KEYS_VARIABLE", "open_store", "store_of"]
 
 KEYS_VARIABLE = "ASANA_WEBHOOKS_ENCRYPTION_KEYS"
 """The environment variable with encryption keys, the newest first, between commas."""
@@ -41,6 +41,19 @@ def open_store(url: str, *, encryption_keys: Sequence[str] | None = None) -> Sto
         " or a store object"
     )
     raise ValueError(msg)
+
+
+def store_of(store: str | Store, *, encryption_keys: Sequence[str] | None) -> Store:
+    """Return the store object, or the one that a URL names.
+
+    Raises ValueError like ``open_store``, and for keys beside an object, which has its own.
+    """
+    if isinstance(store, str):
+        return open_store(store, encryption_keys=encryption_keys)
+    if encryption_keys is not None:
+        msg = "encryption_keys go with a store's URL; a store object is given its own"
+        raise ValueError(msg)
+    return store
 
 
 def _keys_of_environment() -> list[str]:
