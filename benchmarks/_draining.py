@@ -97,7 +97,7 @@ async def _fill_store(name: str, place: str, count: int, webhooks: int) -> None:
 
 async def _waiting(name: str, place: str) -> int:
     async with open_store(name, place, max_waiting=_inbox.MANY) as store:
-        return await store.waiting()
+        return (await store.counts()).waiting
 
 
 def _wait(board: Board, children: Sequence[Child], count: int) -> None:

@@ -12,9 +12,11 @@ from conftest import until
 
 import asana_webhooks
 from asana_webhooks import WebhooksClient
+from asana_webhooks.cli.commands import COMMANDS
 from asana_webhooks.simulator import AsanaSimulator
 
-README = Path(__file__).parent.parent.joinpath("README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def table_below(heading: str) -> list[list[str]]:
@@ -52,6 +54,14 @@ async def test_first_program_runs_against_the_local_asana(
         finally:
             process.kill()
     assert line.decode().startswith(f"task {task} was completed")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_its_place_in_the_documentation(command: str) -> None:
+    headings = [
+        line for line in (ROOT / "docs" / "cli.md").read_text().splitlines() if line[:1] == "#"
+    ]
+    assert any(f"`{command}`" in heading for heading in headings)
 
 
 def test_configuration_table_lists_every_parameter() -> None:
