@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -160,7 +161,8 @@ def test_login_serves_where_no_token_is_set(shell: Shell, tmp_path: Path, place:
     file = Path(told.get("ASANA_WEBHOOKS_LOGIN_FILE", default))
     file.parent.mkdir(exist_ok=True)
     at = datetime.now(UTC) + timedelta(hours=1)
-    TokenFile(file).save(Token(access_token="of-a-login", refresh_token="r", expires_at=at))
+    token = Token(access_token="of-a-login", refresh_token="r", expires_at=at)
+    asyncio.run(TokenFile(file).save(token))
     known = {"ASANA_ACCESS_TOKEN": None, "ASANA_CLIENT_ID": "id", **told}
     arguments = ("establish", shell.asana.project, "--port", str(shell.port), "--json")
     (line,) = shell.lines(*arguments, **known)
