@@ -64,9 +64,10 @@ OUTPUTS = [
 
 PROGRAM = """#!{python}
 import json, os, signal, sys, time
-with open({trace!r}, "w") as trace:
+with open({trace!r} + ".new", "w") as trace:
     json.dump({{"pid": os.getpid(), "arguments": sys.argv[1:], "environment": dict(os.environ)}},
               trace)
+os.rename({trace!r} + ".new", {trace!r})  # whole when it is there
 {before}
 for line in {lines!r}:
     print(line, file=sys.{stream}, flush=True)
