@@ -26,6 +26,7 @@ from .errors import (
 )
 from .models import Change, DeadLetter, Event, Page, Resource, Webhook, WebhookFilter
 from .signature import sign, verify_signature
+from .stats import Stats, WebhookStats
 
 if TYPE_CHECKING:
     from .api import WebhooksApi
@@ -63,9 +64,11 @@ __all__ = [
     "ServerError",
     "SignatureError",
     "SqliteStore",
+    "Stats",
     "StoreError",
     "Webhook",
     "WebhookFilter",
+    "WebhookStats",
     "WebhooksApi",
     "WebhooksClient",
     "sign",

@@ -21,8 +21,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asana_webhooks import Event, StoreError, WebhooksClient
-from asana_webhooks.cli import commands, demo, main, stage
-from asana_webhooks.cli.console import Narrator
+from asana_webhooks.cli import commands, demo, main
+from asana_webhooks.cli.demo import stage
+from asana_webhooks.cli.demo.console import Narrator
 from asana_webhooks.dispatch import Dispatcher, HandlerFailed
 from asana_webhooks.models import Delivery
 from asana_webhooks.simulator import AsanaSimulator, Fault

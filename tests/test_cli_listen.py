@@ -33,12 +33,13 @@ from asana_webhooks import (
     WebhooksApi,
     sign,
 )
-from asana_webhooks.cli import demo, forwarding, listening
+from asana_webhooks.cli import demo, forwarding
 from asana_webhooks.cli.access import Access
 from asana_webhooks.cli.commands import cli
-from asana_webhooks.cli.console import Narrator
-from asana_webhooks.cli.listening import Wanted, listen
-from asana_webhooks.cli.printing import as_fields, as_lines
+from asana_webhooks.cli.demo.console import Narrator
+from asana_webhooks.cli.listen import listening
+from asana_webhooks.cli.listen.listening import Wanted, listen
+from asana_webhooks.cli.listen.printing import as_fields, as_lines
 from asana_webhooks.cli.recorded import Recorded
 from asana_webhooks.cli.records import Record
 from asana_webhooks.cli.stopping import stopping
@@ -438,7 +439,7 @@ async def test_failure_to_print_deletes_the_webhook(
     def fail(*_: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr("asana_webhooks.cli.printing.as_lines", fail)
+    monkeypatch.setattr("asana_webhooks.cli.listen.printing.as_lines", fail)
     await asana.create_task("a", project=asana.project)
     with pytest.raises(BrokenPipeError), anyio.fail_after(10):
         await run.task
@@ -477,7 +478,7 @@ def leads_here(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
         await output.known.wait()
         return f"http://127.0.0.1:{free_port}/tunnelled"
 
-    monkeypatch.setattr("asana_webhooks.cli.tunnels._address", address)
+    monkeypatch.setattr("asana_webhooks.cli.listen.tunnels._address", address)
 
 
 @pytest.mark.usefixtures("leads_here")

@@ -18,8 +18,8 @@ from simulated import simulated
 from target import Target
 
 from asana_webhooks.cli.commands import cli
-from asana_webhooks.cli.fault_table import read_tables
 from asana_webhooks.cli.simulate import describe
+from asana_webhooks.cli.simulate.fault_table import read_tables
 from asana_webhooks.simulator import Attempt, Call, Fault, Handshake, faults
 from asana_webhooks.simulator.traffic import Traffic
 

@@ -21,10 +21,10 @@ from test_serving import ROUTE, SECRET, is_ready
 
 from asana_webhooks import verify_signature
 from asana_webhooks.cli import trigger
-from asana_webhooks.cli.bodies import BODIES, Scene, body_of
-from asana_webhooks.cli.clicks import CLICKS
 from asana_webhooks.cli.commands import cli
 from asana_webhooks.cli.trigger import EVENTS
+from asana_webhooks.cli.trigger.bodies import BODIES, Scene, body_of
+from asana_webhooks.cli.trigger.clicks import CLICKS
 from asana_webhooks.models import Route
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.stores.sqlite import SqliteStore

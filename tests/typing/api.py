@@ -34,11 +34,13 @@ from asana_webhooks import (
     ServerError,
     SignatureError,
     SqliteStore,
+    Stats,
     StoreError,
     Webhook,
     WebhookFilter,
     WebhooksApi,
     WebhooksClient,
+    WebhookStats,
     __version__,
     sign,
     verify_signature,
@@ -55,7 +57,6 @@ from asana_webhooks.simulator import (
     WebhookRecord,
 )
 from asana_webhooks.simulator.threaded import ThreadedSimulator, threaded_simulator
-from asana_webhooks.stats import Stats, WebhookStats
 from asana_webhooks.stores import Store
 from asana_webhooks.telemetry import Telemetry
 from asana_webhooks.testing import (

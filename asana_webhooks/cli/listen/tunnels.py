@@ -26,10 +26,10 @@ from typing import NamedTuple, TypeAlias
 import anyio
 import click
 
-from ..background import beside
-from ..connection import TOKEN_VARIABLES
-from ..stores.urls import KEYS_VARIABLE
-from .output import on_one_line
+from ...background import beside
+from ...connection import TOKEN_VARIABLES
+from ...stores.urls import KEYS_VARIABLE
+from ..output import on_one_line
 
 __all__ = ["PROGRAMS", "Tunnel", "tunnel"]
 

@@ -16,19 +16,19 @@ from typing import Any
 
 import click
 
-from ..background import beside
-from ..errors import AsanaWebhooksError
-from ..models import Webhook
-from ..signature import sign
-from ..simulator import Fault
-from ..stores import Store
+from ...background import beside
+from ...errors import AsanaWebhooksError
+from ...models import Webhook
+from ...signature import sign
+from ...simulator import Fault
+from ...stores import Store
+from ..events import describe
+from ..inspector import Inspector, handle_again, post_again
+from ..options import INSPECT
+from ..recorder import Recorder
+from ..stopping import first_of, stopping
 from .console import Narrator, Untrue
-from .events import describe
-from .inspector import Inspector, handle_again, post_again
-from .options import INSPECT
-from .recorder import Recorder
 from .stage import FILE, PATIENCE, TOKEN, Running, Stage
-from .stopping import first_of, stopping
 
 __all__ = ["StepFailed", "command", "show", "tell"]
 

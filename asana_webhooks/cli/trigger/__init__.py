@@ -9,15 +9,15 @@ from urllib.parse import urlsplit
 import click
 import httpx
 
-from ..addresses import is_public
-from ..connection import check_base_url, find_proxy
-from ..models import Route
-from ..signature import sign
-from ..stores.urls import open_store
+from ...addresses import is_public
+from ...connection import check_base_url, find_proxy
+from ...models import Route
+from ...signature import sign
+from ...stores.urls import open_store
+from ..options import JSON, STORE
+from ..output import print_fields, print_records
 from .bodies import Scene, body_of
 from .clicks import CLICKS, User
-from .options import JSON, STORE
-from .output import print_fields, print_records
 
 __all__ = ["EVENTS", "command"]
 

@@ -10,10 +10,10 @@ import sys
 
 import click
 
-from ..client import WebhooksClient
-from ..serving import serve, serve_store
-from ..stores.urls import open_store
-from .options import STORE
+from ...client import WebhooksClient
+from ...serving import serve, serve_store
+from ...stores.urls import open_store
+from ..options import STORE
 from .workers import end_of_input, reserved_port, supervise
 
 __all__ = ["command", "find_client"]

@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from ..simulator import AsanaSimulator, Call, Fault, Handshake, faults
-from ..simulator.furniture import furniture
-from ..simulator.traffic import Traffic
+from ...simulator import AsanaSimulator, Call, Fault, Handshake, faults
+from ...simulator.furniture import furniture
+from ...simulator.traffic import Traffic
+from ..output import print_records
 from .fault_table import read_tables
-from .output import print_records
 
 __all__ = ["command", "describe"]
 

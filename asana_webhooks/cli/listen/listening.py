@@ -10,22 +10,22 @@ from urllib.parse import urlsplit
 import anyio
 import click
 
-from ..addresses import is_loopback
-from ..api import WebhooksApi
-from ..background import beside
-from ..endpoint import Endpoint
-from ..errors import AsanaWebhooksError
-from ..establishment import Establishment
-from ..inbox import Inbox
-from ..models import Event, WebhookFilter
-from ..receiver import Receiver
-from ..stores import Store
-from ..stores.urls import open_store
-from .access import Access
-from .inspector import Inspector, post_again
+from ...addresses import is_loopback
+from ...api import WebhooksApi
+from ...background import beside
+from ...endpoint import Endpoint
+from ...errors import AsanaWebhooksError
+from ...establishment import Establishment
+from ...inbox import Inbox
+from ...models import Event, WebhookFilter
+from ...receiver import Receiver
+from ...stores import Store
+from ...stores.urls import open_store
+from ..access import Access
+from ..inspector import Inspector, post_again
+from ..recorder import Recorder
+from ..stopping import Stopping, first_of, stopping
 from .printing import Printer
-from .recorder import Recorder
-from .stopping import Stopping, first_of, stopping
 from .tunnels import Tunnel, tunnel
 
 __all__ = ["MEMORY", "Wanted", "listen"]

@@ -19,15 +19,15 @@ from typing import NamedTuple, Self
 
 import httpx
 
-from ..background import beside
-from ..client import WebhooksClient
-from ..models import Event
-from ..receiver import Receiver
-from ..simulator import AsanaSimulator, Attempt
-from ..stores import Store
-from ..stores.urls import open_store
+from ...background import beside
+from ...client import WebhooksClient
+from ...models import Event
+from ...receiver import Receiver
+from ...simulator import AsanaSimulator, Attempt
+from ...stores import Store
+from ...stores.urls import open_store
+from ..recorder import Recorder
 from .console import Untrue
-from .recorder import Recorder
 
 __all__ = ["FILE", "PATIENCE", "TOKEN", "Running", "Stage"]
 

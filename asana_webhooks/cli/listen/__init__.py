@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from ..establishment import check_public_url
-from .access import asana_options
-from .filters import FILTER_SYNTAX, FILTERS
-from .forwarding import check_url
+from ...establishment import check_public_url
+from ..access import asana_options
+from ..filters import FILTER_SYNTAX, FILTERS
+from ..forwarding import check_url
+from ..options import INSPECT, JSON
 from .listening import MEMORY, Wanted, listen
-from .options import INSPECT, JSON
 from .tunnels import PROGRAMS
 
 __all__ = ["command"]

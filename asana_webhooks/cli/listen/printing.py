@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from ..models import Route
-from ..stores import Store
-from .events import describe
-from .forwarding import forward, session
-from .output import on_one_line
-from .recorded import Recorded
-from .recorder import Recorder
-from .records import Attempt, Record
+from ...models import Route
+from ...stores import Store
+from ..events import describe
+from ..forwarding import forward, session
+from ..output import on_one_line
+from ..recorded import Recorded
+from ..recorder import Recorder
+from ..records import Attempt, Record
 
 __all__ = ["Printer", "as_fields", "as_lines"]
 
