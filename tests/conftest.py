@@ -1,5 +1,6 @@
 """What tests share: the local Asana, and clients that it can reach."""
 
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from replicas import World
 
 T = TypeVar("T")
+
+# A shell ignores SIGINT for what it runs in the background; the programs that are interrupted here
+# would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile(
