@@ -460,8 +460,8 @@ def test_a_sabotaged_demo_exits_with_1_and_names_the_step(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sabotage: Sabotage, step: int, found: str
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(demo, "PATIENCE", 0.3)
-    monkeypatch.setattr(stage, "PATIENCE", 0.3)
+    monkeypatch.setattr(demo, "PATIENCE", 2.0)
+    monkeypatch.setattr(stage, "PATIENCE", 2.0)
     sabotage(monkeypatch)
     result = invoke("demo")
     *story, error = result.output.splitlines()
