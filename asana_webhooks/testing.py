@@ -147,8 +147,7 @@ async def drain(client: WebhooksClient, *, timeout: float = 10.0) -> None:
     waiting = 0
     try:
         async with asyncio.timeout(timeout), beside(client.run(), "handlers") as running:
-            # There is no event for it: other processes may share the store.
-            while not running.done() and (waiting := (await client.stats()).waiting):  # noqa: ASYNC110
+            while not running.done() and (waiting := (await client.stats()).waiting):  # noqa: ASYNC110 - there is no event for it: other processes may share the store
                 await asyncio.sleep(PAUSE)
     except TimeoutError:
         msg = (

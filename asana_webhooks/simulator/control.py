@@ -56,7 +56,7 @@ class Driven(Protocol):
     ) -> None: ...
     async def settled(self) -> None: ...  # noqa: D102 - likewise
     async def undelete(self, gid: str) -> None: ...  # noqa: D102 - likewise
-    async def emit(self, resource: str, *events: Mapping[str, Any]) -> None: ...  # noqa: D102
+    async def emit(self, resource: str, *events: Mapping[str, Any]) -> None: ...  # noqa: D102 - likewise
 
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True):
