@@ -35,7 +35,10 @@ PROGRAM = Path(__file__).with_name("killable.py")
 KINDS = ("sqlite", "valkey", "postgres")
 EACH_WRITE_TO_DISK = ("--appendonly", "yes", "--appendfsync", "always")
 LEASE = 1.0
-"""Seconds: short, so that a test need not wait for half a minute."""
+"""Seconds: short, so that a test need not wait for half a minute until it ran out."""
+
+KEPT_LEASE = 3.0
+"""Seconds, where a lease must not run out: a busy machine holds a process up for a second."""
 
 
 class Place:

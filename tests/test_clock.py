@@ -11,7 +11,7 @@ from types import ModuleType
 import httpx
 import pytest
 from conftest import eventually, until
-from replicas import LEASE, Sent, Webhook, World, waiting_in
+from replicas import KEPT_LEASE, Sent, Webhook, World, waiting_in
 
 from asana_webhooks import Event, WebhooksClient, endpoint, inbox
 from asana_webhooks import client as client_module
@@ -46,7 +46,7 @@ class WallClock:
 def wall_clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     clock = WallClock()
     clock.install(monkeypatch)
-    settings = {"lease": LEASE, "poll": 0.05, "first_delay": 0.1}
+    settings = {"lease": KEPT_LEASE, "poll": 0.05, "first_delay": 0.1}
     monkeypatch.setattr(client_module, "Inbox", partial(inbox.Inbox, **settings))
     return clock
 
@@ -93,9 +93,9 @@ async def test_lease_of_a_living_handler_outlives_jumps_of_the_clock(
         await until(lambda: gids == [first.gid])
         for jump in (DAY, -DAY):
             wall_clock.ahead = jump
-            end = time.monotonic() + 1.2 * LEASE
+            end = time.monotonic() + 1.2 * KEPT_LEASE
             while time.monotonic() < end:
-                assert await other.claim(limit=1, lease=LEASE) is None
+                assert await other.claim(limit=1, lease=KEPT_LEASE) is None
                 await asyncio.sleep(0.05)
         assert await post(second) == 200
         release.set()

@@ -425,7 +425,7 @@ async def test_lease_of_a_long_handler_is_renewed() -> None:
         handled.set()
 
     await put(store, "a", event(1))
-    async with draining(store, long, lease=0.03):
+    async with draining(store, long, lease=0.3):
         await until(lambda: renewals >= 3)
         go_on.set()
         await handled.wait()
@@ -508,7 +508,7 @@ async def test_renewal_that_comes_after_the_work_was_finished_is_no_lost_lease(
 
     store = Slow()
     await put(store, "a", event(1))
-    async with draining(store, until_renewing, lease=0.03):
+    async with draining(store, until_renewing, lease=0.3):
         await eventually(lambda: is_empty(store))
         go_on.set()
         await renewed.wait()

@@ -201,7 +201,7 @@ async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
 ) -> None:
     async with RedisStore(server.url) as dead, RedisStore(server.url) as living:
         await put(dead, 1, 2)
-        late = await take(dead, lease=0.05)
+        late = await take(dead, lease=0.5)
         assert await living.claim(limit=10, lease=30) is None
         owner = await eventually(lambda: living.claim(limit=10, lease=30))
         assert owner.fence > late.fence
@@ -218,9 +218,9 @@ async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
 async def test_renewed_lease_outlives_its_first_end(server: ValkeyServer) -> None:
     async with RedisStore(server.url) as store:
         await put(store, 1)
-        claim = await take(store, lease=0.02)
+        claim = await take(store, lease=0.2)
         assert await store.renew(claim, lease=30)
-        await anyio.sleep(0.05)
+        await anyio.sleep(0.3)
         assert await store.claim(limit=1, lease=30) is None
 
 

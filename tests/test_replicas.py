@@ -9,7 +9,7 @@ import anyio
 import pytest
 from chaos import out_of_order
 from conftest import eventually, free_tcp_port, until
-from replicas import LEASE, Replica, Sent, Webhook, World
+from replicas import KEPT_LEASE, LEASE, Replica, Sent, Webhook, World
 
 from asana_webhooks import EstablishmentError, Event, WebhooksClient
 from asana_webhooks.simulator import AsanaSimulator
@@ -50,7 +50,7 @@ async def test_living_worker_keeps_its_lease_as_long_as_its_handler_takes(
 ) -> None:
     sent = webhook.delivery()
     await put(world, sent)
-    working = await world.started(work=True, pause=2.5 * LEASE)
+    working = await world.started(work=True, lease=KEPT_LEASE, pause=1.5 * KEPT_LEASE)
     await until(lambda: "begun" in world.notes())
     await world.started(work=True)
     await until(world.lines)
@@ -88,7 +88,7 @@ async def test_deliveries_of_a_webhook_are_handled_in_order_by_several_workers(
 ) -> None:
     webhooks = [Webhook(number) for number in range(1, 5)]
     await put(world, *(webhook.delivery() for _ in range(60) for webhook in webhooks))
-    workers = [world.replica(work=True, concurrency=1, pause=0.002) for _ in range(2)]
+    workers = [world.replica(work=True, concurrency=1, pause=0.002, lease=30.0) for _ in range(2)]
     async with anyio.create_task_group() as tasks:
         for worker in workers:
             tasks.start_soon(worker.start)
