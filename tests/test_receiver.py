@@ -264,7 +264,7 @@ async def deserted(receiver: Receiver) -> None:
     """Wait until the receiver has neither a connection nor a task of one."""
     assert receiver._listening is not None
     _, server = receiver._listening
-    with anyio.fail_after(2):
+    with anyio.fail_after(10):
         while server.connections:
             await checkpoint()
 
@@ -273,7 +273,7 @@ async def parted(receiver: Receiver) -> None:
     """Wait until the receiver knows that every client has left."""
     assert receiver._listening is not None
     _, server = receiver._listening
-    with anyio.fail_after(2):
+    with anyio.fail_after(10):
         while any(connection.connected for connection in server.connections):
             await checkpoint()
 
@@ -606,7 +606,7 @@ async def test_headers_that_do_not_end_are_ended_at_the_deadline(
         for data in said_before:
             peer.send(data)
             await peer.answer()
-        with anyio.fail_after(3):
+        with anyio.fail_after(10):
             assert await peer.trickle(pieces) == b""
 
 
@@ -633,7 +633,7 @@ async def test_body_that_does_not_end_is_refused_at_the_deadline(
     monkeypatch.setattr(receiver_module, "BODY_DEADLINE", 0.1)
     head = request(signature(b""), header, body=b"", sized=False)
     async with connect(receiver) as peer:
-        with anyio.fail_after(3):
+        with anyio.fail_after(10):
             assert statuses(await peer.trickle([head, *pieces])) == [408]
 
 
@@ -1188,7 +1188,7 @@ async def test_receiver_without_its_store_is_alive_and_not_ready(
 @asynccontextmanager
 async def stopping(receiver: Receiver) -> AsyncIterator[None]:
     """Enter when the receiver has begun to stop; leave when it has stopped."""
-    with anyio.fail_after(3):
+    with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
             group.start_soon(receiver.__aexit__, None, None, None)
             await refuses(receiver)
@@ -1352,7 +1352,7 @@ async def test_client_that_never_reads_is_not_read_and_does_not_keep_the_receive
             client.settimeout(0)
             with anyio.fail_after(10):
                 await flood_until_stuck(client, receiver, data)
-            with anyio.fail_after(3):
+            with anyio.fail_after(10):
                 await receiver.__aexit__(None, None, None)
 
 
@@ -1620,7 +1620,7 @@ async def test_connection_without_tls_is_ended_at_the_deadline(
     server = serve(endpoint, ssl_context=server_tls, keepalive_timeout=0.1)
     async with server as receiver, connect(receiver) as peer:
         peer.send(said)
-        with anyio.fail_after(3):
+        with anyio.fail_after(10):
             assert b"HTTP" not in await peer.closed()
 
 

@@ -223,7 +223,7 @@ async def test_route_that_one_replica_confirmed_or_retired_is_so_at_the_other(
             answer = await world.post(own.delivery(), other)
             return answer is not None and answer.status_code == 404
 
-        with anyio.fail_after(3):  # it is known for a second
+        with anyio.fail_after(5):  # it is known for a second
             await eventually(is_refused)
 
 

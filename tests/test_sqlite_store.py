@@ -716,7 +716,6 @@ async def test_second_process_shares_the_work_and_repeats_none(path: Path) -> No
     script = """
 async def main():
     async with SqliteStore(sys.argv[1]) as store:
-        print("ready", flush=True)
         idle = 0
         while idle < 20:
             claim = await store.claim(limit=3, lease=30)
@@ -725,7 +724,7 @@ async def main():
                 await asyncio.sleep(0.01)
                 continue
             for delivery in claim.deliveries:
-                print(delivery.route, int(delivery.body))
+                print(delivery.route, int(delivery.body), flush=True)
                 assert await store.ack(claim, [delivery])
             assert await store.finish(claim)
 
@@ -733,15 +732,18 @@ asyncio.run(main())
 """
     handled: list[tuple[str, int]] = []
     async with SqliteStore(path) as store:
+        await gather(*(store.put(delivery(n, route=f"r{n % 4}")) for n in range(200)))
+        claim = await store.claim(limit=1, lease=30)
+        assert claim is not None
         with start(script, path) as child:
             assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-            await gather(*(store.put(delivery(n, route=f"r{n % 4}")) for n in range(200)))
-            while claim := await store.claim(limit=1, lease=30):
+            printed = child.stdout.readline()  # both have a part of the work now
+            while claim is not None:
                 handled += [(d.route, int(d.body)) for d in claim.deliveries]
                 assert await store.finish(claim, claim.deliveries)
                 await asyncio.sleep(0.001)
-            theirs = [line.split() for line in child.stdout.read().splitlines()]
+                claim = await store.claim(limit=1, lease=30)
+            theirs = [line.split() for line in (printed + child.stdout.read()).splitlines()]
         assert child.returncode == 0
         assert (await store.counts()).waiting == 0
     others = [(route, int(number)) for route, number in theirs]
