@@ -48,7 +48,7 @@ async def test_backlog_of_a_hundred_thousand_is_handled_from_its_first_moment(
 ) -> None:
     webhooks = [Webhook(number) for number in range(1, 51)]
     await fill(world, webhooks, MAX_WAITING)
-    worker = world.replica(work=True)
+    worker = world.replica(work=True, pause=0.01)
     with anyio.fail_after(10):  # from the start of the process; two seconds where it is alone
         await worker.start()
         await until(world.lines)
