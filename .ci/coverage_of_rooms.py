@@ -19,7 +19,7 @@ WHOLE = (
 def main() -> int:
     with TemporaryDirectory() as folder:
         report = Path(folder) / "coverage.json"
-        subprocess.run(["coverage", "json", "-q", "-o", str(report)], check=True)
+        subprocess.run([sys.executable, "-m", "coverage", "json", "-q", "-o", report], check=True)
         files = json.loads(report.read_text())["files"]
     rooms = {name: data for name, data in files.items() if name.startswith(WHOLE)}
     partial = {
