@@ -63,11 +63,18 @@ class Shell:
         return line
 
     def establish(self, *options: str) -> str:
-        """Return the gid of a new webhook on the project; its deliveries are over."""
+        """Return the gid of a new webhook on the project; nobody receives for it any more."""
         (record,) = self.records(
             "establish", self.asana.project, "--port", str(self.port), *options
         )
         gid: str = record["gid"]
+        return gid
+
+    def establish_and_settle(self, store: str) -> str:
+        """Return the gid of a new webhook whose first heartbeat was answered."""
+        with self.portal.wrap_async_context_manager(self.client(store=store)):
+            gid = self.establish("--no-receiver", "--store", store)
+            self.portal.call(self.asana.settled)
         return gid
 
     def record(self, gid: str) -> WebhookRecord:

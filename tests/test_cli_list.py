@@ -26,8 +26,8 @@ def columns(lines: list[str]) -> list[list[str]]:
 
 
 def test_list_shows_health_and_whose_secret_is_held(shell: Shell) -> None:
-    well, ill = shell.establish(), shell.establish("--store", f"sqlite:///{shell.file}.other")
-    shell.portal.call(shell.asana.settled)
+    well = shell.establish_and_settle(f"sqlite:///{shell.file}")
+    ill = shell.establish_and_settle(f"sqlite:///{shell.file}.other")
     now = datetime.now(UTC)
     shell.record(well).last_success_at = now - timedelta(hours=1, minutes=2)
     record = shell.record(ill)
@@ -77,8 +77,7 @@ def test_list_waits_where_asana_limits_the_rate(shell: Shell) -> None:
 
 
 def test_show_tells_all_of_one_webhook(shell: Shell) -> None:
-    gid = shell.establish()
-    shell.portal.call(shell.asana.settled)
+    gid = shell.establish_and_settle(f"sqlite:///{shell.file}")
     record = shell.record(gid)
     record.last_failure_content = "503 \x1b[31mred"
     record.next_attempt_after = datetime.now(UTC) + timedelta(minutes=5, seconds=30)
