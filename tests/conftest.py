@@ -79,15 +79,15 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> "AsyncIterato
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Return when the condition holds; fail after ten seconds."""
-    with anyio.fail_after(10):
+    """Return when the condition holds; fail after half a minute."""
+    with anyio.fail_after(30):
         while not condition():
             await anyio.sleep(0.002)
 
 
 async def eventually(look: Callable[[], Awaitable[T]]) -> T:
-    """Return what the look finds as soon as that is true; fail after ten seconds."""
-    with anyio.fail_after(10):
+    """Return what the look finds as soon as that is true; fail after half a minute."""
+    with anyio.fail_after(30):
         while not (found := await look()):
             await anyio.sleep(0.002)
     return found

@@ -56,7 +56,6 @@ async def test_backlog_of_a_hundred_thousand_is_handled_from_its_first_moment(
     assert resident(worker) < 256 * MIB
 
 
-@pytest.mark.timeout(120)
 async def test_slow_handlers_neither_hold_up_answers_nor_fill_the_memory(world: World) -> None:
     webhooks = [Webhook(number) for number in range(1, 21)]
     await world.confirm(*webhooks)

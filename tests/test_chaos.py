@@ -9,7 +9,6 @@ from replicas import World
 ROUNDS = 2
 
 
-@pytest.mark.timeout(120)
 async def test_nothing_is_lost_however_replicas_and_servers_are_killed(world: World) -> None:
     played = chaos.Chaos(world, seed=11)
     await played.start()

@@ -241,7 +241,6 @@ def installed(folder: Path) -> Path:
     return Path(shutil.copy(SCRIPT, folder))
 
 
-@pytest.mark.timeout(120)
 async def test_node_client_lives_through_the_life_of_a_webhook(
     asana: AsanaSimulator, receiver: Receiver, tmp_path: Path
 ) -> None:
