@@ -1,4 +1,4 @@
-"""Asana webhooks for asyncio: the handshake, the signatures and the events, with nothing lost."""
+"""Asana webhooks for asyncio: handshake, signatures, durable delivery, and a local Asana."""
 
 from __future__ import annotations
 

@@ -186,6 +186,11 @@ class WebhooksClient(WebhooksApi):
         self._receiver.move(host, port, reuse_port=reuse_port)
 
     @property
+    def is_open(self) -> bool:
+        """Whether the client is entered and not closed yet; False without a ``public_url``."""
+        return self._stack is not None
+
+    @property
     def port(self) -> int | None:
         """The TCP port that the receiver listens on, None without a receiver of its own."""
         return None if self._receiver is None else self._receiver.port

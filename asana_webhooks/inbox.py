@@ -105,7 +105,7 @@ class Inbox:
 
     Deliveries of one webhook are worked on one after the other, of up to ``concurrency`` webhooks
     side by side. As a context manager it keeps the leases of what is being worked on. ``counters``
-    and ``telemetry`` are told what becomes of deliveries.
+    and ``telemetry`` are told what becomes of deliveries. Raises ValueError for numbers below 1.
     """
 
     def __init__(
@@ -121,6 +121,9 @@ class Inbox:
         counters: Counters | None = None,
         telemetry: Telemetry = SILENT,
     ) -> None:
+        if concurrency < 1 or max_attempts < 1:
+            msg = "concurrency and max_attempts must be 1 or more"
+            raise ValueError(msg)
         self._counters = counters or Counters()
         self._telemetry = telemetry
         self._store = store

@@ -164,7 +164,8 @@ class Receiver:
     """A server of its own for an endpoint, listening while the context manager is entered.
 
     On ``host`` and ``port`` (0: any free one, see ``port`` then) or on a Unix socket. With
-    ``reuse_port`` several processes listen on one port; the system shares connections out.
+    ``reuse_port`` several processes listen on one port; the system shares connections out. Raises
+    ValueError for a port that is none, and when it may have no connection.
     """
 
     def __init__(
@@ -179,6 +180,9 @@ class Receiver:
         max_connections: int = MAX_CONNECTIONS,
         keepalive_timeout: float | None = None,
     ) -> None:
+        if not 0 <= port <= 65_535 or max_connections < 1:
+            msg = "port must be 0 to 65535, max_connections 1 or more"
+            raise ValueError(msg)
         self._endpoint = endpoint
         self._host = host
         self.port = port

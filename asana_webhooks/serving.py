@@ -33,15 +33,16 @@ logger = logging.getLogger(__name__)
 async def serve(
     client: WebhooksClient, *, handlers: bool = True, stop: asyncio.Event | None = None
 ) -> None:
-    """Receive, and hand deliveries to the handlers, until told to stop.
+    """Receive, and hand deliveries to the handlers, until told to stop; then close the client.
 
-    A signal tells it, or ``stop``, which is set then. Without ``handlers`` deliveries are only
-    stored, for other processes to handle. Raises what entering the client raises, and RuntimeError
-    when there is no handler to hand to.
+    The client is entered unless it is open, so ``ensure`` may be called before, as it is before
+    ``run``. A signal tells it to stop, or ``stop``, which is set then. Without ``handlers``
+    deliveries are only stored, for other processes to handle. Raises what entering the client
+    raises, and RuntimeError when there is no handler to hand to.
     """
     told = stop or asyncio.Event()
     with _caught(told):
-        async with client:
+        async with contextlib.aclosing(client) if client.is_open else client:
             if client.port is not None:
                 logger.info("receiving on port %d", client.port)
             if not handlers:
@@ -82,7 +83,8 @@ def application(client: WebhooksClient, *, handlers: bool = True) -> web.Applica
     """Return a whole aiohttp application, which enters the client when it starts.
 
     For servers that run applications, as ``gunicorn service:app -k aiohttp.GunicornWebWorker``
-    does. Raises ValueError unless the client was made with ``serve=False``.
+    does. Raises ValueError unless the client was made with ``serve=False``; without a handler to
+    hand to, the application does not start, with RuntimeError.
     """
     if client.port is not None:
         msg = "the application's server is the receiver: make the client with serve=False"
@@ -92,7 +94,10 @@ def application(client: WebhooksClient, *, handlers: bool = True) -> web.Applica
     async def running(_: web.Application) -> AsyncIterator[None]:
         async with client:
             if handlers:
-                async with beside(client.run(), "handlers"):
+                async with beside(client.run(), "handlers") as handling:
+                    await asyncio.sleep(0)
+                    if handling.done():  # at once: there is no handler
+                        await handling
                     yield
             else:
                 yield

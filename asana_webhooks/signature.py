@@ -19,7 +19,10 @@ def digest(body: bytes, secret: str) -> bytes:
 
 
 def sign(body: bytes, secret: str) -> str:
-    """Return the value of ``X-Hook-Signature`` for this body: 64 lower-case hex digits."""
+    """Return the value of ``X-Hook-Signature`` for this body: 64 lower-case hex digits.
+
+    Source: https://developers.asana.com/docs/webhooks-guide#security
+    """
     return digest(body, secret).hex()
 
 
@@ -39,6 +42,8 @@ def verify_signature(body: bytes, signature: str, secret: str) -> None:
     ``body`` must be the bytes as they arrived: JSON that was parsed and written again does not
     verify. The comparison takes constant time. Raises SignatureError, and nothing else, for any
     text that is not the right signature.
+
+    Source: https://developers.asana.com/docs/webhooks-guide#security
     """
     given = parse_signature(signature)
     if given is None:

@@ -236,6 +236,28 @@ def use(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+def test_port_is_free_although_connections_of_an_earlier_receiver_linger() -> None:
+    with socket.create_server(
+        ("127.0.0.1", 0)
+    ) as earlier:  # which may be taken over, like asyncio's
+        port = earlier.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as sender:
+            accepted, _ = earlier.accept()
+            accepted.close()  # who closes first has to wait, in TIME_WAIT
+            assert sender.recv(1) == b""
+    with workers.reserved_port("127.0.0.1", port) as reserved:
+        assert reserved == port
+
+
+def test_port_on_which_another_program_listens_is_refused() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        pytest.raises(OSError, match="in use"),
+        workers.reserved_port("127.0.0.1", other.getsockname()[1]),
+    ):
+        pass
+
+
 def test_workers_of_a_client_without_a_receiver_are_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -434,3 +434,20 @@ def test_other_store_urls_are_refused_without_repeating_them(url: str) -> None:
     with pytest.raises(ValueError, match="store must be") as caught:
         WebhooksClient("a-token", public_url="https://hooks.example.com", store=url)
     assert "u:p" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"concurrency": 0},
+        {"max_attempts": 0},
+        {"max_connections": 0},
+        {"port": -1},
+        {"port": 65_536},
+    ],
+    ids=str,
+)
+def test_number_that_cannot_work_is_refused_by_name(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(ValueError, match=name):
+        WebhooksClient("a-token", public_url="https://hooks.example.com", **option)

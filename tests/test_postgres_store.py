@@ -690,10 +690,10 @@ def test_schema_needs_a_plain_name(schema: str) -> None:
         PostgresStore("postgresql://localhost", schema=schema)
 
 
-async def test_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    with pytest.raises(StoreError, match=r"asana-webhooks\[postgres\]"):
-        await PostgresStore("postgresql://localhost").__aenter__()
+    with pytest.raises(ValueError, match=r"asana-webhooks\[postgres\]"):
+        PostgresStore("postgresql://localhost")
 
 
 async def test_store_is_opened_once_and_used_inside(real: PostgresStore) -> None:

@@ -1,6 +1,7 @@
 """The README says what is so, and its program runs."""
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -29,10 +30,17 @@ def names_in(cell: str) -> list[str]:
     return re.findall(r"`(\w+)`", cell)
 
 
+@pytest.mark.parametrize(
+    ("page", "printed"),
+    [
+        pytest.param("README.md", "was completed", id="readme"),
+        pytest.param("docs/operations.md", "added", id="operations"),
+    ],
+)
 async def test_first_program_runs_against_the_local_asana(
-    asana: AsanaSimulator, free_port: int, tmp_path: Path
+    page: str, printed: str, asana: AsanaSimulator, free_port: int, tmp_path: Path
 ) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    program = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[0]
     url = "https://hooks.example.com/asana"
     here = f'http://127.0.0.1:{free_port}/asana", port={free_port}, base_url="{asana.base_url}'
     for old, new in ((url, here), ("1204619000000000", asana.project)):
@@ -42,7 +50,7 @@ async def test_first_program_runs_against_the_local_asana(
     with subprocess.Popen(
         [sys.executable, "-u", "program.py"],
         cwd=tmp_path,
-        env={"ASANA_ACCESS_TOKEN": "a-token", "PATH": ""},
+        env=os.environ | {"ASANA_ACCESS_TOKEN": "a-token"},
         stdout=subprocess.PIPE,
     ) as process:
         try:
@@ -53,7 +61,7 @@ async def test_first_program_runs_against_the_local_asana(
             line = await anyio.to_thread.run_sync(process.stdout.readline)
         finally:
             process.kill()
-    assert line.decode().startswith(f"task {task} was completed")
+    assert line.decode().startswith(f"task {task} {printed}")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -90,6 +98,38 @@ def without_numbers(line: str) -> str:
     return re.sub(r"\d+", "0", line)
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)#]+)\)", README))
-def test_links_lead_somewhere(path: str) -> None:
-    assert Path(__file__).parent.parent.joinpath(path).exists()
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKS = [
+    pytest.param(page, link, id=f"{page.name}-{link}")
+    for page in PAGES
+    for link in dict.fromkeys(re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()))
+]
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return what GitHub makes of the headings: lower case, no punctuation, dashes for spaces."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_links_lead_somewhere(page: Path, link: str) -> None:
+    path, _, anchor = link.partition("#")
+    target = page.parent / path if path else page
+    assert target.exists()
+    assert not anchor or anchor in anchors_of(target)
+
+
+PROGRAMS = [
+    pytest.param(page, program, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, program in enumerate(
+        re.findall(r"```py(?:thon)?\n(.*?)```", page.read_text(), re.DOTALL)
+    )
+]
+
+
+@pytest.mark.parametrize(("page", "program"), PROGRAMS)
+def test_names_that_programs_import_are_there(page: Path, program: str) -> None:
+    for line in re.findall(r"^from asana_webhooks\S* import .*$", program, re.MULTILINE):
+        exec(line, {})  # noqa: S102 - as a program would

@@ -121,6 +121,27 @@ async def test_without_handlers_deliveries_are_kept_for_others(
         await asyncio.wait([serving])
 
 
+async def test_open_client_is_served_in_place_of_run_then_closed(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    stop, handled = asyncio.Event(), []
+    async with make_client() as client:
+
+        @client.on("task", action="added")
+        async def handle(event: Event) -> None:
+            handled.append(event.resource.gid)
+
+        await client.ensure("8675309")
+        async with beside(serve(client, stop=stop), "serving") as serving:
+            task = await asana.create_task("first", project="8675309")
+            await until(lambda: task in handled)
+            stop.set()
+            with anyio.fail_after(10):
+                await asyncio.wait([serving])
+        assert not client.is_open
+        assert not await is_ready(client.port)
+
+
 async def test_client_without_a_handler_is_an_error(make_client: MakeClient) -> None:
     with pytest.raises(RuntimeError, match="no handler is registered"):
         await serve(make_client())
@@ -183,6 +204,16 @@ async def test_application_without_handlers_only_keeps(
         assert (await store.counts()).waiting > 0
     finally:
         await runner.cleanup()
+
+
+async def test_application_of_a_client_without_a_handler_does_not_start(
+    make_client: MakeClient,
+) -> None:
+    client = make_client(serve=False)
+    runner = web.AppRunner(application(client))
+    with pytest.raises(RuntimeError, match="no handler is registered"):
+        await runner.setup()
+    assert not client.is_open
 
 
 async def test_application_of_a_client_that_listens_itself_is_refused(

@@ -98,7 +98,7 @@ def _one_line(error: Exception) -> str:
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
 def cli(*, debug: bool) -> None:
-    """Asana webhooks: established in one call, verified, with nothing lost."""
+    """Asana webhooks: establish them, receive what they send, and see what is wrong."""
     handler: logging.Handler = logging.NullHandler()
     if debug:
         handler = logging.StreamHandler()

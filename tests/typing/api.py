@@ -173,6 +173,7 @@ async def run_with_handlers() -> None:
     async with client as entered:
         assert_type(entered, WebhooksClient)
         assert_type(entered.port, int | None)
+        assert_type(entered.is_open, bool)
         assert_type(await client.ensure("1204619", filters=filters), Webhook)
         assert_type(await client.establish("1204619", timeout=30.0), Webhook)
         assert_type(await celebrate(await anext(client.events())), int)

@@ -33,6 +33,8 @@ def reserved_port(host: str, port: int) -> Iterator[int]:
     """Keep a port from others, a free one for 0, while processes that share ports listen on it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as reserving:
+        # As asyncio does it: connections of an earlier receiver may linger for a minute.
+        reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserving.bind((host, port))
         yield reserving.getsockname()[1]

@@ -18,7 +18,7 @@ from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
 from ...vault import Vault
 from .. import MAX_CANDIDATES, MAX_WAITING
 from . import sql
-from .connecting import Pool, connect, name_of
+from .connecting import Pool, connect, library, name_of
 from .puts import Puts
 from .records import claim_of, clean, is_text, letter_of, numbers_of, route_of, text_of
 from .seals import renew_seals
@@ -55,7 +55,8 @@ class PostgresStore:
     opening the store encrypts with the newest what is not yet. Earlier rows stay in the server's
     files and its log until it writes over them.
 
-    Raises ValueError when the address or the schema's name is of no use, or a key is none.
+    Raises ValueError when the address or the schema's name is of no use, when a key is none, and
+    when asyncpg is not installed.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class PostgresStore:
         if not re.fullmatch(r"[A-Za-z_]\w{0,62}", schema, re.ASCII):
             msg = f"a schema's name is at most 63 letters, digits and underscores, not {schema!r}"
             raise ValueError(msg)
+        library()
         self._source = dsn_or_pool
         self._name = name_of(dsn_or_pool) if isinstance(dsn_or_pool, str) else "the given pool"
         self._schema = schema

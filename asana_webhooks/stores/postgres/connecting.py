@@ -20,6 +20,7 @@ __all__ = [
     "connect",
     "failure",
     "is_deadlock",
+    "library",
     "name_of",
 ]
 
@@ -74,13 +75,19 @@ class UnfitError(StoreError):
     """What was to be stored is at fault, not the server."""
 
 
-async def connect(dsn: str) -> Pool:
-    """Return a pool without connections yet; they are made when they are needed."""
+def library() -> Any:
+    """Return asyncpg; raises ValueError when it is not installed."""
     try:
         import asyncpg  # type: ignore[import-untyped]  # it has no types
-    except ImportError as error:
-        msg = "the PostgreSQL store needs asyncpg: pip install 'asana-webhooks[postgres]'"
-        raise StoreError(msg) from error
+    except ImportError:
+        msg = "PostgresStore needs asyncpg: pip install 'asana-webhooks[postgres]'"
+        raise ValueError(msg) from None
+    return asyncpg
+
+
+async def connect(dsn: str) -> Pool:
+    """Return a pool without connections yet; they are made when they are needed."""
+    asyncpg = library()
     pool: Pool = await asyncpg.create_pool(
         dsn,
         min_size=0,
