@@ -365,6 +365,14 @@ async def test_second_webhook_for_resource_and_target_is_refused_to_the_same_app
         assert (await other.post("/webhooks", json={"data": data})).status_code == 201
 
 
+async def test_of_equal_create_calls_at_once_one_succeeds(
+    asana: AsanaSimulator, create: Create
+) -> None:
+    responses = await asyncio.gather(*(create() for _ in range(5)))
+    assert sorted(each.status_code for each in responses) == [201, 403, 403, 403, 403]
+    assert len(asana.webhooks) == 1
+
+
 async def test_create_call_goes_on_when_the_caller_hangs_up(
     asana: AsanaSimulator, create: Create, receiver: Receiver
 ) -> None:
