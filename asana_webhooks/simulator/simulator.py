@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
@@ -34,6 +33,7 @@ __all__ = ["AsanaSimulator"]
 logger = logging.getLogger(__name__)
 
 CLOSING_TIMEOUT = 5.0
+LONGEST = 1_000_000_000  # seconds, some 31 years: much more would end the dates that Python knows
 PATIENCE = 20.0  # seconds beyond a target's own that one step of the driven clock may take
 
 
@@ -298,12 +298,13 @@ class AsanaSimulator:
         time; what is posted is really posted, and its answer waited for before time goes on. Only
         what a target does after its answer may still be under way.
 
-        Raises ValueError when the time is negative, and TimeoutError when a target keeps one moment
-        from ending for 20 seconds longer than ``delivery_timeout``.
+        Raises ValueError when the time is negative or beyond all reason, and TimeoutError when a
+        target keeps one moment from ending for 20 seconds longer than ``delivery_timeout``.
         """
         length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-        if length < timedelta():
-            msg = f"time passes forwards only, not by {length.total_seconds():g} seconds"
+        if not timedelta() <= length <= timedelta(seconds=LONGEST):
+            seconds = length.total_seconds()
+            msg = f"time passes forwards only, and by {LONGEST} seconds at most, not by {seconds:g}"
             raise ValueError(msg)
         await self._state.clock.advance(length.total_seconds(), patience=self._patience)
 
@@ -323,8 +324,9 @@ def _check_address(host: str, port: int) -> None:
 
 def _check_seconds(*, zero: bool = False, **durations: float) -> None:
     for name, seconds in durations.items():
-        if not (math.isfinite(seconds) and (seconds > 0 or (zero and seconds == 0))):
-            msg = f"{name} must be a {'' if zero else 'positive '}number of seconds, not {seconds}"
+        if not (0 < seconds <= LONGEST or (zero and seconds == 0)):
+            kind = "a number" if zero else "a positive number"
+            msg = f"{name} must be {kind} of seconds up to {LONGEST}, not {seconds}"
             raise ValueError(msg)
 
 
