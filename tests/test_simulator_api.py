@@ -60,6 +60,24 @@ async def test_forms_do_as_well_as_json(world: World) -> None:
     assert (changed["completed"], changed["due_on"]) == (True, "2026-12-24")
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"resource"),
+        ("multipart/form-data; boundary=x", b"resource"),
+        ("application/x-www-form-urlencoded; charset=none", b"resource=8675309"),
+        ("application/x-www-form-urlencoded", b"resource=\xff"),
+    ],
+    ids=["no-boundary", "no-part", "charset", "bytes"],
+)
+async def test_form_that_cannot_be_read_is_refused(world: World, kind: str, body: bytes) -> None:
+    headers = {"Content-Type": kind}
+    response = await world.api.post("/webhooks", content=body, headers=headers)
+    [error] = response.json()["errors"]
+    message = "Could not parse request data, invalid form"
+    assert (response.status_code, error["message"]) == (400, message)
+
+
 async def test_webhook_is_shown_whole_compact_or_as_named(world: World) -> None:
     gid = await world.watch("8675309", {"resource_type": "task", "action": "added"})
     assert (await world.get(f"/webhooks/{gid}")).keys() == WHOLE
