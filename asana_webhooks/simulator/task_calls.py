@@ -58,8 +58,9 @@ class TaskCalls:
     def _create(
         self, request: web.Request, given: Mapping[str, Any], parent: Thing | None
     ) -> web.Response:
+        followers = list(dict.fromkeys(self._followers(given)))
         task = self._work.add_task(
-            writable(self._state, "task", given),
+            writable(self._state, "task", given) | {"followers": followers},
             projects=links(self._state, given, "projects", "project"),
             parent=parent,
             tags=links(self._state, given, "tags", "tag"),
@@ -120,15 +121,21 @@ class TaskCalls:
     async def follow(self, request: web.Request) -> web.Response:
         """Add followers to a task, or remove them, and show the task."""
         task, given = self._task(request), await input_fields(request)
-        names = given.get("followers")
-        names = names.split(",") if isinstance(names, str) else names
-        if not names or not isinstance(names, list):
+        followers = self._followers(given)
+        if not followers:
             raise Refused(400, "followers: Missing input")
         adding = request.match_info["action"] == "addFollowers"
         act = self._work.link if adding else self._work.unlink
-        for user in [user_of(self._state, "followers", name) for name in names]:
+        for user in followers:
             act(task, "followers", user)
         return single(request, task.record)
+
+    def _followers(self, given: Mapping[str, Any]) -> list[Thing]:
+        names = given.get("followers") or []
+        names = names.split(",") if isinstance(names, str) else names
+        if not isinstance(names, list):
+            raise Refused(400, "followers: Value is not an array")
+        return [user_of(self._state, "followers", name) for name in names]
 
     def _task(self, request: web.Request) -> Thing:
         return thing_of(self._state, request, "task")

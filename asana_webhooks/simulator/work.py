@@ -223,7 +223,7 @@ class Work:
             found.append(self._happening(action, task, parent=value))
         return found
 
-    def _changed(self, thing: Thing, name: str, value: Any, at: str | None) -> Happening:
+    def _changed(self, thing: Thing, name: str, value: Any, at: str) -> Happening:
         change = {"field": name, "action": "changed"}
         if isinstance(value, Thing) or isinstance(thing.fields[name], Thing):
             change["new_value"] = value and value.reference
@@ -241,5 +241,5 @@ class Work:
         event = self._state.event(action, thing, parent=parent)
         return Happening(event | ({"change": change} if change else {}), seers(thing, parent))
 
-    def _now(self) -> str | None:
+    def _now(self) -> str:
         return timestamp(self._state.now())
