@@ -202,13 +202,19 @@ async def test_calls_beyond_the_limit_of_a_minute_are_refused_until_it_is_over(
         assert (await world.api.get("/users/me")).status_code == 200
 
 
-async def test_refused_calls_count_within_their_minute(clock: Clock) -> None:
-    async with local_asana.running(rate_limit=1) as world:
-        for status in (200, 429, 429):
-            assert (await world.api.get("/users/me")).status_code == status
-        clock.pass_(seconds=60)
-        for status in (200, 429):
-            assert (await world.api.get("/users/me")).status_code == status
+async def test_refused_calls_count_too(clock: Clock) -> None:
+    async with local_asana.running(rate_limit=2) as world:
+        for pause, status, wait in (
+            (0, 200, None),
+            (30, 200, None),
+            (20, 429, "40"),  # two of the last minute's calls are too many until the second is past
+            (20, 429, "40"),  # this one came too early, and counts like the one before
+            (40, 200, None),
+            (10, 429, "50"),
+        ):
+            clock.pass_(seconds=pause)
+            answer = await world.api.get("/users/me")
+            assert (answer.status_code, answer.headers.get("Retry-After")) == (status, wait)
 
 
 async def test_writes_at_once_are_limited_apart_from_gets() -> None:
