@@ -797,6 +797,8 @@ async def test_acting_on_what_does_not_exist_is_a_mistake(asana: AsanaSimulator)
         await asana.complete_task("1")
     with pytest.raises(ValueError, match="no task with gid '8675309'"):
         await asana.add_comment(asana.project, "Hello")
+    with pytest.raises(ValueError, match="never an object with gid '1'"):
+        await asana.emit("1", EVENT)
     with pytest.raises(ValueError, match="no webhook with gid '1'"):
         await asana.deliver("1", HEARTBEAT)
 

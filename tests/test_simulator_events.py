@@ -158,6 +158,17 @@ async def test_event_of_any_shape_is_in_the_stream_and_passes_no_filter(
     assert {name: shown[name] for name in event} == event
 
 
+async def test_stream_has_events_as_they_were_emitted(world: World) -> None:
+    sync = await first_token(world)
+    event = {"action": "changed", "resource": {"gid": "1301"}}
+    await world.asana.emit("8675309", event)
+    event["resource"] = {"gid": "1302"}
+    with pytest.raises(TypeError):
+        await world.asana.emit("8675309", event, {"action": object()})
+    [shown] = (await look(world, sync)).json()["data"]
+    assert shown["resource"]["gid"] == "1301"
+
+
 async def test_stream_has_what_bubbles_up_and_no_more(world: World) -> None:
     project, task = await first_token(world), await first_token(world, "1302")
     await world.put("/tasks/1301", name="Other")

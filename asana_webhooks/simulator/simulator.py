@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
@@ -10,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
+import msgspec
 from aiohttp import web
 
 from .carrier import Carrier
@@ -24,6 +26,7 @@ from .posts import Posts
 from .server import API, application
 from .state import State, WebhookRecord
 from .targets import Targets
+from .things import Thing
 from .tokens import Tokens
 from .traffic import Attempt, Traffic, Watch
 from .work import Work
@@ -258,18 +261,25 @@ class AsanaSimulator:
 
     async def undelete(self, gid: str) -> None:
         """Bring a deleted object back, which Asana lets users do but not its API."""
-        if gid not in self._state.things:
-            msg = f"there was never an object with gid {gid!r}"
-            raise ValueError(msg)
-        self._work.undelete(self._state.things[gid])
+        self._work.undelete(self._known(gid))
 
     async def emit(self, resource: str, *events: Mapping[str, Any]) -> None:
         """Send events, in Asana's JSON shape, to every webhook on exactly this resource.
 
         Each webhook gets those that pass its filters in one body, with what else happens within
         ``gather_for``, and nothing if none does. They are in the resource's stream of events too.
+
+        Raises ValueError when there was never such a resource, TypeError when an event is no JSON.
         """
-        self._feed.publish(*(Happening(event, {resource}) for event in events))
+        self._known(resource)
+        msgspec.json.encode(events)  # raises before anything is sent
+        self._feed.publish(*(Happening(event, {resource}) for event in copy.deepcopy(events)))
+
+    def _known(self, gid: str) -> Thing:
+        if gid not in self._state.things:
+            msg = f"there was never an object with gid {gid!r}"
+            raise ValueError(msg)
+        return self._state.things[gid]
 
     async def deliver(
         self, webhook_gid: str, body: bytes, *, signature: str | None = None
