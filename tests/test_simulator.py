@@ -359,6 +359,7 @@ async def test_second_webhook_for_resource_and_target_is_refused_to_the_same_app
         "You already have an existing webhook for the given resource and target. "
         "Delete the old one before creating another.",
     )
+    assert len(receiver.handshakes) == 1
     assert (await create("/other")).status_code == 201
     async with client_of(asana, "another") as other:
         data = {"resource": asana.project, "target": receiver.url + "/hook"}
