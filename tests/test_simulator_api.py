@@ -104,8 +104,9 @@ async def test_pretty_answers_have_lines(world: World, value: str) -> None:
     assert refused.text.startswith('{\n  "errors": [\n')
 
 
-async def test_answers_are_not_pretty_when_that_is_declined(world: World) -> None:
-    answer = await world.api.get("/users/me", params={"opt_pretty": "false"})
+@pytest.mark.parametrize("value", ["false", "False"])
+async def test_answers_are_not_pretty_when_that_is_declined(world: World, value: str) -> None:
+    answer = await world.api.get("/users/me", params={"opt_pretty": value})
     assert "\n" not in answer.text
 
 

@@ -445,6 +445,23 @@ async def test_tags_can_be_set_with_a_new_task_and_listed(world: World) -> None:
     assert (await world.get(f"/tasks/{task['gid']}"))["tags"] == []
 
 
+async def test_new_task_goes_into_the_section_that_is_named(world: World) -> None:
+    webhook = await world.watch("8675309")
+    section = (await world.post("/projects/8675309/sections", name="Doing"))["gid"]
+    await world.told(webhook)
+    place = {"project": "8675309", "section": section}
+    task = await world.post("/tasks", projects=["8675309"], memberships=[place])
+    assert [each["section"]["gid"] for each in task["memberships"]] == [section]
+    assert await told(world, webhook) == [
+        [
+            ("added", f"task {task['gid']}", "project 8675309"),
+            ("added", f"task {task['gid']}", f"section {section}"),
+        ]
+    ]
+    other = await world.post("/tasks", memberships=[{"project": "8675309"}])
+    assert [each["section"]["gid"] for each in other["memberships"]] == ["1400"]
+
+
 async def test_new_task_may_have_followers(world: World) -> None:
     task = await world.post("/tasks", workspace="1331", followers=["1202", "me", "1201"])
     assert [each["gid"] for each in task["followers"]] == ["1202", "1201"]
@@ -504,6 +521,9 @@ async def test_team_is_created_with_its_first_member(world: World) -> None:
     assert await world.gids("/projects", team=gid) == [project["gid"]]
     assert await world.gids("/projects", archived="true") == []
     assert await world.gids("/projects", archived="false") == ["8675309", project["gid"]]
+    await world.put(f"/projects/{project['gid']}", archived=True)
+    for spelt in ("true", "True"):  # as Asana's client for Python has it
+        assert await world.gids("/projects", archived=spelt) == [project["gid"]]
 
 
 async def test_people_and_workspace_can_be_renamed(world: World) -> None:
@@ -522,6 +542,7 @@ ONE_OF = "Must specify exactly one of project, tag, section, or assignee + works
         ("GET", "/tasks", None, 400, ONE_OF),
         ("GET", "/tasks?project=8675309&section=1400", None, 400, ONE_OF),
         ("GET", "/tasks?assignee=me", None, 400, ONE_OF),
+        ("GET", "/projects?archived=1", None, 400, "archived: Value is not a boolean"),
         ("GET", "/tasks?project=1", None, 404, "project: Unknown object: 1"),
         ("GET", "/users/1", None, 404, "user: Unknown object: 1"),
         ("GET", "/tasks/8675309", None, 404, "task: Unknown object: 8675309"),
@@ -531,6 +552,15 @@ ONE_OF = "Must specify exactly one of project, tag, section, or assignee + works
         ("POST", "/tasks", {"parent": 1301}, 404, "parent: Unknown object: 1301"),
         ("POST", "/tasks", {"projects": {"a": 1}}, 400, "projects: Value is not an array"),
         ("POST", "/tasks", {"projects": ["1"]}, 404, "projects: Unknown object: 1"),
+        (
+            *("POST", "/tasks", {"memberships": ["8675309"]}, 400),
+            "memberships: Value is not an array of objects",
+        ),
+        (
+            *("POST", "/tasks", {"memberships": {"project": "8675309"}}, 400),
+            "memberships: Value is not an array of objects",
+        ),
+        ("POST", "/tasks", {"memberships": [{"section": "1400"}]}, 400, "project: Missing input"),
         ("PUT", "/tasks/1301", {"name": None}, 400, "name: Value is not a string"),
         ("PUT", "/tasks/1301", {"completed": 1}, 400, "completed: Value is not a boolean"),
         ("PUT", "/tasks/1301", {"completed": "1"}, 400, "completed: Value is not a boolean"),

@@ -62,7 +62,7 @@ class Door:
             response = refusal.answer()
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
             response = Refused(404, "No matching route for request").answer()
-        pretty = request.query.get("opt_pretty", "false") != "false"
+        pretty = request.query.get("opt_pretty", "false").lower() != "false"
         if pretty and isinstance(response, web.Response) and isinstance(response.body, bytes):
             response.body = msgspec.json.format(response.body, indent=2)
         if value := announcement(self._changes, request.headers):

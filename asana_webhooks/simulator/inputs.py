@@ -16,7 +16,7 @@ from .answers import Refused, unknown
 from .state import State, timestamp
 from .things import Thing
 
-__all__ = ["link", "links", "moment", "required_text", "user_of", "writable"]
+__all__ = ["flag", "link", "links", "moment", "required_text", "user_of", "writable"]
 
 Fields = Mapping[str, Any]
 Check = Callable[[State, str, Any], Any]
@@ -72,6 +72,18 @@ def user_of(state: State, name: str, value: Any) -> Thing:
     return found
 
 
+def flag(name: str, value: Any) -> bool:
+    """Return a boolean, or one that a form or a query spells, in Python's clients as ``True``.
+
+    Raises Refused when it is none.
+    """
+    spelt = {"true": True, "false": False}
+    found = spelt.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise Refused(400, f"{name}: Value is not a boolean")
+    return found
+
+
 def moment(name: str, text: str) -> str:
     """Return a time as Asana writes it, for one with any offset from UTC, of which none is UTC.
 
@@ -102,11 +114,7 @@ def _text_or_null(state: State, name: str, value: Any) -> str | None:
 
 
 def _flag(state: State, name: str, value: Any) -> bool:
-    flags = {"true": True, "false": False}
-    flag = flags.get(value) if isinstance(value, str) else value
-    if not isinstance(flag, bool):
-        raise Refused(400, f"{name}: Value is not a boolean")
-    return flag
+    return flag(name, value)
 
 
 def _day(state: State, name: str, value: Any) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .answers import Refused, unknown
-from .inputs import moment, user_of
+from .inputs import flag, moment, user_of
 from .state import State
 from .things import Thing
 
@@ -122,9 +122,9 @@ def all_of(state: State, resource_type: str, query: Query) -> list[Thing]:
         if query.get(name) and below:
             chosen: list[Any] = below(state, _known(state, query, name))
             found = [each for each in found if each in chosen]
-    archived = query.get("archived")
-    if resource_type == "project" and archived is not None:
-        found = [each for each in found if each.fields["archived"] == (archived == "true")]
+    if resource_type == "project" and "archived" in query:
+        archived = flag("archived", query["archived"])
+        found = [each for each in found if each.fields["archived"] is archived]
     return found
 
 

@@ -245,7 +245,7 @@ class AsanaSimulator:
     async def create_task(self, name: str, *, project: str) -> str:
         """Add a task to a project and so to its first section; return the task's gid."""
         place = self._state.thing(project, "project")
-        return self._work.add_task({"name": name}, projects=[place]).gid
+        return self._work.add_task({"name": name}, places={place: None}).gid
 
     async def complete_task(self, task: str) -> None:
         """Mark a task as completed: two of its fields change in the same instant."""
