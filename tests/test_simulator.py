@@ -877,6 +877,20 @@ async def test_waiting_for_a_retry_shows_in_the_record_and_ends_with_the_webhook
         assert len(receiver.bodies) == 1
 
 
+async def test_record_keeps_the_beginning_of_a_long_answer(
+    asana: AsanaSimulator, webhook: str, receiver: Receiver
+) -> None:
+    async def at_length(_: web.Request) -> web.Response:
+        receiver.on_delivery = receiver.next_status
+        return web.Response(status=500, text="x" * 5_000)
+
+    receiver.on_delivery = at_length
+    await asana.emit(asana.project, EVENT)
+    await asana.settled()
+    content = asana.webhooks[webhook].last_failure_content
+    assert re.fullmatch("500 Internal Server Error\n\nx{1,1000}", content)
+
+
 async def test_silence_for_longer_than_the_timeout_is_a_failed_attempt(receiver: Receiver) -> None:
     receiver.on_delivery = receiver.wait_for_the_gate
     simulator = AsanaSimulator(delivery_timeout=1.5, retry_delay=3600)
