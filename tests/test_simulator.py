@@ -905,12 +905,14 @@ async def test_silence_for_longer_than_the_timeout_is_a_failed_attempt(receiver:
 async def test_410_deletes_the_webhook_at_once(
     asana: AsanaSimulator, webhook: str, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
+    record = asana.webhooks[webhook]
     receiver.statuses.append(410)
     await asana.emit(asana.project, EVENT)
     await asana.emit(asana.project, EVENT)
     await asana.settled()
     assert len(receiver.deliveries) == 1
     assert not asana.webhooks
+    assert record.active is False
     assert f"webhook {webhook} is deleted: 410" in caplog.messages
 
 
