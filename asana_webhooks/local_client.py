@@ -34,18 +34,18 @@ class LocalClient(WebhooksClient):
 def local_client(base_url: str, **options: Any) -> Iterator[LocalClient]:
     """Yield a client, not entered yet, of the local Asana under this URL.
 
-    ``options`` are those of ``WebhooksClient``. Its port is kept for it until the end.
+    ``options`` are those of ``WebhooksClient``. Unless they name a port, the client has one that is
+    kept for it until the end.
     """
     with _free_port() as free:
-        port = options.get("port", free)
-        defaults = {
-            "base_url": base_url,
+        port = options.pop("port", 0) or free
+        defaults: dict[str, Any] = {
+            "token": "a-token",
             "public_url": f"http://{HOST}:{port}/asana",
-            "port": port,
             "reuse_port": CAN_SHARE,
             "store": "memory:",
         }
-        yield LocalClient("a-token", **(defaults | options))
+        yield LocalClient(base_url=base_url, port=port, **(defaults | options))
 
 
 @contextmanager

@@ -45,6 +45,19 @@ async def test_options_are_those_of_the_client(asana: AsanaSimulator, free_port:
     assert webhook.target.startswith(f"http://127.0.0.1:{free_port}/asana/")
 
 
+async def test_client_with_port_0_has_a_free_one(asana: AsanaSimulator) -> None:
+    with local_client(asana.base_url, port=0) as client:
+        async with client:
+            assert (await client.ensure(asana.project)).secret
+
+
+async def test_client_with_a_token_of_its_own_is_another_app(asana: AsanaSimulator) -> None:
+    with local_client(asana.base_url) as one, local_client(asana.base_url, token="else") as other:
+        async with one, other:
+            await one.ensure(asana.project)
+            assert [each async for each in other.iter_webhooks(asana.workspace)] == []
+
+
 def test_synchronous_test_is_told_what_to_do() -> None:
     with (
         local_client("http://127.0.0.1:9/api/1.0") as client,

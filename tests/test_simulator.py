@@ -359,10 +359,19 @@ async def test_second_webhook_for_resource_and_target_is_refused_to_the_same_app
         "You already have an existing webhook for the given resource and target. "
         "Delete the old one before creating another.",
     )
+    assert len(receiver.handshakes) == 1
     assert (await create("/other")).status_code == 201
     async with client_of(asana, "another") as other:
         data = {"resource": asana.project, "target": receiver.url + "/hook"}
         assert (await other.post("/webhooks", json={"data": data})).status_code == 201
+
+
+async def test_of_equal_create_calls_at_once_one_succeeds(
+    asana: AsanaSimulator, create: Create
+) -> None:
+    responses = await asyncio.gather(*(create() for _ in range(5)))
+    assert sorted(each.status_code for each in responses) == [201, 403, 403, 403, 403]
+    assert len(asana.webhooks) == 1
 
 
 async def test_create_call_goes_on_when_the_caller_hangs_up(
@@ -789,6 +798,8 @@ async def test_acting_on_what_does_not_exist_is_a_mistake(asana: AsanaSimulator)
         await asana.complete_task("1")
     with pytest.raises(ValueError, match="no task with gid '8675309'"):
         await asana.add_comment(asana.project, "Hello")
+    with pytest.raises(ValueError, match="never an object with gid '1'"):
+        await asana.emit("1", EVENT)
     with pytest.raises(ValueError, match="no webhook with gid '1'"):
         await asana.deliver("1", HEARTBEAT)
 
@@ -866,6 +877,20 @@ async def test_waiting_for_a_retry_shows_in_the_record_and_ends_with_the_webhook
         assert len(receiver.bodies) == 1
 
 
+async def test_record_keeps_the_beginning_of_a_long_answer(
+    asana: AsanaSimulator, webhook: str, receiver: Receiver
+) -> None:
+    async def at_length(_: web.Request) -> web.Response:
+        receiver.on_delivery = receiver.next_status
+        return web.Response(status=500, text="x" * 5_000)
+
+    receiver.on_delivery = at_length
+    await asana.emit(asana.project, EVENT)
+    await asana.settled()
+    content = asana.webhooks[webhook].last_failure_content
+    assert re.fullmatch("500 Internal Server Error\n\nx{1,1000}", content)
+
+
 async def test_silence_for_longer_than_the_timeout_is_a_failed_attempt(receiver: Receiver) -> None:
     receiver.on_delivery = receiver.wait_for_the_gate
     simulator = AsanaSimulator(delivery_timeout=1.5, retry_delay=3600)
@@ -880,12 +905,14 @@ async def test_silence_for_longer_than_the_timeout_is_a_failed_attempt(receiver:
 async def test_410_deletes_the_webhook_at_once(
     asana: AsanaSimulator, webhook: str, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
+    record = asana.webhooks[webhook]
     receiver.statuses.append(410)
     await asana.emit(asana.project, EVENT)
     await asana.emit(asana.project, EVENT)
     await asana.settled()
     assert len(receiver.deliveries) == 1
     assert not asana.webhooks
+    assert record.active is False
     assert f"webhook {webhook} is deleted: 410" in caplog.messages
 
 
@@ -1129,9 +1156,10 @@ async def test_unavailable_is_an_answer_in_html(
         ({"host": ""}, "host must name"),
         ({"port": -1}, "port must be between"),
         ({"port": 65_536}, "port must be between"),
-        ({"retry_delay": 0}, "retry_delay must be a positive number of seconds, not 0"),
+        ({"retry_delay": 0}, "retry_delay must be a positive number of seconds"),
         ({"delivery_timeout": float("inf")}, "delivery_timeout must be a positive number"),
-        ({"give_up_after": -1.0}, "give_up_after must be a number of seconds, not -1.0"),
+        ({"give_up_after": -1.0}, "give_up_after must be a number of seconds up to 1000000000"),
+        ({"give_up_after": 1e12}, "give_up_after must be a number of seconds up to 1000000000"),
         ({"retry_after": -1}, "retry_after must be a number"),
         ({"allow_hosts": "example.com"}, r"write \('example.com',\)"),
         ({"allow_hosts": ("https://example.com",)}, "without scheme, port or path"),

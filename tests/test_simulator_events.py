@@ -131,6 +131,44 @@ async def test_named_fields_of_events_are_shown_and_no_others(world: World) -> N
     }
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"resource": 7},
+        {"resource": {"gid": ["1301"], "resource_type": "task"}, "change": "name"},
+        {"action": "changed", "resource": "1301", "user": {"gid": None}, "change": ["name"]},
+        {},
+    ],
+    ids=["number", "list-for-gid", "text", "nothing"],
+)
+async def test_event_of_any_shape_is_in_the_stream_and_passes_no_filter(
+    world: World, event: dict[str, Any]
+) -> None:
+    sync = await first_token(world)
+    named = {"resource_type": "task", "action": "changed", "fields": ["name"]}
+    filtered = await world.watch("8675309", named)
+    free = await world.watch("8675309")
+    await world.asana.emit("8675309", event)
+    assert await world.told(filtered) == []
+    assert await world.told(free) == [[event]]
+    params = {"resource": "8675309", "sync": sync}
+    async with httpx.AsyncClient(headers=world.api.headers) as unjudging:
+        answer = await unjudging.get(f"{world.asana.base_url}/events", params=params)
+    [shown] = answer.json()["data"]
+    assert {name: shown[name] for name in event} == event
+
+
+async def test_stream_has_events_as_they_were_emitted(world: World) -> None:
+    sync = await first_token(world)
+    event = {"action": "changed", "resource": {"gid": "1301"}}
+    await world.asana.emit("8675309", event)
+    event["resource"] = {"gid": "1302"}
+    with pytest.raises(TypeError):
+        await world.asana.emit("8675309", event, {"action": object()})
+    [shown] = (await look(world, sync)).json()["data"]
+    assert shown["resource"]["gid"] == "1301"
+
+
 async def test_stream_has_what_bubbles_up_and_no_more(world: World) -> None:
     project, task = await first_token(world), await first_token(world, "1302")
     await world.put("/tasks/1301", name="Other")

@@ -288,6 +288,14 @@ async def test_what_cannot_be_revoked(app: App) -> None:
     assert await app.status(tokens["access_token"]) == 200
 
 
+@pytest.mark.parametrize("name", ["oauth_token", "oauth_revoke"])
+async def test_form_that_cannot_be_read_is_an_invalid_request(app: App, name: str) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    url = f"{app.asana.oauth_url}/{name}"
+    answer = await app.http.post(url, content=b"client_id=\xff", headers=headers)
+    assert error_of(answer) == (400, "invalid_request")
+
+
 async def test_next_access_token_sees_the_webhooks_of_the_one_before(app: App) -> None:
     tokens = await app.tokens()
     async with local_asana.client(app.asana, tokens["access_token"]) as api:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import local_asana
@@ -180,6 +181,30 @@ async def test_changing_a_task_moves_the_time_of_its_modification(world: World) 
     assert await world.gids("/tasks", project="8675309", modified_since=after["modified_at"]) == [
         "1301"
     ]
+
+
+@pytest.mark.parametrize("name", ["modified_since", "completed_since"])
+async def test_time_in_a_query_may_have_any_offset(world: World, name: str) -> None:
+    done = await world.put("/tasks/1302", completed=True)
+    at = datetime.fromisoformat(done["completed_at"])
+    await world.put("/tasks/1301", completed=True)
+    zone, hour = timezone(timedelta(hours=5)), timedelta(hours=1)
+
+    async def listed(since: str) -> set[str]:
+        tasks = await world.gids("/tasks", project="8675309", **{name: since})
+        return {"1301", "1302"} & set(tasks)
+
+    assert await listed(at.astimezone(zone).isoformat()) == {"1301", "1302"}
+    assert await listed((at + hour).astimezone(zone).isoformat()) == set()
+    assert await listed((at - hour).isoformat(timespec="seconds")) == {"1301", "1302"}
+    assert await listed("2026-01-01") == {"1301", "1302"}
+    refused = await world.refused("GET", "/tasks", project="8675309", **{name: "yesterday"})
+    assert refused == (400, f"{name}: Time must be in ISO-8601 format, not: yesterday")
+
+
+async def test_time_is_shown_in_utc_whatever_it_was_given_in(world: World) -> None:
+    task = await world.put("/tasks/1301", due_at="2026-12-24T10:00:00+02:00")
+    assert task["due_at"] == "2026-12-24T08:00:00.000Z"
 
 
 async def test_completed_tasks_can_be_left_out_of_a_list(world: World) -> None:
@@ -420,6 +445,28 @@ async def test_tags_can_be_set_with_a_new_task_and_listed(world: World) -> None:
     assert (await world.get(f"/tasks/{task['gid']}"))["tags"] == []
 
 
+async def test_new_task_goes_into_the_section_that_is_named(world: World) -> None:
+    webhook = await world.watch("8675309")
+    section = (await world.post("/projects/8675309/sections", name="Doing"))["gid"]
+    await world.told(webhook)
+    place = {"project": "8675309", "section": section}
+    task = await world.post("/tasks", projects=["8675309"], memberships=[place])
+    assert [each["section"]["gid"] for each in task["memberships"]] == [section]
+    assert await told(world, webhook) == [
+        [
+            ("added", f"task {task['gid']}", "project 8675309"),
+            ("added", f"task {task['gid']}", f"section {section}"),
+        ]
+    ]
+    other = await world.post("/tasks", memberships=[{"project": "8675309"}])
+    assert [each["section"]["gid"] for each in other["memberships"]] == ["1400"]
+
+
+async def test_new_task_may_have_followers(world: World) -> None:
+    task = await world.post("/tasks", workspace="1331", followers=["1202", "me", "1201"])
+    assert [each["gid"] for each in task["followers"]] == ["1202", "1201"]
+
+
 async def test_followers_are_added_and_removed_one_event_each(world: World) -> None:
     webhook = await world.watch("1301")
     task = await world.post("/tasks/1301/addFollowers", followers=["me", "1202"])
@@ -474,6 +521,9 @@ async def test_team_is_created_with_its_first_member(world: World) -> None:
     assert await world.gids("/projects", team=gid) == [project["gid"]]
     assert await world.gids("/projects", archived="true") == []
     assert await world.gids("/projects", archived="false") == ["8675309", project["gid"]]
+    await world.put(f"/projects/{project['gid']}", archived=True)
+    for spelt in ("true", "True"):  # as Asana's client for Python has it
+        assert await world.gids("/projects", archived=spelt) == [project["gid"]]
 
 
 async def test_people_and_workspace_can_be_renamed(world: World) -> None:
@@ -492,6 +542,7 @@ ONE_OF = "Must specify exactly one of project, tag, section, or assignee + works
         ("GET", "/tasks", None, 400, ONE_OF),
         ("GET", "/tasks?project=8675309&section=1400", None, 400, ONE_OF),
         ("GET", "/tasks?assignee=me", None, 400, ONE_OF),
+        ("GET", "/projects?archived=1", None, 400, "archived: Value is not a boolean"),
         ("GET", "/tasks?project=1", None, 404, "project: Unknown object: 1"),
         ("GET", "/users/1", None, 404, "user: Unknown object: 1"),
         ("GET", "/tasks/8675309", None, 404, "task: Unknown object: 8675309"),
@@ -501,6 +552,15 @@ ONE_OF = "Must specify exactly one of project, tag, section, or assignee + works
         ("POST", "/tasks", {"parent": 1301}, 404, "parent: Unknown object: 1301"),
         ("POST", "/tasks", {"projects": {"a": 1}}, 400, "projects: Value is not an array"),
         ("POST", "/tasks", {"projects": ["1"]}, 404, "projects: Unknown object: 1"),
+        (
+            *("POST", "/tasks", {"memberships": ["8675309"]}, 400),
+            "memberships: Value is not an array of objects",
+        ),
+        (
+            *("POST", "/tasks", {"memberships": {"project": "8675309"}}, 400),
+            "memberships: Value is not an array of objects",
+        ),
+        ("POST", "/tasks", {"memberships": [{"section": "1400"}]}, 400, "project: Missing input"),
         ("PUT", "/tasks/1301", {"name": None}, 400, "name: Value is not a string"),
         ("PUT", "/tasks/1301", {"completed": 1}, 400, "completed: Value is not a boolean"),
         ("PUT", "/tasks/1301", {"completed": "1"}, 400, "completed: Value is not a boolean"),
@@ -518,7 +578,19 @@ ONE_OF = "Must specify exactly one of project, tag, section, or assignee + works
         ("POST", "/tasks/1301/addProject", {}, 400, "project: Missing input"),
         ("POST", "/tasks/1301/setParent", {}, 400, "parent: Missing input"),
         ("POST", "/tasks/1301/addFollowers", {}, 400, "followers: Missing input"),
-        ("POST", "/tasks/1301/addFollowers", {"followers": 7}, 400, "followers: Missing input"),
+        (
+            *("POST", "/tasks/1301/addFollowers", {"followers": 7}, 400),
+            "followers: Value is not an array",
+        ),
+        ("POST", "/tasks/1301/subtasks", {"followers": ["x"]}, 404, "followers: Unknown object: x"),
+        (
+            *("PUT", "/tasks/1301", {"due_at": "noon"}, 400),
+            "due_at: Time must be in ISO-8601 format, not: noon",
+        ),
+        (
+            *("PUT", "/tasks/1301", {"due_at": "0001-01-01T00:00:00+14:00"}, 400),
+            "due_at: Time must be in ISO-8601 format, not: 0001-01-01T00:00:00+14:00",
+        ),
         ("POST", "/projects", {"name": "x"}, 400, "workspace: Missing input"),
         ("POST", "/projects/8675309/sections", {}, 400, "name: Missing input"),
         ("POST", "/teams", {"name": "x"}, 400, "organization: Missing input"),

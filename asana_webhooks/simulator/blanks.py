@@ -12,7 +12,7 @@ from .things import Thing
 __all__ = ["new_membership", "new_project", "new_task", "new_user"]
 
 
-def new_task(gid: str, workspace: Thing, at: str | None, fields: dict[str, Any]) -> Thing:
+def new_task(gid: str, workspace: Thing, at: str, fields: dict[str, Any]) -> Thing:
     """Return a task with these fields, created at this time."""
     fields = dict(fields)
     subtype = fields.pop("resource_subtype", "default_task")
@@ -37,7 +37,7 @@ def new_task(gid: str, workspace: Thing, at: str | None, fields: dict[str, Any])
     return Thing(gid=gid, resource_type="task", resource_subtype=subtype, fields=usual | fields)
 
 
-def new_project(gid: str, workspace: Thing, at: str | None, fields: dict[str, Any]) -> Thing:
+def new_project(gid: str, workspace: Thing, at: str, fields: dict[str, Any]) -> Thing:
     """Return a project with these fields, created at this time."""
     usual: dict[str, Any] = {
         "name": "",

@@ -70,7 +70,9 @@ class Creation:
         """
         self.started.set()
         webhook = self._checked(app, fields)
+        self._check_place(webhook)
         await self._shake_hands(webhook)
+        self._check_place(webhook)  # another call may have been faster
         webhook.last_success_at = self._state.clock.now()
         self._state.keep(webhook)
         if Fault.EARLY_EVENTS in self._faults:
@@ -86,10 +88,6 @@ class Creation:
         self._targets.check(target)
         given = fields.get("filters")
         filters = checked_filters([] if given is None else given, resource.resource_type)
-        for other in self._state.webhooks.values():
-            if (other.app, other.resource, other.target) == (app, resource.gid, target):
-                raise Refused(403, EXISTS)
-        check_room(self._state.webhooks.values(), app, resource.gid)
         return WebhookRecord(
             gid=self._state.new_gid(),
             resource=resource.gid,
@@ -99,6 +97,13 @@ class Creation:
             filters=filters,
             created_at=self._state.clock.now(),
         )
+
+    def _check_place(self, webhook: WebhookRecord) -> None:
+        others = self._state.webhooks.values()
+        wanted = (webhook.app, webhook.resource, webhook.target)
+        if any((each.app, each.resource, each.target) == wanted for each in others):
+            raise Refused(403, EXISTS)
+        check_room(others, webhook.app, webhook.resource)
 
     def _resource(self, gid: str) -> Thing:
         resource = self._state.find(gid)

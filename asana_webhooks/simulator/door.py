@@ -62,7 +62,7 @@ class Door:
             response = refusal.answer()
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
             response = Refused(404, "No matching route for request").answer()
-        pretty = request.query.get("opt_pretty", "false") != "false"
+        pretty = request.query.get("opt_pretty", "false").lower() != "false"
         if pretty and isinstance(response, web.Response) and isinstance(response.body, bytes):
             response.body = msgspec.json.format(response.body, indent=2)
         if value := announcement(self._changes, request.headers):
@@ -106,10 +106,10 @@ def app_of(request: web.Request) -> str:
 async def input_fields(request: web.Request) -> Mapping[str, Any]:
     """Return the fields of a call's body: what is under ``data`` in JSON, or a form as it is.
 
-    Raises Refused when the body says it is JSON and holds no such object.
+    Raises Refused when the body is not what it says it is, or is JSON and holds no such object.
     """
     if request.content_type != "application/json":
-        return dict(await request.post())
+        return await _form(request)
     try:
         body = msgspec.json.decode(await request.read())
     except (ValueError, RecursionError):
@@ -118,3 +118,10 @@ async def input_fields(request: web.Request) -> Mapping[str, Any]:
     if not isinstance(fields, dict):
         raise Refused(400, "data: Missing input")
     return fields
+
+
+async def _form(request: web.Request) -> Mapping[str, Any]:
+    try:
+        return dict(await request.post())
+    except (ValueError, LookupError):  # what aiohttp lets out: bytes, a charset, a missing boundary
+        raise Refused(400, "Could not parse request data, invalid form") from None

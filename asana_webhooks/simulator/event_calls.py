@@ -14,6 +14,7 @@ from aiohttp import web
 
 from .answers import Refused, answer, choose, named_fields, unknown
 from .feed import Feed
+from .filters import part
 from .state import State
 
 __all__ = ["EventCalls"]
@@ -84,11 +85,12 @@ class EventCalls:
 
     def _record(self, event: Mapping[str, Any]) -> dict[str, Any]:
         shown: dict[str, Any] = self._with_links(event)
-        kind = (event.get("resource") or {}).get("resource_type")
+        kind = part(event, "resource").get("resource_type")
         return shown | ({"type": kind} if kind else {})
 
     def _with_links(self, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
         fields = {name: self._with_links(each) for name, each in value.items()}
-        return self._state.things.get(value.get("gid", ""), fields)
+        gid = value.get("gid")
+        return self._state.things.get(gid, fields) if isinstance(gid, str) else fields

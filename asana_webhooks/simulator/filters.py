@@ -11,7 +11,7 @@ from typing import Any
 from .answers import Refused
 from .state import Filter
 
-__all__ = ["checked_filters", "passes"]
+__all__ = ["checked_filters", "part", "passes"]
 
 KEYS = ("resource_type", "resource_subtype", "action", "fields")
 ACTIONS = frozenset({"added", "changed", "removed", "deleted", "undeleted"})
@@ -84,9 +84,14 @@ def passes(event: Mapping[str, Any], filters: Sequence[Filter]) -> bool:
     return not filters or any(_matches(event, item) for item in filters)
 
 
+def part(event: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return an object in an event; an empty one for anything else, which can be emitted too."""
+    value = event.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
 def _matches(event: Mapping[str, Any], item: Filter) -> bool:
-    resource = event.get("resource") or {}
-    change = event.get("change") or {}
+    resource, change = part(event, "resource"), part(event, "change")
     return (
         item["resource_type"] in (None, resource.get("resource_type"))
         and item["resource_subtype"] in (None, resource.get("resource_subtype"))

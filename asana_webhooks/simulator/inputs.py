@@ -9,14 +9,14 @@ Source: https://developers.asana.com/reference/rest-api-reference
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 from .answers import Refused, unknown
-from .state import State
+from .state import State, timestamp
 from .things import Thing
 
-__all__ = ["link", "links", "required_text", "user_of", "writable"]
+__all__ = ["flag", "link", "links", "moment", "required_text", "user_of", "writable"]
 
 Fields = Mapping[str, Any]
 Check = Callable[[State, str, Any], Any]
@@ -72,6 +72,30 @@ def user_of(state: State, name: str, value: Any) -> Thing:
     return found
 
 
+def flag(name: str, value: Any) -> bool:
+    """Return a boolean, or one that a form or a query spells, in Python's clients as ``True``.
+
+    Raises Refused when it is none.
+    """
+    spelt = {"true": True, "false": False}
+    found = spelt.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise Refused(400, f"{name}: Value is not a boolean")
+    return found
+
+
+def moment(name: str, text: str) -> str:
+    """Return a time as Asana writes it, for one with any offset from UTC, of which none is UTC.
+
+    Raises Refused when the text is no time.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+        return timestamp(time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC))
+    except (ValueError, OverflowError):
+        raise Refused(400, f"{name}: Time must be in ISO-8601 format, not: {text}") from None
+
+
 def _found(state: State, name: str, gid: Any, resource_type: str) -> Thing:
     thing = state.find(gid, resource_type) if isinstance(gid, str) else None
     if thing is None:
@@ -90,11 +114,7 @@ def _text_or_null(state: State, name: str, value: Any) -> str | None:
 
 
 def _flag(state: State, name: str, value: Any) -> bool:
-    flags = {"true": True, "false": False}
-    flag = flags.get(value) if isinstance(value, str) else value
-    if not isinstance(flag, bool):
-        raise Refused(400, f"{name}: Value is not a boolean")
-    return flag
+    return flag(name, value)
 
 
 def _day(state: State, name: str, value: Any) -> str | None:
@@ -104,6 +124,10 @@ def _day(state: State, name: str, value: Any) -> str | None:
     except ValueError:
         message = f"{name}: Date must be in ISO-8601 (yyyy-mm-dd) format, not: {text}"
         raise Refused(400, message) from None
+
+
+def _moment(state: State, name: str, value: Any) -> str | None:
+    return None if value is None else moment(name, _text(state, name, value))
 
 
 def _user(state: State, name: str, value: Any) -> Thing | None:
@@ -124,7 +148,7 @@ WRITABLE: Mapping[str, Mapping[str, Check]] = {
         **NOTED,
         "completed": _flag,
         "assignee": _user,
-        "due_at": _text_or_null,
+        "due_at": _moment,
         "resource_subtype": _subtype,
         **DATES,
     },

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 
@@ -30,9 +30,9 @@ TOO_MANY = (
 class Limits:
     """Lets the calls of each token in, or refuses them with 429; None means no limit.
 
-    ``per_minute`` are calls in windows of a minute, in which refused calls count as well; ``gets``
-    and ``writes`` are calls at once. A call refused for being one too many at once is told to wait
-    ``retry_after`` seconds.
+    ``per_minute`` is how many calls may come within any minute. Refused calls count as well: a
+    client that comes back too early is refused for longer. ``gets`` and ``writes`` are calls at
+    once; one too many of these is told to wait ``retry_after`` seconds.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Limits:
         self._per_minute = per_minute
         self._at_once = {True: gets, False: writes}
         self._retry_after = retry_after
-        self._windows: dict[str, tuple[datetime, int]] = {}
+        self._calls: dict[str, deque[datetime]] = {}
         self._under_way: Counter[tuple[str, bool]] = Counter()
 
     @contextlib.contextmanager
@@ -69,12 +69,11 @@ class Limits:
         if self._per_minute is None:
             return
         now = self._now()
-        ends_at, calls = self._windows.get(token, (now, 0))
-        if ends_at <= now:
-            ends_at, calls = now + WINDOW, 0
-        self._windows[token] = (ends_at, calls + 1)
-        if calls >= self._per_minute:
-            raise _too_many(math.ceil((ends_at - now).total_seconds()))
+        last = self._calls.setdefault(token, deque(maxlen=self._per_minute))
+        refused = len(last) == self._per_minute and now - last[0] < WINDOW
+        last.append(now)
+        if refused:
+            raise _too_many(math.ceil((last[0] + WINDOW - now).total_seconds()))
 
 
 def _too_many(seconds: int) -> Refused:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .answers import Refused, unknown
-from .inputs import user_of
+from .inputs import flag, moment, user_of
 from .state import State
 from .things import Thing
 
@@ -98,15 +98,19 @@ def tasks(state: State, query: Query) -> list[Thing]:
         found = [task for task in state.all("task") if task.fields["assignee"] is user]
     else:
         found = BELOW[f"{name}s", "tasks"](state, _known(state, query, name))
-    return [task for task in found if _is_recent(task, query)]
+    modified, completed = _since(query, "modified_since"), _since(query, "completed_since")
+    return [
+        task
+        for task in found
+        if task.fields["modified_at"] >= modified
+        and (not task.fields["completed"] or task.fields["completed_at"] >= completed)
+    ]
 
 
-def _is_recent(task: Thing, query: Query) -> bool:
-    modified, since = query.get("modified_since", ""), query.get("completed_since", "")
-    if modified > task.fields["modified_at"]:
-        return False
-    # "now" is later than any time, which leaves the tasks that are not completed.
-    return not (since and task.fields["completed"] and since > task.fields["completed_at"])
+def _since(query: Query, name: str) -> str:
+    # As texts, "now" is later than any time, which leaves the tasks that are not completed.
+    text = query.get(name, "")
+    return text if text in ("", "now") else moment(name, text)
 
 
 def all_of(state: State, resource_type: str, query: Query) -> list[Thing]:
@@ -118,9 +122,9 @@ def all_of(state: State, resource_type: str, query: Query) -> list[Thing]:
         if query.get(name) and below:
             chosen: list[Any] = below(state, _known(state, query, name))
             found = [each for each in found if each in chosen]
-    archived = query.get("archived")
-    if resource_type == "project" and archived is not None:
-        found = [each for each in found if each.fields["archived"] == (archived == "true")]
+    if resource_type == "project" and "archived" in query:
+        archived = flag("archived", query["archived"])
+        found = [each for each in found if each.fields["archived"] is archived]
     return found
 
 

@@ -65,9 +65,8 @@ class OAuthCalls:
 
     async def token(self, request: web.Request) -> web.Response:
         """Give out tokens for a code or a refresh token."""
-        form = await _form(request)
         try:
-            issued = self._issued(form)
+            issued = self._issued(await _form(request))
         except OAuthError as error:
             return _answer(error.body, status=error.status)
         return _answer(self._body(issued))
@@ -101,8 +100,8 @@ class OAuthCalls:
 
     async def revoke(self, request: web.Request) -> web.Response:
         """End a refresh token, and the access tokens that came of it."""
-        form = await _form(request)
         try:
+            form = await _form(request)
             self._tokens.authenticate(form.get("client_id", ""), form.get("client_secret", ""))
             self._tokens.revoke(form["client_id"], _needed(form, "token"))
         except OAuthError as error:
@@ -119,7 +118,11 @@ def _redirect(text: str) -> URL | None:
 
 
 async def _form(request: web.Request) -> dict[str, str]:
-    return {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    try:
+        posted = await request.post()
+    except (ValueError, LookupError):  # what aiohttp lets out: bytes, a charset, a missing boundary
+        raise OAuthError("invalid_request", "The form cannot be read") from None
+    return {name: value for name, value in posted.items() if isinstance(value, str)}
 
 
 def _needed(form: Mapping[str, str], name: str) -> str:

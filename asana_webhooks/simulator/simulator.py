@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
-import math
 from collections.abc import Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
+import msgspec
 from aiohttp import web
 
 from .carrier import Carrier
@@ -25,6 +26,7 @@ from .posts import Posts
 from .server import API, application
 from .state import State, WebhookRecord
 from .targets import Targets
+from .things import Thing
 from .tokens import Tokens
 from .traffic import Attempt, Traffic, Watch
 from .work import Work
@@ -34,6 +36,7 @@ __all__ = ["AsanaSimulator"]
 logger = logging.getLogger(__name__)
 
 CLOSING_TIMEOUT = 5.0
+LONGEST = 1_000_000_000  # seconds, some 31 years: much more would end the dates that Python knows
 PATIENCE = 20.0  # seconds beyond a target's own that one step of the driven clock may take
 
 
@@ -242,7 +245,7 @@ class AsanaSimulator:
     async def create_task(self, name: str, *, project: str) -> str:
         """Add a task to a project and so to its first section; return the task's gid."""
         place = self._state.thing(project, "project")
-        return self._work.add_task({"name": name}, projects=[place]).gid
+        return self._work.add_task({"name": name}, places={place: None}).gid
 
     async def complete_task(self, task: str) -> None:
         """Mark a task as completed: two of its fields change in the same instant."""
@@ -258,18 +261,25 @@ class AsanaSimulator:
 
     async def undelete(self, gid: str) -> None:
         """Bring a deleted object back, which Asana lets users do but not its API."""
-        if gid not in self._state.things:
-            msg = f"there was never an object with gid {gid!r}"
-            raise ValueError(msg)
-        self._work.undelete(self._state.things[gid])
+        self._work.undelete(self._known(gid))
 
     async def emit(self, resource: str, *events: Mapping[str, Any]) -> None:
         """Send events, in Asana's JSON shape, to every webhook on exactly this resource.
 
         Each webhook gets those that pass its filters in one body, with what else happens within
         ``gather_for``, and nothing if none does. They are in the resource's stream of events too.
+
+        Raises ValueError when there was never such a resource, TypeError when an event is no JSON.
         """
-        self._feed.publish(*(Happening(event, {resource}) for event in events))
+        self._known(resource)
+        msgspec.json.encode(events)  # raises before anything is sent
+        self._feed.publish(*(Happening(event, {resource}) for event in copy.deepcopy(events)))
+
+    def _known(self, gid: str) -> Thing:
+        if gid not in self._state.things:
+            msg = f"there was never an object with gid {gid!r}"
+            raise ValueError(msg)
+        return self._state.things[gid]
 
     async def deliver(
         self, webhook_gid: str, body: bytes, *, signature: str | None = None
@@ -298,12 +308,13 @@ class AsanaSimulator:
         time; what is posted is really posted, and its answer waited for before time goes on. Only
         what a target does after its answer may still be under way.
 
-        Raises ValueError when the time is negative, and TimeoutError when a target keeps one moment
-        from ending for 20 seconds longer than ``delivery_timeout``.
+        Raises ValueError when the time is negative or beyond all reason, and TimeoutError when a
+        target keeps one moment from ending for 20 seconds longer than ``delivery_timeout``.
         """
         length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-        if length < timedelta():
-            msg = f"time passes forwards only, not by {length.total_seconds():g} seconds"
+        if not timedelta() <= length <= timedelta(seconds=LONGEST):
+            seconds = length.total_seconds()
+            msg = f"time passes forwards only, and by {LONGEST} seconds at most, not by {seconds:g}"
             raise ValueError(msg)
         await self._state.clock.advance(length.total_seconds(), patience=self._patience)
 
@@ -323,8 +334,9 @@ def _check_address(host: str, port: int) -> None:
 
 def _check_seconds(*, zero: bool = False, **durations: float) -> None:
     for name, seconds in durations.items():
-        if not (math.isfinite(seconds) and (seconds > 0 or (zero and seconds == 0))):
-            msg = f"{name} must be a {'' if zero else 'positive '}number of seconds, not {seconds}"
+        if not (0 < seconds <= LONGEST or (zero and seconds == 0)):
+            kind = "a number" if zero else "a positive number"
+            msg = f"{name} must be {kind} of seconds up to {LONGEST}, not {seconds}"
             raise ValueError(msg)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, overload
 
 from .clock import Clock
 from .faults import WebhookFaults
@@ -137,6 +137,10 @@ class State:
         webhook.deleted.set()
 
 
+@overload
+def timestamp(moment: datetime) -> str: ...
+@overload
+def timestamp(moment: None) -> None: ...
 def timestamp(moment: datetime | None) -> str | None:
     """Return a time as Asana writes it, in UTC with milliseconds."""
     if moment is None:

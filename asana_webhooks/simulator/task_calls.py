@@ -46,7 +46,7 @@ class TaskCalls:
         """Create a task."""
         given = await input_fields(request)
         parent = link(self._state, given, "parent", "task")
-        if not (given.get("workspace") or given.get("projects") or parent):
+        if not (parent or any(map(given.get, ("workspace", "projects", "memberships")))):
             raise Refused(400, "You should specify one of workspace, parent, projects")
         link(self._state, given, "workspace")
         return self._create(request, given, parent)
@@ -58,9 +58,10 @@ class TaskCalls:
     def _create(
         self, request: web.Request, given: Mapping[str, Any], parent: Thing | None
     ) -> web.Response:
+        followers = list(dict.fromkeys(self._followers(given)))
         task = self._work.add_task(
-            writable(self._state, "task", given),
-            projects=links(self._state, given, "projects", "project"),
+            writable(self._state, "task", given) | {"followers": followers},
+            places=self._places(given),
             parent=parent,
             tags=links(self._state, given, "tags", "tag"),
         )
@@ -89,11 +90,7 @@ class TaskCalls:
     async def add_project(self, request: web.Request) -> web.Response:
         """Put a task into a project, and into a section of it if one is named."""
         task, given = self._task(request), await input_fields(request)
-        section = link(self._state, given, "section")
-        project = self._linked(given, "project")
-        if section is not None and section.owner is not project:
-            raise Refused(400, "section: The section is not in the project")
-        self._work.put(task, project, section)
+        self._work.put(task, *self._place(given))
         return answer({"data": {}})
 
     async def remove_project(self, request: web.Request) -> web.Response:
@@ -120,18 +117,37 @@ class TaskCalls:
     async def follow(self, request: web.Request) -> web.Response:
         """Add followers to a task, or remove them, and show the task."""
         task, given = self._task(request), await input_fields(request)
-        names = given.get("followers")
-        names = names.split(",") if isinstance(names, str) else names
-        if not names or not isinstance(names, list):
+        followers = self._followers(given)
+        if not followers:
             raise Refused(400, "followers: Missing input")
         adding = request.match_info["action"] == "addFollowers"
         act = self._work.link if adding else self._work.unlink
-        for user in [user_of(self._state, "followers", name) for name in names]:
+        for user in followers:
             act(task, "followers", user)
         return single(request, task.record)
 
+    def _followers(self, given: Mapping[str, Any]) -> list[Thing]:
+        names = given.get("followers") or []
+        names = names.split(",") if isinstance(names, str) else names
+        if not isinstance(names, list):
+            raise Refused(400, "followers: Value is not an array")
+        return [user_of(self._state, "followers", name) for name in names]
+
     def _task(self, request: web.Request) -> Thing:
         return thing_of(self._state, request, "task")
+
+    def _places(self, given: Mapping[str, Any]) -> dict[Thing, Thing | None]:
+        memberships = given.get("memberships") or []
+        if not isinstance(memberships, list) or not all(isinstance(m, dict) for m in memberships):
+            raise Refused(400, "memberships: Value is not an array of objects")
+        projects = links(self._state, given, "projects", "project")
+        return dict.fromkeys(projects) | dict(map(self._place, memberships))
+
+    def _place(self, given: Mapping[str, Any]) -> tuple[Thing, Thing | None]:
+        project, section = self._linked(given, "project"), link(self._state, given, "section")
+        if section is not None and section.owner is not project:
+            raise Refused(400, "section: The section is not in the project")
+        return project, section
 
     def _linked(self, given: Mapping[str, Any], name: str) -> Thing:
         gid = required_text(given, name)

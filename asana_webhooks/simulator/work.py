@@ -30,17 +30,20 @@ class Work:
         self,
         fields: Mapping[str, Any],
         *,
-        projects: Iterable[Thing] = (),
+        places: Mapping[Thing, Thing | None] | None = None,
         parent: Thing | None = None,
         tags: Iterable[Thing] = (),
     ) -> Thing:
-        """Return a new task that is in these projects, below this task, and has these tags."""
+        """Return a new task that is below this task, and has these tags.
+
+        ``places`` are the projects that it is in, with the section, or None for the first one.
+        """
         task = new_task(self._state.new_gid(), self._state.workspace, self._now(), dict(fields))
         self._state.add(task)
         task.fields["parent"] = task.owner = parent
         found = [self._happening("added", task, parent=parent)] if parent else []
-        for project in projects:
-            found += self._into(task, project, self._sections(project)[0])
+        for project, section in (places or {}).items():
+            found += self._into(task, project, section or self._sections(project)[0])
         for tag in tags:
             found += self._link(task, "tags", tag)
         if task.fields["completed"]:
@@ -223,7 +226,7 @@ class Work:
             found.append(self._happening(action, task, parent=value))
         return found
 
-    def _changed(self, thing: Thing, name: str, value: Any, at: str | None) -> Happening:
+    def _changed(self, thing: Thing, name: str, value: Any, at: str) -> Happening:
         change = {"field": name, "action": "changed"}
         if isinstance(value, Thing) or isinstance(thing.fields[name], Thing):
             change["new_value"] = value and value.reference
@@ -241,5 +244,5 @@ class Work:
         event = self._state.event(action, thing, parent=parent)
         return Happening(event | ({"change": change} if change else {}), seers(thing, parent))
 
-    def _now(self) -> str | None:
+    def _now(self) -> str:
         return timestamp(self._state.now())
