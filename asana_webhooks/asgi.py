@@ -15,6 +15,8 @@ from .protocol import (
     BAD_REQUEST,
     BODY_DEADLINE,
     BODY_TIMEOUT,
+    LINGER,
+    MUST_CLOSE,
     TOO_LARGE,
     Refusal,
     Request,
@@ -55,10 +57,12 @@ class AsgiApp:
             length=_length(headers),
             headers=headers,
         )
-        max_body = self._endpoint.max_body
-        response = await self._endpoint.handle(request, lambda: _read(receive, max_body))
+        body = _Body(receive, self._endpoint.max_body)
+        response = await self._endpoint.handle(request, body.read)
+        # HTTP/2 has no header to end a connection, and ends a request without one
+        closing = response in MUST_CLOSE and scope["http_version"] in ("1.0", "1.1")
         with contextlib.suppress(OSError):  # the client has hung up
-            await _send(send, response)
+            await _send(send, response, unread=body if closing else None)
 
 
 def _raw_path(scope: Scope) -> str:
@@ -68,7 +72,10 @@ def _raw_path(scope: Scope) -> str:
 
 
 def _values(headers: Headers, wanted: bytes) -> tuple[str, ...]:
-    return tuple(value.decode("latin-1") for name, value in headers if name.lower() == wanted)
+    # the blanks that HTTP allows around a value are left by some servers
+    return tuple(
+        value.decode("latin-1").strip(" \t") for name, value in headers if name.lower() == wanted
+    )
 
 
 def _length(headers: Headers) -> int | None:
@@ -77,29 +84,55 @@ def _length(headers: Headers) -> int | None:
     return int(lengths[0][:20]) if lengths and lengths[0].isdecimal() else None
 
 
-async def _read(receive: Receive, max_body: int) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_DEADLINE):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":  # the client has hung up
-                    raise Refusal(BAD_REQUEST)
-                body += message.get("body", b"")
-                if len(body) > max_body:
-                    raise Refusal(TOO_LARGE)
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError:
-        raise Refusal(BODY_TIMEOUT) from None
+class _Body:
+    """The body of one request as the server hands it over."""
+
+    def __init__(self, receive: Receive, max_body: int) -> None:
+        self._receive = receive
+        self._max_body = max_body
+        self._more = True
+
+    async def read(self) -> bytes:
+        """Return all of it; raises Refusal when it is too large, too late, or cut."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_DEADLINE):
+                while self._more:
+                    body += await self._next()
+                    if len(body) > self._max_body:
+                        raise Refusal(TOO_LARGE)
+        except TimeoutError:
+            raise Refusal(BODY_TIMEOUT) from None
+        return bytes(body)
+
+    async def drop(self) -> None:
+        """Read what is left of it, for a short time."""
+        with contextlib.suppress(TimeoutError, Refusal):
+            async with asyncio.timeout(LINGER):
+                while self._more:
+                    await self._next()
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        self._more = message.get("more_body", False)
+        if message["type"] != "http.request":  # the client has hung up
+            raise Refusal(BAD_REQUEST)
+        piece: bytes = message.get("body", b"")
+        return piece
 
 
-async def _send(send: Send, response: Response) -> None:
-    body = f"{response.reason}\n".encode() if response.reason else b""
+async def _send(send: Send, response: Response, *, unread: _Body | None) -> None:
+    """Send the answer; close the connection behind it when a body is left unread."""
+    text = f"{response.reason}\n".encode() if response.reason else b""
     headers = [
-        (b"content-length", str(len(body)).encode()),
+        (b"content-length", str(len(text)).encode()),
         (b"content-type", b"text/plain; charset=utf-8"),
     ]
     headers += [(name.lower().encode(), value.encode()) for name, value in response.headers]
+    if unread is not None:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": text, "more_body": unread is not None})
+    if unread is not None:
+        await unread.drop()  # a connection that is closed before may take the answer with it
+        await send({"type": "http.response.body"})

@@ -64,6 +64,9 @@ MAX_BODY = 2 * 1024 * 1024
 BODY_DEADLINE = 5.0
 """Seconds in which a body must be complete."""
 
+LINGER = 2.0
+"""Seconds for which the rest of a refused body is read, so that the answer gets through."""
+
 REPLAYED_AFTER = timedelta(hours=26)
 """Asana gives up after 24 hours: a delivery of older events alone is somebody's replay."""
 
@@ -174,6 +177,9 @@ FAILED = Response(500, "internal error")
 NOT_READY = Response(503, "not ready")
 UNAVAILABLE = Response(503, "nothing was stored, send it again", (("Retry-After", "10"),))
 WRONG_VERSION = Response(505, "HTTP/1.1 and HTTP/1.0 only")
+
+MUST_CLOSE = (BAD_REQUEST, BODY_TIMEOUT, TOO_LARGE, FAILED, WRONG_VERSION)
+"""After these the connection ends: nobody knows when the rest of the request would."""
 
 PROBES = ("healthz", "readyz")
 

@@ -30,6 +30,8 @@ from .protocol import (
     BODY_DEADLINE,
     BODY_TIMEOUT,
     FAILED,
+    LINGER,
+    MUST_CLOSE,
     TOO_LARGE,
     WRONG_VERSION,
     Refusal,
@@ -46,9 +48,6 @@ MAX_CONNECTIONS = 1_000
 KEEPALIVE_ALONE, KEEPALIVE_BEHIND_PROXY = 15.0, 75.0
 """Seconds for which a connection may be silent or send headers. Proxies keep theirs for 60."""
 
-LINGER = 2.0
-"""Seconds for which the rest of a refused body is read, so that the answer gets through."""
-
 SHUTDOWN_TIMEOUT, CANCEL_TIMEOUT = 6.0, 1.0
 """Seconds that requests under way have when the receiver stops, and then to be cancelled."""
 
@@ -59,7 +58,6 @@ logger = logging.getLogger(__name__)
 sparse = SparseLogger(logger)
 
 _VERSIONS = (HttpVersion11, HttpVersion10)
-_MUST_CLOSE = (BAD_REQUEST, BODY_TIMEOUT, TOO_LARGE, WRONG_VERSION, FAILED)
 
 
 async def answer(endpoint: Answers, request: web.BaseRequest) -> Response:
@@ -83,7 +81,7 @@ def _response(response: Response, request: web.BaseRequest) -> web.Response:
     text = response.reason + "\n" if response.reason else None
     result = web.Response(status=response.status, text=text, headers=dict(response.headers))
     # aiohttp's parser gives a trailer to the next request as a header
-    if response in _MUST_CLOSE or "Transfer-Encoding" in request.headers:
+    if response in MUST_CLOSE or "Transfer-Encoding" in request.headers:
         result.force_close()
     return result
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import StoreError
 
@@ -36,6 +36,14 @@ class Sealed(NamedTuple):
 
     mark: str
     seal: str | None = None
+
+    def __repr__(self) -> str:
+        """Return what it is: without encryption the mark is the secret."""
+        return f"<{type(self).__name__}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return nothing: without encryption the mark is the secret."""
+        return []
 
 
 class Vault:
@@ -114,5 +122,5 @@ def _decrypt(fernet: Fernet | MultiFernet | None, seal: str) -> str | None:
 
     try:
         return fernet.decrypt(seal).decode(errors="surrogatepass")
-    except InvalidToken:
+    except (InvalidToken, ValueError):  # the second for what is not even ASCII
         return None

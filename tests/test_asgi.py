@@ -165,9 +165,9 @@ def fastapi(app: AsgiApp) -> FastAPI:
 
 
 @asynccontextmanager
-async def on_uvicorn(app: Any) -> AsyncIterator[int]:
+async def on_uvicorn(app: Any, **options: Any) -> AsyncIterator[int]:
     """Serve on a free port, which is what is yielded."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_config=None, **options))
     task = asyncio.create_task(server.serve(), name="uvicorn")
     with anyio.fail_after(5):
         while not server.started:
@@ -201,6 +201,8 @@ async def in_chunks(body: bytes) -> AsyncIterator[bytes]:
 
 def same(status: int, headers: dict[str, str], body: bytes) -> Answer:
     kept = {"allow", "retry-after", "x-hook-secret", "content-length"}
+    if status in (408, 413):
+        kept.add("connection")
     return Answer(status, {name: headers[name] for name in kept & headers.keys()}, body)
 
 
@@ -236,17 +238,22 @@ class Exchange:
     def __init__(self, scope: dict[str, Any], pieces: Iterable[bytes] = (HEARTBEAT,)) -> None:
         self.scope = scope
         self._messages = self._body(list(pieces))
-        self.asked = 0
+        self.asked = 0  # for the body, before the answer
         self.sent: list[dict[str, Any]] = []
 
     async def with_(self, app: Any) -> Answer:
         with anyio.fail_after(5):
             await app(self.scope, self.receive, self.send)
-        start, body = self.sent
-        assert (start["type"], body["type"]) == ("http.response.start", "http.response.body")
+        start, *pieces = self.sent
+        assert start["type"] == "http.response.start"
+        assert {piece["type"] for piece in pieces} == {"http.response.body"}
+        *before, last = [piece.get("more_body", False) for piece in pieces]
+        assert all(before)
+        assert not last
         assert all(name == name.lower() for name, _ in start["headers"])
         headers = {name.decode(): value.decode() for name, value in start["headers"]}
-        return same(start["status"], headers, body["body"])
+        body = b"".join(piece.get("body", b"") for piece in pieces)
+        return same(start["status"], headers, body)
 
     def _body(self, pieces: list[bytes]) -> Iterable[dict[str, Any]]:
         for piece in pieces[:-1]:
@@ -254,7 +261,7 @@ class Exchange:
         yield {"type": "http.request", **({"body": pieces[-1]} if pieces else {})}
 
     async def receive(self) -> dict[str, Any]:
-        self.asked += 1
+        self.asked += not self.sent
         for message in self._messages:
             return message
         pytest.fail("the body was asked for again")
@@ -335,7 +342,7 @@ async def test_body_is_not_asked_for_when_it_does_not_matter(app: AsgiApp, name:
     assert exchange.asked == 0
 
 
-async def test_body_over_the_limit_is_not_read_to_its_end(app: AsgiApp) -> None:
+async def test_body_over_the_limit_is_refused_before_its_end(app: AsgiApp) -> None:
     exchange = Exchange(scope_of(signed(413, chunked=True)), pieces=[b" " * 4096] * 100)
     assert (await exchange.with_(app)).status == 413
     assert exchange.asked == 3
@@ -345,9 +352,21 @@ async def test_body_that_does_not_come_in_time_is_refused(
     app: AsgiApp, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asgi_module, "BODY_DEADLINE", 0.05)
+    monkeypatch.setattr(asgi_module, "LINGER", 0.05)
     exchange = Exchange(scope_of(signed(408)))
     monkeypatch.setattr(exchange, "receive", asyncio.Event().wait)
     assert (await exchange.with_(app)).status == 408
+
+
+@pytest.mark.parametrize(
+    ("version", "connection"), [("1.0", b"close"), ("1.1", b"close"), ("2", None), ("3", None)]
+)
+async def test_connection_is_closed_only_where_a_header_does_that(
+    app: AsgiApp, version: str, connection: bytes | None
+) -> None:
+    exchange = Exchange(scope_of(CASES["body too large"], http_version=version))
+    assert (await exchange.with_(app)).status == 413
+    assert dict(exchange.sent[0]["headers"]).get(b"connection") == connection
 
 
 @pytest.mark.parametrize("before", [0, 1])
@@ -361,6 +380,12 @@ async def test_body_that_a_disconnect_cuts_is_not_stored(
     exchange._messages = iter(messages)
     assert (await exchange.with_(app)).status == 400
     assert (await store.counts()).waiting == 0
+
+
+async def test_client_that_leaves_when_its_body_is_refused_is_no_bug(app: AsgiApp) -> None:
+    exchange = Exchange(scope_of(CASES["body too large"]))
+    exchange._messages = iter([{"type": "http.disconnect"}])
+    assert (await exchange.with_(app)).status == 413
 
 
 async def test_delivery_is_stored_though_nobody_waits_for_the_answer(
@@ -415,10 +440,13 @@ async def test_websocket_of_a_stranger_is_closed_without_a_traceback(
         pytest.param([(b"X-Hook-Signature", GOOD)], id="title case"),
         pytest.param([(b"X-HOOK-SIGNATURE", GOOD)], id="upper case"),
         pytest.param([[b"x-hook-signature", GOOD]], id="lists"),
+        pytest.param([(b"x-hook-signature", b"\t" + GOOD + b" \t")], id="blanks around"),
         pytest.param(iter([(b"accept", b"*/*"), (b"x-hook-signature", GOOD)]), id="an iterator"),
     ],
 )
-async def test_headers_may_come_in_any_case_and_any_iterable(app: AsgiApp, headers: Any) -> None:
+async def test_headers_may_come_in_any_form_that_servers_give_them(
+    app: AsgiApp, headers: Any
+) -> None:
     assert (await Exchange(scope_of(Case(200), headers=headers)).with_(app)).status == 200
 
 
@@ -499,6 +527,33 @@ async def test_server_asks_for_the_body_only_when_it_is_wanted(
             for status in answers:
                 assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == status
                 writer.write(HEARTBEAT)
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("length", "sent", "status"),
+    [
+        pytest.param(5_000_000, 5_000_000, b"413", id="too large, all of it under way"),
+        pytest.param(5_000_000, 1, b"413", id="too large, the rest does not come"),
+        pytest.param(MAX_BODY, 1, b"408", id="the rest does not come in time"),
+    ],
+)
+async def test_refusal_of_an_unread_body_gets_through_and_ends_the_connection(
+    app: AsgiApp, monkeypatch: pytest.MonkeyPatch, length: int, sent: int, status: bytes
+) -> None:
+    monkeypatch.setattr(asgi_module, "BODY_DEADLINE", 0.05)
+    monkeypatch.setattr(asgi_module, "LINGER", 5.0 if sent == length else 0.05)
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: a\r\nX-Hook-Signature: {GOOD.decode()}\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    )
+    async with on_uvicorn(fastapi(app), timeout_keep_alive=60) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with anyio.fail_after(10):
+            writer.write(head.encode() + b" " * sent)
+            await writer.drain()
+            assert (await reader.read()).split()[1] == status
         writer.close()
         await writer.wait_closed()
 

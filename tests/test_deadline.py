@@ -79,6 +79,24 @@ async def test_cancellation_from_outside_wins_when_both_come() -> None:
         await task
 
 
+async def test_one_that_makes_something_else_of_its_end_leaves_the_task_as_it_was() -> None:
+    async def turn(what: Exception | int) -> int:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if isinstance(what, Exception):
+                raise what from None
+            return what
+        return 0
+
+    deadline = Deadline(0.01)
+    assert await deadline.wait_for(turn(7)) == 7
+    with pytest.raises(LookupError):
+        await deadline.wait_for(turn(LookupError()))
+    with pytest.raises(TimeoutError):
+        await deadline.wait_for(asyncio.Event().wait())
+
+
 async def test_one_that_does_not_heed_is_cancelled_once() -> None:
     times = 0
 
@@ -104,3 +122,13 @@ async def test_it_watches_no_longer_than_there_is_something_to_watch() -> None:
         while deadline._watching:
             await asyncio.sleep(0.001)
     assert await deadline.wait_for(answer(2)) == 2
+
+
+def test_it_serves_the_next_loop_when_one_was_closed_while_it_watched() -> None:
+    async def hang() -> None:
+        with anyio.fail_after(5), pytest.raises(TimeoutError):
+            await deadline.wait_for(asyncio.Event().wait())
+
+    deadline = Deadline(0.01)
+    assert asyncio.run(deadline.wait_for(answer(1))) == 1
+    asyncio.run(hang())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import pytest
 from cryptography.fernet import Fernet
+from rich.pretty import pretty_repr
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.vault import Sealed, Vault
@@ -34,10 +36,21 @@ def test_seal_opens_for_its_route_only() -> None:
         Vault([NEW]).open("r2", sealed)
 
 
-@pytest.mark.parametrize("seal", ["", "x", "gAAAA" * 20], ids=["empty", "short", "altered"])
+@pytest.mark.parametrize(
+    "seal",
+    ["", "x", "gAAAA" * 20, "é" * 100, Fernet(NEW).encrypt(b"\xff").decode()],
+    ids=["empty", "short", "altered", "not ASCII", "of something else"],
+)
 def test_seal_that_no_key_opens_is_an_error(seal: str) -> None:
     with pytest.raises(StoreError, match="encryption_keys"):
         Vault([NEW]).open("r1", Sealed("sha256:00", seal))
+
+
+@pytest.mark.parametrize("show", [repr, str, pretty_repr])
+def test_sealed_secret_is_not_shown_even_where_it_is_in_clear(
+    show: Callable[[object], str],
+) -> None:
+    assert "secret" not in show(Vault().seal("r1", "secret"))
 
 
 def test_only_what_the_newest_key_did_not_seal_is_renewed() -> None:
