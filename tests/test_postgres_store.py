@@ -295,7 +295,7 @@ async def test_claim_waits_for_a_route_that_is_only_being_put_to(
     assert numbers(await claim) == [1, 2]
 
 
-async def test_claim_with_a_queue_of_its_own_waits_for_no_other(
+async def test_claim_that_only_ended_a_lease_waits_for_a_route_that_is_being_put_to(
     real: PostgresStore, session: Any
 ) -> None:
     await put(real, 0, route="r0")
@@ -304,8 +304,44 @@ async def test_claim_with_a_queue_of_its_own_waits_for_no_other(
     await put(real, 1)
     async with session.transaction():
         await put_in(session, real, 2)
-        assert await real.claim(limit=10, lease=30) is None
-    assert numbers(await take(real)) == [1, 2]
+        again = asyncio.create_task(real.claim(limit=10, lease=30))
+        await blocked(session)
+    assert numbers(await again) == [1, 2]
+
+
+async def test_claim_that_waited_for_a_route_in_vain_waits_for_no_other(
+    real: PostgresStore, server: PostgresServer, session: Any
+) -> None:
+    await put(real, 1, route="r1")
+    await put(real, 2, route="r2")
+    pool = asyncpg.create_pool(server.dsn, min_size=1)
+    async with pool, pool.acquire() as second, second.transaction():
+        await second.execute(in_schema(real, LOCK_QUEUE), "r2")
+        async with session.transaction():
+            await session.execute(in_schema(real, LOCK_QUEUE), "r1")
+            claim = asyncio.create_task(real.claim(limit=10, lease=30))
+            await blocked(session)
+            await session.execute(in_schema(real, PUT_OFF), "r1")
+        assert await claim is None
+
+
+LOCK_QUEUE = "SELECT FROM schema.queues WHERE route = $1 FOR UPDATE"
+PUT_OFF = "UPDATE schema.queues SET due = NULL WHERE route = $1"
+
+
+async def test_many_calls_at_once_do_not_block_each_other(
+    real: PostgresStore, other: PostgresStore
+) -> None:
+    async def work(store: PostgresStore, number: int) -> None:
+        await put(store, number, route=f"r{number % 7}")
+        claim = await store.claim(limit=5, lease=30)
+        if claim is not None:
+            await store.release(claim, claim.deliveries[0], delay=0.001, attempts=1, done=0)
+            await store.finish(claim, claim.deliveries[1:])
+
+    for first in range(0, 400, 80):  # a call that waits in a circle fails
+        calls = [work((real, other)[n % 2], n) for n in range(first, first + 80)]
+        await asyncio.gather(*calls)
 
 
 # Batches
@@ -757,7 +793,7 @@ async def test_older_schema_is_brought_up_to_date_with_what_it_holds(
         async with PostgresStore(server.dsn, schema=schema) as store:
             assert (await store.counts()).waiting == 1
     (row,) = await session.fetch(in_schema(store, "SELECT * FROM schema.meta"))
-    assert tuple(row) == (3, None)
+    assert tuple(row) == (len(migrations.MIGRATIONS), None)
 
 
 @pytest.fixture
