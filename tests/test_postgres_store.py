@@ -665,16 +665,24 @@ async def test_call_that_the_server_refuses_says_what_to_do(
         await real.counts()
 
 
-async def test_unknown_error_is_named_by_its_class(
-    real: PostgresStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError(), "unexpected RuntimeError"),
+        (asyncpg.InterfaceError("connection is closed"), "the connection was lost: check"),
+        (asyncpg.InternalClientError("got result"), "the connection was lost: check"),
+    ],
+)
+async def test_error_without_a_code_is_told_from_its_class(
+    real: PostgresStore, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     class OddPool:
         def acquire(self, *, timeout: float) -> Any:
-            raise RuntimeError
+            raise error
 
     with monkeypatch.context() as patched:
         patched.setattr(real._opened(), "pool", OddPool())
-        with pytest.raises(StoreError, match="unexpected RuntimeError"):
+        with pytest.raises(StoreError, match=message):
             await real.counts()
 
 
@@ -686,8 +694,13 @@ async def test_unknown_error_is_named_by_its_class(
         ("postgresql://postgres:{password}@127.0.0.1:{port}/none", "no such database: create it"),
         ("postgresql://postgres@/postgres?host=/no/such/dir&password=secret", "cannot be reached"),
         ("postgresql://[::1]:1,127.0.0.1:1/db?password=secret", "cannot be reached"),
+        ("postgresql://u:secret@127.0.0.1:1/db?sslmode=secret", "correct what stands behind its"),
+        (
+            "postgresql://postgres:{password}@127.0.0.1:{port}/postgres?odd=1",
+            "no such setting: correct what stands behind",
+        ),
     ],
-    ids=["nobody there", "password", "database", "socket", "two hosts"],
+    ids=["nobody there", "password", "database", "socket", "two hosts", "option", "setting"],
 )
 async def test_store_that_cannot_be_opened_names_host_and_remedy_but_no_password(
     server: PostgresServer, caplog: pytest.LogCaptureFixture, address: str, message: str
@@ -720,7 +733,7 @@ async def test_address_of_no_use_is_refused_without_being_quoted(address: str) -
     assert "s3cret" not in "".join(traceback.format_exception(failure.value))
 
 
-@pytest.mark.parametrize("schema", ["", "a b", 'a"b', "1a", "ä", "x" * 64, "a\n"])
+@pytest.mark.parametrize("schema", ["", "a b", 'a"b', "1a", "ä", "x" * 64, "a\n", "pg_x"])
 def test_schema_needs_a_plain_name(schema: str) -> None:
     with pytest.raises(ValueError, match="schema's name"):
         PostgresStore("postgresql://localhost", schema=schema)

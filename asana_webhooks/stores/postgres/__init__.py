@@ -68,8 +68,11 @@ class PostgresStore:
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
         self._vault = Vault(encryption_keys)
-        if not re.fullmatch(r"[A-Za-z_]\w{0,62}", schema, re.ASCII):
-            msg = f"a schema's name is at most 63 letters, digits and underscores, not {schema!r}"
+        if not re.fullmatch(r"(?!pg_)[A-Za-z_]\w{0,62}", schema, re.ASCII):
+            msg = (
+                "a schema's name is at most 63 letters, digits and underscores and does not begin"
+                f" with 'pg_', not {schema!r}"
+            )
             raise ValueError(msg)
         self._source = dsn_or_pool
         self._name = name_of(dsn_or_pool) if isinstance(dsn_or_pool, str) else "the given pool"
