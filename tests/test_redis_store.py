@@ -780,6 +780,19 @@ async def test_settings_that_may_not_be_read_are_said_to_be_unchecked(
     assert "word" not in caplog.text
 
 
+async def test_settings_that_the_server_does_not_have_are_said_to_be_unchecked(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Client(redis.asyncio.Redis):
+        async def config_get(self, *names: str) -> dict[str, str]:  # type: ignore[override]  # the library types it loosely
+            return {"maxmemory": "0"}
+
+    caplog.set_level(logging.INFO)
+    async with Client.from_url(server.url) as client, RedisStore(client) as store:
+        assert (await store.counts()).waiting == 0
+    assert "could not be checked" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("rights", "remedy"),
     [

@@ -123,17 +123,17 @@ class Server:
     async def check(self) -> None:
         """Log what the server's settings may cost."""
         try:
-            settings = await self.client.config_get(
-                "maxmemory", "maxmemory-policy", "appendonly", "save"
+            risks = _risks(
+                await self.client.config_get("maxmemory", "maxmemory-policy", "appendonly", "save")
             )
-        except self._failures:
+        except (*self._failures, KeyError):  # what only speaks as Redis does may know fewer
             logger.info(
                 "whether the Redis server at %s keeps everything could not be checked, CONFIG GET"
-                " is refused: it should have maxmemory-policy noeviction and appendonly yes",
+                " does not tell: it should have maxmemory-policy noeviction and appendonly yes",
                 self.place,
             )
             return
-        for risk in _risks(settings):
+        for risk in risks:
             logger.warning("the Redis server at %s %s", self.place, risk)
 
 
