@@ -216,6 +216,21 @@ async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
         assert (await living.counts()).waiting == 0
 
 
+async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_refused(
+    server: ValkeyServer,
+) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        late = await take(store)
+        with server.client() as client:
+            client.flushall()  # as a replica that had got nothing yet
+        await put(store, 2)
+        mine = await take(store)
+        assert not await store.finish(late, late.deliveries)
+        assert (await store.counts()).waiting == 1
+        assert await store.finish(mine, mine.deliveries)
+
+
 async def test_renewed_lease_outlives_its_first_end(server: ValkeyServer) -> None:
     async with RedisStore(server.url) as store:
         await put(store, 1)
