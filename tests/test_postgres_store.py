@@ -211,6 +211,20 @@ async def test_dead_workers_delivery_is_taken_over_and_its_late_word_refused(
     assert await other.finish(claim, claim.deliveries)
 
 
+async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_refused(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 1)
+    late = await take(real)
+    lose = "TRUNCATE schema.deliveries, schema.queues RESTART IDENTITY"
+    await session.execute(in_schema(real, lose))  # as a standby that had got nothing yet
+    await put(real, 2)
+    mine = await take(real)
+    assert not await real.finish(late, late.deliveries)
+    assert (await real.counts()).waiting == 1
+    assert await real.finish(mine, mine.deliveries)
+
+
 async def test_same_delivery_at_two_processes_at_once_is_kept_once(
     real: PostgresStore, other: PostgresStore
 ) -> None:

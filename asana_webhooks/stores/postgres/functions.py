@@ -143,6 +143,9 @@ END $$;
 # due, which may be put to without a pause, and does so before it locks any other: even a row that
 # turns out not to be due any more, and is not returned, stays locked, and who puts may wait for it.
 #
+# A fence is not below the clock's microseconds, so that a standby which takes over, and had not got
+# the last ones, gives none of them again.
+#
 # Ids grow, so the first and the last tell how many deliveries there are at most: only when that is
 # too many are they counted.
 INBOX_FUNCTIONS = """
@@ -270,6 +273,7 @@ CREATE OR REPLACE FUNCTION schema.lease(
 DECLARE
     moment timestamptz := schema.clock();
     queue schema.queues;
+    next_fence bigint;
 BEGIN
     IF _patient THEN
         SELECT * INTO queue FROM schema.queues q WHERE q.due <= moment ORDER BY q.due LIMIT 1;
@@ -279,8 +283,9 @@ BEGIN
         SELECT * INTO queue FROM schema.queues q WHERE q.due <= moment ORDER BY q.due LIMIT 1
         FOR UPDATE SKIP LOCKED;
         EXIT WHEN NOT FOUND;
+        next_fence := greatest(queue.fence + 1, extract(epoch FROM moment) * 1000000);
         RETURN QUERY
-        SELECT d.route, queue.fence + 1, d.id, d.digest, d.received_at, d.attempts, d.done,
+        SELECT d.route, next_fence, d.id, d.digest, d.received_at, d.attempts, d.done,
             d.trace, d.body
         FROM (
             SELECT due.*, sum(octet_length(due.body)) OVER (ORDER BY due.due, due.id) AS so_far
@@ -292,7 +297,7 @@ BEGIN
         ) AS d
         WHERE d.so_far - octet_length(d.body) < _bytes ORDER BY d.due, d.id;
         IF FOUND THEN
-            UPDATE schema.queues q SET leased = true, fence = q.fence + 1,
+            UPDATE schema.queues q SET leased = true, fence = next_fence,
                 due = schema.clock() + make_interval(secs => _lease)
             WHERE q.route = queue.route;
             EXIT;
