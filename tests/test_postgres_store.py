@@ -211,6 +211,20 @@ async def test_dead_workers_delivery_is_taken_over_and_its_late_word_refused(
     assert await other.finish(claim, claim.deliveries)
 
 
+async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_refused(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 1)
+    late = await take(real)
+    lose = "TRUNCATE schema.deliveries, schema.queues RESTART IDENTITY"
+    await session.execute(in_schema(real, lose))  # as a standby that had got nothing yet
+    await put(real, 2)
+    mine = await take(real)
+    assert not await real.finish(late, late.deliveries)
+    assert (await real.counts()).waiting == 1
+    assert await real.finish(mine, mine.deliveries)
+
+
 async def test_same_delivery_at_two_processes_at_once_is_kept_once(
     real: PostgresStore, other: PostgresStore
 ) -> None:
@@ -295,7 +309,7 @@ async def test_claim_waits_for_a_route_that_is_only_being_put_to(
     assert numbers(await claim) == [1, 2]
 
 
-async def test_claim_with_a_queue_of_its_own_waits_for_no_other(
+async def test_claim_that_only_ended_a_lease_waits_for_a_route_that_is_being_put_to(
     real: PostgresStore, session: Any
 ) -> None:
     await put(real, 0, route="r0")
@@ -304,8 +318,44 @@ async def test_claim_with_a_queue_of_its_own_waits_for_no_other(
     await put(real, 1)
     async with session.transaction():
         await put_in(session, real, 2)
-        assert await real.claim(limit=10, lease=30) is None
-    assert numbers(await take(real)) == [1, 2]
+        again = asyncio.create_task(real.claim(limit=10, lease=30))
+        await blocked(session)
+    assert numbers(await again) == [1, 2]
+
+
+async def test_claim_that_waited_for_a_route_in_vain_waits_for_no_other(
+    real: PostgresStore, server: PostgresServer, session: Any
+) -> None:
+    await put(real, 1, route="r1")
+    await put(real, 2, route="r2")
+    pool = asyncpg.create_pool(server.dsn, min_size=1)
+    async with pool, pool.acquire() as second, second.transaction():
+        await second.execute(in_schema(real, LOCK_QUEUE), "r2")
+        async with session.transaction():
+            await session.execute(in_schema(real, LOCK_QUEUE), "r1")
+            claim = asyncio.create_task(real.claim(limit=10, lease=30))
+            await blocked(session)
+            await session.execute(in_schema(real, PUT_OFF), "r1")
+        assert await claim is None
+
+
+LOCK_QUEUE = "SELECT FROM schema.queues WHERE route = $1 FOR UPDATE"
+PUT_OFF = "UPDATE schema.queues SET due = NULL WHERE route = $1"
+
+
+async def test_many_calls_at_once_do_not_block_each_other(
+    real: PostgresStore, other: PostgresStore
+) -> None:
+    async def work(store: PostgresStore, number: int) -> None:
+        await put(store, number, route=f"r{number % 7}")
+        claim = await store.claim(limit=5, lease=30)
+        if claim is not None:
+            await store.release(claim, claim.deliveries[0], delay=0.001, attempts=1, done=0)
+            await store.finish(claim, claim.deliveries[1:])
+
+    for first in range(0, 400, 80):  # a call that waits in a circle fails
+        calls = [work((real, other)[n % 2], n) for n in range(first, first + 80)]
+        await asyncio.gather(*calls)
 
 
 # Batches
@@ -629,16 +679,24 @@ async def test_call_that_the_server_refuses_says_what_to_do(
         await real.counts()
 
 
-async def test_unknown_error_is_named_by_its_class(
-    real: PostgresStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError(), "unexpected RuntimeError"),
+        (asyncpg.InterfaceError("connection is closed"), "the connection was lost: check"),
+        (asyncpg.InternalClientError("got result"), "the connection was lost: check"),
+    ],
+)
+async def test_error_without_a_code_is_told_from_its_class(
+    real: PostgresStore, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     class OddPool:
         def acquire(self, *, timeout: float) -> Any:
-            raise RuntimeError
+            raise error
 
     with monkeypatch.context() as patched:
         patched.setattr(real._opened(), "pool", OddPool())
-        with pytest.raises(StoreError, match="unexpected RuntimeError"):
+        with pytest.raises(StoreError, match=message):
             await real.counts()
 
 
@@ -650,8 +708,13 @@ async def test_unknown_error_is_named_by_its_class(
         ("postgresql://postgres:{password}@127.0.0.1:{port}/none", "no such database: create it"),
         ("postgresql://postgres@/postgres?host=/no/such/dir&password=secret", "cannot be reached"),
         ("postgresql://[::1]:1,127.0.0.1:1/db?password=secret", "cannot be reached"),
+        ("postgresql://u:secret@127.0.0.1:1/db?sslmode=secret", "correct what stands behind its"),
+        (
+            "postgresql://postgres:{password}@127.0.0.1:{port}/postgres?odd=1",
+            "no such setting: correct what stands behind",
+        ),
     ],
-    ids=["nobody there", "password", "database", "socket", "two hosts"],
+    ids=["nobody there", "password", "database", "socket", "two hosts", "option", "setting"],
 )
 async def test_store_that_cannot_be_opened_names_host_and_remedy_but_no_password(
     server: PostgresServer, caplog: pytest.LogCaptureFixture, address: str, message: str
@@ -684,7 +747,7 @@ async def test_address_of_no_use_is_refused_without_being_quoted(address: str) -
     assert "s3cret" not in "".join(traceback.format_exception(failure.value))
 
 
-@pytest.mark.parametrize("schema", ["", "a b", 'a"b', "1a", "ä", "x" * 64, "a\n"])
+@pytest.mark.parametrize("schema", ["", "a b", 'a"b', "1a", "ä", "x" * 64, "a\n", "pg_x"])
 def test_schema_needs_a_plain_name(schema: str) -> None:
     with pytest.raises(ValueError, match="schema's name"):
         PostgresStore("postgresql://localhost", schema=schema)
@@ -757,7 +820,7 @@ async def test_older_schema_is_brought_up_to_date_with_what_it_holds(
         async with PostgresStore(server.dsn, schema=schema) as store:
             assert (await store.counts()).waiting == 1
     (row,) = await session.fetch(in_schema(store, "SELECT * FROM schema.meta"))
-    assert tuple(row) == (3, None)
+    assert tuple(row) == (len(migrations.MIGRATIONS), None)
 
 
 @pytest.fixture

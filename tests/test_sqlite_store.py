@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -122,6 +123,16 @@ async def gather(*calls: Any) -> list[Any]:
 def test_path_that_is_no_files_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="no file's path"):
         SqliteStore(name)
+
+
+async def test_name_like_a_uri_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "file:store.db?mode=memory"
+    monkeypatch.chdir(tmp_path)
+    async with SqliteStore(name) as store:
+        await store.put(delivery())
+    assert modes(tmp_path / name) == {name: 0o600}
+    async with SqliteStore(name) as store:
+        assert (await store.counts()).waiting == 1
 
 
 async def test_files_are_for_their_user_alone_from_the_beginning(
@@ -612,6 +623,22 @@ async def test_full_disk_fails_calls_until_there_is_space(store: SqliteStore) ->
     await execute(store, f"PRAGMA max_page_count = {pages + 1000}")
     assert await store.put(delivery(1, size=100_000))
     assert (await store.counts()).waiting == 2
+
+
+async def test_file_that_is_moved_away_fails_calls_until_it_is_back(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")  # which does not matter
+    moved = f"{path}.moved"
+    assert await store.put(delivery(0))
+    os.rename(path, moved)
+    with pytest.raises(StoreError, match="moved or deleted while it was open: put it back"):
+        await store.put(delivery(1))
+    shutil.copyfile(moved, path)
+    with pytest.raises(StoreError, match="moved or deleted while it was open: put it back"):
+        await store.put(delivery(2))
+    os.replace(moved, path)
+    assert await store.put(delivery(3))
 
 
 async def test_locked_file_fails_calls_until_it_is_free(

@@ -863,6 +863,17 @@ async def test_dead_letters_are_listed_in_pages(store: Store) -> None:
     assert await store.dead_letters(after="no id of a store") == []
 
 
+@pytest.mark.parametrize("form", ["0{}", " {}", "{}.0", "{}e0", "-{}", "{}\n", "{}\udcff", "{}\0"])
+async def test_id_that_only_resembles_a_letters_is_unknown(store: Store, form: str) -> None:
+    await store.put(delivery(1), reason="odd")
+    (dead,) = await store.dead_letters()
+    resembling = form.format(dead.id)
+    assert await store.get_letter(resembling) is None
+    assert await store.discard([resembling]) == await store.replay([resembling]) == 0
+    assert await store.dead_letters(after=resembling) == []
+    assert await store.dead_letters() == [dead]
+
+
 async def test_pages_go_on_behind_a_letter_that_is_gone(store: Store) -> None:
     for number in range(3):
         await store.put(delivery(number), reason=f"reason {number}")

@@ -1,7 +1,8 @@
 """The store on a PostgreSQL server, for many receivers and many workers.
 
-Each call is one statement of ``sql``, which runs to its end even if its caller is
-cancelled. Deliveries that are put while others are on their way go together in the next statement.
+Each call is one statement of ``sql``, a claim two when no queue is free; it runs to its end even if
+its caller is cancelled. Deliveries that are put while others are on their way go together in the
+next statement.
 """
 
 from __future__ import annotations
@@ -68,8 +69,11 @@ class PostgresStore:
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
         self._vault = Vault(encryption_keys)
-        if not re.fullmatch(r"[A-Za-z_]\w{0,62}", schema, re.ASCII):
-            msg = f"a schema's name is at most 63 letters, digits and underscores, not {schema!r}"
+        if not re.fullmatch(r"(?!pg_)[A-Za-z_]\w{0,62}", schema, re.ASCII):
+            msg = (
+                "a schema's name is at most 63 letters, digits and underscores and does not begin"
+                f" with 'pg_', not {schema!r}"
+            )
             raise ValueError(msg)
         library()
         self._source = dsn_or_pool
@@ -192,7 +196,7 @@ class PostgresStore:
             msg = f"a claim needs a limit of at least 1, not {limit}"
             raise ValueError(msg)
         server = self._opened()
-        claiming = server.start(sql.CLAIM, limit, CLAIM_BYTES, lease)
+        claiming = server.keep(self._lease(server, limit, lease))
 
         def give_back(claimed: asyncio.Task[list[Any]]) -> None:
             if not claimed.cancelled() and not claimed.exception() and claimed.result():
@@ -204,6 +208,13 @@ class PostgresStore:
         except (asyncio.CancelledError, StoreError):
             claiming.add_done_callback(give_back)
             raise
+
+    @staticmethod
+    async def _lease(server: Server, limit: int, lease: float) -> list[Any]:
+        """Return the rows of a claim; only when no queue is free, wait for one in use."""
+        values = (limit, CLAIM_BYTES, lease)
+        free = await server.start(sql.CLAIM, *values)
+        return free or await server.start(sql.CLAIM_PATIENTLY, *values)
 
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         """Let the lease end ``lease`` seconds from now; False when it is lost."""

@@ -38,6 +38,7 @@ REMEDIES = {
     "3D": "it has no such database: create it, or correct the address",
     "3F": "its schema is gone: open the store again to have it made anew",
     "40": "another call was in the way: try again",
+    "42704": "there is no such setting: correct what stands behind the '?' of its address",
     "42501": "permission is denied: let this user create and use the schema",
     "42": "its schema is damaged, or changed by a newer version: install that, or restore it",
     "53100": "its disk is full: free some space",
@@ -47,6 +48,9 @@ REMEDIES = {
     "57P": "it is starting or stopping: wait for it",
     "58": "reading or writing failed there: see its log, check its disk",
 }
+
+LOST = {"InterfaceError", "InternalClientError"}
+"""What asyncpg raises, without a SQLSTATE, when a connection ends while it is being used."""
 
 
 class Connection(Protocol):
@@ -107,7 +111,7 @@ def failure(name: str, error: Exception) -> StoreError:
     """Return the StoreError that stands for this error, with the remedy where there is one."""
     if isinstance(error, StoreError):
         return error
-    if _quotes_values(error):
+    if _quotes_values(error) and not _is_about_the_address(error):
         msg = f"the store at {name} failed: PostgreSQL cannot hold this ({type(error).__name__})"
         return UnfitError(msg)
     return StoreError(f"the store at {name} failed: {_explain(error)}")
@@ -116,6 +120,10 @@ def failure(name: str, error: Exception) -> StoreError:
 def _quotes_values(error: Exception) -> bool:
     """Return whether the text of an error may quote what was to be stored: no log should."""
     return isinstance(error, ValueError) or _state(error)[:2] in {"22", "23"}
+
+
+def _is_about_the_address(error: Exception) -> bool:
+    return type(error).__name__ == "ClientConfigurationError"
 
 
 def cause_of(error: Exception) -> Exception | None:
@@ -138,6 +146,10 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError):
         cause = error.strerror or str(error)
         return f"it cannot be reached: {cause}; check the address, and that the server runs"
+    if _is_about_the_address(error):
+        return "its address asks for what asyncpg does not know: correct what stands behind its '?'"
+    if type(error).__name__ in LOST:
+        return REMEDIES["08"]
     state = _state(error)
     for beginning, remedy in REMEDIES.items():
         if state.startswith(beginning):

@@ -139,8 +139,12 @@ END $$;
 # stands in the batch. The routes of candidates are locked, so that none is confirmed or dropped
 # between the look at it and the commit: what is held for it then would be lost.
 #
-# A claim passes by the queues that others are busy with. Only when there is no other it waits, and
-# only while it has locked none itself: who puts may wait for that one.
+# A claim passes by the queues that others are busy with. A patient one waits for the first that is
+# due, which may be put to without a pause, and does so before it locks any other: even a row that
+# turns out not to be due any more, and is not returned, stays locked, and who puts may wait for it.
+#
+# A fence is not below the clock's microseconds, so that a standby which takes over, and had not got
+# the last ones, gives none of them again.
 #
 # Ids grow, so the first and the last tell how many deliveries there are at most: only when that is
 # too many are they counted.
@@ -260,35 +264,28 @@ BEGIN
     ) WHERE route = _route;
 END $$;
 
-CREATE OR REPLACE FUNCTION schema.find_due(_moment timestamptz, _patient boolean)
-RETURNS schema.queues LANGUAGE plpgsql AS $$
-DECLARE
-    found_queue schema.queues;
-BEGIN
-    SELECT * INTO found_queue FROM schema.queues WHERE due <= _moment ORDER BY due LIMIT 1
-    FOR UPDATE SKIP LOCKED;
-    IF NOT FOUND AND _patient THEN
-        SELECT * INTO found_queue FROM schema.queues WHERE due <= _moment ORDER BY due LIMIT 1
-        FOR UPDATE;
-    END IF;
-    RETURN found_queue;
-END $$;
-
-CREATE OR REPLACE FUNCTION schema.lease(_limit integer, _bytes bigint, _lease double precision)
-RETURNS TABLE (
+CREATE OR REPLACE FUNCTION schema.lease(
+    _limit integer, _bytes bigint, _lease double precision, _patient boolean
+) RETURNS TABLE (
     route text, fence bigint, id bigint, digest bytea, received_at timestamptz, attempts integer,
     done integer, trace text, body bytea
 ) LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     moment timestamptz := schema.clock();
     queue schema.queues;
-    patient boolean := true;
+    next_fence bigint;
 BEGIN
+    IF _patient THEN
+        SELECT * INTO queue FROM schema.queues q WHERE q.due <= moment ORDER BY q.due LIMIT 1;
+        PERFORM FROM schema.queues q WHERE q.route = queue.route FOR UPDATE;
+    END IF;
     LOOP
-        queue := schema.find_due(moment, patient);
-        EXIT WHEN queue.route IS NULL;
+        SELECT * INTO queue FROM schema.queues q WHERE q.due <= moment ORDER BY q.due LIMIT 1
+        FOR UPDATE SKIP LOCKED;
+        EXIT WHEN NOT FOUND;
+        next_fence := greatest(queue.fence + 1, extract(epoch FROM moment) * 1000000);
         RETURN QUERY
-        SELECT d.route, queue.fence + 1, d.id, d.digest, d.received_at, d.attempts, d.done,
+        SELECT d.route, next_fence, d.id, d.digest, d.received_at, d.attempts, d.done,
             d.trace, d.body
         FROM (
             SELECT due.*, sum(octet_length(due.body)) OVER (ORDER BY due.due, due.id) AS so_far
@@ -300,13 +297,12 @@ BEGIN
         ) AS d
         WHERE d.so_far - octet_length(d.body) < _bytes ORDER BY d.due, d.id;
         IF FOUND THEN
-            UPDATE schema.queues q SET leased = true, fence = q.fence + 1,
+            UPDATE schema.queues q SET leased = true, fence = next_fence,
                 due = schema.clock() + make_interval(secs => _lease)
             WHERE q.route = queue.route;
             EXIT;
         END IF;
         PERFORM schema.free(queue.route);
-        patient := false;
     END LOOP;
 END $$;
 

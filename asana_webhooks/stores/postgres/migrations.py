@@ -100,7 +100,10 @@ ALTER TABLE schema.candidates ADD COLUMN seal text;
 ALTER TABLE schema.deliveries ADD COLUMN trace text NOT NULL DEFAULT '';
 """
 
-MIGRATIONS: tuple[str, ...] = (TABLES, SEALS_AND_TRACES)
+# A claim says from then on whether it may wait.
+PATIENT_CLAIMS = "DROP FUNCTION IF EXISTS schema.lease, schema.find_due"
+
+MIGRATIONS: tuple[str, ...] = (TABLES, SEALS_AND_TRACES, PATIENT_CLAIMS)
 """What makes the tables of each version from those of the one before it.
 
 Then the functions are made as they are now: one whose parameters changed is dropped here.

@@ -66,7 +66,7 @@ def letter_of(row: Any) -> DeadLetter:
 
 def numbers_of(ids: Sequence[str]) -> list[int]:
     """Return each id that may be one of this store, once."""
-    numbers = (int(id_) for id_ in ids if re.fullmatch(r"\d{1,18}", id_, re.ASCII))
+    numbers = (int(id_) for id_ in ids if re.fullmatch(r"[1-9]\d{0,17}", id_, re.ASCII))
     return list(dict.fromkeys(numbers))
 
 

@@ -1,7 +1,7 @@
 """What the PostgreSQL store says to its server.
 
-Each call is one statement, and so one round trip and one transaction. ``schema.`` stands for the
-name that the user chose.
+Each call is one statement, and so one round trip and one transaction; a claim that finds no queue
+free is a second one. ``schema.`` stands for the name that the user chose.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ __all__ = [
     "ADD_CANDIDATE",
     "BURY",
     "CLAIM",
+    "CLAIM_PATIENTLY",
     "CONFIRM",
     "COUNTS",
     "DISCARD",
@@ -69,7 +70,8 @@ WHERE id = $1 AND secret = $2 AND seal IS NOT DISTINCT FROM $3
 """
 
 PUT = "SELECT * FROM schema.put($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
-CLAIM = "SELECT * FROM schema.lease($1, $2, $3)"
+CLAIM = "SELECT * FROM schema.lease($1, $2, $3, false)"
+CLAIM_PATIENTLY = "SELECT * FROM schema.lease($1, $2, $3, true)"
 RENEW = """
 UPDATE schema.queues SET due = schema.clock() + make_interval(secs => $3)
 WHERE route = $1 AND fence = $2 AND leased RETURNING true

@@ -107,7 +107,7 @@ class RedisStore:
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
         self._vault = Vault(encryption_keys)
-        self._owned = isinstance(url_or_client, str)
+        self._url = url_or_client if isinstance(url_or_client, str) else None
         client = connect(url_or_client) if isinstance(url_or_client, str) else url_or_client
         self._server = Server(client, tagged(prefix))
         self._max_waiting = max_waiting
@@ -124,6 +124,8 @@ class RedisStore:
         if self._open:
             msg = f"the store on {self._server.place} is open already"
             raise StoreError(msg)
+        if self._url is not None:  # a pool keeps to the event loop in which it was waited for
+            self._server.client = connect(self._url)
         try:
             version = await self._server.run(opening.OPEN, LAYOUT_VERSION)
             if version > LAYOUT_VERSION:
@@ -366,6 +368,6 @@ class RedisStore:
         return self._server
 
     async def _close(self) -> None:
-        if self._owned:
+        if self._url is not None:
             with anyio.move_on_after(SOCKET_TIMEOUT, shield=True):
                 await self._server.client.aclose()

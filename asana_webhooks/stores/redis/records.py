@@ -18,7 +18,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 KEPT, FULL = b"kf"
-LETTER_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+LETTER_ID = re.compile(r"(?:0|[1-9][0-9]{0,18})-(?:0|[1-9][0-9]{0,18})")
 RECORD = struct.Struct(">q32s")
 TAKEN = struct.Struct(">16s10s10sq32s")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,18 @@ REMEDIES = {
 }
 """By the name of an error, or of the nearest of its bases."""
 
+NO_URL = (
+    "the store's URL is not one of Redis: write redis://user:password@host:port/0, with special"
+    " characters of the password percent-encoded, and behind a '?' options of the redis library"
+)
+
 DISK_REMEDY = "it cannot write to its disk: see its log, and free some space"
+
+
+URL = re.compile(
+    r"rediss?://[^/?#\s]*(/\d*/?)?(\?[^@#]*)?|unix://[^/?#]*/[^@?#]+(\?[^@#]*)?", re.ASCII
+)
+"""What is read as it is meant: a password with a slash in it would be taken for host and port."""
 
 
 def connect(url: str) -> Redis:
@@ -49,9 +61,12 @@ def connect(url: str) -> Redis:
         from redis.asyncio import BlockingConnectionPool, Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
+        from redis.exceptions import RedisError
     except ImportError:
         msg = "RedisStore needs the redis library: pip install 'asana-webhooks[redis]'"
         raise ValueError(msg) from None
+    if not URL.fullmatch(url):
+        raise ValueError(NO_URL)
     try:
         pool = BlockingConnectionPool.from_url(
             url,
@@ -62,12 +77,9 @@ def connect(url: str) -> Redis:
             # A repeated claim would leave its first lease to run out; who calls may call again.
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError:  # it may quote the password
-        msg = (
-            "the store's URL is not one of Redis: write redis://user:password@host:port/0, with"
-            " special characters of the password percent-encoded"
-        )
-        raise ValueError(msg) from None
+        pool.connection_class(**pool.connection_kwargs)  # the first would refuse an odd option
+    except (ValueError, TypeError, RedisError):  # it may quote the password
+        raise ValueError(NO_URL) from None
     return Redis.from_pool(pool)
 
 
@@ -111,17 +123,17 @@ class Server:
     async def check(self) -> None:
         """Log what the server's settings may cost."""
         try:
-            settings = await self.client.config_get(
-                "maxmemory", "maxmemory-policy", "appendonly", "save"
+            risks = _risks(
+                await self.client.config_get("maxmemory", "maxmemory-policy", "appendonly", "save")
             )
-        except self._failures:
+        except (*self._failures, KeyError):  # what only speaks as Redis does may know fewer
             logger.info(
                 "whether the Redis server at %s keeps everything could not be checked, CONFIG GET"
-                " is refused: it should have maxmemory-policy noeviction and appendonly yes",
+                " does not tell: it should have maxmemory-policy noeviction and appendonly yes",
                 self.place,
             )
             return
-        for risk in _risks(settings):
+        for risk in risks:
             logger.warning("the Redis server at %s %s", self.place, risk)
 
 

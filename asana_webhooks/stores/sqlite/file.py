@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from ...errors import StoreError
 from . import sql
 
-__all__ = ["failure", "open_file", "transaction"]
+__all__ = ["MOVED", "failure", "identity", "open_file", "transaction"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,20 @@ REMEDIES = {
     " read of it, and begin with a new one or a copy",
     sqlite3.SQLITE_IOERR: "reading or writing failed: check the disk and its quota",
 }
+
+MOVED = (
+    "it was moved or deleted while it was open: put it back, or restart this program to begin with"
+    " what is there now"
+)
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Return what tells this file from any other, None when there is none to be seen."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def failure(path: str, error: Exception) -> StoreError:
@@ -64,7 +78,10 @@ def open_file(path: str, clock: Callable[[], float]) -> sqlite3.Connection:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     connection = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT, isolation_level=None, cached_statements=256
+        os.path.abspath(path),  # what begins with "file:" may be taken for a URI
+        timeout=BUSY_TIMEOUT,
+        isolation_level=None,
+        cached_statements=256,
     )
     try:
         if _version(connection, path) and os.path.getsize(path) <= LARGEST_CHECKED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from .. import DUPLICATES_KNOWN_FOR
 
 __all__ = [
     "KNOWN_FOR",
+    "LETTER_ID",
     "date_of",
     "dead_letter_of",
     "delivery_of",
@@ -30,6 +32,9 @@ T = TypeVar("T")
 
 LONGEST_PART = 128
 """Rows of one statement: it has at most 999 parameters in older versions of SQLite."""
+
+LETTER_ID = re.compile(r"[1-9]\d{0,17}", re.ASCII)
+"""SQLite would take '1e1' for 10 as well."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)

@@ -16,6 +16,7 @@ from . import sql
 from .file import transaction
 from .rows import (
     KNOWN_FOR,
+    LETTER_ID,
     date_of,
     dead_letter_of,
     delivery_of,
@@ -201,10 +202,14 @@ class Tables:
         )
 
     def dead_letters(self, limit: int, after: str) -> list[DeadLetter]:
+        if after and not LETTER_ID.fullmatch(after):
+            return []
         rows = self._execute(sql.LIST_LETTERS, (after or 0, limit)).fetchall()
         return [dead_letter_of(row) for row in rows]
 
     def get_letter(self, letter: str) -> DeadLetter | None:
+        if not LETTER_ID.fullmatch(letter):
+            return None
         row = self._execute(sql.GET_LETTER, (letter,)).fetchone()
         return dead_letter_of(row) if row else None
 
@@ -212,7 +217,8 @@ class Tables:
         return sum(self._replay(letter) for letter in letters)
 
     def discard(self, letters: Sequence[str]) -> int:
-        return sum(self._execute(sql.DROP_LETTER, (letter,)).rowcount for letter in letters)
+        ids = filter(LETTER_ID.fullmatch, letters)
+        return sum(self._execute(sql.DROP_LETTER, (id_,)).rowcount for id_ in ids)
 
     def renew_secrets(self) -> None:
         """Seal with the newest key what is not, and leave nothing of it in the file.

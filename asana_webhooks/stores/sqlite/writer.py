@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -15,7 +16,7 @@ import anyio
 
 from ...errors import StoreError
 from ...vault import Vault
-from .file import failure, open_file
+from .file import MOVED, failure, identity, open_file
 from .tables import Put, Tables
 
 __all__ = ["Writer"]
@@ -42,6 +43,8 @@ class Writer:
         self, path: str, max_waiting: int, clock: Callable[[], float], vault: Vault
     ) -> None:
         self._path = path
+        self._place = os.path.abspath(path)  # wherever the program goes
+        self._identity: tuple[int, int] | None = None
         self._vault = vault
         self._max_waiting = max_waiting
         self._clock = clock
@@ -115,6 +118,7 @@ class Writer:
             with contextlib.closing(open_file(self._path, self._clock)) as connection:
                 tables = Tables(connection, self._max_waiting, self._clock, self._vault)
                 tables.renew_secrets()
+                self._identity = identity(self._place)
                 self._tell([(self._started, None)])
                 for batch in self._batches():
                     self._tell(self._commit(tables, batch))
@@ -134,7 +138,10 @@ class Writer:
     def _commit(self, tables: Tables, batch: list[_Job]) -> list[_Outcome]:
         try:
             with tables.transaction():
-                return _do(tables, batch)
+                outcomes = _do(tables, batch)
+            if identity(self._place) != self._identity:  # SQLite would write on, and lose it all
+                raise sqlite3.OperationalError(MOVED)
+            return outcomes
         except sqlite3.Error as error:
             return [(future, failure(self._path, error)) for future, *_ in batch]
         except Exception as error:  # noqa: BLE001 - one bad call must not cost the others theirs

@@ -7,8 +7,9 @@ The only declared key is the prefix, with the hash tag that keeps all other keys
 route a claim finds cannot be declared. Times are microseconds of the store's clock.
 
 The clock is the server's, and never goes back: a step backwards, or a failover to a server whose
-clock is behind, is added to all later readings. Scripts that empty the inbox also run when the
-server's memory is full.
+clock is behind, is added to all later readings. Ids and fences are above it, so that a server which
+lost the last of them, in a failover say, gives none of them twice. Scripts that empty the inbox
+also run when the server's memory is full.
 
 A secret comes as its mark and its seal, '' without one; scripts compare marks.
 """
@@ -140,8 +141,14 @@ local function count_waiting()
     return tonumber(call('GET', base .. 'waiting') or 0)
 end
 
-local function add_number()
-    return string.format('%016d', call('INCR', base .. 'number'))
+local function add_numbers(count, at)
+    local last = math.max(tonumber(call('GET', base .. 'number') or 0), at)
+    call('SET', base .. 'number', text(last + count))
+    return last
+end
+
+local function add_number(at)
+    return string.format('%016d', add_numbers(1, at) + 1)
 end
 
 local function offer(route, at)

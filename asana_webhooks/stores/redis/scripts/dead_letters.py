@@ -24,7 +24,7 @@ local letters, at, count = base .. 'letters', tick(), 0
 for i = 1, #ARGV do
     local found = call('XRANGE', letters, ARGV[i], ARGV[i])
     if found[1] then
-        local letter, delivery = found[1][2], add_number()
+        local letter, delivery = found[1][2], add_number(at)
         local route, done, record = letter[2], letter[4], letter[8]
         call('HSET', base .. 'deliveries:' .. route, delivery, record)
         call('HSET', base .. 'tries:' .. route, delivery, string.format('%010d%010d', 0, done))

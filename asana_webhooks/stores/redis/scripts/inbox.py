@@ -24,7 +24,7 @@ local most, known_for = tonumber(ARGV[1]), tonumber(ARGV[2])
 local kept_for = text(known_for / 1000 + 3600000)
 local before, added, offers = count_waiting(), 0, {}
 local count = (#ARGV - 2) / 7
-local number = call('INCRBY', base .. 'number', count) - count
+local number = add_numbers(count, at)
 
 local function is_full()
     if before + added >= most then
@@ -121,7 +121,7 @@ while true do
     local due = call('ZRANGEBYSCORE', base .. 'queue:' .. route, '-inf', text(at),
         'LIMIT', 0, ARGV[1])
     if due[1] then
-        local fence = add_number()
+        local fence = add_number(at)
         call('ZADD', base .. 'agenda', text(tick() + ARGV[2]), route)
         call('HSET', base .. 'leases', route, fence)
         return {route, fence, take(route, due)}

@@ -37,7 +37,7 @@ if ARGV[3] == '1' then
         end
     end
 end
-local expires, number = text(at + ARGV[2]), add_number()
+local expires, number = text(at + ARGV[2]), add_number(at)
 call('HSET', key, 'id', id, 'state', 'reserved', 'place', place, 'resource', resource,
     'created_at', ARGV[6], 'expires', expires, 'number', number)
 for i = 7, #ARGV, 2 do
