@@ -60,9 +60,9 @@ from .errors import (
     RateLimitedError,
     ServerError,
 )
-from .models import Page, Resource, Webhook, WebhookFilter
+from .models import Page, Resource, Webhook, WebhookFilter, check_gid
 
-__all__ = ["WebhooksApi", "check_gid", "check_timeout"]
+__all__ = ["WebhooksApi", "check_timeout"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,8 @@ class WebhooksApi:
         self._announced: set[str] = set()
 
     async def __aenter__(self) -> Self:
+        """Return it. Raises RuntimeError after ``aclose``."""
+        self._check_not_closed()
         return self
 
     async def __aexit__(
@@ -285,10 +287,13 @@ class WebhooksApi:
         self._announce(response.headers.get("Asana-Change", ""))
         return accept(response.status_code, response.headers.get("Retry-After"), body)
 
-    def _client(self) -> httpx.AsyncClient:
+    def _check_not_closed(self) -> None:
         if self._closed:
             msg = "this client was closed; make a new one"
             raise RuntimeError(msg)
+
+    def _client(self) -> httpx.AsyncClient:
+        self._check_not_closed()
         if self._given is not None:
             return self._given
         if self._own is None:
@@ -305,7 +310,6 @@ class WebhooksApi:
 
 
 _CHANGES = re.compile(r",(?=\s*name=)")
-_GID = re.compile(r"[A-Za-z0-9_]+")
 
 
 async def _read(response: httpx.Response) -> bytes | None:
@@ -364,14 +368,6 @@ def check_timeout(seconds: float) -> None:
     if not 0 < seconds < float("inf"):
         msg = "timeout must be seconds, more than 0 and less than forever"
         raise ValueError(msg)
-
-
-def check_gid(name: str, gid: str) -> str:
-    """Return the gid. Raises ValueError, which names the parameter, when it is none."""
-    if isinstance(gid, str) and _GID.fullmatch(gid):
-        return gid
-    msg = f"{name} must be a gid: a text of digits, as in '1204619'"
-    raise ValueError(msg)
 
 
 def _path(gid: str) -> str:

@@ -20,7 +20,7 @@ import anyio
 import msgspec
 
 from .addresses import is_public
-from .api import WebhooksApi, check_gid, check_timeout
+from .api import WebhooksApi, check_timeout
 from .errors import (
     AsanaWebhooksError,
     BadRequestError,
@@ -32,7 +32,7 @@ from .errors import (
     ServerError,
     StoreError,
 )
-from .models import Route, Webhook, WebhookFilter
+from .models import Route, Webhook, WebhookFilter, check_gid
 from .stores import Store
 
 __all__ = ["ROUTE_ID_LENGTH", "Establishment", "check_filters", "check_public_url"]

@@ -620,6 +620,21 @@ async def test_store_that_fails_to_forget_does_not_swallow_the_cancellation(
     assert "unwanted route may be left in the store: the disk is full" in caplog.text
 
 
+async def test_webhook_is_looked_for_when_the_store_cannot_say_what_was_echoed(
+    make_client: Callable[..., WebhooksClient], asana: AsanaSimulator
+) -> None:
+    class Broken(MemoryStore):
+        async def drop(self, route: str) -> Route | None:
+            asana.release_201.set()  # Asana comes to its end although the caller has hung up
+            await asana.settled()
+            raise StoreError("the disk is full")
+
+    asana.faults.add("slow-201")
+    async with make_client(store=Broken()) as client:
+        await cancelled_while(client, asana, asana.handshake_done.wait)
+    assert not asana.webhooks
+
+
 async def test_clean_up_that_takes_too_long_is_given_up_and_says_so(
     client: WebhooksClient,
     asana: AsanaSimulator,
