@@ -164,7 +164,7 @@ async def test_application_enters_the_client_and_hands_events_over(
         await until(lambda: task in handled)
     finally:
         await runner.cleanup()
-    with pytest.raises(RuntimeError, match="not open"):
+    with pytest.raises(RuntimeError, match="closed"):
         await client.stats()
 
 
