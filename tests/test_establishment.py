@@ -800,6 +800,9 @@ async def test_ensure_makes_a_webhook_of_its_own_for_another_address(
         "https://hooks.example.com/asana?key=1",
         "https://hooks.example.com/asana#part",
         "https://user:password@hooks.example.com",
+        "https://hooks.example.com/asana\n",
+        " https://hooks.example.com/asana",
+        "https://hooks.example.com/as ana",
     ],
 )
 def test_address_that_asana_would_refuse_is_refused_at_construction(url: str) -> None:
