@@ -264,6 +264,7 @@ async def test_handler_that_the_program_cancels_is_a_failed_attempt_and_the_work
         if len(gids) == 1:
             if who == "itself":
                 worker.cancel()
+                worker.cancel()  # as a program does that is impatient
             else:
                 asyncio.get_running_loop().call_soon(worker.cancel)
             await anyio.sleep_forever()
