@@ -492,6 +492,19 @@ async def test_closing_ends_the_drain(store: MemoryStore, seen: Seen) -> None:
         await task
 
 
+async def test_task_of_a_handler_is_told_from_others(store: MemoryStore) -> None:
+    said: list[bool] = []
+
+    async def ask(event: Event) -> None:
+        said.append(inbox.is_worker())
+
+    await put(store, "a", event(1))
+    async with draining(store, ask) as inbox:
+        await until(lambda: said)
+        assert not inbox.is_worker()
+    assert said == [True]
+
+
 async def test_second_drain_at_once_is_refused(store: MemoryStore, seen: Seen) -> None:
     async with draining(store, seen) as inbox:
         await asyncio.sleep(0)
