@@ -9,8 +9,9 @@ POST                   429 only: it was refused, so it had no effect; after any 
 =====================  ==========================================================================
 
 Up to 5 tries, with exponential back-off and jitter; none follows a failure that comes later than
-45 seconds after the start. A ``Retry-After`` of up to a minute is waited for, a longer one is the
-caller's to wait: the error is raised at once.
+45 seconds after the start. A ``Retry-After`` of up to a minute is waited for. A longer one, or one
+that outlasts a timeout of anyio around the call, is the caller's to wait: the error is raised at
+once.
 
 Source: https://developers.asana.com/reference/webhooks
 """
@@ -29,6 +30,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
+import anyio
 import httpx
 import msgspec
 import stamina
@@ -58,9 +60,9 @@ from .errors import (
     RateLimitedError,
     ServerError,
 )
-from .models import Page, Resource, Webhook, WebhookFilter
+from .models import Page, Resource, Webhook, WebhookFilter, check_gid
 
-__all__ = ["WebhooksApi"]
+__all__ = ["WebhooksApi", "check_timeout"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,8 @@ class WebhooksApi:
         self._announced: set[str] = set()
 
     async def __aenter__(self) -> Self:
+        """Return it. Raises RuntimeError after ``aclose``."""
+        self._check_not_closed()
         return self
 
     async def __aexit__(
@@ -142,10 +146,8 @@ class WebhooksApi:
 
         Source: https://developers.asana.com/reference/createwebhook
         """
-        if not 0 < timeout < float("inf"):
-            msg = "timeout must be seconds, more than 0 and less than forever"
-            raise ValueError(msg)
-        wanted: dict[str, Any] = {"resource": _check_gid("resource", resource), "target": target}
+        check_timeout(timeout)
+        wanted: dict[str, Any] = {"resource": check_gid("resource", resource), "target": target}
         if filters is not None:
             wanted["filters"] = list(filters)
         query = _query(opt_fields=opt_fields)
@@ -285,10 +287,13 @@ class WebhooksApi:
         self._announce(response.headers.get("Asana-Change", ""))
         return accept(response.status_code, response.headers.get("Retry-After"), body)
 
-    def _client(self) -> httpx.AsyncClient:
+    def _check_not_closed(self) -> None:
         if self._closed:
             msg = "this client was closed; make a new one"
             raise RuntimeError(msg)
+
+    def _client(self) -> httpx.AsyncClient:
+        self._check_not_closed()
         if self._given is not None:
             return self._given
         if self._own is None:
@@ -305,7 +310,6 @@ class WebhooksApi:
 
 
 _CHANGES = re.compile(r",(?=\s*name=)")
-_GID = re.compile(r"[A-Za-z0-9_]+")
 
 
 async def _read(response: httpx.Response) -> bytes | None:
@@ -345,8 +349,9 @@ def _again_if_refused(error: Exception) -> bool | float:
     if error.retry_after is None:
         return True
     # All who were refused hear the same number; they should not come back as one.
-    jitter = random.uniform(0.0, 1.0)  # noqa: S311 - nothing to be guessed
-    return error.retry_after <= LONGEST_WAIT and error.retry_after + jitter
+    wait = error.retry_after + random.uniform(0.0, 1.0)  # noqa: S311 - nothing to be guessed
+    left = anyio.current_effective_deadline() - anyio.current_time()
+    return error.retry_after <= LONGEST_WAIT and wait < left and wait
 
 
 def _again_if_transient(error: Exception) -> bool | float:
@@ -358,15 +363,15 @@ def _again_if_transient(error: Exception) -> bool | float:
     return _again_if_refused(error)
 
 
-def _check_gid(name: str, gid: str) -> str:
-    if isinstance(gid, str) and _GID.fullmatch(gid):
-        return gid
-    msg = f"{name} must be a gid: a text of digits, as in '1204619'"
-    raise ValueError(msg)
+def check_timeout(seconds: float) -> None:
+    """Raise ValueError for what is no time to wait."""
+    if not 0 < seconds < float("inf"):
+        msg = "timeout must be seconds, more than 0 and less than forever"
+        raise ValueError(msg)
 
 
 def _path(gid: str) -> str:
-    return f"/webhooks/{_check_gid('gid', gid)}"
+    return f"/webhooks/{check_gid('gid', gid)}"
 
 
 def _query(
@@ -386,7 +391,7 @@ def _query(
 def _list_query(
     workspace: str, resource: str | None, limit: int | None, opt_fields: Sequence[str] | None
 ) -> dict[str, str]:
-    query = {"workspace": _check_gid("workspace", workspace)}
+    query = {"workspace": check_gid("workspace", workspace)}
     if resource is not None:
-        query["resource"] = _check_gid("resource", resource)
+        query["resource"] = check_gid("resource", resource)
     return query | _query(limit=limit, opt_fields=opt_fields)

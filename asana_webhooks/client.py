@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import anyio
 import httpx
 
 from .api import WebhooksApi
@@ -99,6 +101,7 @@ class WebhooksClient(WebhooksApi):
         super().__init__(token, base_url=base_url, http_client=http_client)
         self._dispatcher = Dispatcher()
         self._stack: AsyncExitStack | None = None
+        self._closing = asyncio.Lock()
         self._parts: _Receiving | None = None
         self._receiver: Receiver | None = None
         if public_url is None:
@@ -141,8 +144,13 @@ class WebhooksClient(WebhooksApi):
     async def __aenter__(self) -> Self:
         """Open the store, then listen.
 
-        Raises StoreError when the store does not open, OSError when the address is taken.
+        Raises StoreError when the store does not open, OSError when the address is taken, and
+        RuntimeError when the client is open already or was closed: it is entered once.
         """
+        await super().__aenter__()
+        if self._stack is not None:
+            msg = "this client is open already; enter it once, and share it"
+            raise RuntimeError(msg)
         if self._parts is not None:
             async with AsyncExitStack() as stack:
                 await self._open(self._parts, stack)
@@ -162,16 +170,22 @@ class WebhooksClient(WebhooksApi):
     async def aclose(self) -> None:
         """Stop accepting, answer what is under way, let handlers end, close store and connections.
 
-        Leaving the context manager does this too.
+        Leaving the context manager does this too. Calls at once all return when it is done. Raises
+        RuntimeError in a handler, which it would wait for.
         """
-        stack, self._stack = self._stack, None
-        try:
-            if self._parts is not None and stack is not None:
-                self._parts.endpoint.accepting = False
-                self._parts.inbox.stop()  # handlers and requests have the same seconds to end
-                await stack.aclose()
-        finally:
-            await super().aclose()
+        if self._parts is not None and self._parts.inbox.is_worker():
+            msg = "a handler cannot close its client; set an asyncio.Event that your program awaits"
+            raise RuntimeError(msg)
+        async with self._closing:
+            try:
+                if self._parts is not None and self._stack is not None:
+                    self._parts.endpoint.accepting = False
+                    self._parts.inbox.stop()  # handlers and requests have the same seconds to end
+                    await self._stack.aclose()
+            finally:
+                self._stack = None  # not before: handlers that end may still use the client
+                with anyio.CancelScope(shield=True):
+                    await super().aclose()
 
     def listen(
         self, host: str | None = None, port: int | None = None, *, reuse_port: bool | None = None
@@ -378,6 +392,7 @@ class WebhooksClient(WebhooksApi):
 
     def _opened(self) -> _Receiving:
         parts = self._configured()
+        self._check_not_closed()
         if self._stack is None:
             msg = "the client is not open; use it inside `async with client:`"
             raise RuntimeError(msg)

@@ -89,7 +89,10 @@ class Dispatcher:
         return register
 
     async def dispatch(self, event: Event) -> None:
-        """Run the event's handlers. Raises HandlerFailed for the first that fails."""
+        """Run the event's handlers. Raises HandlerFailed for the first that fails.
+
+        A handler that is cancelled fails too: only the caller knows who did it, and why.
+        """
         for subscription in self._subscriptions:
             if subscription.wants(event):
                 await _run(subscription, event)
@@ -107,17 +110,8 @@ def _inspect(handler: Callable[..., object]) -> tuple[str, bool]:
 async def _run(subscription: _Subscription, event: Event) -> None:
     try:
         await _Watched(subscription.handler(event), subscription.name)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
         raise HandlerFailed(subscription.name) from error
-    except asyncio.CancelledError as error:
-        if _is_cancelled_from_outside():
-            raise
-        raise HandlerFailed(subscription.name) from error
-
-
-def _is_cancelled_from_outside() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 class _Watched(Awaitable[object]):

@@ -8,18 +8,20 @@ Source: https://developers.asana.com/docs/webhooks-guide#the-webhook-handshake
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import logging
+import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 import anyio
 import msgspec
 
 from .addresses import is_public
-from .api import WebhooksApi
+from .api import WebhooksApi, check_timeout
 from .errors import (
     AsanaWebhooksError,
     BadRequestError,
@@ -29,8 +31,9 @@ from .errors import (
     HandshakeMissingError,
     NotFoundError,
     ServerError,
+    StoreError,
 )
-from .models import Route, Webhook, WebhookFilter
+from .models import Route, Webhook, WebhookFilter, check_gid
 from .stores import Store
 
 __all__ = ["ROUTE_ID_LENGTH", "Establishment", "check_filters", "check_public_url"]
@@ -61,6 +64,9 @@ def check_public_url(public_url: str, base_url: str) -> None:
     if url.scheme not in ("http", "https") or not url.hostname:
         msg = f"public_url must be an absolute https URL, not {public_url!r}"
         raise ValueError(msg)
+    if re.search(r"[\x00-\x20]", public_url):  # urlsplit overlooks some of them
+        msg = "public_url must not hold a blank or a line break, also not at its end"
+        raise ValueError(msg)
     if url.query or url.fragment or url.username:
         msg = "public_url must be scheme, host and path only: a route is appended to it"
         raise ValueError(msg)
@@ -74,8 +80,14 @@ def check_public_url(public_url: str, base_url: str) -> None:
 
 
 def check_filters(filters: Sequence[WebhookFilter] | None) -> None:
-    """Raise ValueError, with the rule, for a filter that Asana would refuse on any resource."""
+    """Raise ValueError, with the rule, for a filter that Asana would refuse on any resource.
+
+    Raises TypeError for what is no filter.
+    """
     for item in filters or ():
+        if not isinstance(item, WebhookFilter):
+            msg = f"filters are a list of WebhookFilter(...), not of {type(item).__name__}"  # type: ignore[unreachable] # unless types lie
+            raise TypeError(msg)
         if item.action is not None and item.action not in ACTIONS:
             msg = f"a filter's action is one of {', '.join(ACTIONS)}, not {item.action!r}"
             raise ValueError(msg)
@@ -112,9 +124,9 @@ class Establishment:
         self, resource: str, *, filters: Sequence[WebhookFilter] | None, timeout: float
     ) -> Webhook:
         """Return a new webhook, its secret stored. See WebhooksClient.establish for the errors."""
-        check_filters(filters)
+        _check(resource, filters, timeout)
         route = self._new_route(resource, filters)
-        await self._store.reserve(route, ttl=timeout + CLEAN_UP_TIMEOUT)
+        await self._reserve(route, timeout)
         return await self._create(route, timeout)
 
     async def ensure(
@@ -125,13 +137,13 @@ class Establishment:
         Calls at once, in any process that shares the store, make one webhook: the reservation is
         what they compete for.
         """
-        check_filters(filters)
+        _check(resource, filters, timeout)
         while True:
             webhook = await self._living(resource, filters)
             if webhook is not None:
                 return webhook
             route = self._new_route(resource, filters)
-            if await self._store.reserve(route, ttl=timeout + CLEAN_UP_TIMEOUT, sole=True):
+            if await self._reserve(route, timeout, sole=True):
                 return await self._create(route, timeout)
             await anyio.sleep(ENSURE_POLL)
 
@@ -143,6 +155,13 @@ class Establishment:
             resource=resource,
             filters=None if filters is None else tuple(filters),
         )
+
+    async def _reserve(self, route: Route, timeout: float, *, sole: bool = False) -> bool:
+        try:
+            return await self._store.reserve(route, ttl=timeout + CLEAN_UP_TIMEOUT, sole=sole)
+        except BaseException:  # the store may have done it all the same
+            await self._undo_reservation(route)
+            raise
 
     # A webhook that the store holds already
 
@@ -183,13 +202,10 @@ class Establishment:
             webhook = await self._post(route, timeout)
         except (ConnectionFailedError, ServerError, DecodeError) as error:
             webhook = await self._look_up_lost(route, error)
-        except BadRequestError as error:
-            await self._store.drop(route.id)
-            if not _is_about_handshake(error):
-                raise
-            raise self._handshake_missing(route, started, error.errors) from error
-        except AsanaWebhooksError:
-            await self._store.drop(route.id)
+        except AsanaWebhooksError as error:
+            await self._undo_reservation(route)
+            if isinstance(error, BadRequestError) and _is_about_handshake(error):
+                raise self._handshake_missing(route, started, error.errors) from error
             raise
         except BaseException:
             await self._undo_unanswered(route)
@@ -259,15 +275,16 @@ class Establishment:
         logger.warning("the answer to a create call was lost; looking for its webhook")
         webhook = None
         try:
-            with anyio.move_on_after(CLEAN_UP_TIMEOUT):
+            with anyio.fail_after(CLEAN_UP_TIMEOUT):
                 webhook = await self._look_up_patiently(route)
-        except AsanaWebhooksError as also:
-            error.add_note(f"whether a webhook was made could not be found out: {also}")
+        except (AsanaWebhooksError, TimeoutError) as also:
+            why = str(also) or "it took too long"
+            error.add_note(f"whether a webhook was made could not be found out: {why}")
         except BaseException:
             await self._undo_unanswered(route)
             raise
         if webhook is None:
-            await self._store.drop(route.id)
+            await self._undo_reservation(route)
             raise error
         return webhook
 
@@ -291,32 +308,53 @@ class Establishment:
             return [self._workspace]
         return [workspace.gid async for workspace in self._api.iter_workspaces()]
 
-    # Undoing, bounded and safe from further cancellation
+    # Undoing; what raised, a cancellation too, goes on afterwards whatever fails here
+
+    async def _undo_reservation(self, route: Route) -> None:
+        with _undoing("a reservation may be left in the store until it expires"):
+            await self._forget(route)
 
     async def _undo_unanswered(self, route: Route) -> None:
-        with anyio.move_on_after(CLEAN_UP_TIMEOUT, shield=True):
-            dropped = await self._store.drop(route.id)
-            if dropped is None or not dropped.candidates:
+        with _undoing("a webhook may be left at Asana, without a receiver"):
+            if not await self._forget(route):
                 return  # no secret was echoed, so Asana cannot have made the webhook
-            try:
-                webhook = await self._look_up_patiently(route)
-            except AsanaWebhooksError as error:
-                logger.error("a webhook may be left at Asana, without a receiver: %s", error)
-                return
+            webhook = await self._look_up_patiently(route)
             if webhook is not None:
-                await self._delete(webhook.gid)
+                await WebhooksApi.delete_webhook(self._api, webhook.gid)
 
     async def _undo(self, route: Route, gid: str) -> None:
-        with anyio.move_on_after(CLEAN_UP_TIMEOUT, shield=True):
-            await self._delete(gid)
-            await self._store.drop(route.id)
-            await self._store.retire(route.id)
-
-    async def _delete(self, gid: str) -> None:
-        try:
+        with _undoing(f"webhook {gid} is left at Asana, delete it by hand"):
+            await self._forget(route)
             await WebhooksApi.delete_webhook(self._api, gid)
-        except AsanaWebhooksError as error:
-            logger.error("webhook %s is left at Asana, delete it by hand: %s", gid, error)
+
+    async def _forget(self, route: Route) -> bool:
+        """Drop the route, or retire it; return whether a handshake may have been echoed for it."""
+        try:
+            dropped = await self._store.drop(route.id)
+            if dropped is None:
+                await self._store.retire(route.id)
+        except StoreError as error:
+            logger.error("an unwanted route may be left in the store: %s", error)
+            return True
+        return dropped is not None and bool(dropped.candidates)
+
+
+@contextlib.contextmanager
+def _undoing(left: str) -> Iterator[None]:
+    """Shield and bound what undoes; log what is left when that fails or takes too long."""
+    try:
+        with anyio.move_on_after(CLEAN_UP_TIMEOUT, shield=True) as scope:
+            yield
+    except AsanaWebhooksError as error:
+        logger.error("%s: %s", left, error)
+    if scope.cancelled_caught:
+        logger.error("%s: there was no answer within %g s", left, CLEAN_UP_TIMEOUT)
+
+
+def _check(resource: str, filters: Sequence[WebhookFilter] | None, timeout: float) -> None:
+    check_gid("resource", resource)
+    check_filters(filters)
+    check_timeout(timeout)
 
 
 def _is_about_handshake(error: BadRequestError) -> bool:

@@ -6,18 +6,18 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
-import msgspec
 
+from .attempt import Attempt
 from .dispatch import HandlerFailed
-from .errors import DecodeError, StoreError
+from .errors import StoreError
 from .logs import SparseLogger
-from .models import Claim, DeadLetter, Delivery, Event, decode_event, split_events
+from .models import Claim, DeadLetter, Delivery, Event
 from .stats import Counters
 from .stores import Store
 from .telemetry import SILENT, Telemetry
@@ -49,46 +49,6 @@ logger = logging.getLogger(__name__)
 Handle = Callable[[Event], Awaitable[None]]
 
 
-class _Odd(msgspec.Struct, frozen=True):
-    body: bytes
-    reason: str
-
-
-class Attempt:
-    """One try to have a delivery's events handled: what is decoded, and how far it came."""
-
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        self.done = delivery.done
-        self._items = _decode(delivery.body)
-
-    def events(self) -> Iterator[Event]:
-        """Yield the events that are not done; one is done when the next is asked for."""
-        while self.done < len(self._items):
-            item = self._items[self.done]
-            if isinstance(item, Event):
-                yield item
-            self.done += 1
-
-    def odd(self) -> list[_Odd]:
-        """Return what could not be decoded."""
-        return [item for item in self._items if isinstance(item, _Odd)]
-
-
-def _decode(body: bytes) -> list[Event | _Odd]:
-    try:
-        return [_decode_one(text) for text in split_events(body)]
-    except DecodeError as error:
-        return [_Odd(body, str(error))]
-
-
-def _decode_one(text: msgspec.Raw) -> Event | _Odd:
-    try:
-        return decode_event(text)
-    except DecodeError as error:
-        return _Odd(b'{"events":[%b]}' % bytes(text), str(error))
-
-
 class _Work:
     """A claim being worked on: the attempt under way, and what is handled but not yet acked."""
 
@@ -105,7 +65,9 @@ class Inbox:
 
     Deliveries of one webhook are worked on one after the other, of up to ``concurrency`` webhooks
     side by side. As a context manager it keeps the leases of what is being worked on. ``counters``
-    and ``telemetry`` are told what becomes of deliveries. Raises ValueError for numbers below 1.
+    and ``telemetry`` are told what becomes of deliveries.
+
+    Raises ValueError for a ``concurrency`` or ``max_attempts`` below 1.
     """
 
     def __init__(
@@ -121,9 +83,10 @@ class Inbox:
         counters: Counters | None = None,
         telemetry: Telemetry = SILENT,
     ) -> None:
-        if concurrency < 1 or max_attempts < 1:
-            msg = "concurrency and max_attempts must be 1 or more"
-            raise ValueError(msg)
+        for name, number in (("concurrency", concurrency), ("max_attempts", max_attempts)):
+            if number < 1:
+                msg = f"{name} must be at least 1, not {number}"
+                raise ValueError(msg)
         self._counters = counters or Counters()
         self._telemetry = telemetry
         self._store = store
@@ -134,11 +97,12 @@ class Inbox:
         self._poll = poll
         self._grace = grace
         self._arrived = asyncio.Event()
-        self._stopping = False
         self._closed = False
+        self._feeding: asyncio.Task[Any] | None = None
         self._draining: anyio.CancelScope | None = None
         self._drained = asyncio.Event()
         self._works: set[_Work] = set()
+        self._workers: dict[asyncio.Task[Any] | None, anyio.CancelScope] = {}
         self._renewing: asyncio.Task[None] | None = None
         self._log = SparseLogger(logger)
 
@@ -156,13 +120,19 @@ class Inbox:
     ) -> None:
         """Stop, and wait for what is under way to end."""
         self.stop()
-        if self._draining is not None:
-            await self._drained.wait()
-        for work in list(self._works):
-            await self._end(work)
+        try:
+            if self._draining is not None:
+                await self._drained.wait()
+            for work in list(self._works):
+                await self._end(work)
+        finally:
+            await self._end_renewing()
+
+    async def _end_renewing(self) -> None:
         if self._renewing is not None:
             self._renewing.cancel()
-            await asyncio.wait([self._renewing])
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([self._renewing])
 
     def stop(self) -> None:
         """End the drain as if it were cancelled, and streams where they stand."""
@@ -170,6 +140,10 @@ class Inbox:
         self._arrived.set()
         if self._draining is not None:
             self._draining.cancel()
+
+    def is_worker(self) -> bool:
+        """Return whether the task that asks is one in which the drain runs handlers."""
+        return asyncio.current_task() in self._workers
 
     def arrived(self) -> None:
         """Tell that a delivery was stored, so that nobody waits for the next look."""
@@ -184,7 +158,6 @@ class Inbox:
         if self._draining is not None:
             msg = "deliveries are being handed to handlers already"
             raise RuntimeError(msg)
-        self._stopping = False
         self._drained.clear()
         try:
             with anyio.CancelScope() as self._draining:
@@ -195,22 +168,21 @@ class Inbox:
 
     async def _drain(self, handle: Handle) -> None:
         slots = asyncio.Semaphore(self._concurrency)
-        scopes: set[anyio.CancelScope] = set()
 
         async def work_on(claim: Claim) -> None:
-            with anyio.CancelScope(shield=True) as scope:
-                scopes.add(scope)
+            worker = asyncio.current_task()
+            with anyio.CancelScope(shield=True) as self._workers[worker]:
                 await self._work_on(claim, handle)
-            scopes.discard(scope)
+            del self._workers[worker]
             slots.release()
 
         async def feed() -> None:
+            self._feeding = asyncio.current_task()
             try:
                 while await slots.acquire() and (claim := await self._next()) is not None:
                     workers.start_soon(work_on, claim)
             finally:
-                self._stopping = True
-                for scope in scopes:
+                for scope in self._workers.values():
                     scope.deadline = anyio.current_time() + self._grace
 
         # Everything is in child tasks: a shield does not hold against Task.cancel of its own task.
@@ -262,13 +234,17 @@ class Inbox:
         work = self._begin(claim)
         try:
             for delivery in claim.deliveries:
-                if self._stopping or not work.leased:
+                if self._is_stopping() or not work.leased:
                     break
                 await self._attempt(work, delivery, handle)
         except StoreError as error:
             self._report(error)
         finally:
             await self._end(work)
+
+    def _is_stopping(self) -> bool:
+        feeding = self._feeding
+        return feeding is None or feeding.done() or feeding.cancelling() > 0
 
     def _begin(self, claim: Claim) -> _Work:
         work = _Work(claim)
@@ -301,11 +277,23 @@ class Inbox:
         try:
             with self._telemetry.processing(delivery):
                 for event in attempt.events():
-                    await handle(event)
+                    await self._hand_over(event, handle)
         except HandlerFailed as failure:
             await self._failed(work, attempt, event, failure)
         else:
             await self._handled(work, attempt)
+
+    async def _hand_over(self, event: Event, handle: Handle) -> None:
+        try:
+            await handle(event)
+        except HandlerFailed as failure:
+            cause, worker = failure.__cause__, asyncio.current_task()
+            if isinstance(cause, asyncio.CancelledError):
+                if self._is_stopping():
+                    raise cause from None
+                while worker is not None and worker.uncancel():
+                    pass  # it was not us: the program cancelled a handler, and the worker goes on
+            raise
 
     async def _handled(self, work: _Work, attempt: Attempt) -> None:
         work.attempt = None
@@ -340,7 +328,7 @@ class Inbox:
             exc_info=cause,
         )
         if last:
-            reason = f"handler {failure.handler} failed {attempts} times: {cause!r:.200}"
+            reason = f"handler {failure.handler} failed {attempts} times: {_one_line(cause)}"
             letter = _letter(delivery, reason, delivery.body, done=attempt.done)
             await self._bury(work, attempt, [letter])
         else:
@@ -358,10 +346,12 @@ class Inbox:
         self._keep_if(work, released)
 
     async def _bury(self, work: _Work, attempt: Attempt, letters: list[DeadLetter]) -> None:
-        self._counters.dead += 1
-        for letter in letters:
-            self._log.log(logging.ERROR, "bury", "a dead letter: %s", letter.reason)
-        self._keep_if(work, await self._store.bury(work.claim, attempt.delivery, letters))
+        buried = await self._store.bury(work.claim, attempt.delivery, letters)
+        self._keep_if(work, buried)
+        if buried:
+            self._counters.dead += 1
+            for letter in letters:
+                self._log.log(logging.ERROR, "bury", "a dead letter: %s", letter.reason)
 
     def _keep_if(self, work: _Work, leased: bool) -> None:  # noqa: FBT001 - a store's answer
         if work.leased and not leased:
@@ -378,6 +368,15 @@ class Inbox:
                         self._keep_if(work, renewed)
                 except StoreError as error:
                     self._log.log(logging.ERROR, "renew", "cannot renew a lease: %s", error)
+
+
+def _one_line(error: BaseException | None) -> str:
+    """Return what an exception of a handler shows of itself, safe for logs and terminals."""
+    try:
+        text = repr(error)
+    except Exception:  # noqa: BLE001 - a user's class, whose repr may have mistakes
+        text = type(error).__name__
+    return "".join(char if char.isprintable() else " " for char in text[:200])
 
 
 def _letter(delivery: Delivery, reason: str, body: bytes, *, done: int = 0) -> DeadLetter:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -302,6 +303,17 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     dead_letters: int
     oldest_at: datetime | None = None
+
+
+def check_gid(name: str, gid: str) -> str:
+    """Return the gid. Raises ValueError, which names the parameter, when it is none."""
+    if isinstance(gid, str) and _GID.fullmatch(gid):
+        return gid
+    msg = f"{name} must be a gid: a text of digits, as in '1204619'"
+    raise ValueError(msg)
+
+
+_GID = re.compile(r"[A-Za-z0-9_]+")
 
 
 def split_events(body: bytes) -> list[msgspec.Raw]:

@@ -2,7 +2,8 @@
 
 A process that is told to stop, by SIGTERM or SIGINT, is not ready from then on, accepts no more,
 lets requests and handlers end, and exits within ten seconds. Told a second time it dies at once,
-which loses nothing: what was acknowledged is in the store.
+which loses nothing: what was acknowledged is in the store. Several clients may be served in one
+process; a signal tells all of them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from .background import beside
 from .client import WebhooksClient
@@ -41,7 +42,7 @@ async def serve(
     raises, and RuntimeError when there is no handler to hand to.
     """
     told = stop or asyncio.Event()
-    with _caught(told):
+    with _signals.caught(told):
         async with contextlib.aclosing(client) if client.is_open else client:
             if client.port is not None:
                 logger.info("receiving on port %d", client.port)
@@ -71,7 +72,7 @@ async def serve_store(
     endpoint = Endpoint(store, on_arrival=_nobody_here)
     receiver = Receiver(endpoint, host=host, port=port, reuse_port=reuse_port)
     told = stop or asyncio.Event()
-    with _caught(told):
+    with _signals.caught(told):
         async with store, receiver:
             logger.info("receiving on port %d", receiver.port)
             endpoint.accepting = True
@@ -110,24 +111,41 @@ def _nobody_here() -> None:
     pass
 
 
-@contextlib.contextmanager
-def _caught(told: asyncio.Event) -> Iterator[None]:
-    """Set the event at the first signal; the second kills."""
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+class _Signals:
+    """Tells all that is served in this process, by one or several clients, to stop.
 
-    def tell() -> None:
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
+    The first signal does; the second kills.
+    """
+
+    def __init__(self) -> None:
+        self._told: list[asyncio.Event] = []
+        self._before: dict[signal.Signals, Any] = {}
+
+    @contextlib.contextmanager
+    def caught(self, told: asyncio.Event) -> Iterator[None]:
+        """Set the event at the first signal; the last that ends leaves all as it was found."""
+        if not self._told:
+            self._before = {number: signal.getsignal(number) for number in SIGNALS}
+            for number in SIGNALS:
+                asyncio.get_running_loop().add_signal_handler(number, self._tell)
+        self._told.append(told)
+        try:
+            yield
+        finally:
+            self._told.remove(told)
+            if not self._told:
+                self._put_back(self._before)
+
+    def _tell(self) -> None:
+        self._put_back(dict.fromkeys(SIGNALS, signal.SIG_DFL))
         logger.info("stopping; told once more, it stops at once")
-        told.set()
+        for told in self._told:
+            told.set()
 
-    for number in SIGNALS:
-        loop.add_signal_handler(number, tell)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
+    def _put_back(self, handlers: Mapping[signal.Signals, Any]) -> None:
+        for number, handler in handlers.items():
+            asyncio.get_running_loop().remove_signal_handler(number)
             signal.signal(number, handler)
+
+
+_signals = _Signals()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 import respx
@@ -537,6 +538,17 @@ async def test_retry_after_of_more_than_a_minute_is_the_callers_to_wait(
     with pytest.raises(RateLimitedError) as caught:
         await call(api)
     assert caught.value.retry_after == 61.0
+    assert (route.call_count, waits) == (1, [])
+
+
+@pytest.mark.parametrize("call", [pytest.param(READ, id="get"), pytest.param(CREATE, id="create")])
+async def test_retry_after_that_outlasts_the_callers_timeout_is_the_callers_to_wait(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float], call: Call
+) -> None:
+    route = asana.route(path__startswith="/webhooks")
+    route.respond(429, headers={"Retry-After": "30"})
+    with anyio.fail_after(20), pytest.raises(RateLimitedError):
+        await call(api)
     assert (route.call_count, waits) == (1, [])
 
 

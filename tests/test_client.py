@@ -2,9 +2,9 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import httpx
@@ -37,6 +37,13 @@ def gids_of(client: WebhooksClient, **wanted: str) -> list[str]:
         gids.append(event.resource.gid)
 
     return gids
+
+
+class Busy(NamedTuple):
+    client: WebhooksClient
+    started: asyncio.Event
+    go_on: asyncio.Event
+    said: list[int]
 
 
 # The main job
@@ -250,6 +257,50 @@ async def test_client_that_is_not_entered_says_how(make_client: MakeClient) -> N
         await client.ensure("1")
 
 
+@pytest.mark.parametrize("options", [{}, {"serve": False}, {"public_url": None}], ids=str)
+async def test_client_that_was_closed_says_so_and_is_not_entered_again(
+    make_client: MakeClient, options: dict[str, Any]
+) -> None:
+    async with make_client(**options) as client:
+        pass
+    with pytest.raises(RuntimeError, match="this client was closed; make a new one"):
+        await client.__aenter__()
+    with pytest.raises(RuntimeError, match="this client was closed; make a new one"):
+        await client.get_webhook("1")
+
+
+async def test_client_that_was_closed_receives_no_more(make_client: MakeClient) -> None:
+    async with make_client() as client:
+        pass
+    with pytest.raises(RuntimeError, match="this client was closed; make a new one"):
+        client.events()
+
+
+async def test_entering_an_open_client_is_an_error_and_disturbs_nothing(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    client = make_client(serve=False)
+    gids_of(client)
+    async with client:
+        with pytest.raises(RuntimeError, match="open already"):
+            await client.__aenter__()
+        running = asyncio.create_task(client.run())
+        await anyio.wait_all_tasks_blocked()
+        assert not running.done()
+    await running
+
+
+async def test_client_that_could_not_be_entered_may_be_entered_later(
+    make_client: MakeClient, asana: AsanaSimulator, free_port: int
+) -> None:
+    client = make_client()
+    async with make_client():
+        with pytest.raises(OSError, match="in use"):
+            await client.__aenter__()
+    async with client:
+        await client.ensure(asana.project)
+
+
 async def test_run_without_a_handler_would_lose_events_and_is_refused(
     make_client: MakeClient,
 ) -> None:
@@ -305,6 +356,93 @@ async def test_closing_twice_is_harmless(make_client: MakeClient) -> None:
     async with client:
         await client.aclose()
     await client.aclose()
+
+
+@pytest.fixture
+async def busy(
+    make_client: MakeClient, asana: AsanaSimulator, tmp_path: Path
+) -> AsyncIterator[Busy]:
+    """Yield a client that runs a handler, which waits until it is told to go on."""
+    client = make_client(store=f"sqlite:///{tmp_path}/store.db")
+    busy = Busy(client, asyncio.Event(), asyncio.Event(), [])
+
+    @client.on()
+    async def handler(event: Event) -> None:
+        busy.started.set()
+        await busy.go_on.wait()
+        stats = await client.stats()
+        busy.said.append(stats.waiting)
+
+    await client.__aenter__()
+    await client.ensure(asana.project)
+    running = asyncio.create_task(client.run())
+    await asana.create_task("Fix the login", project=asana.project)
+    await busy.started.wait()
+    yield busy
+    busy.go_on.set()
+    await client.aclose()
+    await running
+
+
+async def test_handler_that_ends_while_the_client_is_closed_may_use_it(busy: Busy) -> None:
+    closing = asyncio.create_task(busy.client.aclose())
+    await anyio.wait_all_tasks_blocked()
+    busy.go_on.set()
+    await closing
+    assert busy.said
+
+
+async def test_who_closes_while_another_does_waits_for_the_end_of_it(busy: Busy) -> None:
+    closing = [asyncio.create_task(busy.client.aclose()) for _ in range(2)]
+    await anyio.wait_all_tasks_blocked()
+    assert not any(task.done() for task in closing)
+    busy.go_on.set()
+    await asyncio.gather(*closing)
+
+
+@pytest.mark.parametrize("how", ["the task", "a scope"])
+async def test_closing_that_is_cancelled_leaves_no_task_and_no_connection_open(
+    busy: Busy, free_port: int, how: str
+) -> None:
+    def ours() -> set[str]:
+        names = {task.get_name() for task in asyncio.all_tasks()}
+        return {name for name in names if name.startswith("asana-webhooks")}
+
+    scope = anyio.CancelScope()
+
+    async def close() -> None:
+        with scope:
+            await busy.client.aclose()
+
+    assert ours()
+    closing = asyncio.create_task(close())
+    await anyio.wait_all_tasks_blocked()
+    (closing if how == "the task" else scope).cancel()
+    await asyncio.wait([closing])
+    assert not ours()
+    assert busy.client._own is not None
+    assert busy.client._own.is_closed
+    with pytest.raises(OSError, match="Connect call failed"):
+        await asyncio.open_connection("127.0.0.1", free_port)
+
+
+async def test_handler_that_closes_its_client_is_told_what_to_do_instead(
+    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make_client(max_attempts=1)
+
+    @client.on()
+    async def close(event: Event) -> None:
+        await client.aclose()
+
+    async with client:
+        await client.ensure(asana.project)
+        running = asyncio.create_task(client.run())
+        await asana.create_task("Fix the login", project=asana.project)
+        letters = await eventually(client.dead_letters)
+        assert "a handler cannot close its client" in letters[0].reason
+        assert not running.done()
+    await running
 
 
 async def test_store_that_does_not_close_leaves_no_connection_to_asana_open(

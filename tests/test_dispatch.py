@@ -340,12 +340,13 @@ async def test_interrupt_is_no_failed_attempt(dispatcher: Dispatcher) -> None:
         await dispatcher.dispatch(COMPLETED)
 
 
-# Cancellation from outside
+# Cancellation
 
 
-@pytest.fixture
-def waiting(dispatcher: Dispatcher) -> list[str]:
-    """Register a handler that waits for ever; return what it says."""
+@pytest.mark.parametrize("how", ["the task", "a scope"])
+async def test_handler_that_is_cancelled_ends_and_who_dispatched_it_is_told(
+    dispatcher: Dispatcher, how: str
+) -> None:
     said: list[str] = []
 
     @dispatcher.on()
@@ -356,40 +357,19 @@ def waiting(dispatcher: Dispatcher) -> list[str]:
         finally:
             said.append("ends")
 
-    return said
-
-
-async def test_cancelling_the_task_passes_through(
-    dispatcher: Dispatcher, waiting: list[str]
-) -> None:
-    task = asyncio.create_task(dispatcher.dispatch(COMPLETED))
-    await anyio.wait_all_tasks_blocked()
-    assert waiting == ["begins"]
-    task.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled()
-    assert waiting == ["begins", "ends"]
-
-
-async def test_cancelling_a_scope_passes_through(
-    dispatcher: Dispatcher, waiting: list[str]
-) -> None:
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(dispatcher.dispatch, COMPLETED)
-            await anyio.wait_all_tasks_blocked()
-            tasks.cancel_scope.cancel()
-    assert tasks.cancel_scope.cancelled_caught
-    assert waiting == ["begins", "ends"]
-
-
-async def test_timeout_of_the_caller_passes_through(
-    dispatcher: Dispatcher, waiting: list[str]
-) -> None:
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0):
+    async def dispatch(scope: anyio.CancelScope) -> None:
+        with scope, pytest.raises(HandlerFailed) as caught:
             await dispatcher.dispatch(COMPLETED)
-    assert waiting == ["begins", "ends"]
+        assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+        assert "handler" in caught.value.handler
+
+    scope = anyio.CancelScope()
+    task = asyncio.create_task(dispatch(scope))
+    await anyio.wait_all_tasks_blocked()
+    assert said == ["begins"]
+    (task if how == "the task" else scope).cancel()
+    await task
+    assert said == ["begins", "ends"]
 
 
 @pytest.mark.parametrize("limit", [anyio.fail_after, asyncio.timeout])

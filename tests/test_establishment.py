@@ -16,6 +16,7 @@ from asana_webhooks import (
     HandshakeMissingError,
     MemoryStore,
     NotFoundError,
+    RateLimitedError,
     ServerError,
     StoreError,
     Webhook,
@@ -289,6 +290,23 @@ async def test_lost_answer_that_cannot_be_looked_up_says_so(
     assert await store.list_routes() == []
 
 
+async def test_look_for_a_lost_webhook_that_takes_too_long_says_so(
+    client: WebhooksClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: Any, **__: Any) -> list[str]:
+        await asyncio.Event().wait()
+        return []
+
+    asana.faults.add("lost-201")
+    monkeypatch.setattr(client._opened().establishment, "_workspaces", hang)
+    monkeypatch.setattr(module, "CLEAN_UP_TIMEOUT", 0.05)
+    with pytest.raises(ConnectionFailedError) as caught:
+        await client.establish(asana.project)
+    assert caught.value.__notes__ == [
+        "whether a webhook was made could not be found out: it took too long"
+    ]
+
+
 async def test_create_call_that_takes_too_long_is_a_lost_answer(
     client: WebhooksClient, asana: AsanaSimulator, store: MemoryStore
 ) -> None:
@@ -318,6 +336,47 @@ async def test_refused_create_call_raises_asanas_error_and_leaves_nothing(
     with pytest.raises((error, NotFoundError)):
         await client.establish(resource, filters=filters)
     assert await store.list_routes() == []
+
+
+@pytest.mark.parametrize("call", ["establish", "ensure"])
+@pytest.mark.parametrize(
+    ("wrong", "error", "match"),
+    [
+        ({"resource": "two words"}, ValueError, "resource must be a gid"),
+        ({"resource": 1204619}, ValueError, "resource must be a gid"),
+        ({"timeout": 0.0}, ValueError, "timeout must be seconds"),
+        ({"timeout": float("inf")}, ValueError, "timeout must be seconds"),
+        ({"filters": [{"resource_type": "task"}]}, TypeError, "WebhookFilter"),
+    ],
+    ids=["no-gid", "number", "no-time", "for-ever", "dict"],
+)
+async def test_what_cannot_be_asked_for_is_refused_before_anything_is_stored(
+    make_client: Callable[..., WebhooksClient],
+    asana: AsanaSimulator,
+    call: str,
+    wrong: dict[str, Any],
+    error: type[Exception],
+    match: str,
+) -> None:
+    class Untouched(MemoryStore):
+        async def reserve(self, route: Route, *, ttl: float, sole: bool = False) -> bool:
+            raise AssertionError
+
+        async def list_routes(self, resource: str | None = None) -> list[Route]:
+            raise AssertionError
+
+    async with make_client(store=Untouched()) as client:
+        with pytest.raises(error, match=match):
+            await getattr(client, call)(**{"resource": asana.project, **wrong})
+
+
+async def test_rate_limit_that_outlasts_the_timeout_is_raised_as_such(
+    client: WebhooksClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asana.faults.add("rate-limited")
+    with pytest.raises(RateLimitedError) as caught:
+        await client.establish(asana.project, timeout=0.5)
+    assert caught.value.retry_after
 
 
 async def test_handshake_answered_by_somebody_else_deletes_the_webhook(
@@ -382,6 +441,26 @@ async def test_webhook_that_cannot_be_deleted_is_named_in_the_log(
     assert f"webhook {gid} is left at Asana" in caplog.text
 
 
+async def test_webhook_whose_deletion_is_not_answered_is_named_in_the_log_and_forgotten(
+    client: WebhooksClient,
+    asana: AsanaSimulator,
+    store: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def hang(api: WebhooksApi, gid: str) -> None:
+        await asyncio.Event().wait()
+
+    asana.faults.add("wrong-secret")
+    monkeypatch.setattr(module, "CLEAN_UP_TIMEOUT", 0.05)
+    monkeypatch.setattr(WebhooksApi, "delete_webhook", hang)
+    with pytest.raises(HandshakeMismatchError):
+        await client.establish(asana.project)
+    (gid,) = asana.webhooks
+    assert f"webhook {gid} is left at Asana, delete it by hand: there was no answer" in caplog.text
+    assert await store.list_routes() == []
+
+
 # Cancellation
 
 
@@ -411,6 +490,30 @@ async def test_cancelled_before_the_create_call_leaves_nothing(
         await cancelled_while(client, asana, reserving.wait)
         assert await store.list_routes() == []
     assert not asana.create_started.is_set()
+
+
+@pytest.mark.parametrize("call", ["establish", "ensure"])
+async def test_cancelled_when_the_reservation_is_just_stored_leaves_nothing(
+    make_client: Callable[..., WebhooksClient], asana: AsanaSimulator, call: str
+) -> None:
+    reserved = asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def reserve(self, route: Route, *, ttl: float, sole: bool = False) -> bool:
+            done = await super().reserve(route, ttl=ttl, sole=sole)
+            if not reserved.is_set():
+                reserved.set()
+                await asyncio.Event().wait()
+            return done
+
+    async with make_client(store=Slow()) as client:
+        task = asyncio.create_task(getattr(client, call)(asana.project))
+        await reserved.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with anyio.fail_after(5):  # the next call need not wait until a reservation expires
+            await client.ensure(asana.project)
 
 
 async def test_cancelled_during_the_create_call_leaves_nothing(
@@ -499,6 +602,54 @@ async def test_clean_up_that_fails_does_not_swallow_the_cancellation(
     monkeypatch.setattr(client._opened().establishment, "_workspaces", refuse)
     await cancelled_while(client, asana, asana.handshake_done.wait)
     assert "may be left at Asana" in caplog.text
+    asana.release_201.set()
+
+
+async def test_store_that_fails_to_forget_does_not_swallow_the_cancellation(
+    make_client: Callable[..., WebhooksClient],
+    asana: AsanaSimulator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(MemoryStore):
+        async def drop(self, route: str) -> Route | None:
+            raise StoreError("the disk is full")
+
+    asana.faults.add("slow-handshake")
+    async with make_client(store=Broken()) as client:
+        await cancelled_while(client, asana, asana.create_started.wait)
+    assert "unwanted route may be left in the store: the disk is full" in caplog.text
+
+
+async def test_webhook_is_looked_for_when_the_store_cannot_say_what_was_echoed(
+    make_client: Callable[..., WebhooksClient], asana: AsanaSimulator
+) -> None:
+    class Broken(MemoryStore):
+        async def drop(self, route: str) -> Route | None:
+            asana.release_201.set()  # Asana comes to its end although the caller has hung up
+            await asana.settled()
+            raise StoreError("the disk is full")
+
+    asana.faults.add("slow-201")
+    async with make_client(store=Broken()) as client:
+        await cancelled_while(client, asana, asana.handshake_done.wait)
+    assert not asana.webhooks
+
+
+async def test_clean_up_that_takes_too_long_is_given_up_and_says_so(
+    client: WebhooksClient,
+    asana: AsanaSimulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def hang(*_: Any, **__: Any) -> list[str]:
+        await asyncio.Event().wait()
+        return []
+
+    asana.faults.add("slow-201")
+    monkeypatch.setattr(module, "CLEAN_UP_TIMEOUT", 0.05)
+    monkeypatch.setattr(client._opened().establishment, "_workspaces", hang)
+    await cancelled_while(client, asana, asana.handshake_done.wait)
+    assert "may be left at Asana, without a receiver: there was no answer" in caplog.text
     asana.release_201.set()
 
 
@@ -649,6 +800,9 @@ async def test_ensure_makes_a_webhook_of_its_own_for_another_address(
         "https://hooks.example.com/asana?key=1",
         "https://hooks.example.com/asana#part",
         "https://user:password@hooks.example.com",
+        "https://hooks.example.com/asana\n",
+        " https://hooks.example.com/asana",
+        "https://hooks.example.com/as ana",
     ],
 )
 def test_address_that_asana_would_refuse_is_refused_at_construction(url: str) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -248,6 +249,108 @@ async def test_whatever_a_handler_raises_is_a_failed_attempt_and_the_worker_live
     assert record.exc_info[1] is error
 
 
+@pytest.mark.parametrize("who", ["itself", "another task"])
+async def test_handler_that_the_program_cancels_is_a_failed_attempt_and_the_worker_lives(
+    store: MemoryStore, who: str
+) -> None:
+    gids: list[str] = []
+    requests: list[int] = []
+
+    async def cancelled_once(event: Event) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
+        gids.append(event.resource.gid)
+        requests.append(worker.cancelling())
+        if len(gids) == 1:
+            if who == "itself":
+                worker.cancel()
+                worker.cancel()  # as a program does that is impatient
+            else:
+                asyncio.get_running_loop().call_soon(worker.cancel)
+            await anyio.sleep_forever()
+
+    counters = Counters()
+    await put(store, "a", event(1))
+    await put(store, "a", event(2))
+    async with draining(store, cancelled_once, concurrency=1, counters=counters):
+        await until(lambda: counters.handled == 2)
+    assert gids == ["1", "2", "1"]
+    assert requests == [0, 0, 0]  # a TaskGroup of the next handler would take it for its own
+    assert told(counters) == (2, 1, 0)
+
+
+async def test_cancellation_that_a_handler_swallowed_is_not_taken_for_the_end(
+    store: MemoryStore,
+) -> None:
+    gids: list[str] = []
+
+    async def swallow_then_fail(event: Event) -> None:
+        gids.append(event.resource.gid)
+        if len(gids) == 1:
+            worker = asyncio.current_task()
+            assert worker is not None
+            worker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await anyio.sleep_forever()
+        elif len(gids) == 2:
+            raise asyncio.CancelledError
+
+    await put(store, "a", event(1))
+    await put(store, "a", event(2))
+    async with draining(store, swallow_then_fail, concurrency=1):
+        await until(lambda: gids == ["1", "2", "2"])
+
+
+async def test_loop_that_ends_while_a_handler_runs_is_no_failed_attempt(
+    store: MemoryStore,
+) -> None:
+    started, counters, before = asyncio.Event(), Counters(), asyncio.all_tasks()
+
+    async def hang(event: Event) -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    await put(store, "a", event(1))
+    async with draining(store, hang, counters=counters):
+        await started.wait()
+        for task in asyncio.all_tasks() - before:  # as asyncio.run does in the end
+            task.cancel()
+        claim = await eventually(lambda: store.claim(limit=1, lease=1.0))
+    assert claim is not None
+    assert claim.deliveries[0].attempts == 0
+    assert told(counters) == (0, 0, 0)
+
+
+class ManyLinesError(Exception):
+    def __repr__(self) -> str:
+        return "two\nlines\x1b[31m"
+
+
+class BrokenError(Exception):
+    def __repr__(self) -> str:
+        raise ValueError("no repr")
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (KeyError("gid"), "KeyError('gid')"),
+        (ManyLinesError(), "two lines [31m"),
+        (BrokenError(), "BrokenError"),
+        (ValueError("x" * 1000), "ValueError('" + "x" * 188),
+    ],
+    ids=["plain", "lines", "broken", "long"],
+)
+async def test_reason_of_a_dead_letter_is_one_line_whatever_was_raised(
+    store: MemoryStore, seen: Seen, error: Exception, shown: str
+) -> None:
+    seen.failing["1"] = error
+    await put(store, "a", event(1))
+    async with draining(store, seen, max_attempts=1):
+        (letter,) = await eventually(store.dead_letters)
+    assert letter.reason.endswith(f"failed 1 times: {shown}")
+
+
 async def test_log_of_a_failure_names_handler_and_event_key(
     store: MemoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -324,7 +427,10 @@ async def test_unreadable_delivery_becomes_a_dead_letter(
 # Stopping
 
 
-async def test_cancelled_drain_lets_the_running_handler_end(store: MemoryStore) -> None:
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+async def test_drain_that_is_stopped_lets_the_running_handler_end_and_begins_no_more(
+    store: MemoryStore, how: str
+) -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
     ended: list[str] = []
 
@@ -340,11 +446,14 @@ async def test_cancelled_drain_lets_the_running_handler_end(store: MemoryStore) 
     async with Inbox(store) as inbox:
         task = asyncio.create_task(inbox.drain(dispatcher.dispatch))
         await started.wait()
-        task.cancel()
-        await asyncio.sleep(0)
+        if how == "cancelled":
+            task.cancel()
+        else:
+            inbox.stop()
+        await anyio.wait_all_tasks_blocked()
         go_on.set()
         await asyncio.wait([task])
-    assert task.cancelled()
+    assert task.cancelled() is (how == "cancelled")
     assert ended == ["1"]
     assert (await store.counts()).waiting == 1
     claim = await store.claim(limit=10, lease=1.0)
@@ -383,6 +492,19 @@ async def test_closing_ends_the_drain(store: MemoryStore, seen: Seen) -> None:
         await task
 
 
+async def test_task_of_a_handler_is_told_from_others(store: MemoryStore) -> None:
+    said: list[bool] = []
+
+    async def ask(event: Event) -> None:
+        said.append(inbox.is_worker())
+
+    await put(store, "a", event(1))
+    async with draining(store, ask) as inbox:
+        await until(lambda: said)
+        assert not inbox.is_worker()
+    assert said == [True]
+
+
 async def test_second_drain_at_once_is_refused(store: MemoryStore, seen: Seen) -> None:
     async with draining(store, seen) as inbox:
         await asyncio.sleep(0)
@@ -390,12 +512,49 @@ async def test_second_drain_at_once_is_refused(store: MemoryStore, seen: Seen) -
             await inbox.drain(seen)
 
 
+@pytest.mark.parametrize("how", ["the task", "a scope"])
+async def test_closing_that_is_cancelled_leaves_no_task_behind(
+    store: MemoryStore, how: str
+) -> None:
+    before, started = asyncio.all_tasks(), asyncio.Event()
+    dispatcher, scope = Dispatcher(), anyio.CancelScope()
+
+    @dispatcher.on()
+    async def slow(event: Event) -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    async def close() -> None:
+        with scope:
+            await inbox.__aexit__(None, None, None)
+
+    await put(store, "a", event(1))
+    inbox = await Inbox(store, grace=0.1).__aenter__()
+    draining = asyncio.create_task(inbox.drain(dispatcher.dispatch))
+    await started.wait()
+    closing = asyncio.create_task(close())
+    await anyio.wait_all_tasks_blocked()
+    (closing if how == "the task" else scope).cancel()
+    await asyncio.wait([closing, draining])
+    assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("number", [0, -1])
+@pytest.mark.parametrize("name", ["concurrency", "max_attempts"])
+def test_number_that_would_handle_nothing_is_refused(
+    store: MemoryStore, name: str, number: int
+) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not {number}"):
+        Inbox(store, **{name: number})  # type: ignore[arg-type] # of mixed types
+
+
 async def test_no_task_is_left_behind(store: MemoryStore, seen: Seen) -> None:
     before = asyncio.all_tasks()
     await put(store, "a", event(1))
-    async with draining(store, seen):
+    async with draining(store, seen) as inbox:
         await until(lambda: seen.gids == ["1"])
     assert asyncio.all_tasks() == before
+    assert not inbox._workers
 
 
 # Leases
@@ -722,6 +881,23 @@ async def test_deliveries_are_counted_as_what_becomes_of_them(
         await until(lambda: sum(told(counters)) == 6)
         assert told(counters) == (1, 2, 3)
     assert (await store.counts()).dead_letters == 3
+
+
+async def test_letter_that_a_lost_lease_kept_from_being_left_is_not_counted(
+    seen: Seen, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Lost(MemoryStore):
+        async def bury(
+            self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]
+        ) -> bool:
+            return False
+
+    store, counters = Lost(), Counters()
+    await put(store, "a", body=b"unreadable")
+    async with draining(store, seen, counters=counters):
+        await until(lambda: "a lease ran out" in caplog.text)
+    assert told(counters) == (0, 0, 0)
+    assert "a dead letter" not in caplog.text
 
 
 async def test_delivery_is_counted_by_the_attempt_that_handled_it(store: MemoryStore) -> None:

@@ -106,6 +106,27 @@ async def test_signal_stops_it_and_lets_the_handler_end(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+async def test_signal_stops_all_clients_that_are_served_in_one_loop(
+    make_client: MakeClient,
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    clients = [make_client(port=0), make_client(port=0), make_client(port=0)]
+    stop = asyncio.Event()
+    async with (
+        beside(serve(clients[0], handlers=False, stop=stop), "first"),
+        beside(serve(clients[1], handlers=False), "second") as second,
+        beside(serve(clients[2], handlers=False), "third") as third,
+    ):
+        for client in clients:
+            await eventually(lambda client=client: is_ready(client.port))
+        stop.set()
+        await until(lambda: clients[0]._closed)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with anyio.fail_after(10):
+            await asyncio.wait([second, third])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 async def test_without_handlers_deliveries_are_kept_for_others(
     make_client: MakeClient, asana: AsanaSimulator
 ) -> None:
@@ -185,7 +206,7 @@ async def test_application_enters_the_client_and_hands_events_over(
         await until(lambda: task in handled)
     finally:
         await runner.cleanup()
-    with pytest.raises(RuntimeError, match="not open"):
+    with pytest.raises(RuntimeError, match="closed"):
         await client.stats()
 
 

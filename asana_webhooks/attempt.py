@@ -1,0 +1,54 @@
+"""One try to have a delivery handled: its events, and how far it came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from .errors import DecodeError
+from .models import Delivery, Event, decode_event, split_events
+
+__all__ = ["Attempt", "Odd"]
+
+
+class Odd(msgspec.Struct, frozen=True):
+    """What could not be decoded, as a delivery's body of its own, and why."""
+
+    body: bytes
+    reason: str
+
+
+class Attempt:
+    """One try to have a delivery's events handled: what is decoded, and how far it came."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.done = delivery.done
+        self._items = _decode(delivery.body)
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events that are not done; one is done when the next is asked for."""
+        while self.done < len(self._items):
+            item = self._items[self.done]
+            if isinstance(item, Event):
+                yield item
+            self.done += 1
+
+    def odd(self) -> list[Odd]:
+        """Return what could not be decoded."""
+        return [item for item in self._items if isinstance(item, Odd)]
+
+
+def _decode(body: bytes) -> list[Event | Odd]:
+    try:
+        return [_decode_one(text) for text in split_events(body)]
+    except DecodeError as error:
+        return [Odd(body, str(error))]
+
+
+def _decode_one(text: msgspec.Raw) -> Event | Odd:
+    try:
+        return decode_event(text)
+    except DecodeError as error:
+        return Odd(b'{"events":[%b]}' % bytes(text), str(error))
