@@ -12,7 +12,8 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import anyio
@@ -294,7 +295,7 @@ class Establishment:
     # Undoing, bounded and safe from further cancellation
 
     async def _undo_unanswered(self, route: Route) -> None:
-        with anyio.move_on_after(CLEAN_UP_TIMEOUT, shield=True):
+        with _cleaning_up("a webhook may be left at Asana, without a receiver"):
             dropped = await self._store.drop(route.id)
             if dropped is None or not dropped.candidates:
                 return  # no secret was echoed, so Asana cannot have made the webhook
@@ -307,7 +308,7 @@ class Establishment:
                 await self._delete(webhook.gid)
 
     async def _undo(self, route: Route, gid: str) -> None:
-        with anyio.move_on_after(CLEAN_UP_TIMEOUT, shield=True):
+        with _cleaning_up(f"webhook {gid} may be left at Asana, delete it by hand"):
             await self._delete(gid)
             await self._store.drop(route.id)
             await self._store.retire(route.id)
@@ -317,6 +318,19 @@ class Establishment:
             await WebhooksApi.delete_webhook(self._api, gid)
         except AsanaWebhooksError as error:
             logger.error("webhook %s is left at Asana, delete it by hand: %s", gid, error)
+
+
+@contextmanager
+def _cleaning_up(otherwise: str) -> Iterator[None]:
+    """Bound what must be done in spite of a cancellation; log what is so if it does not end."""
+    ended = False
+    try:
+        with anyio.move_on_after(CLEAN_UP_TIMEOUT, shield=True):
+            yield
+            ended = True
+    finally:
+        if not ended:
+            logger.error("%s: cleaning up did not end", otherwise)
 
 
 def _is_about_handshake(error: BadRequestError) -> bool:

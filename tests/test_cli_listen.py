@@ -422,6 +422,31 @@ async def test_told_while_it_establishes_it_leaves_nothing(
     assert "is established" not in run.err
 
 
+async def test_told_twice_while_it_establishes_it_ends_and_says_what_may_be_left(
+    asana: AsanaSimulator,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    looking = asyncio.Event()
+
+    async def never(*_: object, **__: object) -> AsyncIterator[None]:
+        looking.set()
+        await asyncio.Event().wait()
+        yield
+
+    asana.faults.add(Fault.SLOW_201)
+    monkeypatch.setattr(WebhooksApi, "iter_webhooks", never)
+    run = start()
+    with anyio.fail_after(5):
+        await asana.handshake_done.wait()
+    signal.raise_signal(signal.SIGINT)
+    with anyio.fail_after(5):
+        await looking.wait()
+    await run.stop()
+    assert "a webhook may be left at Asana" in caplog.text
+
+
 async def test_failure_to_establish_is_the_command_s(asana: AsanaSimulator, start: Start) -> None:
     asana.faults.add(Fault.NO_HANDSHAKE)
     run = start()
@@ -630,6 +655,15 @@ def test_what_cannot_work_is_one_line(arguments: list[str], said: str) -> None:
     assert result.stderr.count("\n") == 1
 
 
+def test_address_without_tls_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(wanted: Wanted) -> None:
+        pass
+
+    monkeypatch.setattr("asana_webhooks.cli.listen.listen", nothing)
+    result = invoke("1", "--public-url", "http://hooks.example.com")
+    assert result.stderr.startswith("Warning: public_url is http")
+
+
 def test_missing_token_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ASANA_ACCESS_TOKEN")
     result = invoke("1", "--tunnel")
@@ -725,6 +759,20 @@ async def test_interrupted_command_exits_with_0_and_leaves_nothing(
     assert out == b""
     assert b"Traceback" not in err
     assert dict(asana.webhooks) == {}
+
+
+async def test_interrupted_command_says_what_it_could_not_look_for(
+    asana: AsanaSimulator, spawn: Any
+) -> None:
+    asana.faults.add(Fault.SLOW_201)
+    async with spawn() as process:
+        with anyio.fail_after(20):
+            await asana.handshake_done.wait()
+        asana.faults.add(Fault.UNAVAILABLE)
+        process.send_signal(signal.SIGINT)
+        with anyio.fail_after(20):
+            _, err = await process.communicate()
+    assert b"Error: a webhook may be left at Asana" in err
 
 
 async def test_when_nobody_reads_on_the_webhook_is_deleted(

@@ -486,6 +486,23 @@ async def test_cancelled_after_the_201_leaves_no_orphan_at_asana(
     assert not asana.webhooks
 
 
+async def test_clean_up_that_does_not_end_says_what_may_be_left(
+    client: WebhooksClient,
+    asana: AsanaSimulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def never(*_: Any, **__: Any) -> list[str]:
+        await asyncio.Event().wait()
+        return []
+
+    asana.faults.add("slow-201")
+    monkeypatch.setattr(module, "CLEAN_UP_TIMEOUT", 0.1)
+    monkeypatch.setattr(client._opened().establishment, "_workspaces", never)
+    await cancelled_while(client, asana, asana.handshake_done.wait)
+    assert "a webhook may be left at Asana" in caplog.text
+
+
 async def test_clean_up_that_fails_does_not_swallow_the_cancellation(
     client: WebhooksClient,
     asana: AsanaSimulator,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 
-__all__ = ["Stopping", "first_of", "stopping"]
+__all__ = ["Stopping", "stopping", "until_told"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -40,18 +40,30 @@ def stopping() -> Iterator[Stopping]:
             signal.signal(number, handler)
 
 
-async def first_of(*awaitables: Awaitable[object]) -> None:
-    """Return when one of these has ended; the others are cancelled, and waited for.
+async def until_told(told: Stopping, *awaitables: Awaitable[object]) -> None:
+    """Return when told to stop or when one of these has ended; they are cancelled, and waited for.
 
-    Raises what one of them raised, also one that was cancelled and failed to clean up.
+    Told twice, they are cancelled again, so that their cleaning up ends too. Raises what one of
+    them raised, also one that was cancelled and failed to clean up.
     """
-    tasks = [asyncio.ensure_future(each) for each in awaitables]
+    tasks = [asyncio.ensure_future(each) for each in (told.once.wait(), *awaitables)]
+    impatience = asyncio.create_task(_cancel_at(told.twice, tasks))
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
+        _cancel(tasks)
         await asyncio.wait(tasks)
+        impatience.cancel()
     for task in tasks:
         if not task.cancelled():
             task.result()
+
+
+async def _cancel_at(event: asyncio.Event, tasks: Iterable[asyncio.Future[object]]) -> None:
+    await event.wait()
+    _cancel(tasks)
+
+
+def _cancel(tasks: Iterable[asyncio.Future[object]]) -> None:
+    for task in tasks:
+        task.cancel()

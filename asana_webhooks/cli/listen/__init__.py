@@ -12,6 +12,7 @@ from ..access import asana_options
 from ..filters import FILTER_SYNTAX, FILTERS
 from ..forwarding import check_url
 from ..options import INSPECT, JSON
+from ..output import warnings_shown
 from .listening import MEMORY, Wanted, listen
 from .tunnels import PROGRAMS
 
@@ -55,8 +56,9 @@ def command(*, resource: str | None, tunnel: str | None, **options: Any) -> None
     """
     wanted = Wanted(resource=resource, tunnel=tunnel is not None, **options)
     wanted = wanted._replace(tunnel_program=None if tunnel == ANY else tunnel)
-    _check(wanted)
-    asyncio.run(listen(wanted))
+    with warnings_shown():
+        _check(wanted)
+        asyncio.run(listen(wanted))
 
 
 def _check(wanted: Wanted) -> None:
