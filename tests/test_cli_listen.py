@@ -481,6 +481,18 @@ async def test_signals_are_as_before_in_the_end() -> None:
     assert not told.twice.is_set()
 
 
+async def test_hangup_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping() as told:
+            signal.raise_signal(signal.SIGHUP)
+            await asyncio.sleep(0)
+            assert not told.once.is_set()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 # A tunnel
 
 
@@ -745,14 +757,15 @@ def spawn(asana: AsanaSimulator, free_port: int) -> Any:
     return spawn
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_interrupted_command_exits_with_0_and_leaves_nothing(
-    asana: AsanaSimulator, spawn: Any
+    asana: AsanaSimulator, spawn: Any, number: signal.Signals
 ) -> None:
     async with spawn("--json") as process:
         line = json.loads(await process.stdout.readline())
         assert line["verdict"] == "heartbeat"
         await until(lambda: asana.webhooks and asana.deliveries)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         with anyio.fail_after(20):
             out, err = await process.communicate()
     assert process.returncode == 0

@@ -238,12 +238,15 @@ async def test_program_is_not_given_the_secrets_of_ours(
 ) -> None:
     monkeypatch.setenv("ASANA_PAT", "a-token")
     monkeypatch.setenv("ASANA_WEBHOOKS_ENCRYPTION_KEYS", "a-key")
+    monkeypatch.setenv("ASANA_CLIENT_SECRET", "a-secret")
+    monkeypatch.setenv("ASANA_WEBHOOKS_STORE", "redis://:a-password@host")
     monkeypatch.setenv("NGROK_AUTHTOKEN", "its-own")
     trace = install("ngrok", NGROK)
     async with tunnel("ngrok", 8080):
         environment = json.loads(trace.read_text())["environment"]
     assert environment["NGROK_AUTHTOKEN"] == "its-own"
-    assert {"a-token", "a-key"}.isdisjoint(environment.values())
+    assert {"a-token", "a-key", "a-secret"}.isdisjoint(environment.values())
+    assert "ASANA_WEBHOOKS_STORE" not in environment
 
 
 async def test_end_of_the_program_is_told(install: Install) -> None:
@@ -262,6 +265,27 @@ async def test_program_that_does_not_want_to_end_is_killed(
     async with tunnel("ngrok", 8080):
         pid = json.loads(trace.read_text())["pid"]
     assert not is_running(pid)
+
+
+@pytest.mark.parametrize(
+    "stubborn",
+    ["signal.SIG_IGN", pytest.param("signal.SIG_DFL", id="willing")],
+)
+async def test_what_the_program_has_started_ends_too(
+    install: Install, monkeypatch: pytest.MonkeyPatch, stubborn: str, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tunnels, "STOP_TIMEOUT", 0.5)
+    child = tmp_path / "child"
+    fork = (
+        f"signal.signal(signal.SIGTERM, {stubborn}); child = os.fork()\n"
+        f"if not child: {WAIT}\n"
+        f"open({str(child)!r}, 'w').write(str(child))"
+    )
+    install("ngrok", NGROK, before=fork)
+    with anyio.fail_after(20):
+        async with tunnel("ngrok", 8080):
+            pid = int(child.read_text())
+    await until(lambda: not is_running(pid))
 
 
 async def test_program_ends_with_an_error_of_ours(install: Install) -> None:

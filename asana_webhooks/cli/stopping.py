@@ -1,4 +1,7 @@
-"""Being told to stop, by SIGTERM or Ctrl-C: once to clean up, twice to leave things as they are."""
+"""Being told to stop: once to clean up, twice to leave things as they are.
+
+Who is told by Ctrl-C, by SIGTERM, or by SIGHUP, when a terminal is closed.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Iterable, Iterator
+from types import FrameType
 
-__all__ = ["Stopping", "stopping", "until_told"]
+__all__ = ["Stopping", "stopping", "terminable", "until_told"]
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+HANGUP = getattr(signal, "SIGHUP", None)
+"""What Windows does not have."""
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP else []))
 
 
 class Stopping:
@@ -29,8 +36,10 @@ def stopping() -> Iterator[Stopping]:
     """Catch the signals, instead of dying of them, and count them."""
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    if before.get(HANGUP) is signal.SIG_IGN:  # nohup: the terminal may go
+        del before[HANGUP]
     state = Stopping()
-    for number in SIGNALS:
+    for number in before:
         loop.add_signal_handler(number, state.tell)
     try:
         yield state
@@ -38,6 +47,21 @@ def stopping() -> Iterator[Stopping]:
         for number, handler in before.items():
             loop.remove_signal_handler(number)
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, for work that cleans up when it is interrupted."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)  # asyncio's, while it runs
+        (handler if callable(handler) else signal.default_int_handler)(number, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def until_told(told: Stopping, *awaitables: Awaitable[object]) -> None:

@@ -48,7 +48,8 @@ ANY = "any"
 def command(*, resource: str | None, tunnel: str | None, **options: Any) -> None:
     """Print what Asana sends, as it comes, and post it on to a program of yours.
 
-    Establishes a webhook for RESOURCE, and deletes it in the end: at Ctrl-C, SIGTERM or an error.
+    Establishes a webhook for RESOURCE, and deletes it in the end: at Ctrl-C, SIGTERM, an error, or
+    when the terminal is closed. A second Ctrl-C waits for nothing.
     Without RESOURCE it prints what comes for the routes of a --store.
 
     Nothing is kept unless there is a --store, where deliveries wait for the handlers of other
