@@ -247,6 +247,12 @@ def test_bytes_that_are_no_text_come_back_from_a_line() -> None:
     assert Recorded.from_line(json.dumps(fields)).body == b"\xff\x00"
 
 
+def test_lines_hold_neither_secret_nor_route() -> None:
+    headers = (("X-Hook-Secret", "a-secret"), ("X-Original-URI", "/asana/the-route?x"))
+    fields = as_fields(record(route="the-route", headers=headers), None)
+    assert fields["headers"] == {"X-Original-URI": "/asana/<route>?x"}
+
+
 def test_what_strangers_write_moves_no_cursor() -> None:
     event = '{"action":"\\u001b[2J","created_at":"2026-01-01T00:00:00Z","resource":{"gid":"1"}}'
     body = f'{{"events":[{event}]}}'.encode()
@@ -656,6 +662,11 @@ def test_wrong_use_is_said(arguments: list[str], said: str) -> None:
             ["--tunnel", "--forward-to", "localhost:3000"],
             "no address to post to; write it like http://127.0.0.1:3000/hooks",
             id="no address",
+        ),
+        pytest.param(
+            ["--tunnel", "--forward-to", "http://127.0.0.1:99999/hooks"],
+            "no address to post to; write it like http://127.0.0.1:3000/hooks",
+            id="no port",
         ),
         pytest.param(["--tunnel", "--store", "files:"], "store must be", id="other store"),
     ],
