@@ -733,6 +733,22 @@ def test_options_that_may_have_a_value_have_one(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["--store", "sqlite:///x.db"], None, id="no webhook"),
+        pytest.param(["1", "--tunnel"], None, id="a tunnel"),
+        pytest.param(["1"], "https://hooks.example.com", id="a webhook"),
+    ],
+)
+def test_public_url_of_the_environment_counts_where_one_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str | None
+) -> None:
+    public_url = "https://hooks.example.com"
+    wanted = caught(monkeypatch, *arguments, ASANA_WEBHOOKS_PUBLIC_URL=public_url)
+    assert wanted.public_url == expected
+
+
+@pytest.mark.parametrize(
     ("host", "address"),
     [
         ("127.0.0.1", "http://127.0.0.1:8080"),
