@@ -42,7 +42,7 @@ from asana_webhooks.cli.listen.listening import Wanted, listen
 from asana_webhooks.cli.listen.printing import as_fields, as_lines
 from asana_webhooks.cli.recorded import Recorded
 from asana_webhooks.cli.records import Record
-from asana_webhooks.cli.stopping import stopping
+from asana_webhooks.cli.stopping import stopping, terminable
 from asana_webhooks.simulator import AsanaSimulator, Fault
 from asana_webhooks.stores.sqlite import SqliteStore
 
@@ -487,13 +487,22 @@ async def test_signals_are_as_before_in_the_end() -> None:
     assert not told.twice.is_set()
 
 
-async def test_hangup_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("interrupts", [signal.default_int_handler, signal.SIG_IGN])
+def test_sigterm_interrupts_work_that_cleans_up(interrupts: Any) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, interrupts)
+    try:
+        with pytest.raises(KeyboardInterrupt), terminable():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is before[0]
+    finally:
+        signal.signal(signal.SIGINT, before[1])
+
+
+async def test_hangup_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stopping() as told:
-            signal.raise_signal(signal.SIGHUP)
-            await asyncio.sleep(0)
-            assert not told.once.is_set()
+        with stopping():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

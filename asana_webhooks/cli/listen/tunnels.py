@@ -201,4 +201,6 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         # Python before 3.12.4 waits for the end of the output too, which others may hold open.
         with anyio.move_on_after(STOP_TIMEOUT, shield=True):
             await process.wait()
-            return
+            break
+    # Their end is not awaited, so ours is closed: a Process has no method for it.
+    process._transport.close()  # type: ignore[attr-defined] # see above
