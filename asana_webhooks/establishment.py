@@ -323,7 +323,7 @@ class Establishment:
                 await WebhooksApi.delete_webhook(self._api, webhook.gid)
 
     async def _undo(self, route: Route, gid: str) -> None:
-        with _undoing(f"webhook {gid} is left at Asana, delete it by hand"):
+        with _undoing(f"webhook {gid} may be left at Asana, delete it by hand"):
             await self._forget(route)
             await WebhooksApi.delete_webhook(self._api, gid)
 
@@ -341,14 +341,17 @@ class Establishment:
 
 @contextlib.contextmanager
 def _undoing(left: str) -> Iterator[None]:
-    """Shield and bound what undoes; log what is left when that fails or takes too long."""
+    """Shield and bound what undoes; log what is left when that fails, or is cut off."""
+    why = "cleaning up did not end"
     try:
-        with anyio.move_on_after(CLEAN_UP_TIMEOUT, shield=True) as scope:
+        with anyio.move_on_after(CLEAN_UP_TIMEOUT, shield=True):
             yield
+            why = ""
     except AsanaWebhooksError as error:
-        logger.error("%s: %s", left, error)
-    if scope.cancelled_caught:
-        logger.error("%s: there was no answer within %g s", left, CLEAN_UP_TIMEOUT)
+        why = str(error)
+    finally:
+        if why:
+            logger.error("%s: %s", left, why)
 
 
 def _check(resource: str, filters: Sequence[WebhookFilter] | None, timeout: float) -> None:

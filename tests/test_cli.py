@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import hmac
 import io
 import os
@@ -324,6 +325,16 @@ def raising(error: BaseException) -> Callable[[object], Any]:
         pytest.param(StoreError("full; make\nroom"), "full; make room", id="of the package"),
         pytest.param(ValueError("no token"), "no token", id="in the configuration"),
         pytest.param(OSError("disk"), "disk; `asana-webhooks --debug ...` shows where", id="OS"),
+        pytest.param(
+            OSError(errno.EADDRINUSE, "taken"),
+            "taken; end what listens there, or choose another port",
+            id="port",
+        ),
+        pytest.param(
+            FileNotFoundError(errno.ENOENT, "No such file", "/nowhere"),
+            "/nowhere: No such file; check the path",
+            id="file",
+        ),
         pytest.param(
             KeyError("x"),
             "KeyError: 'x'; this is a mistake here: please report what --debug shows",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,11 +125,6 @@ def asana_that_says(status: int, body: Any, **headers: str) -> Answer:
             id="refused",
         ),
         pytest.param(
-            *(403, {"errors": [{"message": "missing scope users:read"}]}),
-            *("the token lacks users:read", "the scopes webhooks:read"),
-            id="scope",
-        ),
-        pytest.param(
             *(403, {"errors": [{"message": "Forbidden"}]}),
             *("Asana answered 403: Forbidden", "check the token's scopes"),
             id="forbidden",
@@ -147,6 +143,57 @@ def test_what_asana_says_of_the_token_is_told(
         assert found[check]["result"] == "failed"
         assert said in found[check]["found"]
         assert step in found[check]["next"]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "needed"),
+    [
+        ("workspaces:read", "webhooks:read, webhooks:write, webhooks:delete, workspaces:read;"),
+        ("webhooks:read", "webhooks:read, webhooks:write, webhooks:delete;"),
+    ],
+)
+def test_scopes_that_the_token_lacks_are_named(
+    shell: Shell, serve: Serve, lacking: str, needed: str
+) -> None:
+    said = {"errors": [{"message": f"missing scope {lacking}"}]}
+    found = asana_results(
+        shell, ASANA_BASE_URL=f"http://{serve(asana_that_says(403, said))}/api/1.0"
+    )
+    assert found["webhooks"]["result"] == "failed"
+    assert found["webhooks"]["found"] == f"the token lacks {lacking}"
+    assert f"the scopes {needed}" in found["webhooks"]["next"]
+
+
+def test_token_that_may_not_tell_whose_it_is_is_good(shell: Shell, serve: Serve) -> None:
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.path.endswith("/me"):
+            said = {"errors": [{"message": "missing scope users:read"}]}
+            return web.json_response(said, status=403)
+        return web.json_response({"data": [{"gid": "1"}]})
+
+    found = asana_results(shell, ASANA_BASE_URL=f"http://{serve(answer)}/api/1.0")
+    assert [found[check]["result"] for check in ("token", "webhooks", "clock")] == ["ok"] * 3
+    assert "users:read" in found["token"]["found"]
+
+
+def test_base_url_that_is_none_is_not_the_tokens_fault(shell: Shell) -> None:
+    found = asana_results(shell, ASANA_BASE_URL="asana.com")
+    assert found["base URL"]["result"] == "failed"
+    assert "check --base-url" in found["base URL"]["next"]
+    assert "token" not in found
+
+
+def test_login_that_cannot_be_read_is_not_the_networks_fault(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "login.json"
+    file.write_text("no token")
+    found = asana_results(
+        shell,
+        ASANA_ACCESS_TOKEN=None,
+        ASANA_CLIENT_ID="id",
+        ASANA_WEBHOOKS_LOGIN_FILE=str(file),
+    )
+    assert "delete it and log in again" in found["token"]["found"]
+    assert found["token"]["next"] == "or set ASANA_ACCESS_TOKEN"
 
 
 @pytest.mark.parametrize(

@@ -219,9 +219,12 @@ def waiting(shell: Shell) -> Child:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows interrupts whole groups of processes")
-def test_interrupted_it_leaves_no_webhook_behind(shell: Shell, waiting: Child) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_no_webhook_behind(
+    shell: Shell, waiting: Child, number: signal.Signals
+) -> None:
     assert len(shell.asana.webhooks) == 1
-    waiting.process.send_signal(signal.SIGINT)
+    waiting.process.send_signal(number)
     status, written, errors = waiting.end()
     assert (status, written) == (130, "")
     assert errors.split("\n") == ["", PRUNE_NEXT, "", ""]

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import json
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -124,10 +125,26 @@ def test_letters_are_chosen_by_filter(shell: Shell, filters: list[str], ids: lis
 
 
 def test_empty_store_says_so(tmp_path: Path) -> None:
-    result = Shell(tmp_path / "new.db").run()
+    file = tmp_path / "new.db"
+    file.touch()
+    result = Shell(file).run()
     assert result.exit_code == 0
     assert result.stdout.splitlines()[2].split() == ["oldest_age:", "-"]
     assert result.stderr == "no dead letters\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["show", "1"], ["replay", "1"], ["discard", "1", "--yes"]], ids=" ".join
+)
+def test_store_that_is_not_there_is_named_and_not_made(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    file = tmp_path / "wrong.db"
+    result = Shell(file).run(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"there is no store at sqlite:///{file}: name the one" in result.stderr
+    assert not file.exists()
+    assert Shell(file).run("show", "--help").exit_code == 0
 
 
 def test_letter_is_shown_with_its_body(shell: Shell) -> None:
@@ -160,7 +177,7 @@ def test_unknown_letter_is_one_line(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("which", "left"),
     [
-        pytest.param(["1", "3", "99"], ["2"], id="ids"),
+        pytest.param(["1", "3", "3"], ["2"], id="ids"),
         pytest.param(["--webhook", "71"], ["2"], id="filter"),
         pytest.param(["--all"], [], id="all"),
     ],
@@ -173,6 +190,14 @@ def test_chosen_letters_are_replayed_or_discarded(
     assert shell.lines(act, *which, *options) == [f"{3 - len(left)} {act}ed"]
     assert len(shell.reasons()) == len(left)
     assert shell.waiting() == (4 - len(left) if act == "replay" else 1)
+
+
+@pytest.mark.parametrize("act", [["replay"], ["discard", "--yes"]], ids=["replay", "discard"])
+def test_ids_of_none_are_a_failure_but_the_others_are_done(shell: Shell, act: list[str]) -> None:
+    result = shell.run(*act, "1", "98", "99")
+    assert (result.exit_code, result.stdout) == (1, f"1 {act[0]}ed\n")
+    assert "2 of the ids are no dead letter's" in result.stderr
+    assert len(shell.reasons()) == 2
 
 
 def test_discarding_asks_first(shell: Shell) -> None:
@@ -204,10 +229,12 @@ def test_age_that_is_none_is_explained(shell: Shell, age: str) -> None:
 
 
 def test_store_that_does_not_open_is_one_line(tmp_path: Path) -> None:
-    result = Shell(tmp_path / "missing" / "store.db").run()
+    file = tmp_path / "store.db"
+    file.write_text("no database" * 100)
+    result = Shell(file).run()
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
-    assert "check that its directory exists" in result.stderr
+    assert "it is not a SQLite database" in result.stderr
 
 
 class Terminal(io.StringIO):
@@ -229,6 +256,55 @@ def test_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, no_colour: str) 
     assert "[red]\\x1b" in printed
     assert "id" in printed.splitlines()[0]
     assert printed.splitlines()[2].split() == ["2", "-"]
+
+
+WEBHOOKS = [
+    {
+        "gid": f"12046190000000{number}",
+        "resource": "1204619000000099",
+        "name": "The login forgets its visitors",
+        "active": "yes",
+        "last success": "1 day, 2:00:00",
+        "retries": 12,
+        "deletion": "2026-11-22 17:06:03",
+        "secret": "yes",
+    }
+    for number in (10, 20)
+]
+
+
+def printed_at(monkeypatch: pytest.MonkeyPatch, width: int) -> list[str]:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    print_records(WEBHOOKS, as_json=False, none="nothing")
+    return re.sub(r"\x1b\[\d*m", "", terminal.getvalue()).splitlines()
+
+
+@pytest.mark.parametrize("width", [76, 80, 120, 200])
+def test_table_leaves_nothing_out(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    lines = printed_at(monkeypatch, width)
+    assert max(map(len, lines)) <= width
+    assert [line.split()[0] for line in lines if line.startswith("12")] == [
+        record["gid"] for record in WEBHOOKS
+    ]
+    assert "…" not in "".join(lines)
+
+
+def test_terminal_without_room_for_a_table_gets_a_field_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = printed_at(monkeypatch, 75)
+    assert lines[0] == f"gid:          {WEBHOOKS[0]['gid']}"
+    assert lines[8] == ""
+    assert lines[9] == f"gid:          {WEBHOOKS[1]['gid']}"
+
+
+def test_output_that_was_closed_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    print_records(WEBHOOKS, as_json=False, none="nothing")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -42,7 +42,7 @@ from asana_webhooks.cli.listen.listening import Wanted, listen
 from asana_webhooks.cli.listen.printing import as_fields, as_lines
 from asana_webhooks.cli.recorded import Recorded
 from asana_webhooks.cli.records import Record
-from asana_webhooks.cli.stopping import stopping
+from asana_webhooks.cli.stopping import stopping, terminable
 from asana_webhooks.simulator import AsanaSimulator, Fault
 from asana_webhooks.stores.sqlite import SqliteStore
 
@@ -247,6 +247,12 @@ def test_bytes_that_are_no_text_come_back_from_a_line() -> None:
     assert Recorded.from_line(json.dumps(fields)).body == b"\xff\x00"
 
 
+def test_lines_hold_neither_secret_nor_route() -> None:
+    headers = (("X-Hook-Secret", "a-secret"), ("X-Original-URI", "/asana/the-route?x"))
+    fields = as_fields(record(route="the-route", headers=headers), None)
+    assert fields["headers"] == {"X-Original-URI": "/asana/<route>?x"}
+
+
 def test_what_strangers_write_moves_no_cursor() -> None:
     event = '{"action":"\\u001b[2J","created_at":"2026-01-01T00:00:00Z","resource":{"gid":"1"}}'
     body = f'{{"events":[{event}]}}'.encode()
@@ -422,6 +428,31 @@ async def test_told_while_it_establishes_it_leaves_nothing(
     assert "is established" not in run.err
 
 
+async def test_told_twice_while_it_establishes_it_ends_and_says_what_may_be_left(
+    asana: AsanaSimulator,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    looking = asyncio.Event()
+
+    async def never(*_: object, **__: object) -> AsyncIterator[None]:
+        looking.set()
+        await asyncio.Event().wait()
+        yield
+
+    asana.faults.add(Fault.SLOW_201)
+    monkeypatch.setattr(WebhooksApi, "iter_webhooks", never)
+    run = start()
+    with anyio.fail_after(5):
+        await asana.handshake_done.wait()
+    signal.raise_signal(signal.SIGINT)
+    with anyio.fail_after(5):
+        await looking.wait()
+    await run.stop()
+    assert "a webhook may be left at Asana" in caplog.text
+
+
 async def test_failure_to_establish_is_the_command_s(asana: AsanaSimulator, start: Start) -> None:
     asana.faults.add(Fault.NO_HANDSHAKE)
     run = start()
@@ -454,6 +485,27 @@ async def test_signals_are_as_before_in_the_end() -> None:
             await told.once.wait()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert not told.twice.is_set()
+
+
+@pytest.mark.parametrize("interrupts", [signal.default_int_handler, signal.SIG_IGN])
+def test_sigterm_interrupts_work_that_cleans_up(interrupts: Any) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, interrupts)
+    try:
+        with pytest.raises(KeyboardInterrupt), terminable():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is before[0]
+    finally:
+        signal.signal(signal.SIGINT, before[1])
+
+
+async def test_hangup_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # A tunnel
@@ -620,6 +672,11 @@ def test_wrong_use_is_said(arguments: list[str], said: str) -> None:
             "no address to post to; write it like http://127.0.0.1:3000/hooks",
             id="no address",
         ),
+        pytest.param(
+            ["--tunnel", "--forward-to", "http://127.0.0.1:99999/hooks"],
+            "no address to post to; write it like http://127.0.0.1:3000/hooks",
+            id="no port",
+        ),
         pytest.param(["--tunnel", "--store", "files:"], "store must be", id="other store"),
     ],
 )
@@ -628,6 +685,15 @@ def test_what_cannot_work_is_one_line(arguments: list[str], said: str) -> None:
     assert result.exit_code == 1
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_address_without_tls_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(wanted: Wanted) -> None:
+        pass
+
+    monkeypatch.setattr("asana_webhooks.cli.listen.listen", nothing)
+    result = invoke("1", "--public-url", "http://hooks.example.com")
+    assert result.stderr.startswith("Warning: public_url is http")
 
 
 def test_missing_token_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -676,6 +742,22 @@ def test_options_that_may_have_a_value_have_one(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["--store", "sqlite:///x.db"], None, id="no webhook"),
+        pytest.param(["1", "--tunnel"], None, id="a tunnel"),
+        pytest.param(["1"], "https://hooks.example.com", id="a webhook"),
+    ],
+)
+def test_public_url_of_the_environment_counts_where_one_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str | None
+) -> None:
+    public_url = "https://hooks.example.com"
+    wanted = caught(monkeypatch, *arguments, ASANA_WEBHOOKS_PUBLIC_URL=public_url)
+    assert wanted.public_url == expected
+
+
+@pytest.mark.parametrize(
     ("host", "address"),
     [
         ("127.0.0.1", "http://127.0.0.1:8080"),
@@ -711,20 +793,35 @@ def spawn(asana: AsanaSimulator, free_port: int) -> Any:
     return spawn
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_interrupted_command_exits_with_0_and_leaves_nothing(
-    asana: AsanaSimulator, spawn: Any
+    asana: AsanaSimulator, spawn: Any, number: signal.Signals
 ) -> None:
     async with spawn("--json") as process:
         line = json.loads(await process.stdout.readline())
         assert line["verdict"] == "heartbeat"
         await until(lambda: asana.webhooks and asana.deliveries)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         with anyio.fail_after(20):
             out, err = await process.communicate()
     assert process.returncode == 0
     assert out == b""
     assert b"Traceback" not in err
     assert dict(asana.webhooks) == {}
+
+
+async def test_interrupted_command_says_what_it_could_not_look_for(
+    asana: AsanaSimulator, spawn: Any
+) -> None:
+    asana.faults.add(Fault.SLOW_201)
+    async with spawn() as process:
+        with anyio.fail_after(20):
+            await asana.handshake_done.wait()
+        asana.faults.add(Fault.UNAVAILABLE)
+        process.send_signal(signal.SIGINT)
+        with anyio.fail_after(20):
+            _, err = await process.communicate()
+    assert b"Error: a webhook may be left at Asana" in err
 
 
 async def test_when_nobody_reads_on_the_webhook_is_deleted(

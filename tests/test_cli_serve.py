@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import socket
@@ -219,6 +220,30 @@ def test_target_that_is_no_client_is_named(
     use(place, monkeypatch)
     with pytest.raises(click.ClickException, match=said):
         serving.find_client(target)
+
+
+@pytest.mark.parametrize(
+    ("content", "target", "said"),
+    [
+        ("raise KeyError('x')", "theirs", "KeyError: 'x'"),
+        ("def client(:", "theirs", "SyntaxError: invalid syntax"),
+        ("raise ValueError('no token')", "theirs", "ValueError: no token"),
+        ("def make(): 1 / 0", "theirs:make", "ZeroDivisionError: division by zero"),
+    ],
+    ids=["at import", "syntax", "value", "function"],
+)
+def test_failure_of_the_users_module_is_told_as_theirs(
+    content: str, target: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "theirs.py").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
+    importlib.invalidate_caches()
+    result = CliRunner().invoke(cli, ["serve", target])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: '{target}' fails: {said}")
+    assert f"`asana-webhooks --debug serve {target}` shows where" in result.stderr
 
 
 @pytest.mark.parametrize("target", ["served", "served:client", "served:make"])

@@ -415,6 +415,14 @@ def test_webhook_that_is_not_confirmed_is_none(
     assert said in result.stderr
 
 
+def test_store_that_is_not_there_is_named_and_not_made(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/wrong.db"
+    result = run("task.added", "--deliver", "--store", store)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"there is no store at {store}" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("status", [202, 301, 401, 503])
 def test_other_answers_than_success_are_failures(
     stored: Stored, receiver: Receiver, status: int

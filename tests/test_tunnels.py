@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -238,12 +240,15 @@ async def test_program_is_not_given_the_secrets_of_ours(
 ) -> None:
     monkeypatch.setenv("ASANA_PAT", "a-token")
     monkeypatch.setenv("ASANA_WEBHOOKS_ENCRYPTION_KEYS", "a-key")
+    monkeypatch.setenv("ASANA_CLIENT_SECRET", "a-secret")
+    monkeypatch.setenv("ASANA_WEBHOOKS_STORE", "redis://:a-password@host")
     monkeypatch.setenv("NGROK_AUTHTOKEN", "its-own")
     trace = install("ngrok", NGROK)
     async with tunnel("ngrok", 8080):
         environment = json.loads(trace.read_text())["environment"]
     assert environment["NGROK_AUTHTOKEN"] == "its-own"
-    assert {"a-token", "a-key"}.isdisjoint(environment.values())
+    assert {"a-token", "a-key", "a-secret"}.isdisjoint(environment.values())
+    assert "ASANA_WEBHOOKS_STORE" not in environment
 
 
 async def test_end_of_the_program_is_told(install: Install) -> None:
@@ -261,7 +266,66 @@ async def test_program_that_does_not_want_to_end_is_killed(
     trace = install("ngrok", NGROK, before="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
     async with tunnel("ngrok", 8080):
         pid = json.loads(trace.read_text())["pid"]
-    assert not is_running(pid)
+    await until(lambda: not is_running(pid))
+
+
+class Child:
+    """What a program starts besides; it holds the program's output open, and a FIFO of ours."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "fifo"
+        os.mkfifo(self._path)
+        self._fifo = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
+        self.pid = 0
+
+    def code(self, *first: str) -> str:
+        """Return what a program does to start it; ``first`` is what the child does first."""
+        tell = f"os.write(os.open({str(self._path)!r}, os.O_WRONLY), str(os.getpid()).encode())"
+        return f"if not os.fork(): {'; '.join([*first, tell, WAIT])}"
+
+    def is_there(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            self.pid = int(os.read(self._fifo, 100) or 0)
+        return self.pid != 0
+
+    def is_gone(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self._fifo, 100) == b""  # nobody has it open any more
+        return False
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Child]:
+    made = Child(tmp_path)
+    yield made
+    if made.pid and not made.is_gone():
+        os.kill(made.pid, signal.SIGKILL)
+    os.close(made._fifo)
+
+
+@pytest.mark.parametrize(
+    "before", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"], ids=["willing", "stubborn"]
+)
+async def test_what_the_program_has_started_ends_too(
+    install: Install, monkeypatch: pytest.MonkeyPatch, child: Child, before: str
+) -> None:
+    monkeypatch.setattr(tunnels, "STOP_TIMEOUT", 0.5)
+    install("ngrok", NGROK, before=f"{before}\n{child.code()}")
+    with anyio.fail_after(20):
+        async with tunnel("ngrok", 8080):
+            await until(child.is_there)
+        await until(child.is_gone)
+
+
+async def test_who_left_and_holds_the_output_open_is_not_waited_for(
+    install: Install, monkeypatch: pytest.MonkeyPatch, child: Child
+) -> None:
+    monkeypatch.setattr(tunnels, "STOP_TIMEOUT", 0.1)
+    install("ngrok", NGROK, before=child.code("os.setsid()"))
+    with anyio.fail_after(20):
+        async with tunnel("ngrok", 8080):
+            await until(child.is_there)
+        assert not child.is_gone()
 
 
 async def test_program_ends_with_an_error_of_ours(install: Install) -> None:

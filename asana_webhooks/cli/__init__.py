@@ -8,7 +8,7 @@ It needs the extra ``cli``. Exit statuses:
      signature does not fit (``verify``), a check failed (``doctor``), a delivery was not answered
      200 or 204 (``replay``)
 2    it was called wrongly
-130  it was interrupted (Ctrl-C), after it had cleaned up
+130  it was interrupted (Ctrl-C; ``establish`` and ``ensure``: SIGTERM too), after cleaning up
 ===  ===============================================================================================
 """
 

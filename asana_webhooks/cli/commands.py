@@ -5,6 +5,7 @@ A command is imported when it is called: ``--help`` loads next to nothing.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import traceback
@@ -20,6 +21,15 @@ INTERRUPTED = 130
 
 LOGGERS = ("asana_webhooks", "stamina")
 """Whose warnings Python would print by itself; stamina announces each repeated call."""
+
+NEXT_STEPS = {
+    errno.EADDRINUSE: "end what listens there, or choose another port",
+    errno.EADDRNOTAVAIL: "choose an address of this machine",
+    errno.EACCES: "check the permissions, or choose another",
+    errno.ENOENT: "check the path",
+    errno.EISDIR: "name a file",
+}
+DEBUG_STEP = "`asana-webhooks --debug ...` shows where"
 
 DEBUG_HELP = "Show the package's log, and tracebacks. Both may quote what strangers sent."
 
@@ -89,9 +99,15 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, click.ClickException | AsanaWebhooksError | ValueError) and text:
         return text
     if isinstance(error, OSError):
-        return f"{text}; `asana-webhooks --debug ...` shows where"
+        return _of_the_system(error)
     name = type(error).__name__
     return f"{name}: {text}; this is a mistake here: please report what --debug shows"
+
+
+def _of_the_system(error: OSError) -> str:
+    said = error.strerror or " ".join(str(error).split())
+    text = said if error.filename is None else f"{error.filename}: {said}"
+    return f"{text}; {NEXT_STEPS.get(error.errno or 0, DEBUG_STEP)}"
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

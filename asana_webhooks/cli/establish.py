@@ -15,6 +15,7 @@ from .access import Access, asana_options
 from .filters import FILTER_SYNTAX, FILTERS
 from .options import JSON, PUBLIC_URL, STORE
 from .output import warnings_shown
+from .stopping import terminable
 from .webhooks import print_webhook
 
 __all__ = ["Wanted", "command", "establishing_options", "run"]
@@ -84,7 +85,7 @@ def command(*, access: Access, as_json: bool, **options: Any) -> None:
 
     RESOURCE is the gid of what it watches: a project, a task, a workspace, ...
 
-    Ctrl-C leaves no webhook behind, or names the one that it could not delete.
+    Ctrl-C and SIGTERM leave no webhook behind, or name the one that could not be deleted.
     """
     run(WebhooksClient.establish, Wanted(**options), access, as_json=as_json)
 
@@ -100,7 +101,7 @@ def run(
     if wanted.store == "memory:":
         msg = "a store in memory ends with this command, and the secret with it: name a lasting one"
         raise click.UsageError(msg)
-    with warnings_shown():
+    with warnings_shown(), terminable():
         try:
             webhook = asyncio.run(_work(work, wanted, access))
         except KeyboardInterrupt:  # cancelling undid it, unless Asana could not be reached

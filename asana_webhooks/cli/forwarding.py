@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -27,11 +28,12 @@ OF_THE_CONNECTION = frozenset(
 
 def check_url(url: str) -> str:
     """Return the URL. Raises ValueError when nothing can be posted to it."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        msg = f"{url!r} is no address to post to; write it like http://127.0.0.1:3000/hooks"
-        raise ValueError(msg)
-    return url
+    with contextlib.suppress(ValueError):  # a port that is none, an open bracket
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url
+    msg = f"{url!r} is no address to post to; write it like http://127.0.0.1:3000/hooks"
+    raise ValueError(msg)
 
 
 def session() -> aiohttp.ClientSession:

@@ -16,6 +16,7 @@ from ..stores import Store
 from ..stores.urls import open_store
 from .options import AGO, JSON, STORE, YES
 from .output import age, print_fields, print_records
+from .webhooks import check_there
 
 __all__ = ["command"]
 
@@ -104,7 +105,7 @@ def replay(store: str, /, **chosen: Any) -> None:
     which = Chosen(**chosen)
     which.check()
     count = asyncio.run(_each(store, which, lambda opened: opened.replay))
-    click.echo(f"{count} replayed")
+    _report(count, "replayed", which)
 
 
 @command.command()
@@ -118,14 +119,23 @@ def discard(store: str, /, *, yes: bool, **chosen: Any) -> None:
     which = Chosen(**chosen)
     which.check()
     if not yes:
-        click.confirm("Their events will never be handled. Go on?", abort=True)
+        click.confirm("Their events will never be handled. Go on?", abort=True, err=True)
     count = asyncio.run(_each(store, which, lambda opened: opened.discard))
-    click.echo(f"{count} discarded")
+    _report(count, "discarded", which)
+
+
+def _report(count: int, what: str, chosen: Chosen) -> None:
+    """Print how many there were. Raises ClickException when ids were given that are none's."""
+    click.echo(f"{count} {what}")
+    missing = len(set(chosen.ids)) - count
+    if chosen.ids and missing:
+        msg = f"{missing} of the ids are no dead letter's: `asana-webhooks inbox` lists them"
+        raise click.ClickException(msg)
 
 
 async def _overview(url: str, chosen: Chosen, *, limit: int, as_json: bool) -> None:
     now = datetime.now(UTC)
-    async with open_store(url) as store:
+    async with open_store(check_there(url)) as store:
         counts = await store.counts()
         letters = [letter async for letter in _first(chosen.of(store), limit)]
         records = [await _summary(store, letter, now) for letter in letters]
@@ -163,7 +173,7 @@ async def _summary(store: Store, letter: DeadLetter, now: datetime) -> dict[str,
 
 
 async def _show(url: str, letter_id: str, *, as_json: bool) -> None:
-    async with open_store(url) as store:
+    async with open_store(check_there(url)) as store:
         letter = await store.get_letter(letter_id)
         if letter is None:
             msg = f"there is no dead letter {letter_id!r}: `asana-webhooks inbox` lists them"
@@ -191,7 +201,7 @@ async def _each(
     chosen: Chosen,
     what: Callable[[Store], Callable[[list[str]], Coroutine[Any, Any, int]]],
 ) -> int:
-    async with open_store(url) as store:
+    async with open_store(check_there(url)) as store:
         act = what(store)
         if chosen.ids:
             return await act(list(chosen.ids))

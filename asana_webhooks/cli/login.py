@@ -21,7 +21,15 @@ from ..auth import AsanaOAuth, Token, TokenFile
 from ..auth import login as log_in
 from ..connection import check_base_url
 
-__all__ = ["BASE_URL", "CLIENT_ID", "LOGIN_FILE", "command", "default_login_file", "token_of_login"]
+__all__ = [
+    "BASE_URL",
+    "CLIENT_ID",
+    "LOGIN_FILE",
+    "SECRET_VARIABLE",
+    "command",
+    "default_login_file",
+    "token_of_login",
+]
 
 ASANA = "https://app.asana.com/api/1.0"
 FILE_VARIABLE = "ASANA_WEBHOOKS_LOGIN_FILE"

@@ -8,11 +8,23 @@ from typing import Any
 
 import click
 
-__all__ = ["AGO", "INSPECT", "INSPECTOR_PORT", "JSON", "PUBLIC_URL", "STORE", "YES"]
+__all__ = [
+    "AGO",
+    "INSPECT",
+    "INSPECTOR_PORT",
+    "JSON",
+    "PUBLIC_URL",
+    "STORE",
+    "STORE_VARIABLE",
+    "YES",
+]
+
+STORE_VARIABLE = "ASANA_WEBHOOKS_STORE"
+"""The environment variable with the store's URL, which may hold a password."""
 
 STORE = click.option(
     "--store",
-    envvar="ASANA_WEBHOOKS_STORE",
+    envvar=STORE_VARIABLE,
     default="sqlite:///asana-webhooks.db",
     show_default=True,
     show_envvar=True,

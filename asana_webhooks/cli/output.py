@@ -18,6 +18,9 @@ from rich.text import Text
 
 __all__ = ["age", "on_one_line", "print_fields", "print_records", "warnings_shown"]
 
+GAP = "  "
+"""What is between columns; a table has the same."""
+
 Record = Mapping[str, Any]
 
 
@@ -28,7 +31,7 @@ def print_records(records: Sequence[Record], *, as_json: bool, none: str) -> Non
             click.echo(json.dumps(record, default=str))
     elif not records:
         click.echo(none, err=True)
-    elif sys.stdout.isatty():
+    elif sys.stdout is not None and sys.stdout.isatty():  # None: it was closed
         _print_table(records)
     else:
         _print_columns(records)
@@ -69,10 +72,26 @@ def warnings_shown() -> Iterator[None]:
 
 
 def _print_table(records: Sequence[Record]) -> None:
-    table = Table(*records[0], box=None, pad_edge=False, header_style="bold")
+    """Print a table, of which no character is left out; a field a line where it has no room."""
+    console = Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
+    if _narrowest(records) > console.width:
+        for record in records:
+            print_fields(record, as_json=False)
+            click.echo()
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(records[0]):
+        table.add_column(name, overflow="fold", no_wrap=number == 0)
     for record in records:
         table.add_row(*(Text(on_one_line(value)) for value in record.values()))
-    Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False).print(table)
+    console.print(table)
+
+
+def _narrowest(records: Sequence[Record]) -> int:
+    """Return the width at which the first column is whole, and so is each word of the heading."""
+    first, *others = records[0]
+    widest = max(len(on_one_line(record[first])) for record in records)
+    return widest + sum(len(GAP) + max(map(len, name.split())) for name in others)
 
 
 def _print_columns(records: Sequence[Record]) -> None:
@@ -83,7 +102,7 @@ def _print_columns(records: Sequence[Record]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+        click.echo(GAP.join(cells).rstrip())
 
 
 def on_one_line(value: Any) -> str:

@@ -14,7 +14,7 @@ from ..stores.urls import open_store
 from .access import Access, asana_options
 from .options import JSON, PUBLIC_URL, STORE, YES
 from .output import print_records, warnings_shown
-from .webhooks import all_webhooks, is_missing, shortened, webhook_record, yes_or_no
+from .webhooks import all_webhooks, check_there, shortened, webhook_record, yes_or_no
 
 __all__ = ["command", "is_below"]
 
@@ -50,9 +50,7 @@ def command(
     name the store that all receivers behind that address share.
     """
     check_public_url(public_url, access.base_url)
-    if is_missing(store):
-        msg = f"there is no store at {store}: name the one that the receivers use with --store"
-        raise click.ClickException(msg)
+    check_there(store)
     with warnings_shown():
         orphans = asyncio.run(_look(access, store, public_url, workspace))
         _print(orphans.webhooks, as_json=as_json)

@@ -43,6 +43,10 @@ class Record:
     reason: str = ""
     attempts: list[Attempt] = field(default_factory=list)
 
+    def without_route(self, text: str) -> str:
+        """Return a header's value without the route: proxies write the path into some."""
+        return text.replace(self.route, "<route>") if self.route else text
+
     def events(self) -> list[Event]:
         """Return the events that can be decoded, of whatever was signed correctly."""
         if self.verdict in ("refused", "handshake"):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import click
 import msgspec
 
 from ..api import WebhooksApi
@@ -21,6 +22,7 @@ from .output import age, print_fields
 __all__ = [
     "FIELDS",
     "all_webhooks",
+    "check_there",
     "is_missing",
     "print_webhook",
     "routes_of",
@@ -60,6 +62,14 @@ def is_missing(url: str) -> bool:
     """Return whether a store's URL names a file that does not exist."""
     path = url.removeprefix("sqlite:///")
     return path != url and not os.path.exists(path)
+
+
+def check_there(url: str) -> str:
+    """Return a store's URL. Raises ClickException when it names a file that does not exist."""
+    if is_missing(url):
+        msg = f"there is no store at {url}: name the one that the receivers use with --store"
+        raise click.ClickException(msg)
+    return url
 
 
 @asynccontextmanager

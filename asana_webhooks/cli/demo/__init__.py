@@ -26,7 +26,7 @@ from ..events import describe
 from ..inspector import Inspector, handle_again, post_again
 from ..options import INSPECT
 from ..recorder import Recorder
-from ..stopping import first_of, stopping
+from ..stopping import stopping, until_told
 from .console import Narrator, Untrue
 from .stage import FILE, PATIENCE, TOKEN, Running, Stage
 
@@ -65,7 +65,7 @@ async def show(narrator: Narrator, port: int) -> None:
             }
             async with Inspector(recorder, store, actions=actions, port=port) as inspector:
                 narrator.say(f"inspector: {inspector.url}")
-                await first_of(told.once.wait(), _tell_and_stay(narrator, stage))
+                await until_told(told, _tell_and_stay(narrator, stage))
 
 
 async def _tell_and_stay(narrator: Narrator, stage: Stage) -> None:

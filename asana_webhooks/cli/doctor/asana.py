@@ -16,7 +16,13 @@ import msgspec
 
 from ...answers import accept, unanswered
 from ...connection import check_base_url, find_auth, find_proxy, make_client
-from ...errors import ApiError, AsanaWebhooksError, DecodeError, PermissionDeniedError
+from ...errors import (
+    ApiError,
+    AsanaWebhooksError,
+    DecodeError,
+    PermissionDeniedError,
+    StoreError,
+)
 from ..access import Access
 from .finding import Finding, failed, ok, warning
 
@@ -27,6 +33,8 @@ SKEW, LARGEST_SKEW = 60.0, 3_600.0
 
 Deliveries are judged by the age of their events, with two hours to spare.
 """
+
+SCOPES = ("webhooks:read", "webhooks:write", "webhooks:delete")
 
 _SCOPE = re.compile(r"[a-z_]+:(?:read|write|delete)")
 
@@ -59,13 +67,20 @@ class _Calls:
 async def asana_findings(access: Access) -> AsyncIterator[Finding]:
     """Yield whether the token works, what it lacks, and how far the clock is off."""
     try:
-        auth, proxy = find_auth(access.token(), None), find_proxy(check_base_url(access.base_url))
+        base_url = check_base_url(access.base_url)
+        proxy = find_proxy(base_url)
+    except ValueError as error:
+        yield failed("base URL", str(error), "check --base-url, and the proxies of the environment")
+        return
+    try:
+        auth = find_auth(access.token(), None)
     except (ValueError, click.ClickException) as error:
-        yield failed("token", str(error), "make one in Asana's developer console")
+        step = "or make a token in Asana's developer console, and set ASANA_ACCESS_TOKEN"
+        yield failed("token", str(error), step)
         return
     assert auth is not None  # noqa: S101 - it is None only for a client that was given
     async with make_client(proxy) as client:
-        calls = _Calls(client, check_base_url(access.base_url), auth)
+        calls = _Calls(client, base_url, auth)
         yield await _token(calls)
         if calls.date is not None:
             yield await _webhooks(calls)
@@ -76,7 +91,9 @@ async def _token(calls: _Calls) -> Finding:
     try:
         user = await calls.get("/users/me")
     except PermissionDeniedError as error:
-        return _missing("token", error)
+        if scopes := _scopes(error.errors):  # needed for nothing else
+            return ok("token", f"it may not tell whose it is, without {', '.join(scopes)}")
+        return _refused("token", error)
     except AsanaWebhooksError as error:
         return _refused("token", error)
     return ok("token", f"it is {_name(user)}'s")
@@ -103,13 +120,12 @@ async def _webhooks(calls: _Calls) -> Finding:
 
 
 def _missing(check: str, error: PermissionDeniedError) -> Finding:
-    scopes = ", ".join(_scopes(error.errors))
+    scopes = _scopes(error.errors)
     if not scopes:
         return _refused(check, error)
-    step = (
-        f"give the token's app the scopes webhooks:read, webhooks:write, webhooks:delete, {scopes}"
-    )
-    return failed(check, f"the token lacks {scopes}", step)
+    needed = ", ".join(dict.fromkeys([*SCOPES, *scopes]))
+    step = f"give the token's app the scopes {needed}; after that, a login must be made anew"
+    return failed(check, f"the token lacks {', '.join(scopes)}", step)
 
 
 def _scopes(said: Sequence[str]) -> list[str]:
@@ -121,6 +137,8 @@ def _refused(check: str, error: AsanaWebhooksError) -> Finding:
         said = "; ".join(error.errors) or "no explanation in the body"
         step = error.hint or "check --base-url"
         return failed(check, f"Asana answered {error.status}: {said}", step)
+    if isinstance(error, StoreError):  # of the login's file
+        return failed(check, str(error), "or set ASANA_ACCESS_TOKEN")
     return failed(check, str(error), "check --base-url, the network and the proxies on the way")
 
 

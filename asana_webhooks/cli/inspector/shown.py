@@ -56,8 +56,7 @@ def shown_route(route: Route) -> dict[str, Any]:
 def _shown_value(name: str, value: str, record: Record) -> str:
     if name.lower() in HIDDEN:
         return f"redacted, {len(value)} characters"
-    # Proxies write the path into headers of their own, and the route is in it.
-    return value.replace(record.route, "<route>") if record.route else value
+    return record.without_route(value)
 
 
 def _shown_attempt(attempt: Attempt) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import asyncio
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ...establishment import check_public_url
 from ..access import asana_options
 from ..filters import FILTER_SYNTAX, FILTERS
 from ..forwarding import check_url
 from ..options import INSPECT, JSON
+from ..output import warnings_shown
 from .listening import MEMORY, Wanted, listen
 from .tunnels import PROGRAMS
 
@@ -44,19 +46,30 @@ ANY = "any"
 @click.option("--forward-to", metavar="URL", help="Post what comes on to a program, as it came.")
 @INSPECT
 @JSON
-def command(*, resource: str | None, tunnel: str | None, **options: Any) -> None:
+def command(
+    *, resource: str | None, public_url: str | None, tunnel: str | None, **options: Any
+) -> None:
     """Print what Asana sends, as it comes, and post it on to a program of yours.
 
-    Establishes a webhook for RESOURCE, and deletes it in the end: at Ctrl-C, SIGTERM or an error.
+    Establishes a webhook for RESOURCE, and deletes it in the end: at Ctrl-C, SIGTERM, an error, or
+    when the terminal is closed. A second Ctrl-C waits for nothing.
     Without RESOURCE it prints what comes for the routes of a --store.
 
     Nothing is kept unless there is a --store, where deliveries wait for the handlers of other
     processes. Before an option that may have a value, write RESOURCE.
     """
-    wanted = Wanted(resource=resource, tunnel=tunnel is not None, **options)
+    if (resource is None or tunnel is not None) and _is_of_environment("public_url"):
+        public_url = None  # it is there for other commands
+    wanted = Wanted(resource=resource, public_url=public_url, tunnel=tunnel is not None, **options)
     wanted = wanted._replace(tunnel_program=None if tunnel == ANY else tunnel)
-    _check(wanted)
-    asyncio.run(listen(wanted))
+    with warnings_shown():
+        _check(wanted)
+        asyncio.run(listen(wanted))
+
+
+def _is_of_environment(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is ParameterSource.ENVIRONMENT
 
 
 def _check(wanted: Wanted) -> None:

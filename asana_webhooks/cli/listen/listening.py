@@ -24,7 +24,8 @@ from ...stores.urls import open_store
 from ..access import Access
 from ..inspector import Inspector, post_again
 from ..recorder import Recorder
-from ..stopping import Stopping, first_of, stopping
+from ..stopping import stopping, until_told
+from ..webhooks import routes_of
 from .printing import Printer
 from .tunnels import Tunnel, tunnel
 
@@ -83,11 +84,11 @@ async def listen(wanted: Wanted) -> None:
                 _say(f"inspector: {inspector.url}")
             if api is None:
                 _say(f"listening on {wanted.address} for the routes of the store")
-                await first_of(told.once.wait(), printer.run(recorder, store))
+                await until_told(told, printer.run(recorder, store))
             else:
                 await stack.enter_async_context(api)
-                holding = _hold_webhook(wanted, api, store, endpoint, told)
-                await first_of(told.once.wait(), printer.run(recorder, store), holding)
+                holding = _hold_webhook(wanted, api, store, endpoint)
+                await until_told(told, printer.run(recorder, store), holding)
 
 
 async def _receive(
@@ -110,9 +111,7 @@ async def _let_go(event: Event) -> None:
     """Do nothing with an event: it was printed when it came."""
 
 
-async def _hold_webhook(
-    wanted: Wanted, api: WebhooksApi, store: Store, endpoint: Endpoint, told: Stopping
-) -> None:
+async def _hold_webhook(wanted: Wanted, api: WebhooksApi, store: Store, endpoint: Endpoint) -> None:
     """Establish a webhook, and delete it when cancelled. Raises when its tunnel ends."""
     async with AsyncExitStack() as stack:
         opened: Tunnel | None = None
@@ -132,27 +131,23 @@ async def _hold_webhook(
             msg = "the tunnel ended: nothing reaches this machine any more"
             raise click.ClickException(msg)
         finally:
-            await _delete(webhook.gid, api, store, told)
+            await _delete(webhook.gid, api, store)
 
 
-async def _delete(gid: str, api: WebhooksApi, store: Store, told: Stopping) -> None:
+async def _delete(gid: str, api: WebhooksApi, store: Store) -> None:
     """Delete a webhook and retire its route.
 
     Raises ClickException when it is left: it cannot be deleted, or nobody wants to wait for it.
     """
     deleted, why = False, "it was not waited for"
-
-    async def delete() -> None:
-        nonlocal deleted
-        await api.delete_webhook(gid)
-        deleted = True
-        for route in await store.list_routes():
-            if route.gid == gid:
-                await store.retire(route.id)
-
     with anyio.move_on_after(DELETE_TIMEOUT, shield=True):
         try:
-            await first_of(delete(), told.twice.wait())
+            await api.delete_webhook(gid)
+            deleted = True
+            for route in await routes_of(store, [gid]):
+                await store.retire(route.id)
+        except asyncio.CancelledError:
+            pass  # told twice, or for too long: what is left is said below
         except AsanaWebhooksError as error:
             why = str(error)
     if not deleted:

@@ -86,8 +86,12 @@ def as_lines(record: Record) -> Iterator[str]:
 
 
 def as_fields(record: Record, route: Route | None) -> dict[str, Any]:
-    """Return a delivery as ``replay`` reads it, and what became of it; a secret is left out."""
-    headers = {name: value for name, value in record.headers if name.lower() != "x-hook-secret"}
+    """Return a delivery as ``replay`` reads it, and what became of it; no secret, no route."""
+    headers = {
+        name: record.without_route(value)
+        for name, value in record.headers
+        if name.lower() != "x-hook-secret"
+    }
     return {
         "webhook": route and route.gid,
         "resource": route and route.resource,

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -29,6 +30,8 @@ import click
 from ...background import beside
 from ...connection import TOKEN_VARIABLES
 from ...stores.urls import KEYS_VARIABLE
+from ..login import SECRET_VARIABLE
+from ..options import STORE_VARIABLE
 from ..output import on_one_line
 
 __all__ = ["PROGRAMS", "Tunnel", "tunnel"]
@@ -124,6 +127,7 @@ async def tunnel(name: str | None, port: int) -> AsyncIterator[Tunnel]:
         stderr=asyncio.subprocess.STDOUT,
         limit=LONGEST_LINE,
         env=_without_secrets(),
+        start_new_session=True,  # Ctrl-C is for us: first the webhook is deleted
     )
     output = _Output(process, program.reader())
     try:
@@ -144,7 +148,7 @@ def _find(name: str | None) -> tuple[str, str]:
 
 
 def _without_secrets() -> dict[str, str]:
-    ours = {*TOKEN_VARIABLES, KEYS_VARIABLE}
+    ours = {*TOKEN_VARIABLES, KEYS_VARIABLE, SECRET_VARIABLE, STORE_VARIABLE}
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
@@ -190,11 +194,13 @@ async def _address(name: str, output: _Output) -> str:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    with anyio.CancelScope(shield=True):
-        with anyio.move_on_after(STOP_TIMEOUT):
+    """End a program, and what it has started in its session."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        # Python before 3.12.4 waits for the end of the output too, which others may hold open.
+        with anyio.move_on_after(STOP_TIMEOUT, shield=True):
             await process.wait()
-            return
-        process.kill()
-        await process.wait()
+            break
+    # Their end is not awaited, so ours is closed: a Process has no method for it.
+    process._transport.close()  # type: ignore[attr-defined] # see above

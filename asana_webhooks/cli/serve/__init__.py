@@ -72,18 +72,31 @@ def find_client(target: str) -> WebhooksClient:
 
     Modules are looked for in the current directory first. Raises ClickException when there is none.
     """
-    module, _, name = target.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), name or "client")
-    except (ImportError, AttributeError, ValueError) as error:
-        msg = f"{target!r} names no client: {error}; write module:name, such as service:client"
-        raise click.ClickException(msg) from error
-    client = found if isinstance(found, WebhooksClient) or not callable(found) else found()
+        client = _load(target)
+    except click.ClickException:
+        raise
+    except Exception as error:  # whatever a module of somebody else raises
+        msg = f"{target!r} fails: {type(error).__name__}: {error}; `asana-webhooks --debug serve"
+        raise click.ClickException(f"{msg} {target}` shows where") from error
     if not isinstance(client, WebhooksClient):
         msg = f"{target!r} is a {type(client).__name__}; it must be a WebhooksClient, or return one"
         raise click.ClickException(msg)
     return client
+
+
+def _load(target: str) -> object:
+    module, _, name = target.partition(":")
+    try:
+        if not module:
+            msg = "it has no module"
+            raise ImportError(msg)
+        found: object = getattr(importlib.import_module(module), name or "client")
+    except (ImportError, AttributeError) as error:
+        msg = f"{target!r} names no client: {error}; write module:name, such as service:client"
+        raise click.ClickException(msg) from error
+    return found if isinstance(found, WebhooksClient) or not callable(found) else found()
 
 
 async def _serve(

@@ -16,6 +16,7 @@ from ...signature import sign
 from ...stores.urls import open_store
 from ..options import JSON, STORE
 from ..output import print_fields, print_records
+from ..webhooks import check_there
 from .bodies import Scene, body_of
 from .clicks import CLICKS, User
 
@@ -95,7 +96,7 @@ def command(
     """
     if deliver:
         base = None if to is None else _check_address(to)
-        route = asyncio.run(_find_route(store, resource))
+        route = asyncio.run(_find_route(check_there(store), resource))
         scene = Scene(project=project or route.resource, task=task)
         print_fields(_deliver(event, scene, route, base), as_json=as_json)
         return
