@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -14,8 +15,10 @@ from typing import Any, Self
 import anyio
 
 from .attempt import Attempt
+from .background import beside
 from .dispatch import HandlerFailed
 from .errors import StoreError
+from .hints import announce, hear
 from .logs import SparseLogger
 from .models import Claim, DeadLetter, Delivery, Event
 from .stats import Counters
@@ -103,13 +106,15 @@ class Inbox:
         self._drained = asyncio.Event()
         self._works: set[_Work] = set()
         self._workers: dict[asyncio.Task[Any] | None, anyio.CancelScope] = {}
-        self._renewing: asyncio.Task[None] | None = None
+        self._announcing: anyio.CancelScope | None = None
+        self._beside = AsyncExitStack()
         self._log = SparseLogger(logger)
 
     async def __aenter__(self) -> Self:
-        # A task of its own and no task group: programs enter and leave in different tasks.
-        self._renewing = asyncio.create_task(self._renew(), name="asana-webhooks leases")
         self._closed = False
+        announcing = self._announcing = anyio.CancelScope()
+        await self._beside.enter_async_context(beside(self._renew(), "leases"))
+        await self._beside.enter_async_context(beside(self._hint(announcing), "hints"))
         return self
 
     async def __aexit__(
@@ -126,13 +131,7 @@ class Inbox:
             for work in list(self._works):
                 await self._end(work)
         finally:
-            await self._end_renewing()
-
-    async def _end_renewing(self) -> None:
-        if self._renewing is not None:
-            self._renewing.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([self._renewing])
+            await self._beside.aclose()
 
     def stop(self) -> None:
         """End the drain as if it were cancelled, and streams where they stand."""
@@ -146,7 +145,7 @@ class Inbox:
         return asyncio.current_task() in self._workers
 
     def arrived(self) -> None:
-        """Tell that a delivery was stored, so that nobody waits for the next look."""
+        """Tell that a delivery was stored: who works here, or else who works elsewhere."""
         self._arrived.set()
 
     async def drain(self, handle: Handle) -> None:
@@ -213,6 +212,8 @@ class Inbox:
 
     async def _next(self) -> Claim | None:
         """Return the next claim as soon as there is one, None when the inbox is closed."""
+        if self._announcing is not None:  # who works here need not be told through the store
+            self._announcing.cancel()
         while not self._closed:
             self._arrived.clear()
             claim = await self._claim()
@@ -357,6 +358,13 @@ class Inbox:
         if work.leased and not leased:
             work.leased = False
             logger.warning("a lease ran out under a handler: its deliveries are handled again")
+
+    async def _hint(self, announcing: anyio.CancelScope) -> None:
+        """Tell other processes of arrivals; from the first claim on hear of theirs instead."""
+        with announcing:
+            await announce(self._store, self._arrived)
+        self._arrived.set()  # it may have taken the last one from those who work
+        await hear(self._store, self._arrived)
 
     async def _renew(self) -> None:
         while True:

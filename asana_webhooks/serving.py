@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .background import beside
 from .client import WebhooksClient
 from .endpoint import Endpoint
+from .hints import announce
 from .receiver import Receiver
 from .stores import Store
 
@@ -69,11 +70,12 @@ async def serve_store(
 
     Raises StoreError when the store does not open, OSError when the address is taken.
     """
-    endpoint = Endpoint(store, on_arrival=_nobody_here)
+    arrived = asyncio.Event()
+    endpoint = Endpoint(store, on_arrival=arrived.set)
     receiver = Receiver(endpoint, host=host, port=port, reuse_port=reuse_port)
     told = stop or asyncio.Event()
     with _signals.caught(told):
-        async with store, receiver:
+        async with store, beside(announce(store, arrived), "hints"), receiver:
             logger.info("receiving on port %d", receiver.port)
             endpoint.accepting = True
             await told.wait()
@@ -105,10 +107,6 @@ def application(client: WebhooksClient, *, handlers: bool = True) -> web.Applica
 
     app.cleanup_ctx.append(running)
     return app
-
-
-def _nobody_here() -> None:
-    pass
 
 
 class _Signals:

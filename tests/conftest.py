@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A shell ignores SIGINT for what it runs in the background; the programs that are interrupted here
-# would inherit that.
+# A shell ignores SIGINT for what it runs in the background, and nohup ignores SIGHUP; the programs
+# that are interrupted here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile(

@@ -15,7 +15,7 @@ LAYERS = (
     {"errors"},
     {"addresses", "background", "deadline", "logs", "models", "signature", "vault"},
     {"answers", "connection", "protocol", "stats", "stores"},
-    {"attempt", "telemetry"},
+    {"attempt", "hints", "telemetry"},
     {"api", "auth", "dispatch", "inbox", "letters", "otel", "upkeep"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
     {"endpoint", "establishment", "stores.urls"},

@@ -9,7 +9,7 @@ Time in a store is its own: leases and back-off do not depend on the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
@@ -111,6 +111,20 @@ class Store(Protocol):
         With ``candidate`` it is held until that secret is confirmed (at once, when it is by now),
         and dropped, False, when the secret is no candidate any more. With ``reason`` it goes to
         the dead letters instead of the queue. Raises StoreError when the inbox is full.
+        """
+        ...
+
+    async def announce(self) -> None:
+        """Tell all who watch, in other processes too, that a delivery was stored.
+
+        It may be lost on the way: workers look for themselves now and then.
+        """
+        ...
+
+    async def watch(self, arrived: Callable[[], None]) -> None:
+        """Call ``arrived`` whenever somebody announces, until cancelled.
+
+        Returns at once where nobody can. Raises StoreError when it hears nothing any more.
         """
         ...
 

@@ -196,6 +196,12 @@ class MemoryStore:
         self._remember(delivery)
         return True
 
+    async def announce(self) -> None:
+        """Do nothing: its workers are in this process."""
+
+    async def watch(self, arrived: Callable[[], None]) -> None:
+        """Return at once."""
+
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
         """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.
 

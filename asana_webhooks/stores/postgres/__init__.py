@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -49,7 +49,7 @@ class PostgresStore:
     The inbox takes somewhat more than ``max_waiting`` when several processes fill it at once: each
     looks only once a second.
 
-    Nothing is kept in a session, so PgBouncer in transaction mode is fine. Statements are
+    Nothing but hints needs a session, so PgBouncer in transaction mode is fine. Statements are
     prepared: it needs version 1.21 or newer and ``max_prepared_statements`` above 0.
 
     With ``encryption_keys`` (see ``vault``), the newest first, secrets are encrypted at the server;
@@ -185,6 +185,18 @@ class PostgresStore:
         self._opened()
         mark = None if candidate is None else self._vault.mark(delivery.route, candidate)
         return await self._puts.put(delivery, mark, None if reason is None else clean(reason))
+
+    async def announce(self) -> None:
+        """Tell all who watch, in other processes too, that a delivery was stored."""
+        await self._opened().fetch(sql.ANNOUNCE, self._schema)
+
+    async def watch(self, arrived: Callable[[], None]) -> None:
+        """Call ``arrived`` whenever somebody announces, until cancelled.
+
+        It needs a connection of its own: with a pool of a single one it returns at once. Raises
+        StoreError when the connection is lost. Behind PgBouncer in transaction mode nothing comes.
+        """
+        await self._opened().listen(self._schema, arrived)
 
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
         """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.

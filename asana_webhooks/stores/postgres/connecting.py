@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -62,6 +63,14 @@ class Connection(Protocol):
 
     def transaction(self) -> AbstractAsyncContextManager[object]: ...
 
+    async def add_listener(self, channel: str, callback: Callable[..., None]) -> None: ...
+
+    async def remove_listener(self, channel: str, callback: Callable[..., None]) -> None: ...
+
+    def add_termination_listener(self, callback: Callable[..., None]) -> None: ...
+
+    def remove_termination_listener(self, callback: Callable[..., None]) -> None: ...
+
 
 class Pool(Protocol):
     """What is used of a pool of asyncpg."""
@@ -69,6 +78,8 @@ class Pool(Protocol):
     def acquire(
         self, *, timeout: float | None = None
     ) -> AbstractAsyncContextManager[Connection]: ...
+
+    def get_max_size(self) -> int: ...
 
     async def close(self) -> None: ...
 

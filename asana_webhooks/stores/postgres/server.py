@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
+
+import anyio
 
 from ...deadline import Deadline
 from ...errors import StoreError
@@ -139,6 +141,26 @@ class Server:
         """Return what a statement says, False when it says nothing."""
         rows = await self.fetch(statement, *values)
         return bool(rows and rows[0][0])
+
+    async def listen(self, channel: str, heard: Callable[[], None]) -> None:
+        """Call ``heard`` at each notification, until cancelled. Raises StoreError when it ends."""
+        if self.pool.get_max_size() == 1:  # the calls need it
+            return
+        lost = asyncio.Event()
+        listener, parting = (lambda *_: heard()), (lambda _: lost.set())
+        try:
+            async with self.pool.acquire(timeout=CONNECT_TIMEOUT) as connection:
+                connection.add_termination_listener(parting)
+                try:
+                    await connection.add_listener(channel, listener)
+                    await lost.wait()
+                finally:
+                    connection.remove_termination_listener(parting)
+                    with anyio.move_on_after(CALL_TIMEOUT, shield=True):
+                        await connection.remove_listener(channel, listener)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told as a StoreError
+            raise failure(self.name, error) from cause_of(error)
+        raise StoreError(f"the store at {self.name} failed: {REMEDIES['08']}")
 
     async def finish(self) -> None:
         """Wait for the calls that are under way, for a while."""

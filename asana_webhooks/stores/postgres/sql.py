@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "ACK",
     "ADD_CANDIDATE",
+    "ANNOUNCE",
     "BURY",
     "CLAIM",
     "CLAIM_PATIENTLY",
@@ -71,6 +72,7 @@ WHERE id = $1 AND secret = $2 AND seal IS NOT DISTINCT FROM $3
 
 PUT = "SELECT * FROM schema.put($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 CLAIM = "SELECT * FROM schema.lease($1, $2, $3, false)"
+ANNOUNCE = "SELECT pg_notify($1, '')"
 CLAIM_PATIENTLY = "SELECT * FROM schema.lease($1, $2, $3, true)"
 RENEW = """
 UPDATE schema.queues SET due = schema.clock() + make_interval(secs => $3)

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -241,6 +241,18 @@ class RedisStore:
             msg = f"the inbox is full, {self._max_waiting} deliveries wait: let their handlers run"
             raise StoreError(msg)
         return answer == KEPT
+
+    async def announce(self) -> None:
+        """Tell all who watch, in other processes too, that a delivery was stored."""
+        await self._opened().publish()
+
+    async def watch(self, arrived: Callable[[], None]) -> None:
+        """Call ``arrived`` whenever somebody announces, until cancelled.
+
+        It needs a connection of its own: with a client of a single one it returns at once. Raises
+        StoreError when the connection is lost.
+        """
+        await self._opened().subscribe(arrived)
 
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
         """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.

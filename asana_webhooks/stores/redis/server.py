@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...errors import StoreError
@@ -23,6 +24,9 @@ SOCKET_TIMEOUT = 4.0
 
 CALL_TIMEOUT = 4.4
 """For how many seconds a call waits in all: for a connection, and for the answer."""
+
+MESSAGE_TIMEOUT = 60.0
+"""For how many seconds a message is waited for at a time; unsaid, it would be SOCKET_TIMEOUT."""
 
 MAX_CONNECTIONS = 16
 
@@ -102,6 +106,7 @@ class Server:
         self.client = client
         self.place = _place(client)
         self._prefix = prefix
+        self._channel = f"{prefix}arrivals"
         self._raw = {NEVER_DECODE: True}  # whatever a client that was given would do
         self._unknown = NoScriptError
         self._failures = (RedisError, OSError, TimeoutError)
@@ -110,12 +115,35 @@ class Server:
         """Return the script's answer, with bytes for text."""
         execute: Any = self.client.execute_command  # its arguments have no types
         rest = (1, self._prefix, *arguments)
-        try:
+        with self._told():
             async with asyncio.timeout(CALL_TIMEOUT):
                 try:
                     return await execute("EVALSHA", script.sha, *rest, **self._raw)
                 except self._unknown:
                     return await execute("EVAL", script.text, *rest, **self._raw)
+
+    async def publish(self) -> None:
+        """Send an empty message to all who subscribe."""
+        with self._told():
+            async with asyncio.timeout(CALL_TIMEOUT):
+                await self.client.publish(self._channel, b"")
+
+    async def subscribe(self, heard: Callable[[], None]) -> None:
+        """Call ``heard`` at each message, until cancelled."""
+        if getattr(self.client.connection_pool, "max_connections", None) == 1:  # for the calls
+            return
+        with self._told():
+            async with self.client.pubsub(ignore_subscribe_messages=True) as channel:
+                await channel.subscribe(self._channel)
+                while True:
+                    if await channel.get_message(timeout=MESSAGE_TIMEOUT) is not None:
+                        heard()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Raise a StoreError for whatever goes wrong at the server or on the way."""
+        try:
+            yield
         except self._failures as error:
             msg = f"the store on {self.place} failed: {_explain(error)}"
             raise StoreError(msg) from error

@@ -143,6 +143,12 @@ class SqliteStore:
         """Keep a delivery; False for a duplicate, or when its candidate is none any more."""
         return await self._opened().submit_put(delivery, candidate, reason)
 
+    async def announce(self) -> None:
+        """Do nothing: workers of other processes look for themselves."""
+
+    async def watch(self, arrived: Callable[[], None]) -> None:
+        """Return at once."""
+
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
         """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.
 
