@@ -76,7 +76,8 @@ def check_base_url(base_url: str) -> str:
         url = httpx.URL(base_url)
     except httpx.InvalidURL:
         url = httpx.URL()
-    if url.scheme in ("http", "https") and url.host and not (url.userinfo or url.query):
+    is_place = url.host and (url.port is None or 0 < url.port < 65_536)
+    if url.scheme in ("http", "https") and is_place and not (url.userinfo or url.query):
         return str(url.copy_with(fragment=None)).rstrip("/")
     msg = "base_url must be http:// or https:// with a host, without user, password or query"
     raise ValueError(msg)

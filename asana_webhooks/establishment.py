@@ -14,8 +14,9 @@ import logging
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import anyio
 import msgspec
@@ -60,10 +61,7 @@ def check_public_url(public_url: str, base_url: str) -> None:
 
     A local ``base_url`` (a local Asana) may deliver to local addresses.
     """
-    url = urlsplit(public_url)
-    if url.scheme not in ("http", "https") or not url.hostname:
-        msg = f"public_url must be an absolute https URL, not {public_url!r}"
-        raise ValueError(msg)
+    url = _parts(public_url)
     if re.search(r"[\x00-\x20]", public_url):  # urlsplit overlooks some of them
         msg = "public_url must not hold a blank or a line break, also not at its end"
         raise ValueError(msg)
@@ -72,11 +70,20 @@ def check_public_url(public_url: str, base_url: str) -> None:
         raise ValueError(msg)
     if not is_public(urlsplit(base_url).hostname or ""):
         return
-    if not is_public(url.hostname):
+    if not is_public(url.hostname or ""):
         msg = f"Asana cannot reach {url.hostname!r}: public_url must be on the public internet"
         raise ValueError(msg)
     if url.scheme == "http":
         logger.warning("public_url is http: whoever is on the way reads secrets and events")
+
+
+def _parts(public_url: str) -> SplitResult:
+    with contextlib.suppress(ValueError):  # a port that is none, an open bracket
+        url = urlsplit(public_url)
+        if url.scheme in ("http", "https") and url.hostname and url.port != 0:
+            return url
+    msg = f"public_url must be an absolute https URL, not {public_url!r}"
+    raise ValueError(msg)
 
 
 def check_filters(filters: Sequence[WebhookFilter] | None) -> None:
@@ -262,7 +269,7 @@ class Establishment:
         seen = self._seen(route.id, started)
         msg = (
             f"no handshake was completed. Asana said: {'; '.join(asana).rstrip('.') or 'nothing'}. "
-            f"This receiver saw: {'; '.join(seen) or 'no handshake at all'}. "
+            f"This receiver saw: {_summed_up(seen) or 'no handshake at all'}. "
             f"Check that {self._place} leads here from the internet (proxy, tunnel, firewall, TLS "
             "certificate), passes POST and the header X-Hook-Secret in both directions, and that "
             "all receivers behind it share one store."
@@ -358,6 +365,11 @@ def _check(resource: str, filters: Sequence[WebhookFilter] | None, timeout: floa
     check_gid("resource", resource)
     check_filters(filters)
     check_timeout(timeout)
+
+
+def _summed_up(lines: Sequence[str]) -> str:
+    counted = Counter(lines).items()
+    return "; ".join(line if times == 1 else f"{line}, {times} times" for line, times in counted)
 
 
 def _is_about_handshake(error: BadRequestError) -> bool:

@@ -168,6 +168,7 @@ async def test_auth_of_httpx_may_stand_for_a_token(asana: respx.MockRouter) -> N
         pytest.param("https://app.asana.com/?a=b", id="query"),
         pytest.param("https://app.asana.com\n", id="line break"),
         pytest.param("https://app.asana.com:port", id="port"),
+        pytest.param("https://app.asana.com:99999", id="port above 65535"),
     ],
 )
 def test_base_url_that_cannot_work_is_refused(base_url: str) -> None:
