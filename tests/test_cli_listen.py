@@ -328,17 +328,29 @@ async def test_program_that_does_not_answer_is_not_waited_for_for_ever(
 # A store
 
 
-async def test_deliveries_in_a_store_are_left_to_its_handlers(
-    asana: AsanaSimulator, start: Start, tmp_path: Path, make_client: Any
+async def test_deliveries_in_a_store_are_left_to_its_handlers_which_are_told(
+    asana: AsanaSimulator,
+    start: Start,
+    tmp_path: Path,
+    make_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    announced = asyncio.Event()
+
+    async def announce(_: SqliteStore) -> None:
+        announced.set()
+
+    monkeypatch.setattr(SqliteStore, "announce", announce)
     store = f"sqlite:///{tmp_path}/s.db"
     async with make_client(store=store) as client:
         await client.establish(asana.project)
         await asana.settled()
     run = start(resource=None, store=store)
     await until(lambda: run.says("for the routes of the store"))
+    announced.clear()
     task = await asana.create_task("a", project=asana.project)
     await until(lambda: run.says(f"task {task} added to section"))
+    await until(announced.is_set)
     await run.stop()
     assert len(asana.webhooks) == 1
     async with SqliteStore(tmp_path / "s.db") as opened:

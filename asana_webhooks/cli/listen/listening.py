@@ -98,8 +98,8 @@ async def _receive(
     inbox = Inbox(store, telemetry=recorder)
     endpoint = Endpoint(store, on_arrival=inbox.arrived)
     await stack.enter_async_context(store)
+    await stack.enter_async_context(inbox)
     if wanted.store == MEMORY:
-        await stack.enter_async_context(inbox)
         await stack.enter_async_context(beside(inbox.drain(_let_go), "inbox"))
     front = recorder.around(endpoint)
     await stack.enter_async_context(Receiver(front, host=wanted.host, port=wanted.port))
