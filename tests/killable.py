@@ -163,7 +163,7 @@ def client_of(orders: Orders, journal: Journal) -> WebhooksClient:
     client_module.Inbox = functools.partial(Inbox, lease=orders.lease, poll=0.1, first_delay=0.02)
     client = WebhooksClient(
         "a-token",
-        public_url=orders.public_url or f"http://127.0.0.1:{orders.port}",
+        public_url=orders.public_url or f"http://127.0.0.1:{orders.port or 80}",
         port=orders.port,
         serve=orders.serve,
         store=store_of(orders, journal),
