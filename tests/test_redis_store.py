@@ -552,6 +552,42 @@ async def test_cancelled_claim_that_fails_is_told_to_the_log(
     assert "ends with its lease" in caplog.text
 
 
+async def test_call_that_is_cancelled_at_any_step_ends_cancelled(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        for call in (store.announce, store.list_routes):
+            for steps in range(20):
+                task = asyncio.create_task(call())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                is_asked = task.cancel()
+                await asyncio.wait([task])
+                assert task.cancelled() is is_asked
+
+
+@pytest.mark.parametrize("error", [None, redis.ConnectionError("gone")], ids=["answer", "error"])
+async def test_cancellation_that_the_library_swallows_is_raised_all_the_same(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    async def swallow(*_: object) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        if error is not None:
+            raise error
+
+    async with RedisStore(server.url) as store:
+        monkeypatch.setattr(store._server.client, "publish", swallow)
+        task = asyncio.create_task(store.announce())
+        await anyio.wait_all_tasks_blocked()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        with anyio.move_on_after(0.01) as scope:
+            with contextlib.suppress(StoreError):
+                await store.announce()
+            await anyio.sleep(60)  # a scope's comes again
+        assert scope.cancelled_caught
+
+
 async def test_storm_of_cancelled_calls_leaves_the_store_at_work(server: ValkeyServer) -> None:
     async with RedisStore(server.url) as store:
         for _ in range(20):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from ...errors import StoreError
 from .scripts import Script
@@ -142,11 +145,12 @@ class Server:
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         """Raise a StoreError for whatever goes wrong at the server or on the way."""
-        try:
-            yield
-        except self._failures as error:
-            msg = f"the store on {self.place} failed: {_explain(error)}"
-            raise StoreError(msg) from error
+        with _never_swallowed():
+            try:
+                yield
+            except self._failures as error:
+                msg = f"the store on {self.place} failed: {_explain(error)}"
+                raise StoreError(msg) from error
 
     async def check(self) -> None:
         """Log what the server's settings may cost."""
@@ -163,6 +167,30 @@ class Server:
             return
         for risk in risks:
             logger.warning("the Redis server at %s %s", self.place, risk)
+
+
+@contextlib.contextmanager
+def _never_swallowed() -> Iterator[None]:
+    """Raise the cancellation of a call that ended as if there had been none.
+
+    The library waits with ``asyncio.wait_for``, which before Python 3.12 forgets a cancellation
+    that comes together with the answer. That of a scope of anyio comes again by itself.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine of asyncio always runs in a task
+    requests = task.cancelling()
+
+    def is_swallowed() -> bool:
+        return task.cancelling() > requests and anyio.current_effective_deadline() > -math.inf
+
+    try:
+        yield
+    except StoreError:
+        if is_swallowed():
+            raise asyncio.CancelledError from None
+        raise
+    if is_swallowed():
+        raise asyncio.CancelledError
 
 
 def _place(client: Redis) -> str:
