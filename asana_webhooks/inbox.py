@@ -106,7 +106,7 @@ class Inbox:
         self._drained = asyncio.Event()
         self._works: set[_Work] = set()
         self._workers: dict[asyncio.Task[Any] | None, anyio.CancelScope] = {}
-        self._announcing: anyio.CancelScope | None = None
+        self._announcing: anyio.CancelScope
         self._beside = AsyncExitStack()
         self._log = SparseLogger(logger)
 
@@ -212,8 +212,7 @@ class Inbox:
 
     async def _next(self) -> Claim | None:
         """Return the next claim as soon as there is one, None when the inbox is closed."""
-        if self._announcing is not None:  # who works here need not be told through the store
-            self._announcing.cancel()
+        self._announcing.cancel()  # who works here need not be told through the store
         while not self._closed:
             self._arrived.clear()
             claim = await self._claim()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import anyio
 import asyncpg
 import httpx
 import pytest
@@ -169,6 +170,23 @@ async def test_who_watches_is_told_when_the_server_goes(world: World) -> None:
         server.kill()
         with pytest.raises(StoreError, match="check that"):
             await watching
+        with pytest.raises(StoreError, match="cannot be reached: "):
+            await store.watch(never)
+        server.start()
+
+
+@servers
+async def test_hearing_can_be_ended_when_the_server_goes(world: World) -> None:
+    server, arrived = world.place.server, asyncio.Event()
+    assert server is not None
+    async with world.place.store() as store:
+        hearing = asyncio.create_task(hear(store, arrived))
+        await announced_until(store, arrived.is_set)
+        server.kill()
+        hearing.cancel()
+        with anyio.fail_after(10):
+            await asyncio.wait([hearing])
+        assert hearing.cancelled()
         server.start()
 
 

@@ -155,8 +155,9 @@ class Server:
                     await connection.add_listener(channel, listener)
                     await lost.wait()
                 finally:
-                    connection.remove_termination_listener(parting)
-                    with anyio.move_on_after(CALL_TIMEOUT, shield=True):
+                    # What fails here must not stand in the place of a cancellation.
+                    with suppress(Exception), anyio.move_on_after(CALL_TIMEOUT, shield=True):
+                        connection.remove_termination_listener(parting)
                         await connection.remove_listener(channel, listener)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told as a StoreError
             raise failure(self.name, error) from cause_of(error)
