@@ -191,6 +191,19 @@ async def test_hearing_can_be_ended_when_the_server_goes(world: World) -> None:
 
 
 @servers
+async def test_watching_that_is_cancelled_at_any_step_ends(world: World) -> None:
+    async with world.place.store() as store:
+        for steps in range(60):
+            watching = asyncio.create_task(store.watch(never))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            watching.cancel()
+            with anyio.fail_after(10):
+                await asyncio.wait([watching])
+            assert watching.cancelled()
+
+
+@servers
 async def test_delivery_that_one_process_stored_is_handled_by_another_before_its_look(
     world: World,
 ) -> None:

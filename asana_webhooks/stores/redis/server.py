@@ -7,8 +7,8 @@ import contextlib
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 __all__ = ["SOCKET_TIMEOUT", "Server", "connect", "tagged"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -121,15 +123,15 @@ class Server:
         with self._told():
             async with asyncio.timeout(CALL_TIMEOUT):
                 try:
-                    return await execute("EVALSHA", script.sha, *rest, **self._raw)
+                    return await _heeding(execute("EVALSHA", script.sha, *rest, **self._raw))
                 except self._unknown:
-                    return await execute("EVAL", script.text, *rest, **self._raw)
+                    return await _heeding(execute("EVAL", script.text, *rest, **self._raw))
 
     async def publish(self) -> None:
         """Send an empty message to all who subscribe."""
         with self._told():
             async with asyncio.timeout(CALL_TIMEOUT):
-                await self.client.publish(self._channel, b"")
+                await _heeding(self.client.publish(self._channel, b""))
 
     async def subscribe(self, heard: Callable[[], None]) -> None:
         """Call ``heard`` at each message, until cancelled."""
@@ -137,20 +139,19 @@ class Server:
             return
         with self._told():
             async with self.client.pubsub(ignore_subscribe_messages=True) as channel:
-                await channel.subscribe(self._channel)
+                await _heeding(channel.subscribe(self._channel))
                 while True:
-                    if await channel.get_message(timeout=MESSAGE_TIMEOUT) is not None:
+                    if await _heeding(channel.get_message(timeout=MESSAGE_TIMEOUT)) is not None:
                         heard()
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         """Raise a StoreError for whatever goes wrong at the server or on the way."""
-        with _never_swallowed():
-            try:
-                yield
-            except self._failures as error:
-                msg = f"the store on {self.place} failed: {_explain(error)}"
-                raise StoreError(msg) from error
+        try:
+            yield
+        except self._failures as error:
+            msg = f"the store on {self.place} failed: {_explain(error)}"
+            raise StoreError(msg) from error
 
     async def check(self) -> None:
         """Log what the server's settings may cost."""
@@ -169,9 +170,8 @@ class Server:
             logger.warning("the Redis server at %s %s", self.place, risk)
 
 
-@contextlib.contextmanager
-def _never_swallowed() -> Iterator[None]:
-    """Raise the cancellation of a call that ended as if there had been none.
+async def _heeding(call: Awaitable[T]) -> T:
+    """Return what a call of the library returns. Raises a cancellation that it swallowed.
 
     The library waits with ``asyncio.wait_for``, which before Python 3.12 forgets a cancellation
     that comes together with the answer. That of a scope of anyio comes again by itself.
@@ -180,17 +180,18 @@ def _never_swallowed() -> Iterator[None]:
     assert task is not None  # noqa: S101 - a coroutine of asyncio always runs in a task
     requests = task.cancelling()
 
-    def is_swallowed() -> bool:
-        return task.cancelling() > requests and anyio.current_effective_deadline() > -math.inf
+    def raise_what_was_swallowed() -> None:
+        if task.cancelling() > requests and anyio.current_effective_deadline() > -math.inf:
+            # By its message anyio knows a cancellation that is its own.
+            raise asyncio.CancelledError(getattr(task, "_cancel_message", None))
 
     try:
-        yield
-    except StoreError:
-        if is_swallowed():
-            raise asyncio.CancelledError from None
+        result = await call
+    except Exception:
+        raise_what_was_swallowed()
         raise
-    if is_swallowed():
-        raise asyncio.CancelledError
+    raise_what_was_swallowed()
+    return result
 
 
 def _place(client: Redis) -> str:
