@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from click.testing import CliRunner, Result
+from ports import free_tcp_port
 
 from asana_webhooks import WebhooksClient
 from asana_webhooks.cli.commands import cli
@@ -31,7 +31,7 @@ class Shell:
     def __init__(self, portal: BlockingPortal, asana: AsanaSimulator, directory: Path) -> None:
         self.portal, self.asana = portal, asana
         self.file = directory / "store.db"
-        self.port = free_port()
+        self.port = free_tcp_port()
         self.public_url = f"http://127.0.0.1:{self.port}/asana"
         self.environment: dict[str, str | None] = {
             **dict.fromkeys(TOKENS),
@@ -107,13 +107,6 @@ class Shell:
             "port": self.port,
         }
         return WebhooksClient("a-token", **{**known, **options})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What tests share: the local Asana, and clients that it can reach."""
 
 import signal
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import hypothesis
 import pytest
+from ports import free_tcp_port
 
 from asana_webhooks import MemoryStore, WebhooksClient
 from asana_webhooks.simulator import AsanaSimulator
@@ -39,13 +39,6 @@ def anyio_backend() -> str:
 async def asana() -> AsyncIterator[AsanaSimulator]:
     async with AsanaSimulator(retry_delay=0.01, gather_for=0) as simulator:
         yield simulator
-
-
-def free_tcp_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

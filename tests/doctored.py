@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from cli_shell import free_port
+from ports import free_tcp_port
 
 from asana_webhooks.cli.doctor.finding import Finding
 
@@ -36,7 +36,7 @@ def serve(portal: BlockingPortal) -> Iterator[Serve]:
         return runner
 
     def started(answer: Answer, *, tls: ssl.SSLContext | None = None) -> str:
-        port = free_port()
+        port = free_tcp_port()
         runners.append(portal.call(start, answer, port, tls))
         return f"localhost:{port}"
 

@@ -22,8 +22,8 @@ import anyio
 import httpx
 import msgspec
 import postgres_server
-from conftest import free_tcp_port
 from killable import Orders
+from ports import free_tcp_port
 from postgres_server import PostgresServer
 from valkey_server import ValkeyServer, running_valkey
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from cli_shell import Shell, free_port, shell
+from cli_shell import Shell, shell
 from doctored import Answer, Serve, findings, portal, results, serve
+from ports import free_tcp_port
 from postgres_server import PostgresServer, schema_name
 from postgres_server import _postgres_server as postgres_server
 from valkey_server import TO_A_DISK, running_valkey
@@ -103,7 +104,7 @@ def test_asana_that_fails_is_told_with_its_status(shell: Shell) -> None:
 
 
 def test_asana_that_does_not_answer_is_told(shell: Shell) -> None:
-    found = asana_results(shell, ASANA_BASE_URL=f"http://127.0.0.1:{free_port()}/api/1.0")
+    found = asana_results(shell, ASANA_BASE_URL=f"http://127.0.0.1:{free_tcp_port()}/api/1.0")
     assert found["token"]["result"] == "failed"
     assert "no answer from 127.0.0.1" in found["token"]["found"]
     assert "clock" not in found

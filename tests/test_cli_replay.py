@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
-from cli_shell import Shell, free_port, shell
+from cli_shell import Shell, shell
 from click.testing import CliRunner, Result
+from ports import free_tcp_port
 
 from asana_webhooks.cli.commands import cli
 from asana_webhooks.cli.recorded import Recorded
@@ -26,7 +27,7 @@ class Target:
     """A server that keeps what is posted, and answers with the statuses that it is given."""
 
     def __init__(self) -> None:
-        self.url = f"http://127.0.0.1:{free_port()}/hook?key=1"
+        self.url = f"http://127.0.0.1:{free_tcp_port()}/hook?key=1"
         self.posts: list[tuple[dict[str, str], bytes]] = []
         self.statuses: list[int] = []
 
@@ -101,7 +102,7 @@ def test_status_tells_whether_each_was_taken(target: Target) -> None:
 
 def test_target_that_does_not_answer_and_header_that_cannot_be_sent_are_told() -> None:
     lines = recorded(b"1") + recorded(b"2", X_Odd="\u2603")
-    result = replay("-", "--to", f"http://127.0.0.1:{free_port()}/", lines=lines)
+    result = replay("-", "--to", f"http://127.0.0.1:{free_tcp_port()}/", lines=lines)
     assert result.exit_code == 1
     assert "no answer (ConnectError)" in result.stdout
     assert "no answer (UnicodeEncodeError)" in result.stdout

@@ -4,7 +4,6 @@ import ast
 import asyncio
 import os
 import signal
-import socket
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +14,7 @@ import aiohttp
 import anyio
 import pytest
 from conftest import until
+from ports import free_tcp_port
 
 from asana_webhooks.simulator import AsanaSimulator, Fault
 
@@ -72,7 +72,7 @@ class Child:
 
 @asynccontextmanager
 async def running(name: str, asana: AsanaSimulator, directory: Path) -> AsyncIterator[Child]:
-    port = free_port()
+    port = free_tcp_port()
     environment = {
         "ASANA_ACCESS_TOKEN": "a-token",
         "ASANA_PROJECT": asana.project,
@@ -97,13 +97,6 @@ async def running(name: str, asana: AsanaSimulator, directory: Path) -> AsyncIte
         if process.returncode is None:
             process.kill()
             await process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(autouse=True)

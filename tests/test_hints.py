@@ -7,7 +7,8 @@ import anyio
 import asyncpg
 import httpx
 import pytest
-from conftest import eventually, free_tcp_port, until
+from conftest import eventually, until
+from ports import free_tcp_port
 from redis.asyncio import BlockingConnectionPool, Redis
 from replicas import Webhook, World, confirm
 

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from chaos import out_of_order
-from conftest import eventually, free_tcp_port, until
+from conftest import eventually, until
+from ports import free_tcp_port
 from replicas import KEPT_LEASE, LEASE, Replica, Sent, Webhook, World
 
 from asana_webhooks import EstablishmentError, Event, WebhooksClient
