@@ -116,10 +116,10 @@ def webhook_record(webhook: Webhook, *, held: bool) -> dict[str, Any]:
 def print_webhook(webhook: Webhook, *, held: bool, as_json: bool) -> None:
     """Print a webhook, for people or as JSON."""
     record = webhook_record(webhook, held=held)
-    print_fields(record if as_json else record | _for_people(webhook, held), as_json=as_json)
+    print_fields(record if as_json else record | _for_people(webhook, held=held), as_json=as_json)
 
 
-def _for_people(webhook: Webhook, held: bool) -> dict[str, Any]:  # noqa: FBT001 - of this file
+def _for_people(webhook: Webhook, *, held: bool) -> dict[str, Any]:
     now = datetime.now(UTC)
     known = {name: getattr(webhook, name) for name in webhook.__struct_fields__}
     times = {name: _when(at, now) for name, at in known.items() if isinstance(at, datetime)}
