@@ -202,5 +202,5 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with anyio.move_on_after(STOP_TIMEOUT, shield=True):
             await process.wait()
             break
-    # Their end is not awaited, so ours is closed: a Process has no method for it.
-    process._transport.close()  # type: ignore[attr-defined] # see above
+    # Others may still hold the output open: our end of it is closed without waiting for theirs.
+    process._transport.close()  # type: ignore[attr-defined] # a Process has no method for it
