@@ -133,7 +133,8 @@ class Chaos:
         world.http.timeout = ANSWER_WITHIN
         self._random = random.Random(seed)  # noqa: S311 - chance, no secret
         self._receivers = [world.replica(serve=True) for _ in range(2)]
-        self._workers = [world.replica(work=True, pause=0.01, flaky=FLAKY) for _ in range(2)]
+        worker = {"work": True, "pause": 0.01, "flaky": FLAKY, "lease": LEASE}
+        self._workers = [world.replica(**worker) for _ in range(2)]
         self._webhooks = [Webhook(number) for number in range(1, WEBHOOKS + 1)]
         self._deck: list[str] = []
         self._kinds: dict[str, Callable[[], Awaitable[None]]] = {

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,16 +73,21 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> "AsyncIterato
         yield world
 
 
+def guard() -> AbstractContextManager[anyio.CancelScope]:
+    """Fail what hangs: after half a minute, which no busy machine takes for what is in it."""
+    return anyio.fail_after(30)
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Return when the condition holds; fail after half a minute."""
-    with anyio.fail_after(30):
+    with guard():
         while not condition():
             await anyio.sleep(0.002)
 
 
 async def eventually(look: Callable[[], Awaitable[T]]) -> T:
     """Return what the look finds as soon as that is true; fail after half a minute."""
-    with anyio.fail_after(30):
+    with guard():
         while not (found := await look()):
             await anyio.sleep(0.002)
     return found

@@ -28,7 +28,12 @@ import pytest
 from ports import free_tcp_port
 
 PASSWORD = "pass-word-of-tests"
-SETTINGS = {"listen_addresses": "127.0.0.1", "shared_buffers": "32MB", "max_connections": "100"}
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "shared_buffers": "32MB",
+    "max_connections": "100",
+    "recovery_init_sync_method": "syncfs",  # at once, and not file by file
+}
 
 
 class PostgresServer:
@@ -68,7 +73,7 @@ class PostgresServer:
                 group=self._group(),
                 extra_groups=[] if self._user else None,
             )
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError((self.directory / "log").read_text())
@@ -78,7 +83,7 @@ class PostgresServer:
         """End the server: at once but in order, or with SIGQUIT as if it had crashed."""
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(30)
+            self._process.wait(60)
             self._process = None
 
     def kill(self) -> None:

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-import anyio
 import httpx
 import pytest
 import uvicorn
 from anyio.lowlevel import checkpoint
+from conftest import guard
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -169,7 +169,7 @@ async def on_uvicorn(app: Any, **options: Any) -> AsyncIterator[int]:
     """Serve on a free port, which is what is yielded."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_config=None, **options))
     task = asyncio.create_task(server.serve(), name="uvicorn")
-    with anyio.fail_after(5):
+    with guard():
         while not server.started:
             await checkpoint()
     try:
@@ -242,7 +242,7 @@ class Exchange:
         self.sent: list[dict[str, Any]] = []
 
     async def with_(self, app: Any) -> Answer:
-        with anyio.fail_after(5):
+        with guard():
             await app(self.scope, self.receive, self.send)
         start, *pieces = self.sent
         assert start["type"] == "http.response.start"
@@ -523,7 +523,7 @@ async def test_server_asks_for_the_body_only_when_it_is_wanted(
     async with on_uvicorn(fastapi(app)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head.encode())
-        with anyio.fail_after(5):
+        with guard():
             for status in answers:
                 assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == status
                 writer.write(HEARTBEAT)
@@ -550,7 +550,7 @@ async def test_refusal_of_an_unread_body_gets_through_and_ends_the_connection(
     )
     async with on_uvicorn(fastapi(app), timeout_keep_alive=60) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        with anyio.fail_after(10):
+        with guard():
             writer.write(head.encode() + b" " * sent)
             await writer.drain()
             assert (await reader.read()).split()[1] == status

@@ -24,7 +24,7 @@ import httpx
 import msgspec
 import oauth_server
 import pytest
-from conftest import until
+from conftest import guard, until
 from oauth_server import CLIENT_ID, CLIENT_SECRET, OAuthServer
 
 from asana_webhooks import (
@@ -561,7 +561,7 @@ async def test_cancelled_call_does_not_wait_for_ever(
     monkeypatch.setattr(oauth_module, "PATIENCE", 0.05)
     auth = make()
     server.gate.clear()
-    with anyio.move_on_after(0.05) as scope, anyio.fail_after(5):
+    with anyio.move_on_after(0.05) as scope, guard():
         await call(auth, server)
     assert scope.cancelled_caught
     server.gate.set()
@@ -969,7 +969,7 @@ async def test_browser_logs_in(make: MakeOAuth, server: OAuthServer, file: Token
     async def show(url: str) -> None:
         pages.append(await browse(url))
 
-    with anyio.fail_after(10):
+    with guard():
         token = await login(auth, show)
     assert file.load() == token
     assert await call(auth, server) == ["1199"]
@@ -990,7 +990,7 @@ async def test_login_listens_at_the_port_that_it_is_given(
         assert parse_qs(urlsplit(url).query)["redirect_uri"] == [f"http://localhost:{free_port}"]
         tasks.append(asyncio.create_task(browse(url)))
 
-    with anyio.fail_after(10):
+    with guard():
         await login(auth, show)
     assert (await tasks[0])[0] == 200
     assert await call(auth, server) == ["1199"]
@@ -1013,7 +1013,7 @@ async def test_only_the_first_redirect_of_this_login_counts(
         seen.append((await browse(redirect))[0])
         seen.append((await browse(redirect.replace("code=", "code=another")))[0])
 
-    with anyio.fail_after(10):
+    with guard():
         await login(auth, show)
     assert seen == [400, 400, 404, 405, 200, 409]
     assert await call(auth, server) == ["1199"]
@@ -1028,7 +1028,7 @@ async def test_refusal_of_the_user_ends_the_login(make: MakeOAuth, server: OAuth
         pages.append(await browse(url))
 
     with (
-        anyio.fail_after(10),
+        guard(),
         pytest.raises(LoginRequiredError, match="access_denied .log in again and allow"),
     ):
         await login(auth, show)

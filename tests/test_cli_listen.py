@@ -22,7 +22,7 @@ import click
 import pytest
 from aiohttp import web
 from click.testing import CliRunner
-from conftest import until
+from conftest import guard, until
 from test_tunnels import NGROK, Install, install, is_running
 
 from asana_webhooks import (
@@ -86,7 +86,7 @@ class Run:
 
     async def stop(self, number: int = signal.SIGINT) -> None:
         signal.raise_signal(number)
-        with anyio.fail_after(10):
+        with guard():
             await self.task
 
 
@@ -403,7 +403,7 @@ async def test_told_twice_it_leaves_the_webhook_and_says_so(
 
     monkeypatch.setattr(WebhooksApi, "delete_webhook", never)
     signal.raise_signal(signal.SIGINT)
-    with anyio.fail_after(5):
+    with guard():
         await called.wait()
     with pytest.raises(click.ClickException, match=f"webhook {gid} is left at Asana.*waited for"):
         await run.stop()
@@ -429,12 +429,12 @@ async def test_told_while_it_establishes_it_leaves_nothing(
 ) -> None:
     asana.faults.add(Fault.SLOW_201)
     run = start()
-    with anyio.fail_after(5):
+    with guard():
         await asana.handshake_done.wait()
     signal.raise_signal(signal.SIGTERM)
     await anyio.sleep(0.05)
     asana.release_201.set()
-    with anyio.fail_after(20):
+    with guard():
         await run.task
     assert dict(asana.webhooks) == {}
     assert "is established" not in run.err
@@ -456,10 +456,10 @@ async def test_told_twice_while_it_establishes_it_ends_and_says_what_may_be_left
     asana.faults.add(Fault.SLOW_201)
     monkeypatch.setattr(WebhooksApi, "iter_webhooks", never)
     run = start()
-    with anyio.fail_after(5):
+    with guard():
         await asana.handshake_done.wait()
     signal.raise_signal(signal.SIGINT)
-    with anyio.fail_after(5):
+    with guard():
         await looking.wait()
     await run.stop()
     assert "a webhook may be left at Asana" in caplog.text
@@ -468,7 +468,7 @@ async def test_told_twice_while_it_establishes_it_ends_and_says_what_may_be_left
 async def test_failure_to_establish_is_the_command_s(asana: AsanaSimulator, start: Start) -> None:
     asana.faults.add(Fault.NO_HANDSHAKE)
     run = start()
-    with pytest.raises(HandshakeMissingError), anyio.fail_after(10):
+    with pytest.raises(HandshakeMissingError), guard():
         await run.task
     assert dict(asana.webhooks) == {}
 
@@ -484,7 +484,7 @@ async def test_failure_to_print_deletes_the_webhook(
 
     monkeypatch.setattr("asana_webhooks.cli.listen.printing.as_lines", fail)
     await asana.create_task("a", project=asana.project)
-    with pytest.raises(BrokenPipeError), anyio.fail_after(10):
+    with pytest.raises(BrokenPipeError), guard():
         await run.task
     assert dict(asana.webhooks) == {}
 
@@ -493,7 +493,7 @@ async def test_signals_are_as_before_in_the_end() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with stopping() as told:
         signal.raise_signal(signal.SIGTERM)
-        with anyio.fail_after(5):
+        with guard():
             await told.once.wait()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert not told.twice.is_set()
@@ -528,7 +528,7 @@ async def test_tunnel_gives_the_public_url_and_ends_with_the_command(
 ) -> None:
     trace = install("ngrok", NGROK)
     run = start(tunnel=True)
-    with pytest.raises(BadRequestError, match="ngrok-free.app"), anyio.fail_after(20):
+    with pytest.raises(BadRequestError, match="ngrok-free.app"), guard():
         await run.task
     assert "which Asana reaches at https://3f1c-2001-db8.ngrok-free.app" in run.err
     assert not is_running(json.loads(trace.read_text())["pid"])
@@ -555,7 +555,7 @@ async def test_end_of_the_tunnel_is_an_error_and_deletes_the_webhook(
     [webhook] = asana.webhooks.values()
     assert "/tunnelled/" in webhook.target
     os.kill(json.loads(trace.read_text())["pid"], signal.SIGKILL)
-    with pytest.raises(click.ClickException, match="the tunnel ended"), anyio.fail_after(10):
+    with pytest.raises(click.ClickException, match="the tunnel ended"), guard():
         await run.task
     assert dict(asana.webhooks) == {}
 
@@ -605,7 +605,7 @@ async def test_port_that_is_taken_is_an_error_before_anything_is_established(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         run = start(inspect=taken.getsockname()[1])
-        with pytest.raises(OSError, match="address already in use|bind"), anyio.fail_after(5):
+        with pytest.raises(OSError, match="address already in use|bind"), guard():
             await run.task
     assert not asana.create_started.is_set()
 
@@ -636,7 +636,7 @@ async def test_demo_with_an_inspector_stays_until_it_is_told(
         again = await http.post(f"{url}records/{first['id']}/Post again", headers=headers)
         assert (await again.json())["said"] == "Posted; the receiver answered 200."
     signal.raise_signal(signal.SIGINT)
-    with anyio.fail_after(10):
+    with guard():
         await showing
     assert "All 19 checks passed" in out
 
@@ -814,7 +814,7 @@ async def test_interrupted_command_exits_with_0_and_leaves_nothing(
         assert line["verdict"] == "heartbeat"
         await until(lambda: asana.webhooks and asana.deliveries)
         process.send_signal(number)
-        with anyio.fail_after(20):
+        with guard():
             out, err = await process.communicate()
     assert process.returncode == 0
     assert out == b""
@@ -827,11 +827,11 @@ async def test_interrupted_command_says_what_it_could_not_look_for(
 ) -> None:
     asana.faults.add(Fault.SLOW_201)
     async with spawn() as process:
-        with anyio.fail_after(20):
+        with guard():
             await asana.handshake_done.wait()
         asana.faults.add(Fault.UNAVAILABLE)
         process.send_signal(signal.SIGINT)
-        with anyio.fail_after(20):
+        with guard():
             _, err = await process.communicate()
     assert b"Error: a webhook may be left at Asana" in err
 
@@ -846,7 +846,7 @@ async def test_when_nobody_reads_on_the_webhook_is_deleted(
         for number in range(3):
             if asana.webhooks:
                 await asana.create_task(str(number), project=asana.project)
-        with anyio.fail_after(20):
+        with guard():
             await process.wait()
     assert process.returncode == 1
     assert dict(asana.webhooks) == {}

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from conftest import guard
 
 from asana_webhooks import endpoint as room
 from asana_webhooks.endpoint import Endpoint
@@ -175,7 +176,7 @@ async def test_answer_waits_until_the_effect_is_durable(
     async def ask() -> None:
         answers.append(await act(here))
 
-    with anyio.fail_after(5):
+    with guard():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
             await anyio.wait_all_tasks_blocked()
@@ -424,7 +425,7 @@ async def test_slow_store_is_answered_503_in_time_until_it_works_again(
 ) -> None:
     here.endpoint = here.make(store_timeout=0.01)
     here.store.stuck = {call}
-    with anyio.fail_after(5):
+    with guard():
         assert seen_as(await here.deliver(events())) == UNAVAILABLE
     assert caplog.messages == ["answered 503: the store is too slow"]
     assert here.arrivals == 0
@@ -600,7 +601,7 @@ async def test_second_look_holds_up_no_good_delivery_and_is_done_once(
     async def guess() -> None:
         answers.append(await forge(here))
 
-    with anyio.fail_after(5):
+    with guard():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(guess)
             await anyio.wait_all_tasks_blocked()
@@ -735,7 +736,7 @@ async def test_store_that_does_not_answer_is_not_ready(here: Harness) -> None:
     here.endpoint = here.make(store_timeout=0.01)
     here.endpoint.accepting = True
     here.store.stuck = {"get_route"}
-    with anyio.fail_after(5):
+    with guard():
         response = await here.probe("readyz")
     assert (response.status, response.reason) == (503, "not ready")
 

@@ -11,9 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
-import anyio
 import pytest
-from conftest import until
+from conftest import guard, until
 from ports import free_tcp_port
 
 from asana_webhooks.simulator import AsanaSimulator, Fault
@@ -49,7 +48,7 @@ class Child:
 
     async def prints(self, *words: str) -> None:
         """Return when a line holds all these words; fail when the output ends before."""
-        with anyio.fail_after(15):
+        with guard():
             while line := await self._read():
                 if all(word in line for word in words):
                     return
@@ -58,7 +57,7 @@ class Child:
     async def interrupt(self) -> int:
         """Press Ctrl-C and return the exit status."""
         self.process.send_signal(signal.SIGINT)
-        with anyio.fail_after(10):
+        with guard():
             while await self._read():
                 pass
             return await self.process.wait()

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import anyio
 import asyncpg
 import httpx
 import pytest
-from conftest import eventually, until
+from conftest import eventually, guard, until
 from ports import free_tcp_port
 from redis.asyncio import BlockingConnectionPool, Redis
 from replicas import Webhook, World, confirm
@@ -185,7 +184,7 @@ async def test_hearing_can_be_ended_when_the_server_goes(world: World) -> None:
         await announced_until(store, arrived.is_set)
         server.kill()
         hearing.cancel()
-        with anyio.fail_after(10):
+        with guard():
             await asyncio.wait([hearing])
         assert hearing.cancelled()
         server.start()
@@ -199,7 +198,7 @@ async def test_watching_that_is_cancelled_at_any_step_ends(world: World) -> None
             for _ in range(steps):
                 await asyncio.sleep(0)
             watching.cancel()
-            with anyio.fail_after(10):
+            with guard():
                 await asyncio.wait([watching])
             assert watching.cancelled()
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import anyio
 import pytest
-from conftest import eventually, until
+from conftest import eventually, guard, until
 
 from asana_webhooks import Event, MemoryStore, StoreError
 from asana_webhooks import inbox as module
@@ -488,7 +488,7 @@ async def test_closing_ends_the_drain(store: MemoryStore, seen: Seen) -> None:
         await put(store, "a", event(1))
         inbox.arrived()
         await until(lambda: seen.gids == ["1"])
-    with anyio.fail_after(5):
+    with guard():
         await task
 
 

@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
-import anyio
 import pytest
 from chromium import Page, browsing
-from conftest import until
+from conftest import guard, until
 
 from asana_webhooks import Event, MemoryStore, StoreError, WebhooksClient, sign
 from asana_webhooks.background import beside
@@ -125,7 +124,7 @@ class Stream:
         self.text = ""
 
     async def next(self, kind: str) -> Any:
-        with anyio.fail_after(5):
+        with guard():
             while True:
                 name = await self._field("event")
                 content = json.loads(await self._field("data"))
@@ -232,7 +231,7 @@ async def test_stream_ends_with_the_command(asana: AsanaSimulator, free_port: in
     async with made.store, aiohttp.ClientSession() as http:
         async with made.inspector:
             response = await http.get(f"{made.url}stream")
-        with anyio.fail_after(5):
+        with guard():
             assert b"event: state" in await response.read()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import until
+from conftest import guard, until
 
 from asana_webhooks import DeadLetter, Event, MemoryStore, SqliteStore, WebhooksClient
 from asana_webhooks.letters import select_letters
@@ -133,7 +133,7 @@ async def test_letters_may_be_moved_while_they_are_gone_through(store: Store, wh
 async def test_what_is_buried_meanwhile_is_left_out(store: Store) -> None:
     await bury(store, "a")
     found = []
-    with anyio.fail_after(5):
+    with guard():
         async for letter in select_letters(store):
             found.append(letter.body.decode())
             await bury(store, f"{found[-1]}!")
@@ -164,7 +164,7 @@ async def test_replaying_what_fails_again_comes_to_an_end(
         while len(await client.dead_letters()) < 2:
             await anyio.sleep(0.002)
         replayed = 0
-        with anyio.fail_after(5):
+        with guard():
             async for letter in client.select_letters(resource=asana.project, reason="not yet"):
                 replayed += await client.replay([letter.id])
                 await until(lambda: len(gids) == 2 + replayed)  # noqa: B023 - awaited at once

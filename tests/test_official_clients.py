@@ -19,7 +19,7 @@ import anyio.to_thread
 import asana as official
 import pytest
 from asana.rest import ApiException
-from conftest import until
+from conftest import guard, until
 
 from asana_webhooks.simulator import AsanaSimulator
 
@@ -245,7 +245,7 @@ async def test_node_client_lives_through_the_life_of_a_webhook(
     asana: AsanaSimulator, receiver: Receiver, tmp_path: Path
 ) -> None:
     script = await anyio.to_thread.run_sync(installed, tmp_path)
-    with anyio.fail_after(30):
+    with guard():
         done = await anyio.run_process(
             ["node", str(script), asana.base_url, receiver.url], cwd=tmp_path, check=False
         )

@@ -15,7 +15,7 @@ import anyio
 import asyncpg
 import msgspec
 import pytest
-from conftest import eventually
+from conftest import eventually, guard
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -639,7 +639,7 @@ async def test_store_works_again_after_the_server_was_restarted(
     await put(real, 1)
     server.stop()
     try:
-        with anyio.fail_after(5):
+        with guard():
             calls = [real.put(delivery(2)), real.put(delivery(3)), real.get_route("r1")]
             calls += [real.claim(limit=1, lease=30), real.counts()]
             answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -659,7 +659,7 @@ async def test_calls_fail_in_time_when_the_server_hangs(
     monkeypatch.setattr(calling, "CALL_TIMEOUT", 0.2)
     async with PostgresStore(server.dsn, schema=schema) as store:
         await put(store, 1)
-        with server.frozen(), anyio.fail_after(5):
+        with server.frozen(), guard():
             calls = [store.put(delivery(2)), store.claim(limit=1, lease=3600), store.counts()]
             answers = await asyncio.gather(*calls, return_exceptions=True)
         for failure in answers:

@@ -24,6 +24,7 @@ import pytest
 from aiohttp import web, web_protocol
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 from anyio.lowlevel import checkpoint
+from conftest import guard
 
 from asana_webhooks import receiver as receiver_module
 from asana_webhooks.endpoint import Endpoint
@@ -92,7 +93,7 @@ class Peer:
         return data
 
     async def answer(self, *, with_body: bool = True) -> Answer:
-        with anyio.fail_after(5):
+        with guard():
             head, _, _ = await self._heard_until(lambda: b"\r\n\r\n" in self.heard)
             first, *lines = head.decode("latin-1").split("\r\n")
             headers = {name.lower(): value for name, value in (x.split(": ", 1) for x in lines)}
@@ -108,7 +109,7 @@ class Peer:
 
     async def closed(self) -> bytes:
         """Return what is said until the receiver hangs up."""
-        with anyio.fail_after(5):
+        with guard():
             while await self.hear():
                 pass
         return self.heard
@@ -194,7 +195,7 @@ async def quiet_and_tidy(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None
     caplog.set_level(logging.DEBUG)
     before = asyncio.all_tasks()
     yield
-    with anyio.fail_after(5):
+    with guard():
         while tasks_since(before):
             await checkpoint()
     for record in (*caplog.get_records("call"), *caplog.records):
@@ -264,7 +265,7 @@ async def deserted(receiver: Receiver) -> None:
     """Wait until the receiver has neither a connection nor a task of one."""
     assert receiver._listening is not None
     _, server = receiver._listening
-    with anyio.fail_after(10):
+    with guard():
         while server.connections:
             await checkpoint()
 
@@ -273,7 +274,7 @@ async def parted(receiver: Receiver) -> None:
     """Wait until the receiver knows that every client has left."""
     assert receiver._listening is not None
     _, server = receiver._listening
-    with anyio.fail_after(10):
+    with guard():
         while any(connection.connected for connection in server.connections):
             await checkpoint()
 
@@ -606,7 +607,7 @@ async def test_headers_that_do_not_end_are_ended_at_the_deadline(
         for data in said_before:
             peer.send(data)
             await peer.answer()
-        with anyio.fail_after(10):
+        with guard():
             assert await peer.trickle(pieces) == b""
 
 
@@ -633,7 +634,7 @@ async def test_body_that_does_not_end_is_refused_at_the_deadline(
     monkeypatch.setattr(receiver_module, "BODY_DEADLINE", 0.1)
     head = request(signature(b""), header, body=b"", sized=False)
     async with connect(receiver) as peer:
-        with anyio.fail_after(10):
+        with guard():
             assert statuses(await peer.trickle([head, *pieces])) == [408]
 
 
@@ -883,7 +884,7 @@ async def test_good_requests_are_answered_among_half_open_connections(endpoint: 
             peer = await stack.enter_async_context(connect(receiver))
             peer.send(starts[number % 4])
             if number % 40 == 0:
-                with anyio.fail_after(5):
+                with guard():
                     assert (await ask(receiver, signed())).status == 200
 
 
@@ -1188,7 +1189,7 @@ async def test_receiver_without_its_store_is_alive_and_not_ready(
 @asynccontextmanager
 async def stopping(receiver: Receiver) -> AsyncIterator[None]:
     """Enter when the receiver has begun to stop; leave when it has stopped."""
-    with anyio.fail_after(10):
+    with guard():
         async with anyio.create_task_group() as group:
             group.start_soon(receiver.__aexit__, None, None, None)
             await refuses(receiver)
@@ -1273,7 +1274,7 @@ async def test_connection_accepted_just_before_the_stop_is_answered_or_closed(
     client.sendall(signed())
     for _ in range(turns):
         await checkpoint()
-    with anyio.fail_after(5):
+    with guard():
         await receiver.__aexit__(None, None, None)
     async with talking(asyncio.open_connection(sock=client)) as peer:
         assert statuses(await peer.closed()) in ([], [200])
@@ -1350,9 +1351,9 @@ async def test_client_that_never_reads_is_not_read_and_does_not_keep_the_receive
         async with serve(endpoint, unix_socket=path) as receiver:
             client.connect(path)
             client.settimeout(0)
-            with anyio.fail_after(10):
+            with guard():
                 await flood_until_stuck(client, receiver, data)
-            with anyio.fail_after(10):
+            with guard():
                 await receiver.__aexit__(None, None, None)
 
 
@@ -1420,7 +1421,7 @@ async def test_receiver_leaves_nothing_open(endpoint: Endpoint) -> None:
     async with serve(endpoint) as receiver, connect(receiver) as peer:
         peer.send(signed())
         await peer.answer()
-    with anyio.fail_after(5):
+    with guard():
         while tasks_since(before):
             await checkpoint()
     del receiver, peer
@@ -1483,7 +1484,7 @@ async def test_receivers_that_share_a_port_both_get_connections(endpoint: Endpoi
     async with serve(behind("one"), reuse_port=True) as first:
         async with serve(behind("two"), port=first.port, reuse_port=True) as second:
             assert second.port == first.port
-            with anyio.fail_after(10):
+            with guard():
                 while len(asked) < 2:  # the system chooses by a hash of both addresses
                     assert (await ask(first, PROBE)).status == 200
         both = asked.total()
@@ -1620,7 +1621,7 @@ async def test_connection_without_tls_is_ended_at_the_deadline(
     server = serve(endpoint, ssl_context=server_tls, keepalive_timeout=0.1)
     async with server as receiver, connect(receiver) as peer:
         peer.send(said)
-        with anyio.fail_after(10):
+        with guard():
             assert b"HTTP" not in await peer.closed()
 
 

@@ -22,7 +22,7 @@ import redis
 import redis.asyncio
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
-from conftest import eventually
+from conftest import eventually, guard
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule, run_state_machine_as_test
@@ -85,7 +85,7 @@ def configure(server: ValkeyServer, **values: str) -> None:
 
 
 async def in_a_second(call: Coroutine[Any, Any, Any]) -> Any:
-    with anyio.fail_after(5):
+    with guard():
         return await call
 
 

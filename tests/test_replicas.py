@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from chaos import out_of_order
-from conftest import eventually, until
+from conftest import eventually, guard, until
 from ports import free_tcp_port
-from replicas import KEPT_LEASE, LEASE, Replica, Sent, Webhook, World
+from replicas import BUSY, KEPT_LEASE, LEASE, Replica, Sent, Webhook, World
 
 from asana_webhooks import EstablishmentError, Event, WebhooksClient
 from asana_webhooks.simulator import AsanaSimulator
@@ -37,11 +37,11 @@ async def test_delivery_of_a_worker_that_died_is_taken_over_by_a_living_one_in_t
 ) -> None:
     sent = webhook.delivery()
     await put(world, sent)
-    dying = await world.started(work=True, pause=60.0)
+    dying = await world.started(work=True, pause=60.0, lease=LEASE)
     await until(lambda: "begun" in world.notes())
     await world.started(work=True)
     dying.kill()
-    with anyio.fail_after(LEASE + 5):
+    with anyio.fail_after(LEASE + 5 + BUSY):
         await until(lambda: world.gids() == [sent.gid])
     await eventually(world.is_empty)
 
@@ -67,7 +67,7 @@ async def test_worker_that_slept_beyond_its_lease_is_taken_over_and_cannot_ackno
 ) -> None:
     sent = webhook.delivery()
     await put(world, sent)
-    sleeping = await world.started(work=True, pause=0.8)
+    sleeping = await world.started(work=True, pause=0.8, lease=LEASE)
     await until(lambda: "begun" in world.notes())
     sleeping.send(signal.SIGSTOP)
     other = await world.started(work=True, pause=2.0)
@@ -89,7 +89,7 @@ async def test_deliveries_of_a_webhook_are_handled_in_order_by_several_workers(
 ) -> None:
     webhooks = [Webhook(number) for number in range(1, 5)]
     await put(world, *(webhook.delivery() for _ in range(60) for webhook in webhooks))
-    workers = [world.replica(work=True, concurrency=1, pause=0.002, lease=30.0) for _ in range(2)]
+    workers = [world.replica(work=True, concurrency=1, pause=0.002) for _ in range(2)]
     async with anyio.create_task_group() as tasks:
         for worker in workers:
             tasks.start_soon(worker.start)
@@ -202,7 +202,7 @@ async def test_events_that_reach_a_replica_before_the_answer_reached_another_are
     port_a, port_b = free_tcp_port(), free_tcp_port()
     async with make_replica(port_b, port_a) as a, make_replica(port_b, port_b) as b:
         await a.ensure(asana.project)
-        with anyio.fail_after(5):
+        with guard():
             assert (await anext(b.events())).resource.gid
 
 
@@ -224,7 +224,7 @@ async def test_route_that_one_replica_confirmed_or_retired_is_so_at_the_other(
             answer = await world.post(own.delivery(), other)
             return answer is not None and answer.status_code == 404
 
-        with anyio.fail_after(5):  # it is known for a second
+        with anyio.fail_after(1 + BUSY):  # it is known for a second
             await eventually(is_refused)
 
 

@@ -11,11 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import anyio
 import httpx
 import pytest
 from aiohttp import web
-from conftest import eventually, until
+from conftest import eventually, guard, until
 
 from asana_webhooks import Event, MemoryStore, WebhooksClient, sign
 from asana_webhooks.background import beside
@@ -73,7 +72,7 @@ async def test_client_is_served_until_told_to_stop(
         task = await asana.create_task("first", project="8675309")
         await until(lambda: task in handled)
         stop.set()
-        with anyio.fail_after(10):
+        with guard():
             await asyncio.wait([serving])
     assert not await is_ready(client.port)
 
@@ -100,7 +99,7 @@ async def test_signal_stops_it_and_lets_the_handler_end(
         await until(lambda: signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
         assert not serving.done()
         may_end.set()
-        with anyio.fail_after(10):
+        with guard():
             await asyncio.wait([serving])
     assert ended[:2] == ["began", "ended"]
     assert signal.getsignal(signal.SIGTERM) is before
@@ -122,7 +121,7 @@ async def test_signal_stops_all_clients_that_are_served_in_one_loop(
         stop.set()
         await until(lambda: clients[0]._closed)
         os.kill(os.getpid(), signal.SIGTERM)
-        with anyio.fail_after(10):
+        with guard():
             await asyncio.wait([second, third])
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -157,7 +156,7 @@ async def test_open_client_is_served_in_place_of_run_then_closed(
             task = await asana.create_task("first", project="8675309")
             await until(lambda: task in handled)
             stop.set()
-            with anyio.fail_after(10):
+            with guard():
                 await asyncio.wait([serving])
         assert not client.is_open
         assert not await is_ready(client.port)

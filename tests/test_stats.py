@@ -9,7 +9,7 @@ import anyio
 import httpx
 import msgspec
 import pytest
-from conftest import eventually, until
+from conftest import eventually, guard, until
 
 from asana_webhooks import Event, MemoryStore, WebhooksClient, sign
 from asana_webhooks import stats as module
@@ -130,7 +130,7 @@ def created_at() -> str:
 
 
 async def eventually_idle(client: WebhooksClient) -> Stats:
-    with anyio.fail_after(10):
+    with guard():
         while (stats := await client.stats()).waiting:
             await anyio.sleep(0.002)
     return stats

@@ -11,10 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import anyio
 import click
 import pytest
-from conftest import until
+from conftest import guard, until
 
 from asana_webhooks.cli.listen import tunnels
 from asana_webhooks.cli.listen.tunnels import tunnel
@@ -255,7 +254,7 @@ async def test_end_of_the_program_is_told(install: Install) -> None:
     trace = install("ngrok", NGROK)
     async with tunnel("ngrok", 8080) as opened:
         os.kill(json.loads(trace.read_text())["pid"], 9)
-        with anyio.fail_after(5):
+        with guard():
             await opened.ended.wait()
 
 
@@ -311,7 +310,7 @@ async def test_what_the_program_has_started_ends_too(
 ) -> None:
     monkeypatch.setattr(tunnels, "STOP_TIMEOUT", 0.5)
     install("ngrok", NGROK, before=f"{before}\n{child.code()}")
-    with anyio.fail_after(20):
+    with guard():
         async with tunnel("ngrok", 8080):
             await until(child.is_there)
         await until(child.is_gone)
@@ -322,7 +321,7 @@ async def test_who_left_and_holds_the_output_open_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(tunnels, "STOP_TIMEOUT", 0.1)
     install("ngrok", NGROK, before=child.code("os.setsid()"))
-    with anyio.fail_after(20):
+    with guard():
         async with tunnel("ngrok", 8080):
             await until(child.is_there)
         assert not child.is_gone()
