@@ -686,6 +686,28 @@ def delivery(number, size=10):
 """
 
 
+async def test_process_that_nearly_always_writes_leaves_others_their_turn(path: Path) -> None:
+    script = """
+import sqlite3, time
+other = sqlite3.connect(sys.argv[1], isolation_level=None)
+print("busy", flush=True)
+while True:
+    other.execute("BEGIN IMMEDIATE")
+    time.sleep(0.05)  # as a slow disk takes
+    other.execute("COMMIT")
+    time.sleep(0.0002)
+"""
+    async with SqliteStore(path) as store:
+        with start(script, path) as busy:
+            assert busy.stdout is not None
+            assert busy.stdout.readline() == "busy\n"
+            try:
+                for number in range(10):
+                    assert await store.put(delivery(number))
+            finally:
+                busy.kill()
+
+
 async def test_limit_on_the_size_of_files_fails_calls_until_it_is_lifted(path: Path) -> None:
     printed = run(
         """

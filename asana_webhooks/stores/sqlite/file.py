@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable, Iterator
 
 from ...errors import StoreError
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT = 4.0
 """For how many seconds a call waits while another process writes to the file."""
+
+LOOK_AGAIN = 0.001
+"""After how many seconds it looks whether the other one has ended."""
 
 LARGEST_CHECKED = 256 * 1024 * 1024
 """Bytes up to which a file is checked for damage when it is opened; that takes a second or two."""
@@ -145,10 +149,28 @@ def _narrow(path: str) -> None:
             logger.warning("others may be able to read %s, which holds secrets: %s", file, error)
 
 
+def _begin(connection: sqlite3.Connection) -> None:
+    """Begin to write, as soon as no other process does.
+
+    SQLite itself looks ever more rarely, at last ten times a second, and would come too late again
+    and again: a busy process lets go of the file for an instant between two transactions.
+    """
+    end = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(LOOK_AGAIN)
+        else:
+            return
+
+
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Commit what is done inside, or nothing of it."""
-    connection.execute("BEGIN IMMEDIATE")
+    _begin(connection)
     try:
         yield
         connection.execute("COMMIT")

@@ -8,6 +8,7 @@ SETTINGS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
+    "PRAGMA busy_timeout = 0",  # from then on a transaction does its own waiting
 )
 
 # Dates are whole microseconds since 1970; due, expires and clock are readings of the clock.
