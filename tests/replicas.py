@@ -25,7 +25,7 @@ import postgres_server
 from killable import Orders
 from ports import free_tcp_port
 from postgres_server import PostgresServer
-from valkey_server import ValkeyServer, running_valkey
+from valkey_server import EACH_WRITE_TO_DISK, ValkeyServer, running_valkey
 
 from asana_webhooks import PostgresStore, RedisStore, SqliteStore, sign
 from asana_webhooks.models import Delivery, Route
@@ -33,7 +33,6 @@ from asana_webhooks.stores import Store
 
 PROGRAM = Path(__file__).with_name("killable.py")
 KINDS = ("sqlite", "valkey", "postgres")
-EACH_WRITE_TO_DISK = ("--appendonly", "yes", "--appendfsync", "always")
 LEASE = 1.0
 """Seconds, of a worker that dies, so that a test need not wait for half a minute for the end."""
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
@@ -390,6 +391,8 @@ def each_handler_is_called_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def handlers_end(monkeypatch: pytest.MonkeyPatch) -> None:
     async def give_up(self: WebhooksClient) -> None:
+        while not (await self.stats()).stored:
+            await anyio.sleep(0.002)
         message = "the drain is blocked"
         raise RuntimeError(message)
 

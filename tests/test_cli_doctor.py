@@ -266,7 +266,7 @@ def test_redis_that_keeps_what_it_is_given_is_well() -> None:
     with running_valkey(*TO_A_DISK) as server:
         found = findings(store_findings(server.url))
     assert results(found) == {"store": "ok", "durability": "ok"}
-    assert "appendfsync everysec may lose a second" in found["durability"].found
+    assert "appendfsync everysec may lose two seconds" in found["durability"].found
 
 
 def test_redis_that_evicts_or_forgets_is_a_warning_in_its_stores_words() -> None:

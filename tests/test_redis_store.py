@@ -30,7 +30,13 @@ from msgspec.structs import replace
 from test_store_machine import MAX_WAITING, StoreMachine
 from test_stores import *  # noqa: F403 - the contract, with the fixture below instead of its own
 from test_stores import NOON, Clock, confirm, delivery, letter, numbers, put, route, take
-from valkey_server import TO_A_DISK, ClockedRedisStore, ValkeyServer, running_valkey, valkey
+from valkey_server import (
+    EACH_WRITE_TO_DISK,
+    ClockedRedisStore,
+    ValkeyServer,
+    running_valkey,
+    valkey,
+)
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Claim, Counts, Delivery, WebhookFilter
@@ -64,7 +70,7 @@ def server(valkey: ValkeyServer) -> ValkeyServer:
 @pytest.fixture
 def own_server() -> Iterator[ValkeyServer]:
     """Yield a server that the test may harm."""
-    with running_valkey(*TO_A_DISK) as started:
+    with running_valkey(*EACH_WRITE_TO_DISK) as started:
         yield started
 
 

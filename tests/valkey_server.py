@@ -19,6 +19,7 @@ from asana_webhooks.stores.redis import RedisStore
 from asana_webhooks.stores.redis.scripts import Script
 
 TO_A_DISK = ("--appendonly", "yes", "--appendfsync", "everysec")
+EACH_WRITE_TO_DISK = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 class ValkeyServer:

@@ -20,7 +20,7 @@ PROMISES = {
     "redis": "what is answered 200 survives what the server's append-only file survives",
 }
 SAME = {"postgres": "postgresql", "rediss": "redis", "unix": "redis"}
-OFTEN = {"redis": "; appendfsync everysec may lose a second at a power failure"}
+OFTEN = {"redis": "; appendfsync everysec may lose two seconds at a power failure"}
 
 
 async def store_findings(url: str) -> AsyncIterator[Finding]:

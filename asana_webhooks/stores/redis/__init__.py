@@ -87,7 +87,8 @@ class RedisStore:
     with the same ``prefix`` on the same server are one.
 
     What is answered survives what the server survives: with ``appendfsync everysec``, a power
-    failure costs up to a second of it; a failover, what the replica had not got.
+    failure costs a second or two of it, and so does killing the server while its disk is slow (it
+    puts off writing then); a failover, what the replica had not got.
 
     With ``encryption_keys`` (see ``vault``), the newest first, secrets are encrypted on the server;
     opening the store encrypts with the newest what is not yet. All processes need them: stop those
