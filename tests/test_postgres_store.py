@@ -685,9 +685,10 @@ async def test_call_that_the_server_refuses_says_what_to_do(
         (RuntimeError(), "unexpected RuntimeError"),
         (asyncpg.InterfaceError("connection is closed"), "the connection was lost: check"),
         (asyncpg.InternalClientError("got result"), "the connection was lost: check"),
+        (asyncpg.DuplicatePreparedStatementError("it exists"), "max_prepared_statements above 0"),
     ],
 )
-async def test_error_without_a_code_is_told_from_its_class(
+async def test_error_of_the_connection_is_told_from_its_class(
     real: PostgresStore, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     class OddPool:
@@ -777,6 +778,19 @@ async def test_given_pool_is_used_and_left_open(server: PostgresServer, schema: 
         with pytest.raises(StoreError, match="given pool was made by a newer version"):
             await store.__aenter__()
         assert await pool.fetchval("SELECT 1") == 1
+
+
+async def test_pooler_that_mixes_up_prepared_statements_is_named(
+    server: PostgresServer, schema: str
+) -> None:
+    async with (
+        asyncpg.create_pool(server.dsn, min_size=0, max_size=1) as pool,
+        PostgresStore(pool, schema=schema) as store,
+    ):
+        await put(store, 1)
+        await pool.execute("DEALLOCATE ALL")  # as on a connection that did not prepare them
+        with pytest.raises(StoreError, match="max_prepared_statements above 0, or pool_mode"):
+            await put(store, 2)
 
 
 @pytest.mark.parametrize(

@@ -88,11 +88,9 @@ async def test_deliveries_of_a_webhook_are_handled_in_order_by_several_workers(
     world: World,
 ) -> None:
     webhooks = [Webhook(number) for number in range(1, 5)]
+    for _ in range(2):
+        await world.started(work=True, concurrency=1, pause=0.01)
     await put(world, *(webhook.delivery() for _ in range(60) for webhook in webhooks))
-    workers = [world.replica(work=True, concurrency=1, pause=0.002) for _ in range(2)]
-    async with anyio.create_task_group() as tasks:
-        for worker in workers:
-            tasks.start_soon(worker.start)
     await until(lambda: len(world.lines()) == 240)
     await eventually(world.is_empty)
     gids = world.gids()

@@ -31,14 +31,21 @@ CONNECT_TIMEOUT = CALL_TIMEOUT = 4.0
 POOL_SIZE = 10
 """Connections of one store, opened when they are needed."""
 
+POOLED = (
+    "what stands before it mixes up prepared statements: PgBouncer needs version 1.21 and"
+    " max_prepared_statements above 0, or pool_mode = session"
+)
+
 # By the beginning of the error's SQLSTATE. https://www.postgresql.org/docs/current/errcodes-appendix.html
 REMEDIES = {
     "08": "the connection was lost: check that the server runs, and the network",
     "25006": "it is read-only: connect to the primary, not to a standby",
+    "26": POOLED,
     "28": "it refuses this user: check user and password, and the server's pg_hba.conf",
     "3D": "it has no such database: create it, or correct the address",
     "3F": "its schema is gone: open the store again to have it made anew",
     "40": "another call was in the way: try again",
+    "42P05": POOLED,
     "42704": "there is no such setting: correct what stands behind the '?' of its address",
     "42501": "permission is denied: let this user create and use the schema",
     "42": "its schema is damaged, or changed by a newer version: install that, or restore it",
