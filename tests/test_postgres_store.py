@@ -19,7 +19,7 @@ from conftest import eventually, guard
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from postgres_server import PASSWORD, PostgresServer, running, schema_name
+from postgres_server import PASSWORD, PostgresServer, own, running, schema_name
 from test_store_machine import MAX_WAITING, StoreMachine
 from test_stores import *  # noqa: F403 - the tests of the contract, for this store
 from test_stores import NOON, Clock, delivery, letter, numbers, put, route, take
@@ -633,24 +633,22 @@ async def test_cancelling_while_it_opens_leaves_nothing_open(
 # What may go wrong
 
 
-async def test_store_works_again_after_the_server_was_restarted(
-    server: PostgresServer, real: PostgresStore
-) -> None:
-    await put(real, 1)
-    server.stop()
-    try:
-        with guard():
-            calls = [real.put(delivery(2)), real.put(delivery(3)), real.get_route("r1")]
-            calls += [real.claim(limit=1, lease=30), real.counts()]
-            answers = await asyncio.gather(*calls, return_exceptions=True)
-    finally:
-        server.start()
+async def test_store_works_again_after_the_server_was_restarted(schema: str) -> None:
+    with own() as server:
+        async with PostgresStore(server.dsn, schema=schema) as store:
+            await put(store, 1)
+            server.stop()
+            calls = [store.put(delivery(2)), store.put(delivery(3)), store.get_route("r1")]
+            calls += [store.claim(limit=1, lease=30), store.counts()]
+            with guard():
+                answers = await asyncio.gather(*calls, return_exceptions=True)
+            server.start()
+            await put(store, 2)
+            assert numbers(await take(store)) == [1, 2]
     for failure in answers:
         assert isinstance(failure, StoreError)
         assert f"127.0.0.1:{server.port}" in str(failure)
         assert failure.__cause__ is not None
-    await put(real, 2)
-    assert numbers(await take(real)) == [1, 2]
 
 
 async def test_calls_fail_in_time_when_the_server_hangs(
