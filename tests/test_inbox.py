@@ -577,7 +577,7 @@ async def test_lease_of_a_long_handler_is_renewed() -> None:
             renewals += 1
             return await super().renew(claim, lease=lease)
 
-    store, go_on, handled = Counting(), asyncio.Event(), asyncio.Event()
+    store, go_on, handled = Counting(clock=Clock()), asyncio.Event(), asyncio.Event()
 
     async def long(event: Event) -> None:
         await go_on.wait()
@@ -665,7 +665,7 @@ async def test_renewal_that_comes_after_the_work_was_finished_is_no_lost_lease(
     async def until_renewing(event: Event) -> None:
         await renewing.wait()
 
-    store = Slow()
+    store = Slow(clock=Clock())
     await put(store, "a", event(1))
     async with draining(store, until_renewing, lease=0.3):
         await eventually(lambda: is_empty(store))
