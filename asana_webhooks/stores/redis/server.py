@@ -35,6 +35,8 @@ MESSAGE_TIMEOUT = 60.0
 
 MAX_CONNECTIONS = 16
 
+IN_A_CLUSTER = "it is one of a cluster: give the store a server, or a primary, of its own"
+
 REMEDIES = {
     "AuthenticationError": "it refused the user or the password: check both in its URL, with"
     " special characters percent-encoded",
@@ -45,6 +47,8 @@ REMEDIES = {
     "ReadOnlyError": "it is a replica, which cannot be written: connect to the primary",
     "ConnectionError": "it cannot be reached: check that it runs, and its address",
     "TimeoutError": "it does not answer: check its load, and the network",
+    "AskError": IN_A_CLUSTER,
+    "ClusterError": IN_A_CLUSTER,
     "SSLError": "TLS failed: check that it speaks TLS, and who signed its certificate",
     "OSError": "it cannot be reached: check that it runs, and its address",
 }
@@ -90,6 +94,17 @@ def connect(url: str) -> Redis:
     except (ValueError, TypeError, RedisError):  # it may quote the password
         raise ValueError(NO_URL) from None
     return Redis.from_pool(pool)
+
+
+def usable(client: object) -> Redis:
+    """Return this client; raises TypeError when it is of another kind, such as RedisCluster."""
+    from redis.asyncio import Redis
+
+    if not isinstance(client, Redis):
+        kind = f"{type(client).__module__}.{type(client).__qualname__}"
+        msg = f"a RedisStore takes a URL or a redis.asyncio.Redis, not a {kind}"
+        raise TypeError(msg)
+    return client
 
 
 def tagged(prefix: str) -> str:
@@ -195,9 +210,10 @@ async def _heeding(call: Awaitable[T]) -> T:
 
 
 def _place(client: Redis) -> str:
-    settings = client.connection_pool.connection_kwargs
+    pool = client.connection_pool
+    settings = pool.connection_kwargs
     address = f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
-    return str(settings.get("path") or address)
+    return str(settings.get("path") or getattr(pool, "service_name", address))
 
 
 def _explain(error: Exception) -> str:
