@@ -15,7 +15,7 @@ from ..forwarding import check_url
 from ..options import INSPECT, JSON
 from ..output import warnings_shown
 from .listening import MEMORY, Wanted, listen
-from .tunnels import PROGRAMS
+from .programs import PROGRAMS
 
 __all__ = ["command"]
 

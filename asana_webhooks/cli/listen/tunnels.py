@@ -1,28 +1,19 @@
 """Tunnels: programs of others that give this machine an address on the internet.
 
-They are started if they are there, never fetched, and end with the command. What they print is read
-for the address:
-
-cloudflared, on standard error, in a box of plus signs and dashes; ready some lines later
-  https://developers.cloudflare.com/cloudflare-one/connections/connect-networks/do-more-with-tunnels/trycloudflare/
-ngrok, as one of its log lines in JSON
-  https://ngrok.com/docs/agent/cli#ngrok-http
-tailscale, below the words "Available on the internet"
-  https://tailscale.com/docs/reference/tailscale-cli/funnel
+They are started if they are there, never fetched, and end with the command.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import shutil
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import anyio
 import click
@@ -33,8 +24,9 @@ from ...stores.urls import KEYS_VARIABLE
 from ..login import SECRET_VARIABLE
 from ..options import STORE_VARIABLE
 from ..output import on_one_line
+from .programs import PROGRAMS, Reader
 
-__all__ = ["PROGRAMS", "Tunnel", "tunnel"]
+__all__ = ["Tunnel", "tunnel"]
 
 URL_TIMEOUT = 30.0
 """Seconds in which a program must tell its address."""
@@ -44,63 +36,6 @@ STOP_TIMEOUT = 5.0
 
 LINES_KEPT = 6
 LONGEST_LINE = 2**20
-
-Reader: TypeAlias = Callable[[str], str | None]
-"""Given one line of output after the other; returns the address when it is known and usable."""
-
-
-def _cloudflared() -> Reader:
-    # The name of its own API may be in an error; the address is of use when a connection stands.
-    address = re.compile(r"https://(?!api\.)[a-z0-9-]+\.trycloudflare\.com")
-    connected = re.compile(r"\bRegistered tunnel connection|\bConnection \S+ registered")
-    found: list[str] = []
-
-    def read(line: str) -> str | None:
-        found.extend(address.findall(line))
-        return found[0] if found and connected.search(line) else None
-
-    return read
-
-
-def _ngrok() -> Reader:
-    def read(line: str) -> str | None:
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            return None
-        if not isinstance(fields, dict) or fields.get("msg") != "started tunnel":
-            return None
-        url = str(fields.get("url", ""))
-        return url if url.startswith("https://") else None
-
-    return read
-
-
-def _tailscale() -> Reader:
-    address = re.compile(r"^\s*(https://[a-z0-9.-]+\.ts\.net(?::\d+)?)/?\s*$")
-
-    def read(line: str) -> str | None:
-        found = address.match(line)
-        return found[1] if found else None
-
-    return read
-
-
-class _Program(NamedTuple):
-    arguments: Callable[[int], Sequence[str]]
-    reader: Callable[[], Reader]
-
-
-PROGRAMS = {
-    "cloudflared": _Program(
-        lambda port: ("tunnel", "--no-autoupdate", "--url", f"http://127.0.0.1:{port}"),
-        _cloudflared,
-    ),
-    "ngrok": _Program(
-        lambda port: ("http", str(port), "--log=stdout", "--log-format=json"), _ngrok
-    ),
-    "tailscale": _Program(lambda port: ("funnel", str(port)), _tailscale),
-}
 
 
 class Tunnel(NamedTuple):
