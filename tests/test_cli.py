@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import click
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
@@ -189,16 +190,34 @@ def test_an_interrupted_demo_cleans_up_and_exits_with_130(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_names_the_commands_and_loads_nothing_heavy(tmp_path: Path) -> None:
-    code = (
-        "import sys; from asana_webhooks.cli import main\n"
-        "try: main()\n"
-        "finally: print({'aiohttp', 'httpx', 'sqlite3', 'rich.console'} & set(sys.modules))"
-    )
-    ended = run("-c", code, "--help", cwd=tmp_path)
+def calls(group: click.Group, *names: str) -> Iterator[tuple[str, ...]]:
+    """Yield how a group, each command that it lists, and each below one of these is called."""
+    yield names
+    with click.Context(group) as context:
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            if isinstance(command, click.Group):
+                yield from calls(command, *names, name)
+            else:
+                yield (*names, name)
+
+
+HEAVY = {"aiohttp", "anyio", "asyncio", "httpx", "rich.console", "sqlite3"}
+ASK_FOR_HELP = f"""
+import sys
+from asana_webhooks.cli import main
+try: main()
+finally: print({HEAVY} & set(sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, id=" ".join(call) or "itself") for call in calls(commands.cli)]
+)
+def test_help_loads_nothing_heavy(tmp_path: Path, call: tuple[str, ...]) -> None:
+    ended = run("-c", ASK_FOR_HELP, *call, "--help", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith("Usage: asana-webhooks [OPTIONS] COMMAND")
-    assert "Show and check the life of a webhook" in ended.stdout
+    assert ended.stdout.startswith(f"Usage: {' '.join(('asana-webhooks', *call))} ")
     assert ended.stdout.endswith("\nset()\n")
 
 

@@ -58,6 +58,11 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         pytest.param(["asana-webhooks", "e"], {"ensure", "establish"}, id="letter"),
         pytest.param(["asana-webhooks", "--d"], {"--debug"}, id="option"),
         pytest.param(["asana-webhooks", "list", "--res"], {"--resource"}, id="option of a command"),
+        pytest.param(
+            ["asana-webhooks", "simulate", "--fault", "stranger-"],
+            {"stranger-first", "stranger-after"},
+            id="fault",
+        ),
     ],
 )
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
@@ -92,12 +97,22 @@ def test_commands_are_completed_with_their_help(typed: str, wanted: set[str]) ->
     assert {name: COMMANDS[name] for name in wanted & set(COMMANDS)}.items() <= found.items()
 
 
-def test_completing_a_command_imports_none(program: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        pytest.param("", set(COMMANDS), id="command"),
+        pytest.param("listen --in", {"--inspect"}, id="option"),
+        pytest.param("inbox discard --o", {"--older-than"}, id="option of a command of a command"),
+    ],
+)
+def test_completing_loads_nothing_heavy(
+    program: dict[str, str], typed: str, wanted: set[str]
+) -> None:
     code = (
         "import sys\nfrom asana_webhooks.cli import main\n"
-        "try: main()\nfinally: print({'aiohttp', 'httpx'} & set(sys.modules))"
+        "try: main()\nfinally: print({'aiohttp', 'anyio', 'asyncio', 'httpx'} & set(sys.modules))"
     )
-    known = {"COMP_WORDS": "asana-webhooks ", "COMP_CWORD": "1"}
+    known = {"COMP_WORDS": f"asana-webhooks {typed}", "COMP_CWORD": str(typed.count(" ") + 1)}
     ended = subprocess.run(
         [sys.executable, "-c", code],
         env={**program, **known, "_ASANA_WEBHOOKS_COMPLETE": "bash_complete"},
@@ -108,4 +123,4 @@ def test_completing_a_command_imports_none(program: dict[str, str]) -> None:
     )
     *found, loaded = ended.stdout.split()
     assert loaded == "set()"
-    assert len(found) == len(COMMANDS)
+    assert {line.removeprefix("plain,") for line in found} == wanted

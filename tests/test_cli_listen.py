@@ -703,7 +703,7 @@ def test_address_without_tls_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> No
     async def nothing(wanted: Wanted) -> None:
         pass
 
-    monkeypatch.setattr("asana_webhooks.cli.listen.listen", nothing)
+    monkeypatch.setattr("asana_webhooks.cli.listen.listening.listen", nothing)
     result = invoke("1", "--public-url", "http://hooks.example.com")
     assert result.stderr.startswith("Warning: public_url is http")
 
@@ -741,7 +741,7 @@ def caught(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: str) -
     async def note(wanted: Wanted) -> None:
         found.append(wanted)
 
-    monkeypatch.setattr("asana_webhooks.cli.listen.listen", note)
+    monkeypatch.setattr("asana_webhooks.cli.listen.listening.listen", note)
     assert invoke(*arguments, **variables).exit_code == 0
     return found[0]
 

@@ -22,7 +22,7 @@ from test_serving import ROUTE, SECRET, is_ready
 from asana_webhooks import verify_signature
 from asana_webhooks.cli import trigger
 from asana_webhooks.cli.commands import cli
-from asana_webhooks.cli.trigger import EVENTS
+from asana_webhooks.cli.commands.trigger import EVENTS
 from asana_webhooks.cli.trigger.bodies import BODIES, Scene, body_of
 from asana_webhooks.cli.trigger.clicks import CLICKS
 from asana_webhooks.models import Route

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 import httpx
@@ -15,15 +13,13 @@ from ..api import WebhooksApi
 from ..connection import TOKEN_VARIABLES
 from .login import token_of_login
 
-__all__ = ["Access", "asana_options"]
-
-ASANA = "https://app.asana.com/api/1.0"
+__all__ = ["Access"]
 
 
 class Access(NamedTuple):
     """What a command was told of the way to Asana."""
 
-    base_url: str = ASANA
+    base_url: str
     token_file: Path | None = None
 
     def token(self) -> str | httpx.Auth | None:
@@ -47,29 +43,3 @@ class Access(NamedTuple):
     def api(self) -> WebhooksApi:
         """Return a client of Asana alone, without a receiver and a store."""
         return WebhooksApi(self.token(), base_url=self.base_url)
-
-
-def asana_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say how to reach Asana; the command is given ``access``.
-
-    A token is no option: arguments are in the list of processes.
-    """
-
-    @click.option(
-        "--token-file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help=f"A file with the access token, instead of {TOKEN_VARIABLES[0]} or a login.",
-    )
-    @click.option(
-        "--base-url",
-        envvar="ASANA_BASE_URL",
-        default=ASANA,
-        show_default=True,
-        show_envvar=True,
-        help="Another Asana, such as a local one.",
-    )
-    @functools.wraps(command)
-    def told(*, base_url: str, token_file: Path | None, **options: Any) -> None:
-        command(access=Access(base_url, token_file), **options)
-
-    return told

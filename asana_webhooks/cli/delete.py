@@ -6,24 +6,15 @@ import asyncio
 
 import click
 
-from .access import Access, asana_options
-from .options import STORE, YES
+from .access import Access
 from .output import warnings_shown
 from .webhooks import routes_of, store_if_any
 
-__all__ = ["command"]
+__all__ = ["run"]
 
 
-@click.command("delete")
-@click.argument("gids", metavar="GID...", nargs=-1, required=True)
-@STORE
-@asana_options
-@YES
-def command(*, gids: tuple[str, ...], store: str, access: Access, yes: bool) -> None:
-    """Delete webhooks for good, at Asana and in the store.
-
-    What was received before is still handled. One that Asana does not know is deleted already.
-    """
+def run(*, gids: tuple[str, ...], store: str, access: Access, yes: bool) -> None:
+    """Delete webhooks at Asana, and retire them in the store; ask before unless ``yes``."""
     if not yes:
         click.confirm(f"Delete {', '.join(gids)} for good?", abort=True, err=True)
     with warnings_shown():

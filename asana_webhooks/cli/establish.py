@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from ..client import WebhooksClient
 from ..models import Webhook, WebhookFilter
-from .access import Access, asana_options
-from .filters import FILTER_SYNTAX, FILTERS
-from .options import JSON, PUBLIC_URL, STORE
+from .access import Access
 from .output import warnings_shown
 from .stopping import terminable
 from .webhooks import print_webhook
 
-__all__ = ["Wanted", "command", "establishing_options", "run"]
+__all__ = ["Wanted", "run"]
 
 SERVE_NEXT = "Its secret is in the store. `asana-webhooks serve`, with that store, receives for it."
 PRUNE_NEXT = "Interrupted. Should a webhook be left at Asana, `asana-webhooks prune` finds it."
@@ -35,12 +33,14 @@ class Wanted(NamedTuple):
     port: int
     receiver: bool
     timeout: float
+    access: Access
+    as_json: bool
 
-    def client(self, access: Access) -> WebhooksClient:
+    def client(self) -> WebhooksClient:
         """Return a client that can establish it; it looks after nothing later."""
         return WebhooksClient(
-            access.token(),
-            base_url=access.base_url,
+            self.access.token(),
+            base_url=self.access.base_url,
             public_url=self.public_url,
             store=self.store,
             serve=self.receiver,
@@ -50,49 +50,7 @@ class Wanted(NamedTuple):
         )
 
 
-def establishing_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say which webhook, and where its handshake is answered."""
-    for option in (
-        JSON,
-        asana_options,
-        click.option(
-            "--timeout",
-            type=click.FloatRange(0, 600, min_open=True),
-            default=60.0,
-            show_default=True,
-            help="Seconds for the create call.",
-        ),
-        click.option(
-            "--receiver/--no-receiver",
-            default=True,
-            help="Answer the handshake here, or where one with this store serves already.",
-        ),
-        click.option("--port", type=click.IntRange(0, 65_535), default=8080, show_default=True),
-        click.option("--host", default="127.0.0.1", show_default=True),
-        STORE,
-        PUBLIC_URL,
-        FILTERS,
-        click.argument("resource"),
-    ):
-        command = option(command)
-    return command
-
-
-@click.command("establish", epilog=FILTER_SYNTAX)
-@establishing_options
-def command(*, access: Access, as_json: bool, **options: Any) -> None:
-    """Make a new webhook, its handshake answered by a receiver of its own.
-
-    RESOURCE is the gid of what it watches: a project, a task, a workspace, ...
-
-    Ctrl-C and SIGTERM leave no webhook behind, or name the one that could not be deleted.
-    """
-    run(WebhooksClient.establish, Wanted(**options), access, as_json=as_json)
-
-
-def run(
-    work: Callable[..., Awaitable[Webhook]], wanted: Wanted, access: Access, *, as_json: bool
-) -> None:
+def run(work: Callable[..., Awaitable[Webhook]], wanted: Wanted) -> None:
     """Have a client establish or ensure a webhook, then print it.
 
     Raises UsageError for a store that would forget the secret, and ClickException when the
@@ -103,19 +61,19 @@ def run(
         raise click.UsageError(msg)
     with warnings_shown(), terminable():
         try:
-            webhook = asyncio.run(_work(work, wanted, access))
+            webhook = asyncio.run(_work(work, wanted))
         except KeyboardInterrupt:  # cancelling undid it, unless Asana could not be reached
             click.echo(f"\n{PRUNE_NEXT}", err=True)
             raise
-    print_webhook(webhook, held=True, as_json=as_json)
+    print_webhook(webhook, held=True, as_json=wanted.as_json)
     if wanted.receiver:
         click.echo(SERVE_NEXT, err=True)
 
 
-async def _work(work: Callable[..., Awaitable[Webhook]], wanted: Wanted, access: Access) -> Webhook:
+async def _work(work: Callable[..., Awaitable[Webhook]], wanted: Wanted) -> Webhook:
     filters = wanted.filters or None
     try:
-        async with wanted.client(access) as client:
+        async with wanted.client() as client:
             return await work(client, wanted.resource, filters=filters, timeout=wanted.timeout)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:

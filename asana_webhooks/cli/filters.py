@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
-
-import click
 
 from ..establishment import check_filters
 from ..models import WebhookFilter
 
-__all__ = ["FILTER", "FILTERS", "FILTER_SYNTAX", "filter_text", "filters_text", "parse_filter"]
-
-FILTER_SYNTAX = """\b
-A filter is TYPE[/SUBTYPE][.ACTION][:FIELD,FIELD...], with * for any type:
-  task                          whatever happens to tasks
-  story.added                   new comments and other stories
-  task/milestone.changed        changes of milestones
-  task.changed:completed,name   changes of these fields (with changed only)
-  *.deleted                     whatever is deleted
-An event that passes any of the filters is delivered; without one, every event.
-"""
-"""For the help of commands; the first character keeps click from filling the lines."""
+__all__ = ["filter_text", "filters_text", "parse_filter"]
 
 _FILTER = re.compile(
     r"(?P<resource_type>\*|[a-z_]+)"
@@ -61,21 +47,3 @@ def filter_text(item: WebhookFilter) -> str:
 def filters_text(filters: Sequence[WebhookFilter] | None) -> str:
     """Return what a webhook with these filters delivers, on one line."""
     return " ".join(map(filter_text, filters or ())) or "every event"
-
-
-class _Filter(click.ParamType):  # type: ignore[type-arg] # generic for type checkers only
-    name = "filter"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> WebhookFilter:
-        try:
-            return parse_filter(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-FILTER = _Filter()
-FILTERS = click.option(
-    "--filter", "filters", type=FILTER, multiple=True, help="Which events; may be repeated."
-)

@@ -14,11 +14,10 @@ from ..letters import select_letters
 from ..models import DeadLetter
 from ..stores import Store
 from ..stores.urls import open_store
-from .options import AGO, JSON, STORE, YES
 from .output import age, print_fields, print_records
 from .webhooks import check_there
 
-__all__ = ["command"]
+__all__ = ["Chosen", "discard", "overview", "replay", "show"]
 
 BATCH = 100
 """How many dead letters are replayed or discarded in one call of the store."""
@@ -52,76 +51,30 @@ class Chosen(NamedTuple):
         )
 
 
-def _choosing(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say which dead letters."""
-    for option in (
-        click.option("--older-than", "buried_before", type=AGO, help="Such as 90s, 15m, 12h, 7d."),
-        click.option("--reason", help="A part of the reason, whatever the case."),
-        click.option("--webhook", help="The webhook's gid."),
-        click.option("--resource", help="The gid of what the webhook watches."),
-    ):
-        command = option(command)
-    return command
+def overview(store: str, chosen: Chosen, *, limit: int, as_json: bool) -> None:
+    """Print what waits in a store, and the first of the dead letters that are chosen."""
+    asyncio.run(_overview(store, chosen, limit=limit, as_json=as_json))
 
 
-IDS = click.argument("ids", nargs=-1)
-EVERY = click.option("--all", "every", is_flag=True, help="All dead letters.")
-
-
-@click.group("inbox", invoke_without_command=True)
-@STORE
-@_choosing
-@click.option("--limit", type=click.IntRange(0), default=20, show_default=True)
-@JSON
-@click.pass_context
-def command(
-    context: click.Context, /, *, store: str, limit: int, as_json: bool, **chosen: Any
-) -> None:
-    """Tell what waits in the store, and work with dead letters.
-
-    Without a command of its own it counts, and lists dead letters, the oldest first.
-    """
-    context.obj = store
-    if context.invoked_subcommand is None:
-        asyncio.run(_overview(store, Chosen(**chosen), limit=limit, as_json=as_json))
-
-
-@command.command()
-@click.argument("letter")
-@JSON
-@click.pass_obj
-def show(store: str, /, *, letter: str, as_json: bool) -> None:
-    """Show one dead letter, with its body."""
+def show(store: str, letter: str, *, as_json: bool) -> None:
+    """Print a dead letter, with its body."""
     asyncio.run(_show(store, letter, as_json=as_json))
 
 
-@command.command()
-@IDS
-@_choosing
-@EVERY
-@click.pass_obj
-def replay(store: str, /, **chosen: Any) -> None:
-    """Move dead letters back to the inbox: by id, by filter, or all."""
-    which = Chosen(**chosen)
-    which.check()
-    count = asyncio.run(_each(store, which, lambda opened: opened.replay))
-    _report(count, "replayed", which)
+def replay(store: str, chosen: Chosen) -> None:
+    """Move dead letters back to the inbox. Raises UsageError unless it is clear which."""
+    chosen.check()
+    count = asyncio.run(_each(store, chosen, lambda opened: opened.replay))
+    _report(count, "replayed", chosen)
 
 
-@command.command()
-@IDS
-@_choosing
-@EVERY
-@YES
-@click.pass_obj
-def discard(store: str, /, *, yes: bool, **chosen: Any) -> None:
-    """Remove dead letters for good: by id, by filter, or all."""
-    which = Chosen(**chosen)
-    which.check()
+def discard(store: str, chosen: Chosen, *, yes: bool) -> None:
+    """Remove dead letters for good, if so answered. Raises UsageError unless it is clear which."""
+    chosen.check()
     if not yes:
         click.confirm("Their events will never be handled. Go on?", abort=True, err=True)
-    count = asyncio.run(_each(store, which, lambda opened: opened.discard))
-    _report(count, "discarded", which)
+    count = asyncio.run(_each(store, chosen, lambda opened: opened.discard))
+    _report(count, "discarded", chosen)
 
 
 def _report(count: int, what: str, chosen: Chosen) -> None:

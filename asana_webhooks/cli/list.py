@@ -6,31 +6,18 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
-import click
-
 from ..models import Webhook
-from .access import Access, asana_options
-from .options import JSON, STORE
+from .access import Access
 from .output import age, print_records, warnings_shown
 from .webhooks import all_webhooks, routes_of, store_if_any, webhook_record, yes_or_no
 
-__all__ = ["command"]
+__all__ = ["run"]
 
 
-@click.command("list")
-@click.argument("workspace", required=False)
-@click.option("--resource", help="Only those that watch what has this gid.")
-@STORE
-@asana_options
-@JSON
-def command(
+def run(
     *, workspace: str | None, resource: str | None, store: str, access: Access, as_json: bool
 ) -> None:
-    """List the webhooks at Asana, and how they fare.
-
-    Those of one workspace, or of each that the token sees; Asana shows the webhooks that the
-    token's app made for its user. "secret" says whether the store holds a webhook's secret.
-    """
+    """Print the webhooks of a workspace, or of each that the token sees."""
     with warnings_shown():
         webhooks, held = asyncio.run(_look(access, store, workspace, resource))
     now = datetime.now(UTC)

@@ -20,57 +20,12 @@ import click
 from ..auth import AsanaOAuth, Token, TokenFile
 from ..auth import login as log_in
 from ..connection import check_base_url
+from .variables import LOGIN_FILE_VARIABLE, SECRET_VARIABLE
 
-__all__ = [
-    "BASE_URL",
-    "CLIENT_ID",
-    "LOGIN_FILE",
-    "SECRET_VARIABLE",
-    "command",
-    "default_login_file",
-    "token_of_login",
-]
-
-ASANA = "https://app.asana.com/api/1.0"
-FILE_VARIABLE = "ASANA_WEBHOOKS_LOGIN_FILE"
-SECRET_VARIABLE = "ASANA_CLIENT_SECRET"  # noqa: S105 - the name of a variable
-
-CLIENT_ID = click.option(
-    "--client-id",
-    envvar="ASANA_CLIENT_ID",
-    show_envvar=True,
-    required=True,
-    help="The app's id, from Asana's developer console.",
-)
-LOGIN_FILE = click.option(
-    "--login-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar=FILE_VARIABLE,
-    show_envvar=True,
-    help="Where the token is kept; below ~/.config/asana-webhooks unless given.",
-)
-BASE_URL = click.option(
-    "--base-url", envvar="ASANA_BASE_URL", default=ASANA, show_default=True, show_envvar=True
-)
+__all__ = ["default_login_file", "run", "token_of_login"]
 
 
-@click.command("login")
-@CLIENT_ID
-@click.option(
-    "--scope", "scopes", multiple=True, help="All of the app unless given. May be repeated."
-)
-@click.option(
-    "--redirect-uri",
-    default="http://127.0.0.1:8765/callback",
-    show_default=True,
-    help="Where Asana sends the browser; it must be registered with the app.",
-)
-@click.option(
-    "--browser/--no-browser", default=True, help="Or print the URL, and ask for the code."
-)
-@LOGIN_FILE
-@BASE_URL
-def command(
+def run(
     *,
     client_id: str,
     scopes: tuple[str, ...],
@@ -79,15 +34,7 @@ def command(
     login_file: Path | None,
     base_url: str,
 ) -> None:
-    """Log in to Asana with a browser, by OAuth.
-
-    The app's secret comes from the variable ASANA_CLIENT_SECRET. The token goes into a file that
-    only you can read, with its own name for each Asana; a program uses it as
-    AsanaOAuth(client_id, client_secret, token=TokenFile(path)), which also renews it.
-
-    With --no-browser, open the URL anywhere, and paste the code, or the whole address that the
-    browser was sent to even if it could not be shown.
-    """
+    """Log a user in, and keep the token in a file."""
     path = login_file or default_login_file(base_url)
     oauth = AsanaOAuth(
         client_id,
@@ -123,7 +70,7 @@ def _name(token: Token) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def default_login_file(base_url: str = ASANA) -> Path:
+def default_login_file(base_url: str) -> Path:
     """Return where the token for an Asana is kept: one file each, so none is sent to another.
 
     Raises ValueError when the URL cannot be Asana's. Source: the XDG Base Directory Specification.
@@ -137,7 +84,7 @@ def default_login_file(base_url: str = ASANA) -> Path:
 
 def token_of_login(
     *,
-    base_url: str = ASANA,
+    base_url: str = "https://app.asana.com/api/1.0",
     login_file: Path | None = None,
     client_id: str | None = None,
 ) -> AsanaOAuth | None:
@@ -148,7 +95,7 @@ def token_of_login(
     Raises UsageError when somebody is logged in and there is no id to renew the token with,
     ValueError for a base URL that cannot work.
     """
-    told = os.environ.get(FILE_VARIABLE)
+    told = os.environ.get(LOGIN_FILE_VARIABLE)
     path = login_file or (Path(told) if told else default_login_file(base_url))
     if not path.exists():
         return None

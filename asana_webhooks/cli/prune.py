@@ -11,12 +11,11 @@ from ..establishment import ROUTE_ID_LENGTH, check_public_url
 from ..models import Webhook
 from ..protocol import route_of
 from ..stores.urls import open_store
-from .access import Access, asana_options
-from .options import JSON, PUBLIC_URL, STORE, YES
+from .access import Access
 from .output import print_records, warnings_shown
 from .webhooks import all_webhooks, check_there, shortened, webhook_record, yes_or_no
 
-__all__ = ["command", "is_below"]
+__all__ = ["is_below", "run"]
 
 
 class Orphans(NamedTuple):
@@ -26,15 +25,7 @@ class Orphans(NamedTuple):
     store_is_empty: bool
 
 
-@click.command("prune")
-@PUBLIC_URL
-@STORE
-@click.option("--workspace", help="Only webhooks of this workspace.")
-@asana_options
-@click.option("--dry-run", is_flag=True, help="Only list them.")
-@YES
-@JSON
-def command(
+def run(
     *,
     public_url: str,
     store: str,
@@ -44,11 +35,7 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Delete webhooks that lead here, but whose secret the store does not hold.
-
-    Their deliveries are refused anyway. Only targets that are --public-url and a route count;
-    name the store that all receivers behind that address share.
-    """
+    """Delete what leads here without a secret in the store; ask before unless ``yes``."""
     check_public_url(public_url, access.base_url)
     check_there(store)
     with warnings_shown():

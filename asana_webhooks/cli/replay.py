@@ -10,11 +10,10 @@ import click
 import httpx
 
 from ..connection import check_base_url, find_proxy
-from .options import JSON
 from .output import print_records
 from .recorded import Recorded
 
-__all__ = ["command"]
+__all__ = ["run"]
 
 SUCCESS = (200, 204)
 """What Asana takes for an answer; see https://developers.asana.com/docs/webhooks-guide."""
@@ -31,31 +30,8 @@ OF_THE_CONNECTION = frozenset(
 """Headers that were about the way a delivery came, and would be wrong on another."""
 
 
-@click.command("replay")
-@click.argument(
-    "files",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    nargs=-1,
-    required=True,
-)
-@click.option(
-    "--to",
-    "target",
-    envvar="ASANA_WEBHOOKS_REPLAY_TO",
-    required=True,
-    show_envvar=True,
-    help="The URL to post to, whole.",
-)
-@JSON
-def command(*, files: Sequence[str], target: str, as_json: bool) -> None:
-    """Post recorded deliveries again, in their order, and print what is answered.
-
-    Each line of FILES (- for standard input) is one delivery, as `listen --json` prints them:
-    {"received_at": "...", "headers": {...}, "body": "..."}. The exit status is 0 only if each was
-    answered 200 or 204. Signatures are posted as they were, and fit the webhook's own secret only.
-
-    Dead letters are replayed by `inbox replay`.
-    """
+def run(*, files: Sequence[str], target: str, as_json: bool) -> None:
+    """Post what the files hold to a target, and print what is answered."""
     _check_target(target)
     deliveries = [delivery for file in files for delivery in _read(file)]
     _report(asyncio.run(_post_all(target, deliveries)), as_json=as_json)

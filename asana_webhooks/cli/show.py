@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-import click
-
 from ..models import Webhook
-from .access import Access, asana_options
-from .options import JSON, STORE
+from .access import Access
 from .output import warnings_shown
 from .webhooks import FIELDS, print_webhook, routes_of, store_if_any
 
-__all__ = ["command"]
+__all__ = ["run"]
 
 
-@click.command("show")
-@click.argument("gid")
-@STORE
-@asana_options
-@JSON
-def command(*, gid: str, store: str, access: Access, as_json: bool) -> None:
-    """Show one webhook, with all that Asana says of it."""
+def run(*, gid: str, store: str, access: Access, as_json: bool) -> None:
+    """Print a webhook."""
     with warnings_shown():
         webhook, held = asyncio.run(_look(access, store, gid))
     print_webhook(webhook, held=held, as_json=as_json)

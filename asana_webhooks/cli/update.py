@@ -7,23 +7,14 @@ import asyncio
 import click
 
 from ..models import Webhook, WebhookFilter
-from .access import Access, asana_options
-from .filters import FILTER_SYNTAX, FILTERS
-from .options import JSON, STORE
+from .access import Access
 from .output import warnings_shown
 from .webhooks import FIELDS, print_webhook, routes_of, store_if_any
 
-__all__ = ["command"]
+__all__ = ["run"]
 
 
-@click.command("update", epilog=FILTER_SYNTAX)
-@click.argument("gid")
-@FILTERS
-@click.option("--no-filters", "every_event", is_flag=True, help="Deliver every event.")
-@STORE
-@asana_options
-@JSON
-def command(
+def run(
     *,
     gid: str,
     filters: tuple[WebhookFilter, ...],
@@ -32,11 +23,7 @@ def command(
     access: Access,
     as_json: bool,
 ) -> None:
-    """Put other filters in the place of all that a webhook has.
-
-    At Asana, and in the store if it holds the webhook. Another target or resource is another
-    webhook: establish it.
-    """
+    """Put these filters, none for every event, in the place of a webhook's."""
     if bool(filters) == every_event:
         msg = "say which events the webhook is to deliver: --filter, or --no-filters for all"
         raise click.UsageError(msg)

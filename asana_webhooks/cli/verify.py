@@ -10,23 +10,13 @@ import click
 
 from ..signature import verify_signature
 
-__all__ = ["command"]
+__all__ = ["run"]
 
 VARIABLE = "env:"
 
 
-@click.command("verify")
-@click.option(
-    "--secret-from", required=True, help="A file with the secret, - for input, or env:VARIABLE."
-)
-@click.option("--signature", required=True, help="The header X-Hook-Signature, as it came.")
-@click.option("--body", default="-", help="A file with the raw body, instead of standard input.")
-def command(*, secret_from: str, signature: str, body: str) -> None:
-    """Check the signature of a delivery: exit status 0 when it fits.
-
-    The body is read from standard input, byte by byte as it came. Only one of body and secret can
-    come from there.
-    """
+def run(*, secret_from: str, signature: str, body: str) -> None:
+    """Say that a signature fits. Raises SignatureError when it does not."""
     if [secret_from, body] == ["-", "-"]:
         msg = "body and secret cannot both come from standard input: name a file for one of them"
         raise click.UsageError(msg)

@@ -24,13 +24,12 @@ from ...simulator import Fault
 from ...stores import Store
 from ..events import describe
 from ..inspector import Inspector, handle_again, post_again
-from ..options import INSPECT
 from ..recorder import Recorder
 from ..stopping import stopping, until_told
 from .console import Narrator, Untrue
 from .stage import FILE, PATIENCE, TOKEN, Running, Stage
 
-__all__ = ["StepFailed", "command", "show", "tell"]
+__all__ = ["StepFailed", "run", "show", "tell"]
 
 LIMIT = 30.0
 """Seconds that the whole story may take."""
@@ -40,16 +39,8 @@ class StepFailed(click.ClickException):
     """A step of the story did not go as it should; the message names it."""
 
 
-@click.command("demo")
-@INSPECT
-def command(*, inspect: int | None) -> None:
-    """Show and check the life of a webhook, on this machine alone.
-
-    Starts a local Asana and a client with a store in a temporary directory. Needs no account, no
-    token and no public URL. The exit status is 0 only if each check passed.
-
-    With --inspect it stays, when the story is told, until Ctrl-C.
-    """
+def run(*, inspect: int | None) -> None:
+    """Tell the story on standard output, beside a page on this port unless it is None."""
     narrator = Narrator(sys.stdout)
     asyncio.run(tell(narrator) if inspect is None else show(narrator, inspect))
 

@@ -9,35 +9,20 @@ from collections.abc import AsyncIterator
 
 import click
 
-from ..access import Access, asana_options
-from ..options import JSON, STORE
+from ..access import Access
 from ..output import on_one_line
 from .address import address_findings
 from .asana import asana_findings
 from .finding import Finding
 from .store import store_findings
 
-__all__ = ["command"]
+__all__ = ["run"]
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
-@click.command("doctor")
-@click.option(
-    "--public-url",
-    envvar="ASANA_WEBHOOKS_PUBLIC_URL",
-    show_envvar=True,
-    help="Where the internet reaches the receiver, which should be running.",
-)
-@STORE
-@asana_options
-@JSON
-def command(*, public_url: str | None, store: str, access: Access, as_json: bool) -> None:
-    """Check token, address, receiver and store, and say what to do next.
-
-    Each check is ok, a warning, or failed; the exit status is 1 if any failed. The receiver is
-    asked as Asana would, but from this machine.
-    """
+def run(*, public_url: str | None, store: str, access: Access, as_json: bool) -> None:
+    """Print what each check finds. Raises Exit with status 1 when any failed."""
     if asyncio.run(_check(public_url, store, access, as_json=as_json)):
         raise click.exceptions.Exit(1)
 

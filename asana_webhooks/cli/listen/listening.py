@@ -15,21 +15,23 @@ from ...api import WebhooksApi
 from ...background import beside
 from ...endpoint import Endpoint
 from ...errors import AsanaWebhooksError
-from ...establishment import Establishment
+from ...establishment import Establishment, check_public_url
 from ...inbox import Inbox
 from ...models import Event, WebhookFilter
 from ...receiver import Receiver
 from ...stores import Store
 from ...stores.urls import open_store
 from ..access import Access
+from ..forwarding import check_url
 from ..inspector import Inspector, post_again
+from ..output import warnings_shown
 from ..recorder import Recorder
 from ..stopping import stopping, until_told
 from ..webhooks import routes_of
 from .printing import Printer
 from .tunnels import Tunnel, tunnel
 
-__all__ = ["MEMORY", "Wanted", "listen"]
+__all__ = ["Wanted", "listen", "run"]
 
 MEMORY = "memory:"
 
@@ -63,6 +65,34 @@ class Wanted(NamedTuple):
         """The URL of the receiver on this machine."""
         host = "127.0.0.1" if self.host in ("", "0.0.0.0") else self.host  # noqa: S104 - compared
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def run(wanted: Wanted) -> None:
+    """Listen. Raises UsageError, or ValueError, for what cannot work."""
+    with warnings_shown():
+        _check(wanted)
+        asyncio.run(listen(wanted))
+
+
+def _check(wanted: Wanted) -> None:
+    """Raise UsageError, or ValueError, for what cannot work."""
+    if wanted.resource is None:
+        if wanted.store == MEMORY:
+            msg = "name a RESOURCE to watch, or a --store with routes that Asana posts to"
+            raise click.UsageError(msg)
+        if wanted.filters or wanted.public_url or wanted.tunnel:
+            msg = "--filter, --public-url and --tunnel go with a RESOURCE"
+            raise click.UsageError(msg)
+    elif wanted.public_url and wanted.tunnel:
+        msg = "give --public-url or --tunnel, not both"
+        raise click.UsageError(msg)
+    elif not (wanted.public_url or wanted.tunnel or wanted.asana_is_local):
+        msg = "Asana must reach this machine: give --public-url, or --tunnel"
+        raise click.UsageError(msg)
+    if wanted.public_url is not None:
+        check_public_url(wanted.public_url, wanted.access.base_url)
+    if wanted.forward_to is not None:
+        check_url(wanted.forward_to)
 
 
 async def listen(wanted: Wanted) -> None:

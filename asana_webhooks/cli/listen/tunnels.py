@@ -21,9 +21,8 @@ import click
 from ...background import beside
 from ...connection import TOKEN_VARIABLES
 from ...stores.urls import KEYS_VARIABLE
-from ..login import SECRET_VARIABLE
-from ..options import STORE_VARIABLE
 from ..output import on_one_line
+from ..variables import SECRET_VARIABLE, STORE_VARIABLE
 from .programs import PROGRAMS, Reader
 
 __all__ = ["Tunnel", "tunnel"]

@@ -13,26 +13,15 @@ import click
 from ...client import WebhooksClient
 from ...serving import serve, serve_store
 from ...stores.urls import open_store
-from ..options import STORE
 from .workers import end_of_input, reserved_port, supervise
 
-__all__ = ["command", "find_client"]
+__all__ = ["find_client", "run"]
 
 HOST, PORT = "127.0.0.1", 8080
 """Where a receiver listens that has no client to say so."""
 
 
-@click.command("serve")
-@click.argument("target", required=False)
-@STORE
-@click.option("--host", help="The address to listen on; 127.0.0.1 unless the client says another.")
-@click.option("--port", type=click.IntRange(0, 65_535), help="8080 unless the client says another.")
-@click.option("--workers", type=click.IntRange(1), default=1, help="Processes that share the port.")
-@click.option(
-    "--handlers/--no-handlers", default=True, help="Or only store deliveries, for other processes."
-)
-@click.option("--supervised", is_flag=True, hidden=True)
-def command(
+def run(
     *,
     target: str | None,
     store: str,
@@ -42,13 +31,7 @@ def command(
     handlers: bool,
     supervised: bool,
 ) -> None:
-    """Receive deliveries, and hand them to handlers, until told to stop.
-
-    TARGET is the client with its handlers, or a function that returns it, as module:name. Without
-    it a receiver alone keeps deliveries in --store for other processes; it needs no token.
-
-    SIGTERM or Ctrl-C ends it within ten seconds, a second one at once; nothing is lost.
-    """
+    """Receive until told to stop, in this process or in several workers."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
     )

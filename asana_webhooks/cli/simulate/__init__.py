@@ -6,77 +6,30 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-from ...simulator import AsanaSimulator, Call, Fault, Handshake, faults
+from ...simulator import AsanaSimulator, Call, Handshake, faults
 from ...simulator.furniture import furniture
 from ...simulator.traffic import Traffic
 from ..output import print_records
 from .fault_table import read_tables
 
-__all__ = ["command", "describe"]
+__all__ = ["describe", "list_faults", "run"]
 
 SHOWN = 3
 """How many events of a delivery are told."""
 
 
-def _list_faults(context: click.Context, _: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click passes it so
-    if asked:
-        known = read_tables(faults.__doc__ or "", "name", "what_happens", "what_it_stands_for")
-        print_records(known, as_json=False, none="")
-        context.exit()
+def list_faults() -> None:
+    """Print which faults there are."""
+    known = read_tables(faults.__doc__ or "", "name", "what_happens", "what_it_stands_for")
+    print_records(known, as_json=False, none="")
 
 
-def _seconds(
-    name: str, default: float, text: str
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return click.option(name, default=default, show_default=True, metavar="SECONDS", help=text)
-
-
-@click.command("simulate")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65_535), default=0, help="Any free one unless given."
-)
-@click.option(
-    "--allow-host",
-    "allow_hosts",
-    multiple=True,
-    metavar="HOST",
-    help="Deliver to this host too; without it to this machine only. May be repeated.",
-)
-@click.option(
-    "--fault",
-    "names",
-    multiple=True,
-    metavar="NAME",
-    type=click.Choice([fault.value for fault in Fault]),
-    help="Let this go wrong; see --list-faults. May be repeated.",
-)
-@_seconds("--gather-for", 0.05, "For how long events are gathered; Asana takes about a minute.")
-@_seconds("--retry-delay", 1.0, "The pause before the first retry, doubled before each further.")
-@_seconds("--delivery-timeout", 10.0, "How long a target has for its answer.")
-@click.option("--rate-limit", type=click.IntRange(1), help="Calls a minute; no limit unless given.")
-@click.option("--quiet", is_flag=True, help="Do not tell of calls, handshakes and deliveries.")
-@click.option(
-    "--list-faults",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_list_faults,
-    help="Tell which faults there are, and end.",
-)
-def command(*, names: tuple[str, ...], quiet: bool, **options: Any) -> None:
-    """Run a local Asana, until told to stop.
-
-    The first line on standard output is its base URL. Everything else is told on standard error:
-    what it holds, then each call, handshake and delivery, with its own time in UTC.
-
-    Any token will do. Ctrl-C or SIGTERM ends it; everything lives in memory.
-    """
+def run(*, names: tuple[str, ...], quiet: bool, **options: Any) -> None:
+    """Run a local Asana with these faults, and these options of its own, until told to stop."""
     asyncio.run(_run(names, quiet=quiet, **options))
 
 

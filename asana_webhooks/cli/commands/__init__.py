@@ -1,6 +1,7 @@
-"""The commands by name, and what becomes of their errors.
+"""The commands by name, what they are asked, and what becomes of their errors.
 
-A command is imported when it is called: ``--help`` loads next to nothing.
+A module of this folder declares one command: its arguments, its options and its help. What the
+command does is imported when it is called, so that help and completion load next to nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import traceback
 import click
 from click.shell_completion import CompletionItem
 
-from .. import AsanaWebhooksError, __version__
+from ... import AsanaWebhooksError, __version__
 
 __all__ = ["COMMANDS", "cli"]
 
@@ -61,7 +62,7 @@ class _Commands(click.Group):
     """Turns whatever a command raises into one line on standard error and an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS]  # in this module `list` is that command, once imported
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -72,7 +73,7 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([*COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         # click would import every command for the help of each.
