@@ -58,11 +58,6 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         pytest.param(["asana-webhooks", "e"], {"ensure", "establish"}, id="letter"),
         pytest.param(["asana-webhooks", "--d"], {"--debug"}, id="option"),
         pytest.param(["asana-webhooks", "list", "--res"], {"--resource"}, id="option of a command"),
-        pytest.param(
-            ["asana-webhooks", "simulate", "--fault", "stranger-"],
-            {"stranger-first", "stranger-after"},
-            id="fault",
-        ),
     ],
 )
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
@@ -95,6 +90,16 @@ def test_commands_are_completed_with_their_help(typed: str, wanted: set[str]) ->
     found = dict(zip(lines[1::3], lines[2::3], strict=True))
     assert wanted <= set(found)
     assert {name: COMMANDS[name] for name in wanted & set(COMMANDS)}.items() <= found.items()
+
+
+def test_names_of_faults_are_completed() -> None:
+    known = {"COMP_WORDS": "asana-webhooks simulate --fault stranger-", "COMP_CWORD": "3"}
+    result = CliRunner().invoke(
+        cli,
+        prog_name="asana-webhooks",
+        env={**known, "_ASANA_WEBHOOKS_COMPLETE": "bash_complete"},
+    )
+    assert result.stdout.split() == ["plain,stranger-first", "plain,stranger-after"]
 
 
 @pytest.mark.parametrize(
