@@ -10,6 +10,7 @@ address nor asks for a password.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import functools
@@ -22,10 +23,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from ports import free_tcp_port
 
@@ -118,6 +120,13 @@ class PostgresServer:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.directory)
 
+    def copy(self, other: PostgresServer) -> None:
+        """Begin as a standby of a server that runs, before the first start."""
+        shutil.rmtree(self._data)
+        way = ("-h", other.directory, "-p", str(other.port), "-U", "postgres")
+        command = [self._bin / "pg_basebackup", *way, "-D", self._data, "--write-recovery-conf"]
+        subprocess.run(command, check=True, capture_output=True, **_as_user())
+
     def _answers(self) -> bool:
         ready = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
@@ -205,6 +214,24 @@ def own() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.remove()
+
+
+@contextlib.asynccontextmanager
+async def standby_of(primary: PostgresServer) -> AsyncIterator[PostgresServer]:
+    """Start a server that has all that the primary acknowledges from then on."""
+    standby = PostgresServer()
+    connection = await asyncpg.connect(primary.dsn)
+    try:
+        standby.copy(primary)
+        standby.start()
+        await connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        await connection.execute("SELECT pg_reload_conf()")
+        while await connection.fetchval("SELECT sync_state FROM pg_stat_replication") != "sync":
+            await asyncio.sleep(0.02)
+        await connection.close()
+        yield standby
+    finally:
+        standby.remove()
 
 
 @pytest.fixture(scope="session", name="postgres_server")

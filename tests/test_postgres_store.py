@@ -19,10 +19,10 @@ from conftest import eventually, guard
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from postgres_server import PASSWORD, PostgresServer, own, running, schema_name
+from postgres_server import PASSWORD, PostgresServer, own, running, schema_name, standby_of
 from test_store_machine import MAX_WAITING, StoreMachine
 from test_stores import *  # noqa: F403 - the tests of the contract, for this store
-from test_stores import NOON, Clock, delivery, letter, numbers, put, route, take
+from test_stores import NOON, Clock, delivery, letter, numbers, put, route, take, takes
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Counts
@@ -649,6 +649,24 @@ async def test_store_works_again_after_the_server_was_restarted(schema: str) -> 
         assert isinstance(failure, StoreError)
         assert f"127.0.0.1:{server.port}" in str(failure)
         assert failure.__cause__ is not None
+
+
+async def test_store_follows_a_failover_with_all_that_was_acknowledged(schema: str) -> None:
+    with own() as primary:
+        async with standby_of(primary) as standby:
+            hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+            address = f"postgresql://postgres:{PASSWORD}@{hosts}/postgres"
+            to_the_primary = f"{address}?target_session_attrs=read-write"
+            async with PostgresStore(to_the_primary, schema=schema) as store:
+                await put(store, 1)
+                primary.kill()
+                with pytest.raises(StoreError):
+                    await put(store, 2)
+                connection = await asyncpg.connect(standby.dsn)
+                await connection.execute("SELECT pg_promote()")
+                await connection.close()
+                await eventually(lambda: takes(store, 2))
+                assert numbers(await take(store)) == [1, 2]
 
 
 async def test_calls_fail_in_time_when_the_server_hangs(

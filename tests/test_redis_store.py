@@ -32,7 +32,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import MovedError
 from test_store_machine import MAX_WAITING, StoreMachine
 from test_stores import *  # noqa: F403 - the contract, with the fixture below instead of its own
-from test_stores import NOON, Clock, confirm, delivery, letter, numbers, put, route, take
+from test_stores import NOON, Clock, confirm, delivery, letter, numbers, put, route, take, takes
 from valkey_server import (
     EACH_WRITE_TO_DISK,
     ClockedRedisStore,
@@ -752,7 +752,7 @@ async def test_client_of_a_sentinel_follows_the_primary_with_all_that_a_replica_
             primary.kill()
             with pytest.raises(StoreError, match="the store on asana failed: it cannot be reached"):
                 await store.put(delivery(2))
-            await eventually(lambda: _is_stored(store, delivery(2)))
+            await eventually(lambda: takes(store, 2))
             assert numbers(await take(store)) == [1, 2]
         with replica.client() as asked:
             assert asked.info("replication")["role"] == "master"
@@ -765,14 +765,6 @@ async def _replicas_of(sentinel: Sentinel) -> list[Any]:
     except redis.sentinel.SlaveNotFoundError:  # the Sentinel itself may not answer yet
         return []
     return found
-
-
-async def _is_stored(store: Store, what: Delivery) -> bool:
-    try:
-        await store.put(what)
-    except StoreError:
-        return False
-    return True
 
 
 async def test_server_of_a_cluster_is_named(free_port: int) -> None:

@@ -96,6 +96,15 @@ async def put(store: Store, *wanted: int, route: str = "r1") -> None:
         assert await store.put(delivery(number, route=route))
 
 
+async def takes(store: Store, wanted: int) -> bool:
+    """Return whether the store takes this delivery, or has it from an earlier try."""
+    try:
+        await store.put(delivery(wanted))
+    except StoreError:
+        return False
+    return True
+
+
 async def bury_at_once(store: Store, wanted: range, at: datetime = NOON) -> None:
     async with anyio.create_task_group() as tasks:
         for number in wanted:
