@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import msgspec
 
 from .errors import DecodeError
-from .models import Delivery, Event, decode_event, split_events
+from .models import DeadLetter, Delivery, Event, decode_event, split_events
 
-__all__ = ["Attempt", "Odd"]
+__all__ = ["Attempt"]
 
 
-class Odd(msgspec.Struct, frozen=True):
+class _Odd(msgspec.Struct, frozen=True):
     """What could not be decoded, as a delivery's body of its own, and why."""
 
     body: bytes
@@ -35,20 +36,39 @@ class Attempt:
                 yield item
             self.done += 1
 
-    def odd(self) -> list[Odd]:
-        """Return what could not be decoded."""
-        return [item for item in self._items if isinstance(item, Odd)]
+    def odd(self) -> list[DeadLetter]:
+        """Return what could not be decoded, each as a dead letter of its own."""
+        return [
+            _letter(self.delivery, item.reason, item.body, done=0)
+            for item in self._items
+            if isinstance(item, _Odd)
+        ]
+
+    def letter(self, reason: str) -> DeadLetter:
+        """Return the delivery as a dead letter, which knows what was handled of it."""
+        return _letter(self.delivery, reason, self.delivery.body, done=self.done)
 
 
-def _decode(body: bytes) -> list[Event | Odd]:
+def _letter(delivery: Delivery, reason: str, body: bytes, *, done: int) -> DeadLetter:
+    return DeadLetter(
+        route=delivery.route,
+        body=body,
+        reason=reason,
+        received_at=delivery.received_at,
+        buried_at=datetime.now(UTC),
+        done=done,
+    )
+
+
+def _decode(body: bytes) -> list[Event | _Odd]:
     try:
         return [_decode_one(text) for text in split_events(body)]
     except DecodeError as error:
-        return [Odd(body, str(error))]
+        return [_Odd(body, str(error))]
 
 
-def _decode_one(text: msgspec.Raw) -> Event | Odd:
+def _decode_one(text: msgspec.Raw) -> Event | _Odd:
     try:
         return decode_event(text)
     except DecodeError as error:
-        return Odd(b'{"events":[%b]}' % bytes(text), str(error))
+        return _Odd(b'{"events":[%b]}' % bytes(text), str(error))

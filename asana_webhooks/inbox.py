@@ -8,11 +8,11 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from .attempt import Attempt
 from .background import beside
@@ -168,18 +168,20 @@ class Inbox:
     async def _drain(self, handle: Handle) -> None:
         slots = asyncio.Semaphore(self._concurrency)
 
-        async def work_on(claim: Claim) -> None:
+        async def work(claim: Claim | None) -> None:
             worker = asyncio.current_task()
-            with anyio.CancelScope(shield=True) as self._workers[worker]:
-                await self._work_on(claim, handle)
-            del self._workers[worker]
+            while claim is not None:
+                with anyio.CancelScope(shield=True) as self._workers[worker]:
+                    await self._work_on(claim, handle)
+                del self._workers[worker]
+                claim = None if self._is_stopping() else await self._next_at_once()
             slots.release()
 
         async def feed() -> None:
             self._feeding = asyncio.current_task()
             try:
                 while await slots.acquire() and (claim := await self._next()) is not None:
-                    workers.start_soon(work_on, claim)
+                    workers.start_soon(work, claim)
             finally:
                 for scope in self._workers.values():
                     scope.deadline = anyio.current_time() + self._grace
@@ -209,6 +211,7 @@ class Inbox:
                 self._report(error)
             finally:
                 await self._end(work)
+                self._arrived.set()  # what came for this webhook meanwhile can be claimed now
 
     async def _next(self) -> Claim | None:
         """Return the next claim as soon as there is one, None when the inbox is closed."""
@@ -221,6 +224,17 @@ class Inbox:
             with anyio.move_on_after(self._poll):
                 await self._arrived.wait()
         return None
+
+    async def _next_at_once(self) -> Claim | None:
+        """Return the next claim for a worker that has ended one, None when there is none now.
+
+        Workers that claim for themselves do so side by side, which a store does as quickly as one.
+        """
+        await checkpoint()  # the turn of others, should neither store nor handlers ever wait
+        claim = await self._claim()
+        if claim is not None:
+            self._arrived.set()  # there may be more, for those who have nothing to do
+        return claim
 
     async def _claim(self) -> Claim | None:
         try:
@@ -260,7 +274,6 @@ class Inbox:
                 await self._give_back(work)
             except StoreError as error:
                 self._report(error)
-        self._arrived.set()  # what came for this webhook meanwhile can be claimed now
 
     async def _give_back(self, work: _Work) -> None:
         attempt = work.attempt
@@ -299,9 +312,7 @@ class Inbox:
         work.attempt = None
         odd = attempt.odd()
         if odd:
-            await self._bury(
-                work, attempt, [_letter(attempt.delivery, o.reason, o.body) for o in odd]
-            )
+            await self._bury(work, attempt, odd)
             return
         self._counters.handled += 1
         work.handled.append(attempt.delivery)
@@ -329,8 +340,7 @@ class Inbox:
         )
         if last:
             reason = f"handler {failure.handler} failed {attempts} times: {_one_line(cause)}"
-            letter = _letter(delivery, reason, delivery.body, done=attempt.done)
-            await self._bury(work, attempt, [letter])
+            await self._bury(work, attempt, [attempt.letter(reason)])
         else:
             self._counters.retried += 1
             await self._release(work, attempt, delay=delay, attempts=attempts)
@@ -384,14 +394,3 @@ def _one_line(error: BaseException | None) -> str:
     except Exception:  # noqa: BLE001 - a user's class, whose repr may have mistakes
         text = type(error).__name__
     return "".join(char if char.isprintable() else " " for char in text[:200])
-
-
-def _letter(delivery: Delivery, reason: str, body: bytes, *, done: int = 0) -> DeadLetter:
-    return DeadLetter(
-        route=delivery.route,
-        body=body,
-        reason=reason,
-        received_at=delivery.received_at,
-        buried_at=datetime.now(UTC),
-        done=done,
-    )

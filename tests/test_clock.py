@@ -13,13 +13,13 @@ import pytest
 from conftest import eventually, until
 from replicas import KEPT_LEASE, Sent, Webhook, World, waiting_in
 
-from asana_webhooks import Event, WebhooksClient, endpoint, inbox
+from asana_webhooks import Event, WebhooksClient, attempt, endpoint, inbox
 from asana_webhooks import client as client_module
 from asana_webhooks.stores import redis as redis_store
 from asana_webhooks.stores.sqlite import rows
 
 DAY = timedelta(days=1)
-USERS: tuple[ModuleType, ...] = (endpoint, inbox, redis_store, rows)
+USERS: tuple[ModuleType, ...] = (attempt, endpoint, redis_store, rows)
 """The rooms that ask what time it is."""
 
 

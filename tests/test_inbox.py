@@ -12,6 +12,7 @@ from conftest import eventually, guard, until
 
 from asana_webhooks import Event, MemoryStore, StoreError
 from asana_webhooks import inbox as module
+from asana_webhooks.background import beside
 from asana_webhooks.dispatch import Dispatcher, HandlerFailed
 from asana_webhooks.inbox import Inbox
 from asana_webhooks.models import Claim, DeadLetter, Delivery
@@ -537,6 +538,47 @@ async def test_closing_that_is_cancelled_leaves_no_task_behind(
     (closing if how == "the task" else scope).cancel()
     await asyncio.wait([closing, draining])
     assert asyncio.all_tasks() == before
+
+
+async def test_workers_claim_side_by_side_while_there_is_much(seen: Seen) -> None:
+    claiming, most = 0, 0
+
+    class Slow(MemoryStore):
+        async def claim(self, *, limit: int, lease: float) -> Claim | None:
+            nonlocal claiming, most
+            claiming += 1
+            most = max(most, claiming)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            claiming -= 1
+            return await super().claim(limit=limit, lease=lease)
+
+    store = Slow()
+    for number in range(40):
+        await put(store, f"r{number}", event(number))
+    async with draining(store, seen, concurrency=4):
+        await until(lambda: len(seen.gids) == 40)
+        await eventually(lambda: is_empty(store))
+    assert most == 4
+    assert sorted(map(int, seen.gids)) == list(range(40))
+
+
+async def test_others_have_their_turn_although_store_and_handlers_never_wait(
+    store: MemoryStore, seen: Seen
+) -> None:
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    for number in range(200):
+        await put(store, f"r{number}", event(number))
+    async with draining(store, seen, concurrency=4), beside(take_turns(), "other"):
+        await until(lambda: len(seen.gids) == 200)
+        assert turns >= 200 / 4
 
 
 @pytest.mark.parametrize("number", [0, -1])
