@@ -67,10 +67,10 @@ async def test_worker_that_slept_beyond_its_lease_is_taken_over_and_cannot_ackno
 ) -> None:
     sent = webhook.delivery()
     await put(world, sent)
-    sleeping = await world.started(work=True, pause=0.8, lease=LEASE)
+    sleeping = await world.started(work=True, pause=3.0, lease=LEASE)
     await until(lambda: "begun" in world.notes())
     sleeping.send(signal.SIGSTOP)
-    other = await world.started(work=True, pause=2.0)
+    other = await world.started(work=True, pause=5.0)
     await until(lambda: world.notes().count("begun") == 2)  # the other has the lease now
     sleeping.send(signal.SIGCONT)
     await until(lambda: world.lines() and world.notes().count("fenced") >= 2)  # ack and finish
