@@ -18,6 +18,7 @@ import importlib.util
 import itertools
 import os
 import pwd
+import select
 import shutil
 import signal
 import subprocess
@@ -97,10 +98,13 @@ class PostgresServer:
         """End all of its processes at once, as a power failure would."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)  # so that it starts no more
-        for pid in _children(self._process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        children = [os.pidfd_open(pid) for pid in _children(self._process.pid)]
+        for child in children:
+            signal.pidfd_send_signal(child, signal.SIGKILL)
         self.stop(signal.SIGKILL)
+        for child in children:  # a server that starts beside one of them refuses to
+            select.select([child], [], [], 30)
+            os.close(child)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
