@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from .attempt import Attempt
 from .background import beside
@@ -168,20 +167,25 @@ class Inbox:
     async def _drain(self, handle: Handle) -> None:
         slots = asyncio.Semaphore(self._concurrency)
 
-        async def work(claim: Claim | None) -> None:
+        async def work_on(claim: Claim) -> None:
             worker = asyncio.current_task()
-            while claim is not None:
-                with anyio.CancelScope(shield=True) as self._workers[worker]:
-                    await self._work_on(claim, handle)
-                del self._workers[worker]
-                claim = None if self._is_stopping() else await self._next_at_once()
-            slots.release()
+            with anyio.CancelScope(shield=True) as self._workers[worker]:
+                await self._work_on(claim, handle)
+            del self._workers[worker]
+            workers.start_soon(go_on)  # another task: a program may cancel that of a handler late
+
+        async def go_on() -> None:
+            claim = None if self._is_stopping() else await self._next_at_once()
+            if claim is None:
+                slots.release()
+            else:
+                await work_on(claim)
 
         async def feed() -> None:
             self._feeding = asyncio.current_task()
             try:
                 while await slots.acquire() and (claim := await self._next()) is not None:
-                    workers.start_soon(work, claim)
+                    workers.start_soon(work_on, claim)
             finally:
                 for scope in self._workers.values():
                     scope.deadline = anyio.current_time() + self._grace
@@ -230,7 +234,6 @@ class Inbox:
 
         Workers that claim for themselves do so side by side, which a store does as quickly as one.
         """
-        await checkpoint()  # the turn of others, should neither store nor handlers ever wait
         claim = await self._claim()
         if claim is not None:
             self._arrived.set()  # there may be more, for those who have nothing to do

@@ -563,6 +563,30 @@ async def test_workers_claim_side_by_side_while_there_is_much(seen: Seen) -> Non
     assert sorted(map(int, seen.gids)) == list(range(40))
 
 
+async def test_task_of_a_handler_that_is_cancelled_too_late_costs_no_worker(seen: Seen) -> None:
+    claims, workers = 0, []
+
+    class Slow(MemoryStore):
+        async def claim(self, *, limit: int, lease: float) -> Claim | None:
+            nonlocal claims
+            claims += 1
+            if claims == 2:  # of the worker that has ended the first
+                workers[0].cancel()
+                await asyncio.sleep(0)
+            return await super().claim(limit=limit, lease=lease)
+
+    async def keep_the_task(event: Event) -> None:
+        workers.append(asyncio.current_task())
+        await seen(event)
+
+    store = Slow()
+    await put(store, "a", event(1))
+    await put(store, "b", event(2))
+    async with draining(store, keep_the_task, concurrency=1):
+        await until(lambda: seen.gids == ["1", "2"])
+        await eventually(lambda: is_empty(store))
+
+
 async def test_others_have_their_turn_although_store_and_handlers_never_wait(
     store: MemoryStore, seen: Seen
 ) -> None:
