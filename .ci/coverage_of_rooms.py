@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 WHOLE = (
     "asana_webhooks/signature.py",
     "asana_webhooks/protocol.py",
-    "asana_webhooks/endpoint.py",
-    "asana_webhooks/establishment.py",
-    "asana_webhooks/vault.py",
+    "asana_webhooks/_endpoint.py",
+    "asana_webhooks/_establish.py",
+    "asana_webhooks/stores/_encryption.py",
     "asana_webhooks/stores/",
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from ._version import __version__
 from .errors import (
     ApiError,
     AsanaWebhooksError,
@@ -26,7 +27,7 @@ from .errors import (
 )
 from .models import Change, DeadLetter, Event, Page, Resource, Webhook, WebhookFilter
 from .signature import sign, verify_signature
-from .stats import Stats, WebhookStats
+from .telemetry import Stats, WebhookStats
 
 if TYPE_CHECKING:
     from .api import WebhooksApi
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from .stores.postgres import PostgresStore
     from .stores.redis import RedisStore
     from .stores.sqlite import SqliteStore
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ApiError",
@@ -71,6 +70,7 @@ __all__ = [
     "WebhookStats",
     "WebhooksApi",
     "WebhooksClient",
+    "__version__",
     "sign",
     "verify_signature",
 ]

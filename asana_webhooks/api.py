@@ -35,7 +35,7 @@ import httpx
 import msgspec
 import stamina
 
-from .answers import (
+from ._asana_responses import (
     accept,
     decode_created,
     decode_nothing,
@@ -45,7 +45,7 @@ from .answers import (
     is_untrusted,
     unanswered,
 )
-from .connection import (
+from ._asana_transport import (
     CALL_SECONDS,
     CONNECT_SECONDS,
     check_base_url,

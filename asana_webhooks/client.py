@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import anyio
 import httpx
 
+from ._background import background_task
+from ._desired import Upkeep
+from ._endpoint import Endpoint
+from ._establish import Establishment, check_public_url
+from ._inbox import Inbox, iter_dead_letters
+from ._receiver_aiohttp import MAX_CONNECTIONS, Receiver, aiohttp_app
+from ._receiver_asgi import AsgiApp
 from .api import WebhooksApi
-from .asgi import AsgiApp
-from .background import beside
-from .dispatch import Dispatcher, H
-from .endpoint import Endpoint
-from .establishment import Establishment, check_public_url
-from .inbox import Inbox
-from .letters import select_letters
 from .models import DeadLetter, Event, Route, Webhook, WebhookFilter
 from .protocol import MAX_BODY
-from .receiver import MAX_CONNECTIONS, Receiver, aiohttp_app
-from .stats import Counters, Stats
+from .router import Dispatcher, H
 from .stores import Store
 from .stores.urls import store_of
-from .telemetry import SILENT, Telemetry
-from .upkeep import Upkeep
+from .telemetry import SILENT, Counters, Stats, Telemetry
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["WebhooksClient"]
 
 
-class _Receiving(NamedTuple):
+class _Components(NamedTuple):
     """What a client has beside its REST calls when it has a public URL."""
 
     store: Store
@@ -66,7 +64,7 @@ class WebhooksClient(WebhooksApi):
     loopback address or a Unix socket stands for, else 15). A delivery is tried ``max_attempts``
     times; ``concurrency`` webhooks are handled side by side. ``answer_gone`` answers deliveries
     for a webhook that was deleted here with 410, on which Asana ends it. ``reuse_port`` lets
-    several processes listen on one port, where the system can (Linux, BSD). Every ``upkeep``
+    several processes listen on one port, where the system can (Linux, BSD). Every ``look_after``
     seconds each webhook that was ensured is looked after again; None: never. ``telemetry`` is an
     ``otel.OpenTelemetry``, or one's own.
 
@@ -95,14 +93,14 @@ class WebhooksClient(WebhooksApi):
         max_attempts: int = 10,
         concurrency: int = 10,
         answer_gone: bool = False,
-        upkeep: float | None = 3600.0,
+        look_after: float | None = 3600.0,
         telemetry: Telemetry | None = None,
     ) -> None:
         super().__init__(token, base_url=base_url, http_client=http_client)
         self._dispatcher = Dispatcher()
         self._stack: AsyncExitStack | None = None
         self._closing = asyncio.Lock()
-        self._parts: _Receiving | None = None
+        self._components: _Components | None = None
         self._receiver: Receiver | None = None
         if public_url is None:
             return
@@ -127,8 +125,10 @@ class WebhooksClient(WebhooksApi):
         establishment = Establishment(
             self, opened, public_url=public_url, workspace=workspace, seen=endpoint.seen
         )
-        care = Upkeep(establishment.ensure, interval=upkeep)
-        self._parts = _Receiving(opened, inbox, endpoint, establishment, care, counters, telemetry)
+        care = Upkeep(establishment.ensure, interval=look_after)
+        self._components = _Components(
+            opened, inbox, endpoint, establishment, care, counters, telemetry
+        )
         if serve:
             self._receiver = Receiver(
                 endpoint,
@@ -151,21 +151,21 @@ class WebhooksClient(WebhooksApi):
         if self._stack is not None:
             msg = "this client is open already; enter it once, and share it"
             raise RuntimeError(msg)
-        if self._parts is not None:
+        if self._components is not None:
             async with AsyncExitStack() as stack:
-                await self._open(self._parts, stack)
+                await self._open(self._components, stack)
                 self._stack = stack.pop_all()
-            self._parts.endpoint.accepting = True
+            self._components.endpoint.accepting = True
         return self
 
-    async def _open(self, parts: _Receiving, stack: AsyncExitStack) -> None:
+    async def _open(self, parts: _Components, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(parts.store)
         watching = parts.telemetry.watch(parts.stats)
-        await stack.enter_async_context(beside(watching, "telemetry"))
+        await stack.enter_async_context(background_task(watching, "telemetry"))
         await stack.enter_async_context(parts.inbox)
         if self._receiver is not None:
             await stack.enter_async_context(self._receiver)
-        await stack.enter_async_context(beside(parts.upkeep.run(), "upkeep"))
+        await stack.enter_async_context(background_task(parts.upkeep.run(), "upkeep"))
 
     async def aclose(self) -> None:
         """Stop accepting, answer what is under way, let handlers end, close store and connections.
@@ -173,21 +173,22 @@ class WebhooksClient(WebhooksApi):
         Leaving the context manager does this too. Calls at once all return when it is done. Raises
         RuntimeError in a handler, which it would wait for.
         """
-        if self._parts is not None and self._parts.inbox.is_worker():
+        if self._components is not None and self._components.inbox.is_worker():
             msg = "a handler cannot close its client; set an asyncio.Event that your program awaits"
             raise RuntimeError(msg)
         async with self._closing:
             try:
-                if self._parts is not None and self._stack is not None:
-                    self._parts.endpoint.accepting = False
-                    self._parts.inbox.stop()  # handlers and requests have the same seconds to end
+                if self._components is not None and self._stack is not None:
+                    self._components.endpoint.accepting = False
+                    # handlers and requests have the same seconds to end
+                    self._components.inbox.stop()
                     await self._stack.aclose()
             finally:
                 self._stack = None  # not before: handlers that end may still use the client
                 with anyio.CancelScope(shield=True):
                     await super().aclose()
 
-    def listen(
+    def _listen(
         self, host: str | None = None, port: int | None = None, *, reuse_port: bool | None = None
     ) -> None:
         """Change where the receiver will listen once entered; None: no change.
@@ -242,8 +243,8 @@ class WebhooksClient(WebhooksApi):
 
         One that Asana does not know any more, or calls inactive, is replaced; filters that differ
         are updated. Without one, or for another ``public_url``, it is established. Calls at once
-        make one webhook. From then on it is looked after (see ``upkeep``) until it is deleted with
-        ``delete_webhook``; one that is replaced has another gid.
+        make one webhook. From then on it is looked after (see ``look_after``) until it is deleted
+        with ``delete_webhook``; one that is replaced has another gid.
 
         Raises what ``establish``, ``get_webhook`` and ``update_webhook`` raise.
         """
@@ -276,8 +277,10 @@ class WebhooksClient(WebhooksApi):
         route = await self._route_of(gid)
         if route is None:
             await super().delete_webhook(gid)
-            if self._parts is not None:
-                self._parts.upkeep.leave(gid)  # when replacing it failed, the store has it no more
+            if self._components is not None:
+                self._components.upkeep.leave(
+                    gid
+                )  # when replacing it failed, the store has it no more
             return
         parts = self._opened()
         async with parts.upkeep.turn(route.resource):
@@ -327,11 +330,11 @@ class WebhooksClient(WebhooksApi):
         """Return what was given up, oldest first, from behind the one with the id ``after``."""
         return await self._opened().store.dead_letters(limit=limit, after=after)
 
-    async def get_letter(self, letter: str) -> DeadLetter | None:
+    async def get_dead_letter(self, letter: str) -> DeadLetter | None:
         """Return the dead letter with this id; None when there is none."""
-        return await self._opened().store.get_letter(letter)
+        return await self._opened().store.get_dead_letter(letter)
 
-    def select_letters(
+    def iter_dead_letters(
         self,
         *,
         resource: str | None = None,
@@ -345,7 +348,7 @@ class WebhooksClient(WebhooksApi):
         case. What it yields may be replayed or discarded at once; what becomes a dead letter while
         it is iterated is left out.
         """
-        return select_letters(
+        return iter_dead_letters(
             self._opened().store,
             resource=resource,
             webhook=webhook,
@@ -384,13 +387,13 @@ class WebhooksClient(WebhooksApi):
         """What answers requests, for a server of another kind; enter the client beside it."""
         return self._configured().endpoint
 
-    def _configured(self) -> _Receiving:
-        if self._parts is None:
+    def _configured(self) -> _Components:
+        if self._components is None:
             msg = "this client only calls Asana; give it a public_url to receive webhooks"
             raise RuntimeError(msg)
-        return self._parts
+        return self._components
 
-    def _opened(self) -> _Receiving:
+    def _opened(self) -> _Components:
         parts = self._configured()
         self._check_not_closed()
         if self._stack is None:
@@ -399,7 +402,7 @@ class WebhooksClient(WebhooksApi):
         return parts
 
     async def _route_of(self, gid: str) -> Route | None:
-        if self._parts is None or self._stack is None:
+        if self._components is None or self._stack is None:
             return None
-        routes = await self._parts.store.list_routes()
+        routes = await self._components.store.list_routes()
         return next((route for route in routes if route.gid == gid), None)

@@ -63,7 +63,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     ``action`` is ``added``, ``changed``, ``removed``, ``deleted``, ``undeleted``, or one that is
     new at Asana. ``user`` is None for changes by Asana itself, ``parent`` is set for ``added`` and
-    ``removed``, ``change`` for most of ``changed``. ``json`` is the event's JSON as it was signed.
+    ``removed``, ``change`` for most of ``changed``. ``raw`` is the event's JSON as it was signed.
 
     Source: https://developers.asana.com/reference/events
     """
@@ -75,7 +75,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     parent: Resource | None = None
     change: Change | None = None
     type: str | None = None
-    json: bytes = msgspec.field(default=b"", name="(json)")  # set after decoding, never by Asana
+    raw: bytes = msgspec.field(default=b"", name="(raw)")  # set after decoding, never by Asana
 
     @property
     def key(self) -> str:
@@ -97,20 +97,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __repr__(self) -> str:
         """Return the fields that are set, the JSON text left out."""
-        return _represent(self, hidden={"json"})
+        return _represent(self, hidden={"raw"})
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Return the fields that are set, the JSON text left out."""
-        return _shown(self, hidden={"json"})
+        return _shown(self, hidden={"raw"})
 
-    @property
-    def raw(self) -> dict[str, Any]:
-        """The whole event, fields that this class does not know included; decoded at each use.
+    def json(self) -> dict[str, Any]:
+        """Return the whole event, fields that this class does not know included; decoded anew.
 
         Raises DecodeError when one of those holds a number too large for Python's JSON.
         """
         try:
-            fields: dict[str, Any] = msgspec.json.decode(self.json)
+            fields: dict[str, Any] = msgspec.json.decode(self.raw)
         except (ValueError, RecursionError) as error:
             msg = f"not readable as a whole: {_reason(error)}"
             raise DecodeError(msg) from None
@@ -341,7 +340,7 @@ def decode_event(text: bytes | msgspec.Raw) -> Event:
     except (ValueError, RecursionError) as error:
         msg = f"not an event: {_reason(error)}"
         raise DecodeError(msg) from None
-    msgspec.structs.force_setattr(event, "json", bytes(text))
+    msgspec.structs.force_setattr(event, "raw", bytes(text))
     if event.created_at.tzinfo is not UTC:
         with contextlib.suppress(OverflowError):  # on the first and the last day of all
             msgspec.structs.force_setattr(event, "created_at", event.created_at.astimezone(UTC))

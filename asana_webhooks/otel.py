@@ -35,7 +35,7 @@ import anyio
 
 from .errors import StoreError
 from .models import Delivery
-from .stats import Stats
+from .telemetry import Stats
 
 try:
     from opentelemetry import metrics, trace

@@ -71,7 +71,7 @@ REPLAYED_AFTER = timedelta(hours=26)
 """Asana gives up after 24 hours: a delivery of older events alone is somebody's replay."""
 
 
-class _Discreet:
+class _Redacted:
     """Shows what it is and not what it holds: secrets, signatures, bodies."""
 
     __slots__ = ()
@@ -83,7 +83,7 @@ class _Discreet:
         return []
 
 
-class Request(_Discreet, msgspec.Struct, kw_only=True, gc=False):
+class Request(_Redacted, msgspec.Struct, kw_only=True, gc=False):
     """The part of an HTTP request that matters, as the shells hand it over.
 
     ``secrets``, ``signatures`` and ``encodings`` hold the values of each ``X-Hook-Secret``,
@@ -103,7 +103,7 @@ class Request(_Discreet, msgspec.Struct, kw_only=True, gc=False):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class Response(_Discreet, msgspec.Struct, frozen=True, gc=False):
+class Response(_Redacted, msgspec.Struct, frozen=True, gc=False):
     """An answer: its status, headers, and one line of plain text that quotes nothing."""
 
     status: int
@@ -122,7 +122,7 @@ class Refusal(Exception):  # noqa: N818 - not an error: the other way to answer
         super().__init__(response.status)
 
 
-class Remember(_Discreet, msgspec.Struct, frozen=True, gc=False):
+class Remember(_Redacted, msgspec.Struct, frozen=True, gc=False):
     """Keep this secret as a candidate of the route."""
 
     secret: str
@@ -132,14 +132,14 @@ class NoteHeartbeat(msgspec.Struct, frozen=True, gc=False):
     """Keep that the webhook is alive."""
 
 
-class Enqueue(_Discreet, msgspec.Struct, frozen=True, gc=False):
+class Enqueue(_Redacted, msgspec.Struct, frozen=True, gc=False):
     """Put the body into the inbox; held until ``candidate`` is confirmed, if one is named."""
 
     digest: bytes
     candidate: str | None = None
 
 
-class Bury(_Discreet, msgspec.Struct, frozen=True, gc=False):
+class Bury(_Redacted, msgspec.Struct, frozen=True, gc=False):
     """Put the body to the dead letters: refusing it would be retried, then cost the webhook."""
 
     digest: bytes

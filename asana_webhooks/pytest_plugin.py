@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from .local_client import LocalClient
     from .simulator.threaded import ThreadedSimulator
+    from .testing import LocalClient
 
 __all__ = ["asana_client", "asana_simulator", "make_asana_client"]
 
@@ -42,7 +42,7 @@ def make_asana_client(asana_simulator: ThreadedSimulator) -> Iterator[Callable[.
     It takes the options of ``WebhooksClient``. Unless they say otherwise, the client has a port
     that nobody else gets, and keeps everything in memory.
     """
-    from .local_client import local_client
+    from .testing import local_client
 
     with ExitStack() as stack:
 

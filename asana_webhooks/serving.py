@@ -15,11 +15,11 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .background import beside
+from ._background import background_task
+from ._endpoint import Endpoint
+from ._inbox import notify_arrivals
+from ._receiver_aiohttp import Receiver
 from .client import WebhooksClient
-from .endpoint import Endpoint
-from .hints import announce
-from .receiver import Receiver
 from .stores import Store
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ async def serve(
                 await told.wait()
                 return
             async with (
-                beside(client.run(), "handlers") as running,
-                beside(told.wait(), "signal") as waiting,
+                background_task(client.run(), "handlers") as running,
+                background_task(told.wait(), "signal") as waiting,
             ):
                 await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
                 await client.aclose()  # which ends the handlers: they and requests end together
@@ -75,7 +75,7 @@ async def serve_store(
     receiver = Receiver(endpoint, host=host, port=port, reuse_port=reuse_port)
     told = stop or asyncio.Event()
     with _signals.caught(told):
-        async with store, beside(announce(store, arrived), "hints"), receiver:
+        async with store, background_task(notify_arrivals(store, arrived), "hints"), receiver:
             logger.info("receiving on port %d", receiver.port)
             endpoint.accepting = True
             await told.wait()
@@ -97,7 +97,7 @@ def application(client: WebhooksClient, *, handlers: bool = True) -> web.Applica
     async def running(_: web.Application) -> AsyncIterator[None]:
         async with client:
             if handlers:
-                async with beside(client.run(), "handlers") as handling:
+                async with background_task(client.run(), "handlers") as handling:
                     await asyncio.sleep(0)
                     if handling.done():  # at once: there is no handler
                         await handling

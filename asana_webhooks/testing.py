@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import msgspec
 
-from .background import beside
+from ._background import background_task
+from .client import WebhooksClient
 from .models import Event, decode_event
 from .signature import sign
 
@@ -27,11 +30,26 @@ if TYPE_CHECKING:
     import httpx
     from aiohttp import web
 
-    from .client import WebhooksClient
-
-__all__ = ["Post", "drain", "make_delivery", "make_event", "make_handshake", "send"]
+__all__ = [
+    "LocalClient",
+    "Post",
+    "drain",
+    "local_client",
+    "make_delivery",
+    "make_event",
+    "make_handshake",
+    "send",
+]
 
 AsgiApplication: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+
+HOST = "127.0.0.1"
+CAN_SHARE = hasattr(socket, "SO_REUSEPORT")
+
+NOT_ASYNC = (
+    "the client lives in an event loop: enter it with `async with`, in an async test (which needs"
+    " pytest-asyncio or the plugin of anyio) or in a coroutine that is given to asyncio.run()"
+)
 
 PAUSE = 0.005
 """Seconds between looks at what still waits."""
@@ -65,7 +83,7 @@ def make_event(
 
     ``gid`` is the resource's, a new one if None. ``others`` are fields of the event in Asana's JSON
     shape (``parent``, ``change``, ``user``, ``created_at``, or whatever is new), beside or in place
-    of what is here otherwise: a user, and this moment. ``raw`` is the whole of it, to give to
+    of what is here otherwise: a user, and this moment. ``json()`` is the whole of it, to give to
     ``AsanaSimulator.emit``.
 
     Raises DecodeError when a field has another shape than Asana's.
@@ -87,10 +105,10 @@ def make_delivery(secret: str, *events: Event) -> Post:
 
     Events that did not come from ``make_event`` or from a client have no JSON: ValueError.
     """
-    if not all(event.json for event in events):
+    if not all(event.raw for event in events):
         msg = "an event has no JSON to sign: make it with make_event(...)"
         raise ValueError(msg)
-    body = b'{"events":[' + b",".join(event.json for event in events) + b"]}"
+    body = b'{"events":[' + b",".join(event.raw for event in events) + b"]}"
     return Post(body, {"Content-Type": "application/json", "X-Hook-Signature": sign(body, secret)})
 
 
@@ -146,7 +164,7 @@ async def drain(client: WebhooksClient, *, timeout: float = 10.0) -> None:
     """
     waiting = 0
     try:
-        async with asyncio.timeout(timeout), beside(client.run(), "handlers") as running:
+        async with asyncio.timeout(timeout), background_task(client.run(), "handlers") as running:
             while not running.done() and (waiting := (await client.stats()).waiting):  # noqa: ASYNC110 - there is no event for it: other processes may share the store
                 await asyncio.sleep(PAUSE)
     except TimeoutError:
@@ -155,3 +173,45 @@ async def drain(client: WebhooksClient, *, timeout: float = 10.0) -> None:
             " raises, its error is in the log, and the next try comes later"
         )
         raise TimeoutError(msg) from None
+
+
+class LocalClient(WebhooksClient):
+    """A ``WebhooksClient`` that says what to do in a synchronous test."""
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError(NOT_ASYNC)
+
+    def __exit__(self, *exc: object) -> None:
+        """Never called; without it Python would not get as far as the message above."""
+
+
+@contextmanager
+def local_client(base_url: str, **options: Any) -> Iterator[LocalClient]:
+    """Yield a client, not entered yet, of the local Asana under this URL.
+
+    ``options`` are those of ``WebhooksClient``. Unless they name a port, the client has one that is
+    kept for it until the end.
+    """
+    with _free_port() as free:
+        port = options.pop("port", 0) or free
+        defaults: dict[str, Any] = {
+            "token": "a-token",
+            "public_url": f"http://{HOST}:{port}/asana",
+            "reuse_port": CAN_SHARE,
+            "store": "memory:",
+        }
+        yield LocalClient(base_url=base_url, port=port, **(defaults | options))
+
+
+@contextmanager
+def _free_port() -> Iterator[int]:
+    # A socket that is bound, but does not listen, keeps the port from every process that asks for
+    # a free one. The receiver may listen on it all the same, where a port can be shared at all.
+    with socket.socket() as holder:
+        if CAN_SHARE:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((HOST, 0))
+        port: int = holder.getsockname()[1]
+        if not CAN_SHARE:
+            holder.close()
+        yield port

@@ -14,7 +14,7 @@ from _deliveries import body
 from _lab import BrokenError, told_to_end
 
 from asana_webhooks import Event
-from asana_webhooks.inbox import BATCH, LEASE, Inbox
+from asana_webhooks._inbox import BATCH, LEASE, Inbox
 from asana_webhooks.models import Delivery
 from asana_webhooks.stores import Store
 
@@ -97,7 +97,7 @@ async def claim_at(
 async def _claim(store: Store) -> tuple[float, int]:
     started = time.perf_counter()
     claim = await store.claim(limit=BATCH, lease=LEASE)
-    if claim is None or not await store.finish(claim, claim.deliveries):
+    if claim is None or not await store.end_claim(claim, claim.deliveries):
         msg = "nothing was claimed while deliveries wait, or the lease was lost"
         raise BrokenError(msg)
     return time.perf_counter() - started, len(claim.deliveries)

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import anyio
 import msgspec
-from replicas import KINDS, LEASE, Replica, Sent, Webhook, World, world_on
+from support.replicas import KINDS, LEASE, Replica, Sent, Webhook, World, world_on
 
 WEBHOOKS = 8
 FLAKY = (7, 8)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import hypothesis
 import pytest
-from ports import free_tcp_port
+from support.ports import free_tcp_port
 
 from asana_webhooks import MemoryStore, WebhooksClient
 from asana_webhooks.simulator import AsanaSimulator
 
 if TYPE_CHECKING:
-    from replicas import World
+    from support.replicas import World
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def make_client(asana: AsanaSimulator, free_port: int) -> Callable[..., Webhooks
 @pytest.fixture(params=["sqlite", "valkey", "postgres"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> "AsyncIterator[World]":
     """Yield processes on a store of each kind that processes can share."""
-    from replicas import world_on  # it loads the servers, which most tests do without
+    from support.replicas import world_on  # it loads the servers, which most tests do without
 
     async with world_on(request.param, tmp_path) as world:
         yield world

@@ -1,6 +1,6 @@
 import pytest
 
-from asana_webhooks.addresses import is_loopback, is_public
+from asana_webhooks._addresses import is_loopback, is_public
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from asana_webhooks import __version__
+from asana_webhooks._asana_transport import TOKEN_VARIABLES, find_proxy
 from asana_webhooks.api import MAX_ANSWER, WebhooksApi
-from asana_webhooks.connection import TOKEN_VARIABLES, find_proxy
 from asana_webhooks.errors import (
     ApiError,
     AsanaWebhooksError,

@@ -22,10 +22,10 @@ import anyio
 import anyio.from_thread
 import httpx
 import msgspec
-import oauth_server
 import pytest
 from conftest import guard, until
-from oauth_server import CLIENT_ID, CLIENT_SECRET, OAuthServer
+from support import oauth_server
+from support.oauth_server import CLIENT_ID, CLIENT_SECRET, OAuthServer
 
 from asana_webhooks import (
     AsanaWebhooksError,
@@ -47,10 +47,10 @@ from asana_webhooks.auth import (
     Authorization,
     Token,
     TokenFile,
-    files,
+    _files,
     login,
 )
-from asana_webhooks.auth import oauth as oauth_module
+from asana_webhooks.auth import _oauth as oauth_module
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 EXPIRED = Token(access_token="access-0", refresh_token="refresh-0", expires_at=LONG_AGO)
@@ -316,9 +316,9 @@ async def test_process_that_dies_before_it_saves_leaves_the_old_token(
     program = """
         import asyncio, os, sys
         from asana_webhooks import WebhooksApi
-        from asana_webhooks.auth import AsanaOAuth, TokenFile, files
+        from asana_webhooks.auth import AsanaOAuth, TokenFile, _files
 
-        files.os.replace = lambda old, new: os._exit(9)  # killed with the new file written
+        _files.os.replace = lambda old, new: os._exit(9)  # killed with the new file written
 
         async def main():
             auth = AsanaOAuth(
@@ -474,7 +474,7 @@ async def test_lock_in_a_place_that_takes_none_is_reported_at_once(
             raise error
 
     connect = functools.partial(sqlite3.connect, factory=ReadOnly)
-    monkeypatch.setattr(files.sqlite3, "connect", connect)
+    monkeypatch.setattr(_files.sqlite3, "connect", connect)
     with pytest.raises(StoreError, match="cannot be locked: attempt to write a readonly"):
         await file.lock().__aenter__()
 
@@ -482,7 +482,7 @@ async def test_lock_in_a_place_that_takes_none_is_reported_at_once(
 async def test_lock_that_another_holds_for_too_long_is_reported(
     make: MakeOAuth, server: OAuthServer, file: TokenFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(_files, "LOCK_SECONDS", 0.05)
     async with file.lock():
         with pytest.raises(StoreError, match="was locked for 0.05 s: end the process that hangs"):
             await call(make(file), server)

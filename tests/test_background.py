@@ -5,7 +5,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from asana_webhooks.background import beside
+from asana_webhooks._background import background_task
 
 
 class Work:
@@ -41,7 +41,7 @@ async def tidy() -> AsyncIterator[None]:
 
 async def test_work_runs_beside_the_body_and_ends_with_it() -> None:
     work = Work()
-    async with beside(work(), "work") as task:
+    async with background_task(work(), "work") as task:
         await checkpoint()
         assert work.steps == ["begun"]
         assert task.get_name() == "asana-webhooks work"
@@ -53,14 +53,14 @@ async def test_work_that_ended_by_itself_keeps_its_result() -> None:
     async def answer() -> int:
         return 42
 
-    async with beside(answer(), "answer") as task:
+    async with background_task(answer(), "answer") as task:
         await asyncio.wait([task])
     assert task.result() == 42
 
 
 async def test_error_of_the_work_is_that_of_the_body() -> None:
     with pytest.raises(OSError, match="no clean-up"):
-        async with beside(Work(failing=True)(), "work"):
+        async with background_task(Work(failing=True)(), "work"):
             await checkpoint()
 
 
@@ -68,7 +68,7 @@ async def test_error_of_the_body_ends_the_work() -> None:
     work = Work()
 
     async def fail() -> None:
-        async with beside(work(), "work"):
+        async with background_task(work(), "work"):
             await checkpoint()
             raise LookupError
 
@@ -80,7 +80,7 @@ async def test_error_of_the_body_ends_the_work() -> None:
 async def test_clean_up_is_waited_for_when_the_body_is_cancelled() -> None:
     work = Work()
     with anyio.CancelScope() as scope:
-        async with beside(work(), "work"):
+        async with background_task(work(), "work"):
             await checkpoint()
             scope.cancel()
             await checkpoint()
@@ -90,7 +90,7 @@ async def test_clean_up_is_waited_for_when_the_body_is_cancelled() -> None:
 
 async def test_body_may_be_entered_and_left_in_different_tasks() -> None:
     work = Work()
-    context = beside(work(), "work")
+    context = background_task(work(), "work")
     await asyncio.create_task(context.__aenter__())
     await checkpoint()
     await asyncio.create_task(context.__aexit__(None, None, None))

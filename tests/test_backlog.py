@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import eventually, guard, until
-from replicas import Replica, Webhook, World
+from support.replicas import Replica, Webhook, World
 
 from asana_webhooks.stores import MAX_WAITING
 

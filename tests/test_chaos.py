@@ -4,7 +4,7 @@ from collections import Counter
 
 import chaos
 import pytest
-from replicas import World
+from support.replicas import World
 
 ROUNDS = 2
 

@@ -27,8 +27,8 @@ from asana_webhooks import Event, StoreError, WebhooksClient
 from asana_webhooks.cli import commands, demo, main
 from asana_webhooks.cli.demo import stage
 from asana_webhooks.cli.demo.console import Narrator
-from asana_webhooks.dispatch import Dispatcher, HandlerFailed
 from asana_webhooks.models import Delivery
+from asana_webhooks.router import Dispatcher, HandlerError
 from asana_webhooks.simulator import AsanaSimulator, Fault
 from asana_webhooks.stores.sqlite import SqliteStore
 
@@ -124,8 +124,8 @@ def test_demo_tells_each_step_in_plain_lines_and_leaves_nothing_behind(tmp_path:
 def test_demo_with_debug_logs_to_standard_error_without_any_secret(tmp_path: Path) -> None:
     ended = run("-m", "asana_webhooks", "--debug", "demo", cwd=tmp_path)
     assert ended.returncode == 0
-    assert "asana_webhooks.endpoint: answered 401" in ended.stderr
-    assert "asana_webhooks.endpoint" not in ended.stdout
+    assert "asana_webhooks._endpoint: answered 401" in ended.stderr
+    assert "asana_webhooks._endpoint" not in ended.stdout
     assert not SECRET_OR_ROUTE.search(ended.stdout + ended.stderr)
 
 
@@ -424,7 +424,7 @@ def a_handler_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     async def dispatch(self: Dispatcher, event: Event) -> None:
         await well(self, event)
         if event.resource.resource_type == "story":
-            raise HandlerFailed("handle") from ValueError("too late")
+            raise HandlerError("handle") from ValueError("too late")
 
     monkeypatch.setattr(Dispatcher, "dispatch", dispatch)
 
@@ -522,7 +522,7 @@ async def test_what_fails_beside_the_story_is_the_reason_that_is_given() -> None
         raise StoreError("broken")
 
     async def play() -> None:
-        async with stage.beside(fail(), "failure") as task:
+        async with stage.background_task(fail(), "failure") as task:
             await asyncio.wait([task])
             raise AssertionError
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from cli_shell import Shell, shell
-from doctored import Answer, Serve, findings, portal, results, serve
-from ports import free_tcp_port
-from postgres_server import PostgresServer, schema_name
-from postgres_server import _postgres_server as postgres_server
-from valkey_server import TO_A_DISK, running_valkey
+from support.cli_shell import Shell, shell
+from support.doctored import Answer, Serve, findings, portal, results, serve
+from support.ports import free_tcp_port
+from support.postgres_server import PostgresServer, schema_name
+from support.postgres_server import _postgres_server as postgres_server
+from support.valkey_server import TO_A_DISK, running_valkey
 
 from asana_webhooks.cli import doctor
 from asana_webhooks.cli.doctor.asana import clock_finding

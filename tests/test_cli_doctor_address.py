@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from doctored import Answer, Serve, findings, portal, results, serve
+from support.doctored import Answer, Serve, findings, portal, results, serve
 
 from asana_webhooks.cli.doctor.address import address_findings, certificate_finding
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from cli_shell import Shell, shell
+from support.cli_shell import Shell, shell
 
 from asana_webhooks import WebhooksClient
 from asana_webhooks.auth import Token, TokenFile
@@ -184,7 +184,7 @@ def test_with_debug_the_log_says_what_else_is_a_warning(shell: Shell) -> None:
     plain = shell.run(*arguments)
     assert re.match(r"Warning: Asana's answer for webhook \d+ held no secret", plain.stderr)
     told = shell.run("--debug", *arguments)
-    assert "WARNING asana_webhooks.establishment: Asana's answer" in told.stderr
+    assert "WARNING asana_webhooks._establish: Asana's answer" in told.stderr
     assert "Warning: " not in told.stderr
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cli_shell import Shell, shell
+from support.cli_shell import Shell, shell
 
 from asana_webhooks import WebhookFilter
 from asana_webhooks.cli.filters import filter_text, filters_text, parse_filter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cli_shell import Shell, shell
+from support.cli_shell import Shell, shell
 
 from asana_webhooks import Webhook
 from asana_webhooks.cli.webhooks import print_webhook, shortened

@@ -340,7 +340,7 @@ async def test_deliveries_in_a_store_are_left_to_its_handlers_which_are_told(
     async def announce(_: SqliteStore) -> None:
         announced.set()
 
-    monkeypatch.setattr(SqliteStore, "announce", announce)
+    monkeypatch.setattr(SqliteStore, "notify", announce)
     store = f"sqlite:///{tmp_path}/s.db"
     async with make_client(store=store) as client:
         await client.establish(asana.project)

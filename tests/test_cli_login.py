@@ -19,7 +19,7 @@ import click
 import httpx
 import pytest
 from click.testing import CliRunner, Result
-from simulated import Simulated, simulated
+from support.simulated import Simulated, simulated
 
 from asana_webhooks import LoginRequiredError, Resource
 from asana_webhooks.auth import AsanaOAuth, Token, TokenFile

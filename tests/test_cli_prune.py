@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cli_shell import Shell, shell
+from support.cli_shell import Shell, shell
 
 from asana_webhooks.cli.prune import is_below
 from asana_webhooks.models import Route

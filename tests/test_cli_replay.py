@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
-from cli_shell import Shell, shell
 from click.testing import CliRunner, Result
-from ports import free_tcp_port
+from support.cli_shell import Shell, shell
+from support.ports import free_tcp_port
 
 from asana_webhooks.cli.commands import cli
 from asana_webhooks.cli.recorded import Recorded

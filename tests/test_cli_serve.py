@@ -106,7 +106,7 @@ async def has_ended(process: subprocess.Popen[bytes]) -> int:
 
 async def test_client_is_served_and_ends_within_ten_seconds(place: Place, serve: Serve) -> None:
     target = await place.target()
-    process = serve("served:client", SLOW="1")
+    process = serve("support.served:client", SLOW="1")
     await eventually(lambda: is_ready(place.port))
     assert await post_event(target, "1") == 200
     await until(place.has_begun)
@@ -120,7 +120,7 @@ async def test_client_is_served_and_ends_within_ten_seconds(place: Place, serve:
 
 async def test_told_twice_it_dies_at_once_and_loses_nothing(place: Place, serve: Serve) -> None:
     target = await place.target()
-    process = serve("served:client", SLOW="600")
+    process = serve("support.served:client", SLOW="600")
     await eventually(lambda: is_ready(place.port))
     assert await post_event(target, "1") == 200
     await until(place.has_begun)
@@ -146,7 +146,7 @@ async def test_workers_share_the_port_and_one_that_dies_is_replaced(
     place: Place, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = await place.target()
-    process = serve("served:client", "--workers", "2")
+    process = serve("support.served:client", "--workers", "2")
     await until(lambda: len(children(process)) == 2)
     await eventually(lambda: is_ready(place.port))
     for number in range(20):
@@ -174,7 +174,7 @@ async def test_workers_end_when_their_supervisor_is_killed(place: Place, serve: 
 
 async def test_workers_that_are_told_twice_are_killed(place: Place, serve: Serve) -> None:
     target = await place.target()
-    process = serve("served:client", "--workers", "2", SLOW="600")
+    process = serve("support.served:client", "--workers", "2", SLOW="600")
     await eventually(lambda: is_ready(place.port))
     await until(lambda: len(children(process)) == 2)
     assert await post_event(target, "1") == 200
@@ -209,8 +209,10 @@ async def test_worker_that_fails_at_its_start_ends_them_all(
     ("target", "said"),
     [
         pytest.param("nowhere:client", "No module named 'nowhere'", id="no module"),
-        pytest.param("served:nothing", "has no attribute 'nothing'", id="no attribute"),
-        pytest.param("served:no_client", "is a str; it must be a WebhooksClient", id="no client"),
+        pytest.param("support.served:nothing", "has no attribute 'nothing'", id="no attribute"),
+        pytest.param(
+            "support.served:no_client", "is a str; it must be a WebhooksClient", id="no client"
+        ),
         pytest.param(":", "write module:name", id="nothing at all"),
     ],
 )
@@ -246,7 +248,9 @@ def test_failure_of_the_users_module_is_told_as_theirs(
     assert f"`asana-webhooks --debug serve {target}` shows where" in result.stderr
 
 
-@pytest.mark.parametrize("target", ["served", "served:client", "served:make"])
+@pytest.mark.parametrize(
+    "target", ["support.served", "support.served:client", "support.served:make"]
+)
 def test_target_is_a_client_or_what_returns_one(
     target: str, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,7 +292,7 @@ def test_workers_of_a_client_without_a_receiver_are_refused(
 ) -> None:
     use(place, monkeypatch)
     monkeypatch.setattr(serving, "find_client", lambda _: served_elsewhere())
-    result = CliRunner().invoke(cli, ["serve", "served:client", "--workers", "2"])
+    result = CliRunner().invoke(cli, ["serve", "support.served:client", "--workers", "2"])
     assert result.exit_code == 1
     assert "serve=False" in result.stderr
 

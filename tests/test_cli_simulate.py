@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner, Result
-from simulated import simulated
-from target import Target
+from support.simulated import simulated
+from support.target import Target
 
 from asana_webhooks.cli.commands import cli
 from asana_webhooks.cli.simulate import describe

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 from conftest import eventually
-from simulated import Simulated, simulated
-from target import Target, new_webhook
+from support.simulated import Simulated, simulated
+from support.target import Target, new_webhook
 from test_cli_serve import Place, Serve, place, serve  # noqa: F401 - fixtures
 from test_serving import ROUTE, SECRET, is_ready
 

@@ -236,7 +236,7 @@ async def test_client_without_public_url_opens_no_port_and_no_file(
                 await call
         for use in (
             *(client.events, client.aiohttp_app, lambda: client.asgi),
-            client.select_letters,
+            client.iter_dead_letters,
             lambda: client.endpoint,
         ):
             with pytest.raises(RuntimeError, match="public_url"):
@@ -516,7 +516,7 @@ async def test_client_may_be_told_where_to_listen_before_it_is_entered(
     make_client: MakeClient, free_port: int
 ) -> None:
     client = make_client(host="192.0.2.1", port=1)  # an address that is not ours
-    client.listen("127.0.0.1", free_port, reuse_port=True)
+    client._listen("127.0.0.1", free_port, reuse_port=True)
     other = make_client(port=free_port, reuse_port=True)
     async with client, other:
         assert client.port == other.port == free_port
@@ -526,7 +526,7 @@ async def test_client_that_is_told_nothing_listens_as_it_was_made(
     make_client: MakeClient, free_port: int
 ) -> None:
     client = make_client(reuse_port=True)
-    client.listen()
+    client._listen()
     async with client, make_client(reuse_port=True) as other:
         assert client.port == other.port == free_port
 
@@ -543,13 +543,13 @@ async def test_client_without_a_port_has_nothing_to_listen_on(
     make_client: MakeClient, options: dict[str, Any]
 ) -> None:
     with pytest.raises(RuntimeError, match="receiver"):
-        make_client(**options).listen(port=0)
+        make_client(**options)._listen(port=0)
 
 
 async def test_client_that_listens_already_does_not_move(make_client: MakeClient) -> None:
     async with make_client() as client:
         with pytest.raises(RuntimeError, match="listens already"):
-            client.listen(port=0)
+            client._listen(port=0)
 
 
 # Stores by URL

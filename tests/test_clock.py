@@ -11,15 +11,15 @@ from types import ModuleType
 import httpx
 import pytest
 from conftest import eventually, until
-from replicas import KEPT_LEASE, Sent, Webhook, World, waiting_in
+from support.replicas import KEPT_LEASE, Sent, Webhook, World, waiting_in
 
-from asana_webhooks import Event, WebhooksClient, attempt, endpoint, inbox
+from asana_webhooks import Event, WebhooksClient, _endpoint, _inbox
 from asana_webhooks import client as client_module
 from asana_webhooks.stores import redis as redis_store
 from asana_webhooks.stores.sqlite import rows
 
 DAY = timedelta(days=1)
-USERS: tuple[ModuleType, ...] = (attempt, endpoint, redis_store, rows)
+USERS: tuple[ModuleType, ...] = (_inbox, _endpoint, redis_store, rows)
 """The rooms that ask what time it is."""
 
 
@@ -47,7 +47,7 @@ def wall_clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     clock = WallClock()
     clock.install(monkeypatch)
     settings = {"lease": KEPT_LEASE, "poll": 0.05, "first_delay": 0.1}
-    monkeypatch.setattr(client_module, "Inbox", partial(inbox.Inbox, **settings))
+    monkeypatch.setattr(client_module, "Inbox", partial(_inbox.Inbox, **settings))
     return clock
 
 

@@ -4,7 +4,7 @@ import anyio
 import pytest
 from conftest import guard
 
-from asana_webhooks.deadline import Deadline
+from asana_webhooks._deadline import Deadline
 
 
 async def answer(value: int) -> int:

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from conftest import guard
 
-from asana_webhooks import endpoint as room
-from asana_webhooks.endpoint import Endpoint
+from asana_webhooks import _endpoint as room
+from asana_webhooks._endpoint import Endpoint
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Delivery, Route
 from asana_webhooks.protocol import BODY_TIMEOUT, Refusal, Request, Response

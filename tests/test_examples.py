@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from conftest import guard, until
-from ports import free_tcp_port
+from support.ports import free_tcp_port
 
 from asana_webhooks.simulator import AsanaSimulator, Fault
 

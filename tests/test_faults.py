@@ -10,9 +10,9 @@ import asyncpg
 import httpx
 import pytest
 from conftest import eventually, until
-from postgres_server import PostgresServer
-from replicas import BUSY, KEPT_LEASE, LEASE, Replica, Sent, Webhook, World
-from valkey_server import ValkeyServer
+from support.postgres_server import PostgresServer
+from support.replicas import BUSY, KEPT_LEASE, LEASE, Replica, Sent, Webhook, World
+from support.valkey_server import ValkeyServer
 
 LARGEST_POOL = 16
 """Connections that a store opens at most."""

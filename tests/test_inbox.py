@@ -11,14 +11,13 @@ import pytest
 from conftest import eventually, guard, until
 
 from asana_webhooks import Event, MemoryStore, StoreError
-from asana_webhooks import inbox as module
-from asana_webhooks.background import beside
-from asana_webhooks.dispatch import Dispatcher, HandlerFailed
-from asana_webhooks.inbox import Inbox
+from asana_webhooks import _inbox as module
+from asana_webhooks._background import background_task
+from asana_webhooks._inbox import Inbox
 from asana_webhooks.models import Claim, DeadLetter, Delivery
-from asana_webhooks.stats import Counters
+from asana_webhooks.router import Dispatcher, HandlerError
 from asana_webhooks.stores import Store
-from asana_webhooks.telemetry import _Silent
+from asana_webhooks.telemetry import Counters, _Silent
 
 NOW = datetime(2026, 7, 4, tzinfo=UTC)
 
@@ -600,7 +599,7 @@ async def test_others_have_their_turn_although_store_and_handlers_never_wait(
 
     for number in range(200):
         await put(store, f"r{number}", event(number))
-    async with draining(store, seen, concurrency=4), beside(take_turns(), "other"):
+    async with draining(store, seen, concurrency=4), background_task(take_turns(), "other"):
         await until(lambda: len(seen.gids) == 200)
         assert turns >= 200 / 4
 
@@ -760,9 +759,9 @@ class Flaky(MemoryStore):
         self._maybe_fail("claim")
         return await super().claim(limit=limit, lease=lease)
 
-    async def finish(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
+    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
         self._maybe_fail("finish")
-        return await super().finish(claim, handled)
+        return await super().end_claim(claim, handled)
 
     async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
         self._maybe_fail("bury")
@@ -897,7 +896,7 @@ async def test_stream_stops_at_a_lost_lease() -> None:
         assert other is not None
         for work in inbox._works:
             work.acked_at = 0.0
-        await store.finish(other)
+        await store.end_claim(other)
         second = await anext(stream)
         await stream.aclose()
     assert first.key == second.key  # at least once: it comes again, recognisably
@@ -991,7 +990,7 @@ async def test_attempt_is_told_from_its_first_event_to_its_last(store: MemorySto
             steps.append("begin")
             try:
                 yield
-            except HandlerFailed as failure:
+            except HandlerError as failure:
                 steps.append(f"failed by {failure.__cause__}")
                 raise
             steps.append("end")

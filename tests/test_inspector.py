@@ -13,11 +13,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from chromium import Page, browsing
 from conftest import guard, until
+from support.chromium import Page, browsing
 
 from asana_webhooks import Event, MemoryStore, StoreError, WebhooksClient, sign
-from asana_webhooks.background import beside
+from asana_webhooks._background import background_task
+from asana_webhooks._receiver_aiohttp import Receiver
 from asana_webhooks.cli import recorder as recording
 from asana_webhooks.cli.inspector import Inspector, handle_again, post_again
 from asana_webhooks.cli.inspector.shown import shown_route
@@ -25,7 +26,6 @@ from asana_webhooks.cli.recorder import Recorder
 from asana_webhooks.cli.records import Record
 from asana_webhooks.models import Delivery, Route, Webhook, WebhookFilter
 from asana_webhooks.protocol import ACCEPTED, Request
-from asana_webhooks.receiver import Receiver
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.stores import Store
 
@@ -106,7 +106,12 @@ ALL = [
 @pytest.fixture
 async def inspected(asana: AsanaSimulator, free_port: int) -> AsyncIterator[Inspected]:
     made = Inspected(asana, free_port)
-    async with made.client, made.receiver, beside(made.client.run(), "run"), made.inspector:
+    async with (
+        made.client,
+        made.receiver,
+        background_task(made.client.run(), "run"),
+        made.inspector,
+    ):
         yield made
 
 
@@ -542,7 +547,7 @@ async def test_page_is_alive_and_says_when_the_command_ended(
     asana: AsanaSimulator, free_port: int, page: Page
 ) -> None:
     made = Inspected(asana, free_port)
-    async with made.client, made.receiver, beside(made.client.run(), "run"):
+    async with made.client, made.receiver, background_task(made.client.run(), "run"):
         async with made.inspector:
             await page.show(made.url)
             await page.until("document.getElementById('live').textContent === 'live'")

@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 from conftest import eventually, until
-from replicas import BUSY, LEASE, Replica, Sent, Webhook, World, world_on
+from support.replicas import BUSY, LEASE, Replica, Sent, Webhook, World, world_on
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The rooms of the package: what may import what, read from the sources."""
+"""The modules of the package: what may import what, read from the sources."""
 
 import ast
 from collections.abc import Iterator
@@ -12,31 +12,36 @@ import asana_webhooks
 PACKAGE = Path(asana_webhooks.__file__).parent
 
 LAYERS = (
-    {"errors"},
-    {"addresses", "background", "deadline", "logs", "models", "signature", "vault"},
-    {"answers", "connection", "protocol", "stats", "stores"},
-    {"attempt", "hints", "telemetry"},
-    {"api", "auth", "dispatch", "inbox", "letters", "otel", "upkeep"}
+    {"_version", "errors"},
+    {"_addresses", "_background", "_deadline", "_logging", "models", "signature"},
+    {
+        "_asana_responses",
+        "_asana_transport",
+        "protocol",
+        "stores",
+        "stores._encryption",
+        "telemetry",
+    },
+    {"_desired", "api", "auth", "otel", "router"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
-    {"endpoint", "establishment", "stores.urls"},
-    {"asgi", "receiver", "simulator"},
+    {"_endpoint", "_establish", "_inbox", "stores.urls"},
+    {"_receiver_aiohttp", "_receiver_asgi", "simulator"},
     {"client"},
-    {"local_client", "serving"},
+    {"serving", "testing"},
     {""},  # the package itself, which shows what is public
-    {"cli", "pytest_plugin", "testing"},
+    {"cli", "pytest_plugin"},
     {"cli.commands"},
     {"__main__"},
 )
-LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+LAYER_OF = {owner: number for number, names in enumerate(LAYERS) for owner in names}
 
 BESIDE = {
-    ("inbox", "dispatch"),  # to tell a handler's failure from its own
     ("cli", "cli.commands"),  # to run what the shell asks for; `cli` alone, without what is in it
 }
 
 KNOWN_TO_THE_SIMULATOR = {"models", "signature"}
 
-# Rooms that decide and never do I/O: what they may import beside rooms of the package.
+# Rooms that decide and never do I/O: what they may import background_task names of the package.
 PURE = {
     "errors": {"typing"},
     "models": {"collections", "datetime", "contextlib", "hashlib", "msgspec", "re", "typing"},
@@ -59,10 +64,10 @@ IO = {
 }
 
 MAY_DO_IO = {
-    "answers",  # a part of api: knows the exceptions of httpx and aiohttp
+    "_asana_responses",  # a part of api: knows the exceptions of httpx and aiohttp
     "api",
     "auth",
-    "connection",  # a part of api: makes its pool
+    "_asana_transport",  # a part of api: makes its pool
     "stores.postgres",
     "stores.redis",
     "stores.sqlite",
@@ -78,8 +83,8 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def room_of(module: str) -> str:
-    """Return the room that a module belongs to: its own, or the folder that is one room."""
+def owner_of(module: str) -> str:
+    """Return the module that a module is a part of: itself, or the package whose inside it is."""
     folders = (
         *("auth", "cli.commands", "cli", "simulator"),
         *(f"stores.{name}" for name in ("memory", "postgres", "redis", "sqlite")),
@@ -105,10 +110,10 @@ def imported(module: str) -> Iterator[str]:
 
 
 def own(module: str) -> Iterator[str]:
-    """Yield the modules of the package that a module imports; the version belongs to nobody."""
+    """Yield the modules of the package that a module imports."""
     for name in imported(module):
         head, _, rest = name.partition(".")
-        if head == "asana_webhooks" and rest != "__version__":
+        if head == "asana_webhooks":
             yield rest if rest in MODULES else rest.rpartition(".")[0]
 
 
@@ -123,14 +128,14 @@ MODULE_NAMES = [pytest.param(name, id=name or "the package") for name in sorted(
 
 @pytest.mark.parametrize("module", MODULE_NAMES)
 def test_every_module_has_its_place(module: str) -> None:
-    assert room_of(module) in LAYER_OF
+    assert owner_of(module) in LAYER_OF
 
 
 @pytest.mark.parametrize("module", MODULE_NAMES)
 def test_imports_point_downwards_only(module: str) -> None:
-    room = room_of(module)
-    others = {room_of(name) for name in own(module)} - {room}
-    wrong = {other for other in others if LAYER_OF[other] >= LAYER_OF[room]}
+    owner = owner_of(module)
+    others = {owner_of(name) for name in own(module)} - {owner}
+    wrong = {other for other in others if LAYER_OF[other] >= LAYER_OF[owner]}
     assert {other for other in wrong if (module, other) not in BESIDE} == set()
 
 
@@ -140,15 +145,15 @@ def test_modules_import_each_other_in_no_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in sorted(MODULES) if room_of(name) == "simulator"]
+    "module", [name for name in sorted(MODULES) if owner_of(name) == "simulator"]
 )
 def test_local_asana_knows_nothing_of_the_client(module: str) -> None:
-    others = {room_of(name) for name in own(module)} - {"simulator"}
+    others = {owner_of(name) for name in own(module)} - {"simulator"}
     assert others <= KNOWN_TO_THE_SIMULATOR
 
 
 @pytest.mark.parametrize("module", sorted(PURE))
-def test_room_that_decides_imports_nothing_that_does(module: str) -> None:
+def test_module_that_decides_imports_nothing_that_does(module: str) -> None:
     assert foreign(module) <= PURE[module]
 
 
@@ -157,7 +162,8 @@ def test_room_that_decides_imports_nothing_that_does(module: str) -> None:
     [
         name
         for name in sorted(MODULES)
-        if LAYER_OF.get(room_of(name), 0) <= LAYER_OF["endpoint"] and room_of(name) not in MAY_DO_IO
+        if LAYER_OF.get(owner_of(name), 0) <= LAYER_OF["_endpoint"]
+        and owner_of(name) not in MAY_DO_IO
     ],
 )
 def test_io_is_left_to_stores_and_api_and_shells(module: str) -> None:
@@ -171,8 +177,8 @@ def test_the_store_contract_imports_no_store() -> None:
 
 def test_library_of_an_extra_is_imported_where_the_extra_is_asked_for() -> None:
     extras = {"asyncpg", "authlib", "click", "cryptography", "opentelemetry", "redis", "rich"}
-    users = {room_of(module) for module in MODULES if foreign(module) & extras}
+    users = {owner_of(module) for module in MODULES if foreign(module) & extras}
     assert users <= {
         *("auth", "cli", "cli.commands", "otel", "pytest_plugin"),
-        *("stores.postgres", "stores.redis", "vault"),
+        *("stores.postgres", "stores.redis", "stores._encryption"),
     }

@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from asana_webhooks import local_client as module
-from asana_webhooks.local_client import local_client
+from asana_webhooks import testing as module
 from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.testing import local_client
 
 
 async def test_port_is_kept_until_the_client_takes_it(asana: AsanaSimulator) -> None:

@@ -24,7 +24,7 @@ async def test_claims_that_ended_before_their_lease_are_forgotten() -> None:
         assert claim is not None
         for _ in range(3):
             await store.renew(claim, lease=3600)
-        await store.finish(claim, claim.deliveries)
+        await store.end_claim(claim, claim.deliveries)
     assert len(store._agenda) < 100
     assert not store._queues
 

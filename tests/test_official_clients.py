@@ -23,7 +23,7 @@ from conftest import guard, until
 
 from asana_webhooks.simulator import AsanaSimulator
 
-SCRIPT = Path(__file__).with_name("official_client.js")
+SCRIPT = Path(__file__).with_name("support") / "official_client.js"
 
 
 class Receiver(http.server.ThreadingHTTPServer):

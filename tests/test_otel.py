@@ -30,7 +30,7 @@ from asana_webhooks import otel as module
 from asana_webhooks.models import Counts, Delivery, Route
 from asana_webhooks.otel import OpenTelemetry
 from asana_webhooks.simulator import AsanaSimulator
-from asana_webhooks.stats import Counters
+from asana_webhooks.telemetry import Counters
 
 MakeClient = Callable[..., WebhooksClient]
 
@@ -97,9 +97,9 @@ def exported() -> Iterator[Exported]:
 
 def hurry(client: WebhooksClient) -> None:
     """Let failing deliveries come again at once, and look often for those of others."""
-    assert client._parts is not None
-    client._parts.inbox._first_delay = 0.001
-    client._parts.inbox._poll = 0.01
+    assert client._components is not None
+    client._components.inbox._first_delay = 0.001
+    client._components.inbox._poll = 0.01
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
@@ -366,7 +366,7 @@ async def test_without_an_sdk_nothing_is_recorded_and_all_works(
         claim = await store.claim(limit=1, lease=0.0)
         assert claim is not None
         assert claim.deliveries[0].trace == ""
-        await store.finish(claim)
+        await store.end_claim(claim)
         running = asyncio.create_task(client.run())
         await until(lambda: gids == [task, task])
     await running
@@ -536,7 +536,7 @@ async def test_nothing_that_is_told_holds_a_gid_a_route_a_secret_or_a_body(
 
     @client.on("task")
     async def handle(event: Event) -> None:
-        raise RuntimeError(event.json.decode())
+        raise RuntimeError(event.raw.decode())
 
     async with client:
         webhook = await client.ensure(asana.project)

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from conftest import eventually
-from postgres_server import PostgresServer, running, schema_name
+from support.postgres_server import PostgresServer, running, schema_name
 from test_encryption import *  # noqa: F403 - the tests of secrets at rest, for this store
 from test_encryption import (
     NEW,

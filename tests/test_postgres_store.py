@@ -19,7 +19,7 @@ from conftest import eventually, guard
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from postgres_server import PASSWORD, PostgresServer, own, running, schema_name, standby_of
+from support.postgres_server import PASSWORD, PostgresServer, own, running, schema_name, standby_of
 from test_store_machine import MAX_WAITING, StoreMachine
 from test_stores import *  # noqa: F403 - the tests of the contract, for this store
 from test_stores import NOON, Clock, delivery, letter, numbers, put, route, take, takes
@@ -28,8 +28,8 @@ from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Counts
 from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, Store, postgres
 from asana_webhooks.stores.postgres import PostgresStore, migrations, sql
-from asana_webhooks.stores.postgres import puts as putting
-from asana_webhooks.stores.postgres import server as calling
+from asana_webhooks.stores.postgres import _batch as putting
+from asana_webhooks.stores.postgres import _server as calling
 
 
 class FrozenStore(PostgresStore):
@@ -189,7 +189,7 @@ async def test_workers_of_two_processes_handle_each_delivery_once(
     async def work(store: PostgresStore) -> None:
         while claim := await store.claim(limit=3, lease=30):
             handled.extend(numbers(claim))
-            assert await store.finish(claim, claim.deliveries)
+            assert await store.end_claim(claim, claim.deliveries)
 
     async with anyio.create_task_group() as tasks:
         for store in (real, other, real, other):
@@ -205,10 +205,10 @@ async def test_dead_workers_delivery_is_taken_over_and_its_late_word_refused(
     claim = await eventually(partial(other.claim, limit=1, lease=30))
     assert claim.deliveries == late.deliveries
     assert claim.fence > late.fence
-    assert not await real.finish(late, late.deliveries)
+    assert not await real.end_claim(late, late.deliveries)
     assert not await real.ack(late, late.deliveries)
     assert not await real.renew(late, lease=30)
-    assert await other.finish(claim, claim.deliveries)
+    assert await other.end_claim(claim, claim.deliveries)
 
 
 async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_refused(
@@ -220,9 +220,9 @@ async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_re
     await session.execute(in_schema(real, lose))  # as a standby that had got nothing yet
     await put(real, 2)
     mine = await take(real)
-    assert not await real.finish(late, late.deliveries)
+    assert not await real.end_claim(late, late.deliveries)
     assert (await real.counts()).waiting == 1
-    assert await real.finish(mine, mine.deliveries)
+    assert await real.end_claim(mine, mine.deliveries)
 
 
 async def test_same_delivery_at_two_processes_at_once_is_kept_once(
@@ -263,7 +263,7 @@ async def test_sole_reservations_of_two_processes_at_once_make_one_route(
     real: PostgresStore, other: PostgresStore
 ) -> None:
     calls = [
-        store.reserve(route(f"{index} {number}"), ttl=60, sole=True)
+        store.reserve(route(f"{index} {number}"), ttl=60, exclusive=True)
         for number in range(5)
         for index, store in enumerate((real, other))
     ]
@@ -277,7 +277,7 @@ async def test_delivery_that_is_committed_while_a_lease_ends_is_claimable(
     claim = await take(real)
     async with session.transaction():
         await put_in(session, real, 2)
-        finish = asyncio.create_task(real.finish(claim, claim.deliveries))
+        finish = asyncio.create_task(real.end_claim(claim, claim.deliveries))
         await blocked(session)
     assert await finish
     assert numbers(await take(real)) == [2]
@@ -351,7 +351,7 @@ async def test_many_calls_at_once_do_not_block_each_other(
         claim = await store.claim(limit=5, lease=30)
         if claim is not None:
             await store.release(claim, claim.deliveries[0], delay=0.001, attempts=1, done=0)
-            await store.finish(claim, claim.deliveries[1:])
+            await store.end_claim(claim, claim.deliveries[1:])
 
     for first in range(0, 400, 80):  # a call that waits in a circle fails
         calls = [work((real, other)[n % 2], n) for n in range(first, first + 80)]
@@ -399,7 +399,7 @@ async def test_repeat_of_what_a_full_inbox_refuses_is_refused_as_well(
         for refused in answers[1::2]:
             assert isinstance(refused, StoreError)
         claim = await take(store)
-        await store.finish(claim, claim.deliveries)
+        await store.end_claim(claim, claim.deliveries)
         await put(store, 2)
 
 
@@ -411,7 +411,7 @@ async def test_gaps_between_deliveries_take_no_room(server: PostgresServer, sche
             claim = await take(store, limit=1)
             while claim.route == "r2":
                 claim = await take(store, limit=1)
-            await store.finish(claim, claim.deliveries)
+            await store.end_claim(claim, claim.deliveries)
         await put(store, 5)
         with pytest.raises(StoreError, match="full"):
             await put(store, 6)
@@ -496,7 +496,7 @@ async def test_large_bodies_are_kept_and_claimed_a_few_at_a_time(
     assert await asyncio.gather(*map(real.put, given)) == [True] * 3
     claim = await take(real)
     assert [d.body for d in claim.deliveries] == bodies[:2]
-    await real.finish(claim, claim.deliveries)
+    await real.end_claim(claim, claim.deliveries)
     assert [d.body for d in (await take(real)).deliveries] == bodies[2:]
 
 
@@ -856,7 +856,7 @@ async def test_older_schema_is_brought_up_to_date_with_what_it_holds(
 @pytest.fixture
 async def first_version(session: Any, schema: str) -> None:
     """Leave a schema as the first version made and filled it."""
-    made = (Path(__file__).parent / "postgres_version_1.sql").read_text()
+    made = (Path(__file__).parent / "support/postgres_version_1.sql").read_text()
     script = f'CREATE SCHEMA "{schema}";{made}{FILLED_BY_THE_FIRST_VERSION}'
     await session.execute(script.replace("schema.", f'"{schema}".'))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from support.valkey_server import TO_A_DISK, ClockedRedisStore, ValkeyServer, running_valkey, valkey
 from test_encryption import *  # noqa: F403 - its tests, with the fixtures below instead of its own
 from test_encryption import (
     NEW,
@@ -25,7 +26,6 @@ from test_encryption import (
 )
 from test_stores import Clock, numbers, take
 from test_stores import delivery as numbered
-from valkey_server import TO_A_DISK, ClockedRedisStore, ValkeyServer, running_valkey, valkey
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Counts

@@ -27,13 +27,10 @@ from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 from msgspec.structs import replace
-from ports import free_tcp_port
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import MovedError
-from test_store_machine import MAX_WAITING, StoreMachine
-from test_stores import *  # noqa: F403 - the contract, with the fixture below instead of its own
-from test_stores import NOON, Clock, confirm, delivery, letter, numbers, put, route, take, takes
-from valkey_server import (
+from support.ports import free_tcp_port
+from support.valkey_server import (
     EACH_WRITE_TO_DISK,
     ClockedRedisStore,
     ValkeyServer,
@@ -41,13 +38,16 @@ from valkey_server import (
     running_valkey,
     valkey,
 )
+from test_store_machine import MAX_WAITING, StoreMachine
+from test_stores import *  # noqa: F403 - the contract, with the fixture below instead of its own
+from test_stores import NOON, Clock, confirm, delivery, letter, numbers, put, route, take, takes
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Claim, Counts, Delivery, WebhookFilter
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.redis import LAYOUT_VERSION, RedisStore
-from asana_webhooks.stores.redis import server as redis_server
-from asana_webhooks.stores.redis.gathering import Gatherer
+from asana_webhooks.stores.redis import _server as redis_server
+from asana_webhooks.stores.redis._batch import Batcher
 
 __all__ = ["valkey"]
 
@@ -172,7 +172,7 @@ async def test_of_reservations_at_once_in_two_processes_one_is_made(server: Valk
     answers: list[bool] = []
 
     async def reserve(store: Store, id_: str) -> None:
-        answers.append(await store.reserve(route(id_), ttl=60, sole=True))
+        answers.append(await store.reserve(route(id_), ttl=60, exclusive=True))
 
     async with RedisStore(server.url) as one, RedisStore(server.url) as two:
         await asyncio.gather(*(reserve((one, two)[n % 2], f"r{n}") for n in range(16)))
@@ -187,7 +187,7 @@ async def test_workers_of_two_processes_handle_each_delivery_once_and_in_order(
     async def work(store: Store) -> None:
         while claim := await store.claim(limit=3, lease=30):
             handled.extend(numbers(claim))
-            assert await store.finish(claim, claim.deliveries)
+            assert await store.end_claim(claim, claim.deliveries)
 
     async with RedisStore(server.url) as one, RedisStore(server.url) as two:
         for number in range(60):
@@ -217,12 +217,12 @@ async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
         owner = await eventually(lambda: living.claim(limit=10, lease=30))
         assert owner.fence > late.fence
         assert numbers(owner) == [1, 2]
-        assert not await dead.finish(late, late.deliveries)
+        assert not await dead.end_claim(late, late.deliveries)
         assert not await dead.ack(late, late.deliveries)
         assert not await dead.renew(late, lease=30)
         assert not await dead.release(late, late.deliveries[0], delay=0.0, attempts=1, done=0)
         assert not await dead.bury(late, late.deliveries[0], [letter()])
-        assert await living.finish(owner, owner.deliveries)
+        assert await living.end_claim(owner, owner.deliveries)
         assert (await living.counts()).waiting == 0
 
 
@@ -236,9 +236,9 @@ async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_re
             client.flushall()  # as a replica that had got nothing yet
         await put(store, 2)
         mine = await take(store)
-        assert not await store.finish(late, late.deliveries)
+        assert not await store.end_claim(late, late.deliveries)
         assert (await store.counts()).waiting == 1
-        assert await store.finish(mine, mine.deliveries)
+        assert await store.end_claim(mine, mine.deliveries)
 
 
 async def test_renewed_lease_outlives_its_first_end(server: ValkeyServer) -> None:
@@ -257,12 +257,12 @@ async def test_server_whose_clock_goes_back_holds_up_nothing(
         await put(store, 1, 2)
         claim = await take(store, limit=1)
         await store.release(claim, claim.deliveries[0], delay=5.0, attempts=1, done=0)
-        await store.finish(claim)
+        await store.end_claim(claim)
         clock.now -= 3600
         await put(store, 3)
         claim = await take(store, lease=30)
         assert numbers(claim) == [2, 3]
-        await store.finish(claim, claim.deliveries)
+        await store.end_claim(claim, claim.deliveries)
         clock.now += 5
         assert numbers(await take(store)) == [1]
 
@@ -337,7 +337,7 @@ async def test_large_bodies_arrive_and_claims_of_them_are_bounded(server: Valkey
         assert await asyncio.gather(*map(store.put, given)) == [True] * 6
         first = await take(store)
         assert [d.body for d in first.deliveries] == bodies[:4]
-        assert await store.finish(first, first.deliveries)
+        assert await store.end_claim(first, first.deliveries)
         assert [d.body for d in (await take(store)).deliveries] == bodies[4:]
 
 
@@ -381,10 +381,10 @@ async def test_handled_deliveries_leave_nothing_behind(server: ValkeyServer) -> 
         assert await store.ack(claim, [first])
         assert await store.bury(claim, second, [])
         assert await store.release(claim, third, delay=0.0, attempts=1, done=0)
-        assert await store.finish(claim, [fourth])
+        assert await store.end_claim(claim, [fourth])
         last = await take(store)
         assert [each.trace for each in last.deliveries] == [TRACE]
-        assert await store.finish(last, last.deliveries)
+        assert await store.end_claim(last, last.deliveries)
     assert keys_of(server, "*:r1") == []
 
 
@@ -399,7 +399,7 @@ async def test_held_delivery_keeps_its_trace_and_others_leave_nothing_behind(
         assert await store.confirm("r1", gid="77", secret="two")
         claim = await take(store)
         assert [each.trace for each in claim.deliveries] == [TRACE]
-        assert await store.finish(claim, claim.deliveries)
+        assert await store.end_claim(claim, claim.deliveries)
         assert await store.retire("r1")
     assert keys_of(server, "*:r1") == [b"{asana-webhooks}:route:r1"]
 
@@ -424,7 +424,7 @@ async def test_replayed_letter_has_no_trace(server: ValkeyServer) -> None:
         await traced(store, 1)
         claim = await take(store)
         assert await store.bury(claim, claim.deliveries[0], [letter()])
-        assert await store.finish(claim)
+        assert await store.end_claim(claim)
         assert await store.replay([each.id for each in await store.dead_letters()]) == 1
         assert [each.trace for each in (await take(store)).deliveries] == [""]
 
@@ -482,7 +482,7 @@ async def test_delivery_put_off_is_counted_behind_those_that_are_due(server: Val
         claim = await take(store)
         await store.release(claim, claim.deliveries[0], delay=60.0, attempts=1, done=0)
         assert await store.counts() == Counts(waiting=2, dead_letters=0, oldest_at=later)
-        await store.finish(claim, claim.deliveries[1:])
+        await store.end_claim(claim, claim.deliveries[1:])
         assert await store.counts() == Counts(waiting=1, dead_letters=0, oldest_at=NOON)
 
 
@@ -514,7 +514,7 @@ async def test_letters_are_discarded_once_by_two_at_once(server: ValkeyServer) -
 async def test_id_that_no_letter_can_have_is_unknown(server: ValkeyServer, id_: str) -> None:
     async with RedisStore(server.url) as store:
         assert await store.put(delivery(1), reason="odd")
-        assert await store.get_letter(id_) is None
+        assert await store.get_dead_letter(id_) is None
         assert await store.discard([id_]) == await store.replay([id_]) == 0
         assert await store.dead_letters(after=id_) == []
         assert len(await store.dead_letters()) == 1
@@ -564,7 +564,7 @@ async def test_cancelled_claim_that_fails_is_told_to_the_log(
 
 async def test_call_that_is_cancelled_at_any_step_ends_cancelled(server: ValkeyServer) -> None:
     async with RedisStore(server.url) as store:
-        for call in (store.announce, store.list_routes):
+        for call in (store.notify, store.list_routes):
             for steps in range(20):
                 task = asyncio.create_task(call())
                 for _ in range(steps):
@@ -586,14 +586,14 @@ async def test_cancellation_that_the_library_swallows_is_raised_all_the_same(
 
     async with RedisStore(server.url) as store:
         monkeypatch.setattr(store._server.client, "publish", swallow)
-        task = asyncio.create_task(store.announce())
+        task = asyncio.create_task(store.notify())
         await anyio.wait_all_tasks_blocked()
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
         with anyio.move_on_after(0.01) as scope:
             with contextlib.suppress(StoreError):
-                await store.announce()
+                await store.notify()
             await anyio.sleep(60)  # a scope's comes again
         assert scope.cancelled_caught
 
@@ -629,7 +629,7 @@ async def test_server_that_was_killed_is_found_again_with_all_it_was_given(
                 await in_a_second(store.claim(limit=1, lease=30))
         own_server.start()
         await put(store, 2)
-        assert await store.finish(claim, claim.deliveries)
+        assert await store.end_claim(claim, claim.deliveries)
         assert numbers(await take(store)) == [2]
 
 
@@ -695,7 +695,7 @@ async def test_bug_below_a_batch_is_told_to_all_who_asked() -> None:
     async def send(parts: Any) -> list[int]:
         raise LookupError("what was to be stored")
 
-    gatherer = Gatherer(send)
+    gatherer = Batcher(send)
     with pytest.raises(StoreError, match="^unexpected LookupError$"):
         await gatherer.ask(b"question")
 
@@ -711,11 +711,11 @@ async def test_server_without_memory_still_lets_the_inbox_be_emptied(
             await store.put(delivery(4))
         first = await take(store, limit=1)
         assert await store.release(first, first.deliveries[0], delay=0.0, attempts=1, done=0)
-        assert await store.finish(first)
+        assert await store.end_claim(first)
         claim = await take(store)
         assert await store.renew(claim, lease=30)
         assert await store.bury(claim, claim.deliveries[0], [letter()])
-        assert await store.finish(claim, claim.deliveries[1:])
+        assert await store.end_claim(claim, claim.deliveries[1:])
         assert (await store.counts()).waiting == 0
         ids = [each.id for each in await store.dead_letters()]
         assert await store.discard(ids) == 2
@@ -837,7 +837,7 @@ async def test_delivery_that_the_server_lost_is_handed_out_empty(server: ValkeyS
         assert await store.counts() == Counts(waiting=1, dead_letters=0)
         claim = await take(store)
         assert claim.deliveries[0].body == b""
-        assert await store.finish(claim, claim.deliveries)
+        assert await store.end_claim(claim, claim.deliveries)
 
 
 async def test_expired_route_that_the_server_lost_harms_nothing(

@@ -9,8 +9,8 @@ import anyio
 import pytest
 from chaos import out_of_order
 from conftest import eventually, guard, until
-from ports import free_tcp_port
-from replicas import BUSY, KEPT_LEASE, LEASE, Replica, Sent, Webhook, World
+from support.ports import free_tcp_port
+from support.replicas import BUSY, KEPT_LEASE, LEASE, Replica, Sent, Webhook, World
 
 from asana_webhooks import EstablishmentError, Event, WebhooksClient
 from asana_webhooks.simulator import AsanaSimulator

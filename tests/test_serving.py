@@ -17,7 +17,7 @@ from aiohttp import web
 from conftest import eventually, guard, until
 
 from asana_webhooks import Event, MemoryStore, WebhooksClient, sign
-from asana_webhooks.background import beside
+from asana_webhooks._background import background_task
 from asana_webhooks.models import Route
 from asana_webhooks.serving import application, serve, serve_store
 from asana_webhooks.simulator import AsanaSimulator
@@ -66,7 +66,7 @@ async def test_client_is_served_until_told_to_stop(
     async def handle(event: Event) -> None:
         handled.append(event.resource.gid)
 
-    async with beside(serve(client, stop=stop), "serving") as serving:
+    async with background_task(serve(client, stop=stop), "serving") as serving:
         await eventually(lambda: is_ready(client.port))
         await client.ensure("8675309")
         task = await asana.create_task("first", project="8675309")
@@ -90,7 +90,7 @@ async def test_signal_stops_it_and_lets_the_handler_end(
         await may_end.wait()
         ended.append("ended")
 
-    async with beside(serve(client), "serving") as serving:
+    async with background_task(serve(client), "serving") as serving:
         await eventually(lambda: is_ready(client.port))
         await client.ensure("8675309")
         await asana.create_task("first", project="8675309")
@@ -112,9 +112,9 @@ async def test_signal_stops_all_clients_that_are_served_in_one_loop(
     clients = [make_client(port=0), make_client(port=0), make_client(port=0)]
     stop = asyncio.Event()
     async with (
-        beside(serve(clients[0], handlers=False, stop=stop), "first"),
-        beside(serve(clients[1], handlers=False), "second") as second,
-        beside(serve(clients[2], handlers=False), "third") as third,
+        background_task(serve(clients[0], handlers=False, stop=stop), "first"),
+        background_task(serve(clients[1], handlers=False), "second") as second,
+        background_task(serve(clients[2], handlers=False), "third") as third,
     ):
         for client in clients:
             await eventually(lambda client=client: is_ready(client.port))
@@ -131,7 +131,7 @@ async def test_without_handlers_deliveries_are_kept_for_others(
 ) -> None:
     store, stop = MemoryStore(), asyncio.Event()
     client = make_client(store=store)
-    async with beside(serve(client, handlers=False, stop=stop), "serving") as serving:
+    async with background_task(serve(client, handlers=False, stop=stop), "serving") as serving:
         await eventually(lambda: is_ready(client.port))
         await client.ensure("8675309")
         await asana.create_task("first", project="8675309")
@@ -152,7 +152,7 @@ async def test_open_client_is_served_in_place_of_run_then_closed(
             handled.append(event.resource.gid)
 
         await client.ensure("8675309")
-        async with beside(serve(client, stop=stop), "serving") as serving:
+        async with background_task(serve(client, stop=stop), "serving") as serving:
             task = await asana.create_task("first", project="8675309")
             await until(lambda: task in handled)
             stop.set()
@@ -174,7 +174,7 @@ async def test_receiver_alone_answers_handshakes_and_keeps_deliveries(
     serving = serve_store(
         SqliteStore(tmp_path / "s.db"), host="127.0.0.1", port=free_port, stop=stop
     )
-    async with beside(serving, "serving"), SqliteStore(tmp_path / "s.db") as store:
+    async with background_task(serving, "serving"), SqliteStore(tmp_path / "s.db") as store:
         await eventually(lambda: is_ready(free_port))
         target = f"http://127.0.0.1:{free_port}/{ROUTE}"
         await store.reserve(Route(id=ROUTE, target=target, resource="12"), ttl=60)
@@ -247,7 +247,13 @@ async def test_application_runs_under_gunicorn(tmp_path: Path, free_port: int) -
     url, handled = f"sqlite:///{tmp_path}/s.db", tmp_path / "handled"
     async with SqliteStore(tmp_path / "s.db") as store:
         target = await confirm_route(store, free_port)
-    command = ["-m", "gunicorn", "served:app()", "--worker-class", "aiohttp.GunicornWebWorker"]
+    command = [
+        "-m",
+        "gunicorn",
+        "support.served:app()",
+        "--worker-class",
+        "aiohttp.GunicornWebWorker",
+    ]
     command += ["--workers", "2", "--bind", f"127.0.0.1:{free_port}", "--log-level", "warning"]
     known = {"STORE": url, "HANDLED": str(handled), "PORT": str(free_port)}
     process = subprocess.Popen([sys.executable, *command], cwd=HERE, env={**os.environ, **known})

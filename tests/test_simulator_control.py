@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import until
-from target import HEARTBEAT, Target, api_of, new_webhook
+from support.target import HEARTBEAT, Target, api_of, new_webhook
 
 from asana_webhooks.simulator import AsanaSimulator, Attempt, Call, Handshake
 from asana_webhooks.simulator.control import _is_here

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import until
-from target import HEARTBEAT, Target, api_of, new_webhook
+from support.target import HEARTBEAT, Target, api_of, new_webhook
 
 from asana_webhooks.simulator import AsanaSimulator
 

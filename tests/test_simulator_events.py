@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-import local_asana
 import pytest
-from local_asana import World
+from support import local_asana
+from support.local_asana import World
 
 from asana_webhooks.simulator.feed import Feed, Happening
 from asana_webhooks.simulator.state import State

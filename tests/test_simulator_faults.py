@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from conftest import until
-from target import HEARTBEAT, Target, api_of, new_webhook
+from support.target import HEARTBEAT, Target, api_of, new_webhook
 
 from asana_webhooks import Event, WebhooksClient
 from asana_webhooks.simulator import AsanaSimulator, Fault, WebhookFaults

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-import local_asana
 import pytest
-from local_asana import World
+from support import local_asana
+from support.local_asana import World
 from yarl import URL
 
 from asana_webhooks.simulator import AsanaSimulator

@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import asana_openapi
 import httpx
 import jsonschema
-import local_asana
 import pytest
-from local_asana import World
+from support import asana_openapi, local_asana
+from support.local_asana import World
 
 from asana_webhooks.simulator.state import State
 

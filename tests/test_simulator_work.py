@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import local_asana
 import pytest
-from local_asana import World
+from support import local_asana
+from support.local_asana import World
 
 from asana_webhooks.simulator.furniture import furniture
 from asana_webhooks.simulator.things import Thing, seers

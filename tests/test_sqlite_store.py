@@ -26,8 +26,8 @@ from conftest import guard
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Delivery, Route
-from asana_webhooks.stores.sqlite import SqliteStore, file, sql, writer
-from asana_webhooks.stores.sqlite.tables import Tables
+from asana_webhooks.stores.sqlite import SqliteStore, _file, _writer, sql
+from asana_webhooks.stores.sqlite._tables import Tables
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NOBODY = 65534
@@ -139,7 +139,7 @@ async def test_name_like_a_uri_is_a_name(tmp_path: Path, monkeypatch: pytest.Mon
 async def test_files_are_for_their_user_alone_from_the_beginning(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file, "_narrow", lambda _: None)
+    monkeypatch.setattr(_file, "_narrow", lambda _: None)
     umask = os.umask(0)
     try:
         async with SqliteStore(path) as store:
@@ -229,7 +229,7 @@ async def test_clock_that_began_anew_leaves_nothing_waiting(path: Path) -> None:
             await store.put(delivery(number, route=f"r{number // 2 + 1}"))
         claim = await take(store, lease=30)
         await store.release(claim, claim.deliveries[0], delay=600.0, attempts=1, done=0)
-        await store.finish(claim)
+        await store.end_claim(claim)
         await take(store, lease=30)
     async with SqliteStore(path, clock=lambda: 4999.0) as store:
         assert await store.get_route("r0") is None
@@ -333,7 +333,7 @@ async def test_damage_that_is_met_later_fails_the_call_that_meets_it(
 ) -> None:
     await fill(path)
     damage(path)
-    monkeypatch.setattr(file, "LARGEST_CHECKED", 0)
+    monkeypatch.setattr(_file, "LARGEST_CHECKED", 0)
     async with SqliteStore(path) as store:
         with pytest.raises(StoreError, match="it is damaged"):
             await store.claim(limit=200, lease=30)
@@ -460,7 +460,7 @@ async def test_cancelling_does_not_cut_closing_short(path: Path, by: str) -> Non
 async def test_closing_gives_up_on_a_disk_that_does_not_answer(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "CLOSE_TIMEOUT", 0.02)
+    monkeypatch.setattr(_writer, "CLOSE_TIMEOUT", 0.02)
     store = await SqliteStore(path).__aenter__()
     go_on = threading.Event()
     thread = store._opened()._thread
@@ -481,8 +481,8 @@ async def test_cancelling_while_it_opens_leaves_nothing_open(
         go_on.wait(10)
         return open_(*arguments)
 
-    open_ = writer.open_file
-    monkeypatch.setattr(writer, "open_file", open_slowly)
+    open_ = _writer.open_file
+    monkeypatch.setattr(_writer, "open_file", open_slowly)
     store = SqliteStore(path)
     opening = asyncio.create_task(store.__aenter__())
     await asyncio.sleep(0)
@@ -645,7 +645,7 @@ async def test_file_that_is_moved_away_fails_calls_until_it_is_back(
 async def test_locked_file_fails_calls_until_it_is_free(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(_file, "BUSY_TIMEOUT", 0.02)
     async with SqliteStore(path) as store:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -776,7 +776,7 @@ async def main():
             for delivery in claim.deliveries:
                 print(delivery.route, int(delivery.body), flush=True)
                 assert await store.ack(claim, [delivery])
-            assert await store.finish(claim)
+            assert await store.end_claim(claim)
 
 asyncio.run(main())
 """
@@ -790,7 +790,7 @@ asyncio.run(main())
             printed = child.stdout.readline()  # both have a part of the work now
             while claim is not None:
                 handled += [(d.route, int(d.body)) for d in claim.deliveries]
-                assert await store.finish(claim, claim.deliveries)
+                assert await store.end_claim(claim, claim.deliveries)
                 await asyncio.sleep(0.001)
                 claim = await store.claim(limit=1, lease=30)
             theirs = [line.split() for line in (printed + child.stdout.read()).splitlines()]
@@ -896,7 +896,7 @@ async def steps_of_a_day(store: SqliteStore, number: int) -> list[int]:
     claim = await measure(store.claim(limit=10, lease=30))
     assert claim.route == id_
     await measure(store.release(claim, claim.deliveries[0], delay=0.0, attempts=1, done=0))
-    await measure(store.finish(claim, claim.deliveries))
+    await measure(store.end_claim(claim, claim.deliveries))
     await in_thread(store, lambda tables: tables._connection.set_progress_handler(None, 1))
     return taken
 

@@ -12,10 +12,10 @@ import pytest
 from conftest import eventually, guard, until
 
 from asana_webhooks import Event, MemoryStore, WebhooksClient, sign
-from asana_webhooks import stats as module
+from asana_webhooks import telemetry as module
 from asana_webhooks.models import Counts, Route
 from asana_webhooks.simulator import AsanaSimulator
-from asana_webhooks.stats import Counters, Stats, WebhookStats
+from asana_webhooks.telemetry import Counters, Stats, WebhookStats
 
 MakeClient = Callable[..., WebhooksClient]
 
@@ -24,8 +24,8 @@ UNREADABLE = b'{"events":null}'
 
 def hurry(client: WebhooksClient) -> None:
     """Let failing deliveries come again at once."""
-    assert client._parts is not None
-    client._parts.inbox._first_delay = 0.001
+    assert client._components is not None
+    client._components.inbox._first_delay = 0.001
 
 
 async def last_body(asana: AsanaSimulator) -> bytes:

@@ -146,7 +146,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin_with_a_route(self) -> None:
-        self.reserve("r1", 50.0, sole=False)
+        self.reserve("r1", 50.0, exclusive=False)
         self.add_candidate("r1", "a")
 
     # Time
@@ -161,16 +161,16 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Routes
 
-    @rule(id_=ids, ttl=st.sampled_from([3.0, 50.0]), sole=st.booleans())
-    def reserve(self, id_: str, ttl: float, *, sole: bool) -> None:
+    @rule(id_=ids, ttl=st.sampled_from([3.0, 50.0]), exclusive=st.booleans())
+    def reserve(self, id_: str, ttl: float, *, exclusive: bool) -> None:
         self.model.step()
         resource = "12" if id_ != "r3" else "13"
         route = Route(id=id_, target=f"https://h/{id_}", resource=resource, created_at=NOON)
         live = [r for r in self.model.routes.values() if r.state != "retired"]
         expected = id_ not in self.model.routes and not (
-            sole and any(other.resource == resource for other in live)
+            exclusive and any(other.resource == resource for other in live)
         )
-        assert self.run(self.store.reserve(route, ttl=ttl, sole=sole)) == expected
+        assert self.run(self.store.reserve(route, ttl=ttl, exclusive=exclusive)) == expected
         if expected:
             self.model.routes[id_] = route
             self.model.expires[id_] = self.model.now + ttl
@@ -314,10 +314,10 @@ class StoreMachine(RuleBasedStateMachine):
         self._settle(lease, picked)
 
     @rule(claim=claims, which=small)
-    def finish(self, claim: Claim, which: int) -> None:
+    def end_claim(self, claim: Claim, which: int) -> None:
         self.model.step()
         lease, handled = self._pick(claim, which)
-        assert self.run(self.store.finish(claim, handled)) == (lease is not None)
+        assert self.run(self.store.end_claim(claim, handled)) == (lease is not None)
         self._settle(lease, handled)
         if lease is not None:
             del self.model.leases[claim.route]

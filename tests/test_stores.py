@@ -202,7 +202,7 @@ async def test_sole_reservation_is_refused_beside_another_of_the_resource(
     if state == "confirmed":
         await store.add_candidate("r1", "secret")
         await store.confirm("r1", gid="77", secret="secret")
-    assert not await store.reserve(route("r2"), ttl=60, sole=True)
+    assert not await store.reserve(route("r2"), ttl=60, exclusive=True)
     assert await store.get_route("r2") is None
     assert await store.reserve(route("r2"), ttl=60)
 
@@ -211,9 +211,9 @@ async def test_sole_reservation_ignores_other_resources_and_other_addresses(stor
     await store.reserve(route(), ttl=60)
     elsewhere = "https://hooks.example.com/other/r3"
     deeper = "https://hooks.example.com/asana/deeper/r4"
-    assert await store.reserve(route("r2", resource="13"), ttl=60, sole=True)
-    assert await store.reserve(route("r3", target=elsewhere), ttl=60, sole=True)
-    assert await store.reserve(route("r4", target=deeper), ttl=60, sole=True)
+    assert await store.reserve(route("r2", resource="13"), ttl=60, exclusive=True)
+    assert await store.reserve(route("r3", target=elsewhere), ttl=60, exclusive=True)
+    assert await store.reserve(route("r4", target=deeper), ttl=60, exclusive=True)
 
 
 async def test_sole_reservation_ignores_retired_dropped_and_expired_routes(
@@ -221,18 +221,18 @@ async def test_sole_reservation_ignores_retired_dropped_and_expired_routes(
 ) -> None:
     await confirm(store)
     await store.retire("r1")
-    assert await store.reserve(route("r2"), ttl=60, sole=True)
+    assert await store.reserve(route("r2"), ttl=60, exclusive=True)
     await store.drop("r2")
-    assert await store.reserve(route("r3"), ttl=60, sole=True)
+    assert await store.reserve(route("r3"), ttl=60, exclusive=True)
     clock.now += 60
-    assert await store.reserve(route("r4"), ttl=60, sole=True)
+    assert await store.reserve(route("r4"), ttl=60, exclusive=True)
 
 
 async def test_of_many_sole_reservations_at_once_one_is_made(store: Store) -> None:
     answers: list[bool] = []
 
     async def reserve(id_: str) -> None:
-        answers.append(await store.reserve(route(id_), ttl=60, sole=True))
+        answers.append(await store.reserve(route(id_), ttl=60, exclusive=True))
 
     async with anyio.create_task_group() as tasks:
         for number in range(16):
@@ -428,7 +428,7 @@ async def test_same_digest_after_48_hours_is_a_new_delivery(store: Store) -> Non
 async def test_duplicate_is_recognised_after_the_delivery_was_handled(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
-    await store.finish(claim, claim.deliveries)
+    await store.end_claim(claim, claim.deliveries)
     assert not await store.put(delivery(1))
     assert await store.claim(limit=1, lease=30) is None
 
@@ -519,7 +519,7 @@ async def test_full_inbox_takes_no_more(small_store: Store) -> None:
     with pytest.raises(StoreError, match="inbox is full"):
         await small_store.put(delivery(3))
     claim = await take(small_store, limit=1)
-    await small_store.finish(claim, claim.deliveries)
+    await small_store.end_claim(claim, claim.deliveries)
     await put(small_store, 3)
     assert (await small_store.counts()).waiting == 2
 
@@ -578,7 +578,7 @@ async def test_deliveries_are_claimed_oldest_first_up_to_the_limit(store: Store)
     await put(store, 3, 1, 2)
     claim = await take(store, limit=2)
     assert numbers(claim) == [3, 1]
-    await store.finish(claim, claim.deliveries)
+    await store.end_claim(claim, claim.deliveries)
     assert numbers(await take(store, limit=2)) == [2]
 
 
@@ -617,7 +617,7 @@ async def test_workers_at_once_never_share_a_route(store: Store) -> None:
             await anyio.lowlevel.checkpoint()
             assert await store.ack(claim, claim.deliveries)
             at_work.remove(claim.route)
-            assert await store.finish(claim)
+            assert await store.end_claim(claim)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(4):
@@ -654,7 +654,7 @@ async def test_word_of_a_worker_whose_lease_was_taken_over_does_nothing(
     assert not await store.release(late, mine, delay=0.0, attempts=9, done=9)
     assert not await store.bury(late, mine, [letter()])
     assert not await store.renew(late, lease=99)
-    assert not await store.finish(late, [mine])
+    assert not await store.end_claim(late, [mine])
     assert (await store.counts()).waiting == 1
     assert await store.dead_letters() == []
     assert await store.claim(limit=10, lease=30) is None
@@ -665,8 +665,8 @@ async def test_word_of_a_worker_whose_lease_was_taken_over_does_nothing(
 async def test_word_of_a_worker_that_gave_its_lease_back_does_nothing(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
-    assert await store.finish(claim)
-    assert not await store.finish(claim, claim.deliveries)
+    assert await store.end_claim(claim)
+    assert not await store.end_claim(claim, claim.deliveries)
     assert not await store.ack(claim, claim.deliveries)
     assert not await store.renew(claim, lease=30)
     assert numbers(await take(store)) == [1]
@@ -675,7 +675,7 @@ async def test_word_of_a_worker_that_gave_its_lease_back_does_nothing(store: Sto
 async def test_word_about_a_route_without_deliveries_does_nothing(store: Store) -> None:
     claim = Claim(route="r1", fence=1, deliveries=())
     assert not await store.ack(claim, [])
-    assert not await store.finish(claim)
+    assert not await store.end_claim(claim)
 
 
 async def test_fences_of_a_route_grow_also_when_nothing_was_left(store: Store) -> None:
@@ -684,7 +684,7 @@ async def test_fences_of_a_route_grow_also_when_nothing_was_left(store: Store) -
         await put(store, number)
         claim = await take(store)
         fences.append(claim.fence)
-        await store.finish(claim, claim.deliveries)
+        await store.end_claim(claim, claim.deliveries)
     assert fences == sorted(set(fences))
 
 
@@ -706,7 +706,7 @@ async def test_lease_that_nobody_took_over_can_still_be_used(store: Store, clock
     assert await store.ack(claim, claim.deliveries[:1])
     assert await store.renew(claim, lease=30)
     assert await store.claim(limit=10, lease=30) is None
-    assert await store.finish(claim, claim.deliveries[1:])
+    assert await store.end_claim(claim, claim.deliveries[1:])
     assert (await store.counts()).waiting == 0
 
 
@@ -715,7 +715,7 @@ async def test_acked_deliveries_are_gone_and_others_due_at_once(store: Store) ->
     claim = await take(store)
     assert await store.ack(claim, [claim.deliveries[0], claim.deliveries[2]])
     assert (await store.counts()).waiting == 1
-    assert await store.finish(claim)
+    assert await store.end_claim(claim)
     assert numbers(await take(store)) == [2]
 
 
@@ -732,7 +732,7 @@ async def test_ack_of_what_is_gone_already_is_no_loss_of_the_lease(store: Store)
     claim = await take(store)
     assert await store.ack(claim, claim.deliveries)
     assert await store.ack(claim, claim.deliveries)
-    assert await store.finish(claim, claim.deliveries)
+    assert await store.end_claim(claim, claim.deliveries)
     assert (await store.counts()).waiting == 0
 
 
@@ -740,7 +740,7 @@ async def test_what_was_put_during_a_lease_is_due_when_it_ends(store: Store) -> 
     await put(store, 1)
     claim = await take(store)
     await put(store, 2)
-    assert await store.finish(claim, claim.deliveries)
+    assert await store.end_claim(claim, claim.deliveries)
     assert numbers(await take(store)) == [2]
 
 
@@ -748,10 +748,10 @@ async def test_released_delivery_waits_and_holds_up_nobody(store: Store, clock: 
     await put(store, 1, 2, 3)
     claim = await take(store, limit=2)
     assert await store.release(claim, claim.deliveries[0], delay=5.0, attempts=1, done=2)
-    assert await store.finish(claim)
+    assert await store.end_claim(claim)
     claim = await take(store)
     assert numbers(claim) == [2, 3]
-    await store.finish(claim, claim.deliveries)
+    await store.end_claim(claim, claim.deliveries)
     clock.now += 4.9
     assert await store.claim(limit=10, lease=30) is None
     assert (await store.counts()).waiting == 1
@@ -765,7 +765,7 @@ async def test_delivery_released_without_delay_keeps_its_place(store: Store, clo
     clock.now += 1
     claim = await take(store)
     assert await store.release(claim, claim.deliveries[0], delay=0.0, attempts=0, done=1)
-    await store.finish(claim)
+    await store.end_claim(claim)
     claim = await take(store)
     assert numbers(claim) == [1, 2]
     assert claim.deliveries[0].done == 1
@@ -775,12 +775,12 @@ async def test_new_delivery_is_due_before_one_that_was_released(store: Store, cl
     await put(store, 1)
     claim = await take(store)
     await store.release(claim, claim.deliveries[0], delay=5.0, attempts=1, done=0)
-    await store.finish(claim)
+    await store.end_claim(claim)
     await put(store, 2)
     claim = await take(store)
     assert numbers(claim) == [2]
     clock.now += 5
-    await store.finish(claim)
+    await store.end_claim(claim)
     assert numbers(await take(store)) == [2, 1]
 
 
@@ -807,7 +807,7 @@ async def test_lapsed_lease_with_nothing_left_leaves_the_route_free(
     assert await store.claim(limit=10, lease=30) is None
     await put(store, 2)
     assert numbers(await take(store)) == [2]
-    assert not await store.finish(claim)
+    assert not await store.end_claim(claim)
 
 
 async def test_other_routes_are_claimed_behind_a_lapsed_lease_with_nothing_left(
@@ -837,7 +837,7 @@ async def test_claims_that_end_early_leave_nothing_behind(store: Store, clock: C
         await put(store, number)
         claim = await take(store, lease=3600)
         assert numbers(claim) == [number]
-        assert await store.finish(claim, claim.deliveries)
+        assert await store.end_claim(claim, claim.deliveries)
         clock.now += 1
     assert (await store.counts()).waiting == 0
     assert await store.claim(limit=10, lease=30) is None
@@ -877,7 +877,7 @@ async def test_id_that_only_resembles_a_letters_is_unknown(store: Store, form: s
     await store.put(delivery(1), reason="odd")
     (dead,) = await store.dead_letters()
     resembling = form.format(dead.id)
-    assert await store.get_letter(resembling) is None
+    assert await store.get_dead_letter(resembling) is None
     assert await store.discard([resembling]) == await store.replay([resembling]) == 0
     assert await store.dead_letters(after=resembling) == []
     assert await store.dead_letters() == [dead]
@@ -897,7 +897,7 @@ async def test_replayed_letter_is_due_again_from_where_it_stopped(store: Store) 
     claim = await take(store)
     (failed,) = claim.deliveries
     await store.bury(claim, failed, [letter(body=failed.body, done=2)])
-    await store.finish(claim)
+    await store.end_claim(claim)
     await store.retire("r1")
     (dead,) = await store.dead_letters()
     assert await store.replay([dead.id, dead.id, "", "no id of a store", "999"]) == 1
@@ -907,7 +907,7 @@ async def test_replayed_letter_is_due_again_from_where_it_stopped(store: Store) 
     (again,) = claim.deliveries
     assert (again.route, again.body, again.received_at) == ("r1", failed.body, NOON)
     assert (again.attempts, again.done, len(again.digest)) == (0, 2, 32)
-    assert await store.finish(claim, claim.deliveries)
+    assert await store.end_claim(claim, claim.deliveries)
 
 
 async def test_letters_of_several_routes_are_replayed_at_once(store: Store) -> None:
@@ -922,9 +922,9 @@ async def test_letters_of_several_routes_are_replayed_at_once(store: Store) -> N
 async def test_letter_is_found_by_its_id(store: Store) -> None:
     await bury_at_once(store, range(2))
     for known in await store.dead_letters():
-        assert await store.get_letter(known.id) == known
+        assert await store.get_dead_letter(known.id) == known
     for unknown in ("", "0", "x", "99999", "1-1", "\u0664"):
-        assert await store.get_letter(unknown) is None
+        assert await store.get_dead_letter(unknown) is None
 
 
 async def test_discarded_letters_are_gone_for_good(store: Store) -> None:
@@ -955,7 +955,7 @@ async def test_leased_delivery_counts_as_the_oldest(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
     assert (await store.counts()).oldest_at == NOON
-    await store.finish(claim, claim.deliveries)
+    await store.end_claim(claim, claim.deliveries)
     assert (await store.counts()).oldest_at is None
 
 
@@ -972,5 +972,5 @@ async def test_trace_of_a_delivery_comes_with_it(store: Store) -> None:
     await store.put(delivery(2))
     claim = await take(store)
     assert [each.trace for each in claim.deliveries] == [trace, ""]
-    await store.finish(claim)
+    await store.end_claim(claim)
     assert [each.trace for each in (await take(store)).deliveries] == [trace, ""]

@@ -12,8 +12,7 @@ from conftest import until
 from asana_webhooks import Event, MemoryStore, WebhooksClient
 from asana_webhooks.models import Delivery
 from asana_webhooks.simulator import AsanaSimulator
-from asana_webhooks.stats import Stats
-from asana_webhooks.telemetry import SILENT
+from asana_webhooks.telemetry import SILENT, Stats
 
 MakeClient = Callable[..., WebhooksClient]
 
@@ -86,8 +85,8 @@ async def test_attempts_are_told_with_the_trace_that_the_receipt_left(
         if failures:
             raise failures.pop()
 
-    assert client._parts is not None
-    client._parts.inbox._first_delay = 0.001
+    assert client._components is not None
+    client._components.inbox._first_delay = 0.001
     async with client:
         await client.ensure(asana.project)
         running = asyncio.create_task(client.run())

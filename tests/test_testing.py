@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from asana_webhooks import DecodeError, Event, Resource, WebhooksClient, verify_signature
-from asana_webhooks.dispatch import Dispatcher
 from asana_webhooks.models import decode_event, split_events
+from asana_webhooks.router import Dispatcher
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.testing import (
     Post,
@@ -61,13 +61,13 @@ def test_any_field_of_an_event_may_be_given() -> None:
     event = make_event(action="added", parent=project, user=None, created_at=made, new={"at": 1})
     assert event.parent == Resource(gid="8675309", resource_type="project")
     assert (event.user, event.created_at) == (None, made)
-    assert event.raw["new"] == {"at": 1}
+    assert event.json()["new"] == {"at": 1}
 
 
 def test_change_with_values_may_be_given() -> None:
     values = {"field": "custom_fields", "action": "added", "added_value": {"gid": "1601"}}
     for event in (make_event(change=values), make_event(field="name", change=values)):
-        assert event.raw["change"] == values
+        assert event.json()["change"] == values
 
 
 def test_field_of_the_wrong_shape_is_refused() -> None:
@@ -81,7 +81,7 @@ async def test_event_may_be_given_to_the_local_asana(
     async with make_client() as client:
         await client.ensure(asana.project)
         event = make_event("task", action="deleted")
-        await asana.emit(asana.project, event.raw)
+        await asana.emit(asana.project, event.json())
         assert (await anext(client.events())).key == event.key
 
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import guard, until
 
 from asana_webhooks import WebhooksClient
-from asana_webhooks.local_client import local_client
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.simulator.threaded import ThreadedSimulator, threaded_simulator
+from asana_webhooks.testing import local_client
 
 
 @pytest.fixture

@@ -132,8 +132,8 @@ async def test_client_encrypts_secrets_with_the_keys_that_it_is_given(
         monkeypatch.setenv(KEYS_VARIABLE, NEW)
     client = client_of(f"sqlite:///{tmp_path}/store.db", encryption_keys=keys)
     async with client:
-        assert client._parts is not None
-        await remember(client._parts.store)
+        assert client._components is not None
+        await remember(client._components.store)
     assert SECRET.encode() not in content_of(tmp_path)
     async with SqliteStore(tmp_path / "store.db", encryption_keys=[NEW]) as store:
         found = await store.get_route("r1")

@@ -10,19 +10,19 @@ from cryptography.fernet import Fernet
 from rich.pretty import pretty_repr
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.vault import Sealed, Vault
+from asana_webhooks.stores._encryption import EncryptedSecret, SecretCipher
 
 OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
 
 
 def test_without_keys_a_secret_stays_as_it_is() -> None:
-    assert Vault().seal("r1", "secret") == Sealed("secret", None)
-    assert Vault().open("r1", Sealed("secret")) == "secret"
-    assert Vault([]).renew("r1", Sealed("secret")) is None
+    assert SecretCipher().seal("r1", "secret") == EncryptedSecret("secret", None)
+    assert SecretCipher().open("r1", EncryptedSecret("secret")) == "secret"
+    assert SecretCipher([]).renew("r1", EncryptedSecret("secret")) is None
 
 
 def test_equal_secrets_have_equal_marks_and_different_seals() -> None:
-    vault = Vault([NEW])
+    vault = SecretCipher([NEW])
     first, second = vault.seal("r1", "secret"), vault.seal("r1", "secret")
     assert first.mark == second.mark == vault.mark("r1", "secret")
     assert first.seal != second.seal
@@ -30,10 +30,10 @@ def test_equal_secrets_have_equal_marks_and_different_seals() -> None:
 
 
 def test_seal_opens_for_its_route_only() -> None:
-    sealed = Vault([NEW]).seal("r1", "secret")
-    assert Vault([NEW]).open("r1", sealed) == "secret"
+    sealed = SecretCipher([NEW]).seal("r1", "secret")
+    assert SecretCipher([NEW]).open("r1", sealed) == "secret"
     with pytest.raises(StoreError, match="another route"):
-        Vault([NEW]).open("r2", sealed)
+        SecretCipher([NEW]).open("r2", sealed)
 
 
 @pytest.mark.parametrize(
@@ -43,32 +43,32 @@ def test_seal_opens_for_its_route_only() -> None:
 )
 def test_seal_that_no_key_opens_is_an_error(seal: str) -> None:
     with pytest.raises(StoreError, match="encryption_keys"):
-        Vault([NEW]).open("r1", Sealed("sha256:00", seal))
+        SecretCipher([NEW]).open("r1", EncryptedSecret("sha256:00", seal))
 
 
 @pytest.mark.parametrize("show", [repr, str, pretty_repr])
 def test_sealed_secret_is_not_shown_even_where_it_is_in_clear(
     show: Callable[[object], str],
 ) -> None:
-    assert "secret" not in show(Vault().seal("r1", "secret"))
+    assert "secret" not in show(SecretCipher().seal("r1", "secret"))
 
 
 def test_only_what_the_newest_key_did_not_seal_is_renewed() -> None:
-    vault = Vault([NEW, OLD])
+    vault = SecretCipher([NEW, OLD])
     assert vault.renew("r1", vault.seal("r1", "secret")) is None
-    for kept in (Vault([OLD]).seal("r1", "secret"), Sealed("secret")):
+    for kept in (SecretCipher([OLD]).seal("r1", "secret"), EncryptedSecret("secret")):
         renewed = vault.renew("r1", kept)
         assert renewed is not None
-        assert Vault([NEW]).open("r1", renewed) == "secret"
+        assert SecretCipher([NEW]).open("r1", renewed) == "secret"
 
 
 def test_text_that_is_no_unicode_is_sealed_too() -> None:
-    vault = Vault([NEW])
+    vault = SecretCipher([NEW])
     assert vault.open("r\udc80", vault.seal("r\udc80", "s\udcff")) == "s\udcff"
 
 
 def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
-    Vault()
+    SecretCipher()
     with pytest.raises(ValueError, match=r"asana-webhooks\[crypto\]"):
-        Vault([NEW])
+        SecretCipher([NEW])

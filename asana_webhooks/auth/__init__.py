@@ -10,9 +10,9 @@ Needs the extra ``oauth``. Source: https://developers.asana.com/docs/oauth
 
 from __future__ import annotations
 
-from .files import TokenFile
-from .loopback import login
-from .oauth import AsanaOAuth
-from .tokens import OUT_OF_BAND, Authorization, Token
+from ._files import TokenFile
+from ._loopback import login
+from ._oauth import AsanaOAuth
+from ._tokens import OUT_OF_BAND, Authorization, Token
 
 __all__ = ["OUT_OF_BAND", "AsanaOAuth", "Authorization", "Token", "TokenFile", "login"]

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import click
 import httpx
 
+from .._asana_transport import TOKEN_VARIABLES
 from ..api import WebhooksApi
-from ..connection import TOKEN_VARIABLES
 from .login import token_of_login
 
 __all__ = ["Access"]

@@ -46,7 +46,7 @@ class Wanted(NamedTuple):
             serve=self.receiver,
             host=self.host,
             port=self.port,
-            upkeep=None,
+            look_after=None,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..establishment import check_filters
+from .._establish import check_filters
 from ..models import WebhookFilter
 
 __all__ = ["filter_text", "filters_text", "parse_filter"]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from ..letters import select_letters
+from .._inbox import iter_dead_letters
 from ..models import DeadLetter
 from ..stores import Store
 from ..stores.urls import open_store
@@ -42,7 +42,7 @@ class Chosen(NamedTuple):
 
     def of(self, store: Store) -> AsyncIterator[DeadLetter]:
         """Return those that are in a store."""
-        return select_letters(
+        return iter_dead_letters(
             store,
             resource=self.resource,
             webhook=self.webhook,
@@ -127,7 +127,7 @@ async def _summary(store: Store, letter: DeadLetter, now: datetime) -> dict[str,
 
 async def _show(url: str, letter_id: str, *, as_json: bool) -> None:
     async with open_store(check_there(url)) as store:
-        letter = await store.get_letter(letter_id)
+        letter = await store.get_dead_letter(letter_id)
         if letter is None:
             msg = f"there is no dead letter {letter_id!r}: `asana-webhooks inbox` lists them"
             raise click.ClickException(msg)

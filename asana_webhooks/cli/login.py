@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 import click
 
+from .._asana_transport import check_base_url
 from ..auth import AsanaOAuth, Token, TokenFile
 from ..auth import login as log_in
-from ..connection import check_base_url
 from .variables import LOGIN_FILE_VARIABLE, SECRET_VARIABLE
 
 __all__ = ["default_login_file", "run", "token_of_login"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from ..establishment import ROUTE_ID_LENGTH, check_public_url
+from .._establish import ROUTE_ID_LENGTH, check_public_url
 from ..models import Webhook
 from ..protocol import route_of
 from ..stores.urls import open_store

@@ -17,15 +17,15 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from ..dispatch import HandlerFailed
 from ..models import Delivery
 from ..protocol import PROBES, UNKNOWN_ROUTE, Request, Response
+from ..router import HandlerError
 from .records import Attempt, Record
 
 if TYPE_CHECKING:
-    from ..endpoint import Answers
-    from ..stats import Stats
+    from .._endpoint import Answers
     from ..stores import Store
+    from ..telemetry import Stats
 
 __all__ = ["Feed", "Recorder"]
 
@@ -202,7 +202,7 @@ class Recorder:
 
 
 def _described(error: BaseException) -> str:
-    if not isinstance(error, HandlerFailed):
+    if not isinstance(error, HandlerError):
         return "stopped before its end"
     cause = error.__cause__
     return f"{error.handler} raised {type(cause).__name__}: {cause}"

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import httpx
 
-from ..connection import check_base_url, find_proxy
+from .._asana_transport import check_base_url, find_proxy
 from .output import print_records
 from .recorded import Recorded
 

@@ -47,11 +47,11 @@ class Store(Protocol):
 
     # Routes
 
-    async def reserve(self, route: Route, *, ttl: float, sole: bool = False) -> bool:
+    async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
         """Add a reserved route that is forgotten after ``ttl`` seconds unless it is confirmed.
 
-        False, and nothing added, when ``sole`` and a reserved or confirmed route exists for the
-        same resource below the same address (the target up to its last slash).
+        False, and nothing added, when ``exclusive`` and a reserved or confirmed route exists for
+        the same resource below the same address (the target up to its last slash).
         """
         ...
 
@@ -114,14 +114,14 @@ class Store(Protocol):
         """
         ...
 
-    async def announce(self) -> None:
+    async def notify(self) -> None:
         """Tell all who watch, in other processes too, that a delivery was stored.
 
         It may be lost on the way: workers look for themselves now and then.
         """
         ...
 
-    async def watch(self, arrived: Callable[[], None]) -> None:
+    async def listen(self, arrived: Callable[[], None]) -> None:
         """Call ``arrived`` whenever somebody announces, until cancelled.
 
         Returns at once where nobody can. Raises StoreError when it hears nothing any more.
@@ -157,7 +157,7 @@ class Store(Protocol):
         """Remove a delivery and leave these dead letters; False when the lease is lost."""
         ...
 
-    async def finish(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
+    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
         """Remove handled deliveries, then give the lease back; False when it is lost.
 
         What was neither acked, released nor buried is due at once.
@@ -172,7 +172,7 @@ class Store(Protocol):
         """Return dead letters, oldest first, from behind the one with the id ``after``."""
         ...
 
-    async def get_letter(self, letter: str) -> DeadLetter | None:
+    async def get_dead_letter(self, letter: str) -> DeadLetter | None:
         """Return the dead letter with this id; None when there is none."""
         ...
 

@@ -100,7 +100,7 @@ with_every_option = WebhooksClient(
     concurrency=4,
     answer_gone=True,
     reuse_port=True,
-    upkeep=None,
+    look_after=None,
     telemetry=OpenTelemetry(interval=5.0),
 )
 with_keys = WebhooksClient(
@@ -202,8 +202,8 @@ def read(event: Event) -> None:
     assert_type(event.parent, Resource | None)
     assert_type(event.change, Change | None)
     assert_type(event.key, str)
-    assert_type(event.json, bytes)
-    assert_type(event.raw, dict[str, Any])
+    assert_type(event.raw, bytes)
+    assert_type(event.json(), dict[str, Any])
     if event.change is not None:
         assert_type(event.change.field, str | None)
         assert_type(event.change.action, str | None)
@@ -223,8 +223,8 @@ async def look_after_dead_letters() -> None:
             assert_type(letter.buried_at, datetime)
         assert_type(await client.replay([letter.id for letter in letters]), int)
         assert_type(await client.discard([letter.id for letter in letters]), int)
-        assert_type(await client.get_letter("1"), DeadLetter | None)
-        chosen = client.select_letters(
+        assert_type(await client.get_dead_letter("1"), DeadLetter | None)
+        chosen = client.iter_dead_letters(
             resource="1204619", webhook="12", reason="failed", buried_before=datetime.now(UTC)
         )
         async for letter in chosen:
@@ -232,7 +232,7 @@ async def look_after_dead_letters() -> None:
 
 
 async def watch_the_inbox() -> None:
-    client.listen("0.0.0.0", 8080, reuse_port=True)
+    client._listen("0.0.0.0", 8080, reuse_port=True)
     async with client:
         stats = await client.stats()
         assert_type(stats, Stats)

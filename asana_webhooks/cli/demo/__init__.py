@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from ...background import beside
+from ..._background import background_task
 from ...errors import AsanaWebhooksError
 from ...models import Webhook
 from ...signature import sign
@@ -144,7 +144,7 @@ class _Story:
         self._narrator.say(f'webhook = await client.establish("{self._project}")')
         self._asana.faults.add(Fault.SLOW_201)  # its answer waits, for a look at what was before
         establishing = running.client.establish(self._project, timeout=PATIENCE)
-        async with beside(establishing, "create call") as call:
+        async with background_task(establishing, "create call") as call:
             secret = await self._look_into(call, running.store)
             self._asana.faults.discard(Fault.SLOW_201)
             self._asana.release_201.set()
@@ -154,7 +154,7 @@ class _Story:
 
     async def _look_into(self, call: asyncio.Task[Webhook], store: Store) -> str:
         """Return the secret that a handshake left in the store while the call is under way."""
-        async with beside(self._asana.handshake_done.wait(), "handshake") as handshake:
+        async with background_task(self._asana.handshake_done.wait(), "handshake") as handshake:
             first: tuple[asyncio.Task[Any], ...] = (call, handshake)
             await asyncio.wait(first, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         if call.done():
@@ -268,7 +268,7 @@ class _Story:
         keys = {event.key for event in handled}
         self._narrator.check(
             claim,
-            that=len(keys) == len(sent) and [event.raw for event in handled] == sent,
+            that=len(keys) == len(sent) and [event.json() for event in handled] == sent,
             but=f"of {len(sent)} events {len(keys)} were handled, in {len(handled)} calls",
         )
 

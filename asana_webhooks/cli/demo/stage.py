@@ -19,10 +19,10 @@ from typing import NamedTuple, Self
 
 import httpx
 
-from ...background import beside
+from ..._background import background_task
+from ..._receiver_aiohttp import Receiver
 from ...client import WebhooksClient
 from ...models import Event
-from ...receiver import Receiver
 from ...simulator import AsanaSimulator, Attempt
 from ...stores import Store
 from ...stores.urls import open_store
@@ -118,7 +118,7 @@ class Stage:
                 self.handled.append(event)
                 self._news.notify_all()
 
-        async with client, self._recorded(client), beside(client.run(), "handlers"):
+        async with client, self._recorded(client), background_task(client.run(), "handlers"):
             yield Running(client, store)
 
     def _recorded(self, client: WebhooksClient) -> AbstractAsyncContextManager[object]:

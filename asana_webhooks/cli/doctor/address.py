@@ -14,9 +14,9 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
-from ...addresses import is_public
-from ...connection import find_proxy
-from ...establishment import ROUTE_ID_LENGTH, check_public_url
+from ..._addresses import is_public
+from ..._asana_transport import find_proxy
+from ..._establish import ROUTE_ID_LENGTH, check_public_url
 from ...protocol import ALIVE, UNKNOWN_ROUTE
 from .finding import Finding, captured, failed, ok, warning
 
@@ -63,7 +63,7 @@ def _written(public_url: str | None, base_url: str) -> Finding:
         step = "name it with --public-url or ASANA_WEBHOOKS_PUBLIC_URL"
         return warning(check, "none was given, so no address is checked", step)
     try:
-        with captured("asana_webhooks.establishment") as said:
+        with captured("asana_webhooks._establish") as said:
             check_public_url(public_url, base_url)
             urlsplit(public_url).port  # noqa: B018 - it raises for one that is none
     except ValueError as error:

@@ -14,8 +14,8 @@ import click
 import httpx
 import msgspec
 
-from ...answers import accept, unanswered
-from ...connection import check_base_url, find_auth, find_proxy, make_client
+from ..._asana_responses import accept, unanswered
+from ..._asana_transport import check_base_url, find_auth, find_proxy, make_client
 from ...errors import (
     ApiError,
     AsanaWebhooksError,

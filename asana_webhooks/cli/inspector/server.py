@@ -20,8 +20,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from ..._logging import ThrottledLogger
 from ...errors import StoreError
-from ...logs import SparseLogger
 from ...models import Route
 from ...stores import Store
 from ..recorder import Feed, Recorder
@@ -63,7 +63,7 @@ class Inspector:
         self._port = port
         self._hosts: frozenset[str] = frozenset()
         self._routes: list[Route] = []
-        self._log = SparseLogger(logger)
+        self._log = ThrottledLogger(logger)
         self._known: dict[str, Route] = {}
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/", self._page, allow_head=False)

@@ -10,15 +10,15 @@ from urllib.parse import urlsplit
 import anyio
 import click
 
-from ...addresses import is_loopback
+from ..._addresses import is_loopback
+from ..._background import background_task
+from ..._endpoint import Endpoint
+from ..._establish import Establishment, check_public_url
+from ..._inbox import Inbox
+from ..._receiver_aiohttp import Receiver
 from ...api import WebhooksApi
-from ...background import beside
-from ...endpoint import Endpoint
 from ...errors import AsanaWebhooksError
-from ...establishment import Establishment, check_public_url
-from ...inbox import Inbox
 from ...models import Event, WebhookFilter
-from ...receiver import Receiver
 from ...stores import Store
 from ...stores.urls import open_store
 from ..access import Access
@@ -130,7 +130,7 @@ async def _receive(
     await stack.enter_async_context(store)
     await stack.enter_async_context(inbox)
     if wanted.store == MEMORY:
-        await stack.enter_async_context(beside(inbox.drain(_let_go), "inbox"))
+        await stack.enter_async_context(background_task(inbox.drain(_let_go), "inbox"))
     front = recorder.around(endpoint)
     await stack.enter_async_context(Receiver(front, host=wanted.host, port=wanted.port))
     endpoint.accepting = True

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import anyio
 import click
 
-from ...background import beside
-from ...connection import TOKEN_VARIABLES
+from ..._asana_transport import TOKEN_VARIABLES
+from ..._background import background_task
 from ...stores.urls import KEYS_VARIABLE
 from ..output import on_one_line
 from ..variables import SECRET_VARIABLE, STORE_VARIABLE
@@ -65,7 +65,7 @@ async def tunnel(name: str | None, port: int) -> AsyncIterator[Tunnel]:
     )
     output = _Output(process, program.reader())
     try:
-        async with beside(output.read(), f"output of {name}"):
+        async with background_task(output.read(), f"output of {name}"):
             yield Tunnel(name, await _address(name, output), output.ended)
     finally:
         await _end(process)

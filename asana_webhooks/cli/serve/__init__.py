@@ -102,5 +102,5 @@ async def _serve(
         )
         return
     if host is not None or port is not None or supervised:
-        client.listen(host, port, reuse_port=supervised)
+        client._listen(host, port, reuse_port=supervised)
     await serve(client, handlers=handlers, stop=stop)

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import click
 import httpx
 
-from ...addresses import is_public
-from ...connection import check_base_url, find_proxy
+from ..._addresses import is_public
+from ..._asana_transport import check_base_url, find_proxy
 from ...models import Route
 from ...signature import sign
 from ...stores.urls import open_store

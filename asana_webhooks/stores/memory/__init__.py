@@ -65,11 +65,11 @@ class MemoryStore:
 
     # Routes
 
-    async def reserve(self, route: Route, *, ttl: float, sole: bool = False) -> bool:
-        """Add a reserved route for ``ttl`` seconds; False when ``sole`` or its id is taken."""
+    async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
+        """Add a reserved route for ``ttl`` seconds; False when ``exclusive`` or its id is taken."""
         now = self._clock()
         self._purge(now)
-        if route.id in self._routes or (sole and self._is_served(route)):
+        if route.id in self._routes or (exclusive and self._is_served(route)):
             return False
         self._routes[route.id] = route
         self._of_resource.setdefault(route.resource, {})[route.id] = None
@@ -196,10 +196,10 @@ class MemoryStore:
         self._remember(delivery)
         return True
 
-    async def announce(self) -> None:
+    async def notify(self) -> None:
         """Do nothing: its workers are in this process."""
 
-    async def watch(self, arrived: Callable[[], None]) -> None:
+    async def listen(self, arrived: Callable[[], None]) -> None:
         """Return at once."""
 
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
@@ -255,7 +255,7 @@ class MemoryStore:
             self._add_letter(letter)
         return True
 
-    async def finish(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
+    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
         """Remove handled deliveries, then give the lease back; False when it is lost."""
         if not await self.ack(claim, handled):
             return False
@@ -280,7 +280,7 @@ class MemoryStore:
         letters = (letter for letter in self._letters.values() if int(letter.id) > behind)
         return list(itertools.islice(letters, limit))
 
-    async def get_letter(self, letter: str) -> DeadLetter | None:
+    async def get_dead_letter(self, letter: str) -> DeadLetter | None:
         """Return the dead letter with this id."""
         return self._letters.get(letter)
 

@@ -16,14 +16,14 @@ from typing import Any, Self
 
 from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
-from ...vault import Vault
 from .. import MAX_CANDIDATES, MAX_WAITING
+from .._encryption import SecretCipher
 from . import sql
+from ._batch import Puts
+from ._server import Server
 from .connecting import Pool, connect, library, name_of
-from .puts import Puts
 from .records import claim_of, clean, is_text, letter_of, numbers_of, route_of, text_of
 from .seals import renew_seals
-from .server import Server
 
 __all__ = ["PostgresStore"]
 
@@ -68,7 +68,7 @@ class PostgresStore:
         max_waiting: int = MAX_WAITING,
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
-        self._vault = Vault(encryption_keys)
+        self._vault = SecretCipher(encryption_keys)
         if not re.fullmatch(r"(?!pg_)[A-Za-z_]\w{0,62}", schema, re.ASCII):
             msg = (
                 "a schema's name is at most 63 letters, digits and underscores and does not begin"
@@ -120,7 +120,7 @@ class PostgresStore:
             raise
 
     async def _close(self, server: Server) -> None:
-        await server.finish()
+        await server.end_claim()
         if server.pool is not self._source:
             try:
                 async with asyncio.timeout(PARTING_TIMEOUT):
@@ -130,12 +130,12 @@ class PostgresStore:
 
     # Routes
 
-    async def reserve(self, route: Route, *, ttl: float, sole: bool = False) -> bool:
-        """Add a reserved route for ``ttl`` seconds; False when ``sole`` or its id is taken."""
+    async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
+        """Add a reserved route for ``ttl`` seconds; False when ``exclusive`` or its id is taken."""
         place, filters = route.target.rpartition("/")[0], text_of(route.filters)
         known = (route.id, route.target, place, route.resource, filters)
         times = (route.created_at, route.heartbeat_at, ttl)
-        return await self._opened().ask(sql.RESERVE, *known, *times, sole)
+        return await self._opened().ask(sql.RESERVE, *known, *times, exclusive)
 
     async def get_route(self, route: str) -> Route | None:
         """Return the route with this id."""
@@ -186,11 +186,11 @@ class PostgresStore:
         mark = None if candidate is None else self._vault.mark(delivery.route, candidate)
         return await self._puts.put(delivery, mark, None if reason is None else clean(reason))
 
-    async def announce(self) -> None:
+    async def notify(self) -> None:
         """Tell all who watch, in other processes too, that a delivery was stored."""
         await self._opened().fetch(sql.ANNOUNCE, self._schema)
 
-    async def watch(self, arrived: Callable[[], None]) -> None:
+    async def listen(self, arrived: Callable[[], None]) -> None:
         """Call ``arrived`` whenever somebody announces, until cancelled.
 
         It needs a connection of its own: with a pool of a single one it returns at once. Raises
@@ -258,7 +258,7 @@ class PostgresStore:
             [letter.body for letter in letters],
         )
 
-    async def finish(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
+    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
         """Remove handled deliveries, then give the lease back; False when it is lost."""
         ids = [int(delivery.id) for delivery in handled]
         return await self._opened().ask(sql.FINISH, claim.route, claim.fence, ids)
@@ -276,7 +276,7 @@ class PostgresStore:
         rows = await self._opened().fetch(sql.LIST_LETTERS, *behind, limit)
         return [letter_of(row) for row in rows]
 
-    async def get_letter(self, letter: str) -> DeadLetter | None:
+    async def get_dead_letter(self, letter: str) -> DeadLetter | None:
         """Return the dead letter with this id."""
         rows = await self._opened().fetch(sql.GET_LETTER, numbers_of([letter]))
         return letter_of(rows[0]) if rows else None

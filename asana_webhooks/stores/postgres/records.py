@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ...models import Claim, DeadLetter, Delivery, Route, WebhookFilter
-from ...vault import Sealed, Vault
+from .._encryption import EncryptedSecret, SecretCipher
 
 __all__ = ["claim_of", "clean", "is_text", "letter_of", "numbers_of", "route_of", "text_of"]
 
@@ -21,7 +21,7 @@ def text_of(filters: Sequence[WebhookFilter] | None) -> str | None:
     return None if filters is None else msgspec.json.encode(filters).decode()
 
 
-def route_of(row: Any, vault: Vault) -> Route:
+def route_of(row: Any, vault: SecretCipher) -> Route:
     """Return the route of a row. Raises StoreError when a secret of it cannot be opened."""
     id_, target, resource, filters, state, gid, created_at, heartbeat_at, _, *secrets = row
     mark, seal, candidates = secrets
@@ -32,8 +32,8 @@ def route_of(row: Any, vault: Vault) -> Route:
         filters=None if filters is None else _filters.decode(filters),
         state=state,
         gid=gid,
-        secret=None if mark is None else vault.open(id_, Sealed(mark, seal)),
-        candidates=tuple(vault.open(id_, Sealed(*pair)) for pair in candidates),
+        secret=None if mark is None else vault.open(id_, EncryptedSecret(mark, seal)),
+        candidates=tuple(vault.open(id_, EncryptedSecret(*pair)) for pair in candidates),
         created_at=created_at,
         heartbeat_at=heartbeat_at,
     )

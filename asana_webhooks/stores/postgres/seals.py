@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ...vault import Sealed, Vault
+from .._encryption import EncryptedSecret, SecretCipher
 from . import sql
-from .server import Server
+from ._server import Server
 
 __all__ = ["renew_seals"]
 
 
-async def renew_seals(server: Server, vault: Vault) -> None:
+async def renew_seals(server: Server, vault: SecretCipher) -> None:
     """Seal with the newest key what is not, unless another process changed it meanwhile.
 
     Raises StoreError when a secret cannot be opened.
@@ -21,5 +21,5 @@ async def renew_seals(server: Server, vault: Vault) -> None:
         (sql.LIST_CONFIRMED, sql.RESEAL_CONFIRMED),
     ):
         for id_, route, *kept in await server.fetch(listing):
-            if renewed := vault.renew(route, Sealed(*kept)):
+            if renewed := vault.renew(route, EncryptedSecret(*kept)):
                 await server.fetch(change, id_, *kept, *renewed)

@@ -43,9 +43,10 @@ import anyio
 
 from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
-from ...vault import Vault
 from .. import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES, MAX_WAITING
-from .gathering import LARGEST_MESSAGE, Gatherer
+from .._encryption import SecretCipher
+from ._batch import LARGEST_MESSAGE, Batcher
+from ._server import SOCKET_TIMEOUT, Server, connect, tagged, usable
 from .records import (
     FULL,
     KEPT,
@@ -64,7 +65,6 @@ from .records import (
 )
 from .scripts import dead_letters, inbox, opening, routes
 from .sealing import renew_secrets
-from .server import SOCKET_TIMEOUT, Server, connect, tagged, usable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -109,13 +109,13 @@ class RedisStore:
         max_waiting: int = MAX_WAITING,
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
-        self._vault = Vault(encryption_keys)
+        self._vault = SecretCipher(encryption_keys)
         self._url = url_or_client if isinstance(url_or_client, str) else None
         client = connect(url_or_client) if isinstance(url_or_client, str) else usable(url_or_client)
         self._server = Server(client, tagged(prefix))
         self._max_waiting = max_waiting
-        self._puts = Gatherer(self._send_puts)
-        self._lookups = Gatherer(self._send_lookups)
+        self._puts = Batcher(self._send_puts)
+        self._lookups = Batcher(self._send_lookups)
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = False
 
@@ -163,8 +163,8 @@ class RedisStore:
 
     # Routes
 
-    async def reserve(self, route: Route, *, ttl: float, sole: bool = False) -> bool:
-        """Add a reserved route for ``ttl`` seconds; False when ``sole`` or its id is taken."""
+    async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
+        """Add a reserved route for ``ttl`` seconds; False when ``exclusive`` or its id is taken."""
         place = route.target.rpartition("/")[0]
         known = {"target": route.target}
         if route.filters is not None:
@@ -173,7 +173,7 @@ class RedisStore:
             known["heartbeat_at"] = str(number_of(route.heartbeat_at))
         fields = [part for item in known.items() for part in item]
         created_at = number_of(route.created_at)
-        head = (route.id, micros(ttl), int(sole), place, route.resource, created_at)
+        head = (route.id, micros(ttl), int(exclusive), place, route.resource, created_at)
         return bool(await self._opened().run(routes.RESERVE, *head, *fields))
 
     async def get_route(self, route: str) -> Route | None:
@@ -245,11 +245,11 @@ class RedisStore:
             raise StoreError(msg)
         return answer == KEPT
 
-    async def announce(self) -> None:
+    async def notify(self) -> None:
         """Tell all who watch, in other processes too, that a delivery was stored."""
         await self._opened().publish()
 
-    async def watch(self, arrived: Callable[[], None]) -> None:
+    async def listen(self, arrived: Callable[[], None]) -> None:
         """Call ``arrived`` whenever somebody announces, until cancelled.
 
         It needs a connection of its own: with a client of a single one it returns at once. Raises
@@ -308,7 +308,7 @@ class RedisStore:
         arguments = (*lease_of(claim), delivery.id, *parts)
         return bool(await self._opened().run(inbox.BURY, *arguments))
 
-    async def finish(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
+    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
         """Remove handled deliveries, then give the lease back; False when it is lost."""
         return await self._finish(self._opened(), claim, handled)
 
@@ -323,7 +323,7 @@ class RedisStore:
             return []
         return await self._letters(limit, f"({after}" if after else "-", "+")
 
-    async def get_letter(self, letter: str) -> DeadLetter | None:
+    async def get_dead_letter(self, letter: str) -> DeadLetter | None:
         """Return the dead letter with this id."""
         self._opened()
         if not LETTER_ID.fullmatch(letter):

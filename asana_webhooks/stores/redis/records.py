@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
-from ...vault import Sealed, Vault
 from .. import MAX_CANDIDATES
+from .._encryption import EncryptedSecret, SecretCipher
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -56,7 +56,7 @@ def lease_of(claim: Claim) -> tuple[str, str]:
     return claim.route, f"{claim.fence:016d}"
 
 
-def route_of(packed: bytes, vault: Vault) -> Route:
+def route_of(packed: bytes, vault: SecretCipher) -> Route:
     """Return the route in a packed map of fields, with its secrets opened.
 
     Raises StoreError when one cannot be opened.
@@ -79,10 +79,10 @@ def route_of(packed: bytes, vault: Vault) -> Route:
     )
 
 
-def _open(fields: dict[str, str], mark: str, seal: str, vault: Vault) -> str | None:
+def _open(fields: dict[str, str], mark: str, seal: str, vault: SecretCipher) -> str | None:
     if mark not in fields:
         return None
-    return vault.open(fields["id"], Sealed(fields[mark], fields.get(seal)))
+    return vault.open(fields["id"], EncryptedSecret(fields[mark], fields.get(seal)))
 
 
 def delivery_of(route: str, taken: bytes, trace: bytes) -> Delivery:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from ...vault import Sealed, Vault
+from .._encryption import EncryptedSecret, SecretCipher
+from ._server import Server
 from .scripts import opening
-from .server import Server
 
 __all__ = ["renew_secrets"]
 
 _entries = msgspec.msgpack.Decoder(list[tuple[str, str, str, str, str]])
 
 
-async def renew_secrets(server: Server, vault: Vault) -> None:
+async def renew_secrets(server: Server, vault: SecretCipher) -> None:
     """Seal anew what the newest key has not sealed, while other processes are at work.
 
     What one of them changes meanwhile stays as it is then, and is looked at again. Raises
@@ -28,8 +28,8 @@ async def renew_secrets(server: Server, vault: Vault) -> None:
         refused = done < len(renewals)
 
 
-def _renewal(entry: tuple[str, str, str, str, str], vault: Vault) -> tuple[str, ...] | None:
+def _renewal(entry: tuple[str, str, str, str, str], vault: SecretCipher) -> tuple[str, ...] | None:
     """Return the arguments that renew a secret as it was listed, None when it is up to date."""
     route, _, _, mark, seal = entry
-    sealed = vault.renew(route, Sealed(mark, seal or None))
+    sealed = vault.renew(route, EncryptedSecret(mark, seal or None))
     return (*entry, sealed.mark, sealed.seal or "") if sealed else None

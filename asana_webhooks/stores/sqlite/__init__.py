@@ -21,10 +21,10 @@ from typing import Self
 
 from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
-from ...vault import Vault
 from .. import MAX_WAITING
-from .tables import Tables
-from .writer import Writer
+from .._encryption import SecretCipher
+from ._tables import Tables
+from ._writer import Writer
 
 __all__ = ["SqliteStore"]
 
@@ -55,7 +55,7 @@ class SqliteStore:
         clock: Callable[[], float] = time.monotonic,
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
-        self._vault = Vault(encryption_keys)
+        self._vault = SecretCipher(encryption_keys)
         self._path = os.fspath(path)
         if self._path in {"", ":memory:"}:
             msg = f"{self._path!r} is no file's path; MemoryStore keeps everything in memory"
@@ -95,9 +95,9 @@ class SqliteStore:
 
     # Routes
 
-    async def reserve(self, route: Route, *, ttl: float, sole: bool = False) -> bool:
-        """Add a reserved route for ``ttl`` seconds; False when ``sole`` or its id is taken."""
-        return await self._opened().submit(Tables.reserve, route, ttl, sole)
+    async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
+        """Add a reserved route for ``ttl`` seconds; False when ``exclusive`` or its id is taken."""
+        return await self._opened().submit(Tables.reserve, route, ttl, exclusive)
 
     async def get_route(self, route: str) -> Route | None:
         """Return the route with this id."""
@@ -143,10 +143,10 @@ class SqliteStore:
         """Keep a delivery; False for a duplicate, or when its candidate is none any more."""
         return await self._opened().submit_put(delivery, candidate, reason)
 
-    async def announce(self) -> None:
+    async def notify(self) -> None:
         """Do nothing: workers of other processes look for themselves."""
 
-    async def watch(self, arrived: Callable[[], None]) -> None:
+    async def listen(self, arrived: Callable[[], None]) -> None:
         """Return at once."""
 
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
@@ -184,9 +184,9 @@ class SqliteStore:
         """Remove a delivery and leave these dead letters; False when the lease is lost."""
         return await self._opened().submit(Tables.bury, claim, delivery, letters)
 
-    async def finish(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
+    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
         """Remove handled deliveries, then give the lease back; False when it is lost."""
-        return await self._opened().submit(Tables.finish, claim, handled)
+        return await self._opened().submit(Tables.end_claim, claim, handled)
 
     async def counts(self) -> Counts:
         """Return how much is in the inbox."""
@@ -196,9 +196,9 @@ class SqliteStore:
         """Return dead letters, oldest first, from behind the one with the id ``after``."""
         return await self._opened().submit(Tables.dead_letters, limit, after)
 
-    async def get_letter(self, letter: str) -> DeadLetter | None:
+    async def get_dead_letter(self, letter: str) -> DeadLetter | None:
         """Return the dead letter with this id."""
-        return await self._opened().submit(Tables.get_letter, letter)
+        return await self._opened().submit(Tables.get_dead_letter, letter)
 
     async def replay(self, letters: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""

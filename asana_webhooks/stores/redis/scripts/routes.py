@@ -15,7 +15,7 @@ __all__ = [
     "RETIRE",
 ]
 
-# ARGV: id, ttl, sole, place, resource, created_at, then other fields and their values
+# ARGV: id, ttl, exclusive, place, resource, created_at, then other fields and their values
 RESERVE = Script(
     WRITES
     + CLOCK

@@ -1,0 +1,386 @@
+"""Establishing a webhook: reserve, create, compare, confirm; and cleaning up when that fails.
+
+Nothing is kept in memory between the steps: the handshake may reach another process that shares
+the store.
+
+Source: https://developers.asana.com/docs/webhooks-guide#the-webhook-handshake
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from urllib.parse import SplitResult, urlsplit
+
+import anyio
+import msgspec
+
+from ._addresses import is_public
+from .api import WebhooksApi, check_timeout
+from .errors import (
+    AsanaWebhooksError,
+    BadRequestError,
+    ConnectionFailedError,
+    DecodeError,
+    HandshakeMismatchError,
+    HandshakeMissingError,
+    NotFoundError,
+    ServerError,
+    StoreError,
+)
+from .models import Route, Webhook, WebhookFilter, check_gid
+from .stores import Store
+
+__all__ = ["ROUTE_ID_LENGTH", "Establishment", "check_filters", "check_public_url"]
+
+ROUTE_ID_LENGTH = 32
+"""Characters of a route's id: 24 random bytes in URL-safe base 64, 192 bits."""
+
+CLEAN_UP_TIMEOUT = 15.0
+"""Seconds that undoing a failed establishment may take, after a cancellation too."""
+
+LOOK_UPS = (0.0, 1.0, 3.0)
+"""Seconds before each look for a webhook whose create call had no answer: it may appear late."""
+
+ENSURE_POLL = 0.1
+"""Seconds between looks at another call that establishes the same webhook."""
+
+ACTIONS = ("added", "changed", "removed", "deleted", "undeleted")
+
+logger = logging.getLogger(__name__)
+
+
+def check_public_url(public_url: str, base_url: str) -> None:
+    """Raise ValueError when Asana would not deliver to this address.
+
+    A local ``base_url`` (a local Asana) may deliver to local addresses.
+    """
+    url = _parts(public_url)
+    if re.search(r"[\x00-\x20]", public_url):  # urlsplit overlooks some of them
+        msg = "public_url must not hold a blank or a line break, also not at its end"
+        raise ValueError(msg)
+    if url.query or url.fragment or url.username:
+        msg = "public_url must be scheme, host and path only: a route is appended to it"
+        raise ValueError(msg)
+    if not is_public(urlsplit(base_url).hostname or ""):
+        return
+    if not is_public(url.hostname or ""):
+        msg = f"Asana cannot reach {url.hostname!r}: public_url must be on the public internet"
+        raise ValueError(msg)
+    if url.scheme == "http":
+        logger.warning("public_url is http: whoever is on the way reads secrets and events")
+
+
+def _parts(public_url: str) -> SplitResult:
+    with contextlib.suppress(ValueError):  # a port that is none, an open bracket
+        url = urlsplit(public_url)
+        if url.scheme in ("http", "https") and url.hostname and url.port != 0:
+            return url
+    msg = f"public_url must be an absolute https URL, not {public_url!r}"
+    raise ValueError(msg)
+
+
+def check_filters(filters: Sequence[WebhookFilter] | None) -> None:
+    """Raise ValueError, with the rule, for a filter that Asana would refuse on any resource.
+
+    Raises TypeError for what is no filter.
+    """
+    for item in filters or ():
+        if not isinstance(item, WebhookFilter):
+            msg = f"filters are a list of WebhookFilter(...), not of {type(item).__name__}"  # type: ignore[unreachable] # unless types lie
+            raise TypeError(msg)
+        if item.action is not None and item.action not in ACTIONS:
+            msg = f"a filter's action is one of {', '.join(ACTIONS)}, not {item.action!r}"
+            raise ValueError(msg)
+        if item.fields is not None and item.action != "changed":
+            msg = "a filter's fields go with the action 'changed' only"
+            raise ValueError(msg)
+
+
+class Establishment:
+    """Makes webhooks whose targets are routes below ``public_url``.
+
+    Of ``api`` only its own calls change and delete: those of a client that extends it tell what the
+    program wants. ``workspace`` limits where a webhook is looked for when the answer to its
+    creation was lost; None looks into each that the token sees. ``seen`` tells, one line each, what
+    handshakes reached this process for a route since a monotonic time.
+    """
+
+    def __init__(
+        self,
+        api: WebhooksApi,
+        store: Store,
+        *,
+        public_url: str,
+        workspace: str | None,
+        seen: Callable[[str, float], tuple[str, ...]],
+    ) -> None:
+        self._api = api
+        self._store = store
+        self._place = public_url.rstrip("/") + "/"
+        self._workspace = workspace
+        self._seen = seen
+
+    async def establish(
+        self, resource: str, *, filters: Sequence[WebhookFilter] | None, timeout: float
+    ) -> Webhook:
+        """Return a new webhook, its secret stored. See WebhooksClient.establish for the errors."""
+        _check(resource, filters, timeout)
+        route = self._new_route(resource, filters)
+        await self._reserve(route, timeout)
+        return await self._create(route, timeout)
+
+    async def ensure(
+        self, resource: str, *, filters: Sequence[WebhookFilter] | None, timeout: float
+    ) -> Webhook:
+        """Return the living webhook of this store for the resource, or a new one.
+
+        Calls at once, in any process that shares the store, make one webhook: the reservation is
+        what they compete for.
+        """
+        _check(resource, filters, timeout)
+        while True:
+            webhook = await self._existing_webhook(resource, filters)
+            if webhook is not None:
+                return webhook
+            route = self._new_route(resource, filters)
+            if await self._reserve(route, timeout, exclusive=True):
+                return await self._create(route, timeout)
+            await anyio.sleep(ENSURE_POLL)
+
+    def _new_route(self, resource: str, filters: Sequence[WebhookFilter] | None) -> Route:
+        route_id = secrets.token_urlsafe(ROUTE_ID_LENGTH * 3 // 4)
+        return Route(
+            id=route_id,
+            target=self._place + route_id,
+            resource=resource,
+            filters=None if filters is None else tuple(filters),
+        )
+
+    async def _reserve(self, route: Route, timeout: float, *, exclusive: bool = False) -> bool:
+        try:
+            return await self._store.reserve(
+                route, ttl=timeout + CLEAN_UP_TIMEOUT, exclusive=exclusive
+            )
+        except BaseException:  # the store may have done it all the same
+            await self._undo_reservation(route)
+            raise
+
+    # A webhook that the store holds already
+
+    async def _existing_webhook(
+        self, resource: str, filters: Sequence[WebhookFilter] | None
+    ) -> Webhook | None:
+        for route in await self._store.list_routes(resource):
+            if route.gid is not None and route.target == self._place + route.id:
+                webhook = await self._check(route, route.gid, filters)
+                if webhook is not None:
+                    return webhook
+        return None
+
+    async def _check(
+        self, route: Route, gid: str, filters: Sequence[WebhookFilter] | None
+    ) -> Webhook | None:
+        try:
+            webhook = await self._api.get_webhook(gid)
+        except NotFoundError:
+            logger.warning("webhook %s is gone from Asana; it is established again", gid)
+            await self._store.retire(route.id)
+            return None
+        if webhook.active is False:
+            logger.warning("webhook %s is inactive; it is established again", gid)
+            await WebhooksApi.delete_webhook(self._api, gid)
+            await self._store.retire(route.id)
+            return None
+        if _as_set(webhook.filters) != _as_set(filters):
+            webhook = await WebhooksApi.update_webhook(self._api, gid, filters=filters or ())
+            await self._store.set_filters(route.id, filters)
+        return msgspec.structs.replace(webhook, secret=route.secret)
+
+    # A new webhook
+
+    async def _create(self, route: Route, timeout: float) -> Webhook:
+        started = time.monotonic()
+        try:
+            webhook = await self._post(route, timeout)
+        except (ConnectionFailedError, ServerError, DecodeError) as error:
+            webhook = await self._look_up_lost(route, error)
+        except AsanaWebhooksError as error:
+            await self._undo_reservation(route)
+            if isinstance(error, BadRequestError) and _is_about_handshake(error):
+                raise self._handshake_missing(route, started, error.errors) from error
+            raise
+        except BaseException:
+            await self._undo_unanswered(route)
+            raise
+        return await self._confirm(route, webhook, started)
+
+    async def _post(self, route: Route, timeout: float) -> Webhook:
+        try:
+            with anyio.fail_after(timeout):
+                return await self._api.create_webhook(
+                    route.resource, route.target, filters=route.filters, timeout=timeout
+                )
+        except TimeoutError:
+            msg = f"Asana did not answer the create call within {timeout:g} s"
+            raise ConnectionFailedError(msg) from None
+
+    async def _confirm(self, route: Route, webhook: Webhook, started: float) -> Webhook:
+        try:
+            secret = await self._matching_secret(route, webhook, started)
+            if not await self._store.confirm(route.id, gid=webhook.gid, secret=secret):
+                msg = "the reservation ran out before Asana's answer; establish again"
+                raise HandshakeMissingError(msg)
+        except BaseException:
+            await self._undo(route, webhook.gid)
+            raise
+        return msgspec.structs.replace(webhook, secret=secret)
+
+    async def _matching_secret(self, route: Route, webhook: Webhook, started: float) -> str:
+        reserved = await self._store.get_route(route.id)
+        candidates = reserved.candidates if reserved is not None else ()
+        if not candidates:
+            said = ("the webhook was created: something else answered the handshake",)
+            raise self._handshake_missing(route, started, said)
+        if webhook.secret is not None:
+            for candidate in candidates:
+                if hmac.compare_digest(candidate.encode(), webhook.secret.encode()):
+                    return candidate
+            msg = (
+                "Asana's secret is none of those that handshakes left here; the webhook is deleted"
+            )
+            raise HandshakeMismatchError(msg)
+        if len(candidates) > 1:
+            msg = "several handshakes came and Asana did not say which is its own; webhook deleted"
+            raise HandshakeMismatchError(msg)
+        logger.warning(
+            "Asana's answer for webhook %s held no secret; the only handshake's is kept",
+            webhook.gid,
+        )
+        return candidates[0]
+
+    def _handshake_missing(
+        self, route: Route, started: float, asana: tuple[str, ...]
+    ) -> HandshakeMissingError:
+        seen = self._seen(route.id, started)
+        msg = (
+            f"no handshake was completed. Asana said: {'; '.join(asana).rstrip('.') or 'nothing'}. "
+            f"This receiver saw: {_summed_up(seen) or 'no handshake at all'}. "
+            f"Check that {self._place} leads here from the internet (proxy, tunnel, firewall, TLS "
+            "certificate), passes POST and the header X-Hook-Secret in both directions, and that "
+            "all receivers behind it share one store."
+        )
+        return HandshakeMissingError(msg, asana=asana, seen=seen)
+
+    # When it is not known whether Asana made the webhook
+
+    async def _look_up_lost(self, route: Route, error: AsanaWebhooksError) -> Webhook:
+        logger.warning("the answer to a create call was lost; looking for its webhook")
+        webhook = None
+        try:
+            with anyio.fail_after(CLEAN_UP_TIMEOUT):
+                webhook = await self._look_up_patiently(route)
+        except (AsanaWebhooksError, TimeoutError) as also:
+            why = str(also) or "it took too long"
+            error.add_note(f"whether a webhook was made could not be found out: {why}")
+        except BaseException:
+            await self._undo_unanswered(route)
+            raise
+        if webhook is None:
+            await self._undo_reservation(route)
+            raise error
+        return webhook
+
+    async def _look_up_patiently(self, route: Route) -> Webhook | None:
+        for delay in LOOK_UPS:
+            await anyio.sleep(delay)
+            webhook = await self._look_up(route)
+            if webhook is not None:
+                return webhook
+        return None
+
+    async def _look_up(self, route: Route) -> Webhook | None:
+        for workspace in await self._workspaces():
+            async for webhook in self._api.iter_webhooks(workspace, resource=route.resource):
+                if (webhook.target or "").rstrip("/").endswith("/" + route.id):
+                    return webhook
+        return None
+
+    async def _workspaces(self) -> list[str]:
+        if self._workspace is not None:
+            return [self._workspace]
+        return [workspace.gid async for workspace in self._api.iter_workspaces()]
+
+    # Undoing; what raised, a cancellation too, goes on afterwards whatever fails here
+
+    async def _undo_reservation(self, route: Route) -> None:
+        with _cleanup("a reservation may be left in the store until it expires"):
+            await self._forget(route)
+
+    async def _undo_unanswered(self, route: Route) -> None:
+        with _cleanup("a webhook may be left at Asana, without a receiver"):
+            if not await self._forget(route):
+                return  # no secret was echoed, so Asana cannot have made the webhook
+            webhook = await self._look_up_patiently(route)
+            if webhook is not None:
+                await WebhooksApi.delete_webhook(self._api, webhook.gid)
+
+    async def _undo(self, route: Route, gid: str) -> None:
+        with _cleanup(f"webhook {gid} may be left at Asana, delete it by hand"):
+            await self._forget(route)
+            await WebhooksApi.delete_webhook(self._api, gid)
+
+    async def _forget(self, route: Route) -> bool:
+        """Drop the route, or retire it; return whether a handshake may have been echoed for it."""
+        try:
+            dropped = await self._store.drop(route.id)
+            if dropped is None:
+                await self._store.retire(route.id)
+        except StoreError as error:
+            logger.error("an unwanted route may be left in the store: %s", error)
+            return True
+        return dropped is not None and bool(dropped.candidates)
+
+
+@contextlib.contextmanager
+def _cleanup(left: str) -> Iterator[None]:
+    """Shield and bound what undoes; log what is left when that fails, or is cut off."""
+    why = "cleaning up did not end"
+    try:
+        with anyio.move_on_after(CLEAN_UP_TIMEOUT, shield=True):
+            yield
+            why = ""
+    except AsanaWebhooksError as error:
+        why = str(error)
+    finally:
+        if why:
+            logger.error("%s: %s", left, why)
+
+
+def _check(resource: str, filters: Sequence[WebhookFilter] | None, timeout: float) -> None:
+    check_gid("resource", resource)
+    check_filters(filters)
+    check_timeout(timeout)
+
+
+def _summed_up(lines: Sequence[str]) -> str:
+    counted = Counter(lines).items()
+    return "; ".join(line if times == 1 else f"{line}, {times} times" for line, times in counted)
+
+
+def _is_about_handshake(error: BadRequestError) -> bool:
+    said = " ".join(error.errors).lower()
+    return "handshake" in said or "remote server" in said or "status code" in said
+
+
+def _as_set(filters: Sequence[WebhookFilter] | None) -> set[object]:
+    return {
+        (item.resource_type, item.resource_subtype, item.action, frozenset(item.fields or ()))
+        for item in filters or ()
+    }

@@ -1,0 +1,126 @@
+"""Secrets at rest: how a store keeps them so that its file or server alone gives none away.
+
+With keys, a secret is kept as two texts. The *seal* is the secret, encrypted with the newest key
+(Fernet: AES-128-CBC and HMAC-SHA256) together with its route, so that it is of no use at another
+one. The *mark* is a digest of both, by which a store compares secrets without opening them; it
+reveals nothing of a secret that is random, as Asana's are. Without keys the mark is the secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import StoreError
+
+__all__ = ["EncryptedSecret", "SecretCipher"]
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet, MultiFernet
+
+NO_KEY = (
+    "an encryption key is 32 bytes in URL-safe base64; make one with: python -c"
+    " 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
+)
+KEY_LOST = (
+    "a secret is encrypted with a key that is not among encryption_keys: add the key; if it is"
+    " lost, begin with a new store and establish the webhooks again"
+)
+
+MISPLACED = "a secret is sealed for another route: somebody changed the store; restore a copy of it"
+
+
+class EncryptedSecret(NamedTuple):
+    """A secret as a store keeps it; ``seal`` is None without encryption."""
+
+    mark: str
+    seal: str | None = None
+
+    def __repr__(self) -> str:
+        """Return what it is: without encryption the mark is the secret."""
+        return f"<{type(self).__name__}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return nothing: without encryption the mark is the secret."""
+        return []
+
+
+class SecretCipher:
+    """Seals and opens secrets with ``keys``, the newest first; without keys they stay in clear.
+
+    A key is 32 bytes in URL-safe base64, as ``cryptography.fernet.Fernet.generate_key`` makes it.
+    Raises ValueError for anything else, and when the extra ``crypto`` is not installed.
+    """
+
+    def __init__(self, keys: Sequence[str] | None = None) -> None:
+        if isinstance(keys, str):
+            msg = "encryption_keys is a list of keys, also when there is one"
+            raise ValueError(msg)
+        self._newest: Fernet | None = None
+        self._all: MultiFernet | None = None
+        if keys:
+            self._newest, self._all = _fernets(keys)
+
+    def seal(self, route: str, secret: str) -> EncryptedSecret:
+        """Return what to keep of a secret of this route."""
+        if self._newest is None:
+            return EncryptedSecret(secret)
+        seal = self._newest.encrypt(_bytes(route, secret))
+        return EncryptedSecret(self.mark(route, secret), seal.decode())
+
+    def mark(self, route: str, secret: str) -> str:
+        """Return that by which a store finds the secret."""
+        if self._newest is None:
+            return secret
+        return "sha256:" + hashlib.sha256(_bytes(route, secret)).hexdigest()
+
+    def open(self, route: str, sealed: EncryptedSecret) -> str:
+        """Return the secret. Raises StoreError when no key opens it, or it is another route's."""
+        if sealed.seal is None:
+            return sealed.mark
+        text = _decrypt(self._all, sealed.seal)
+        if text is None:
+            raise StoreError(KEY_LOST)
+        owner, _, secret = text.partition("\n")
+        if owner != route:
+            raise StoreError(MISPLACED)
+        return secret
+
+    def renew(self, route: str, sealed: EncryptedSecret) -> EncryptedSecret | None:
+        """Return the secret sealed anew, None when it is kept as the newest key demands.
+
+        Raises StoreError like ``open``.
+        """
+        secret = self.open(route, sealed)
+        if self._newest is None or (sealed.seal and _decrypt(self._newest, sealed.seal)):
+            return None
+        return self.seal(route, secret)
+
+
+def _bytes(route: str, secret: str) -> bytes:
+    return f"{route}\n{secret}".encode(errors="surrogatepass")  # whatever a stranger sent
+
+
+def _fernets(keys: Sequence[str]) -> tuple[Fernet, MultiFernet]:
+    try:
+        from cryptography.fernet import Fernet, MultiFernet
+    except ImportError:
+        msg = "encryption needs the cryptography library: pip install 'asana-webhooks[crypto]'"
+        raise ValueError(msg) from None
+    try:
+        fernets = [Fernet(key) for key in keys]
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(NO_KEY) from None
+    return fernets[0], MultiFernet(fernets)
+
+
+def _decrypt(fernet: Fernet | MultiFernet | None, seal: str) -> str | None:
+    if fernet is None:
+        return None
+    from cryptography.fernet import InvalidToken
+
+    try:
+        return fernet.decrypt(seal).decode(errors="surrogatepass")
+    except (InvalidToken, ValueError):  # the second for what is not even ASCII
+        return None

@@ -1,0 +1,189 @@
+"""The calls that are under way, and the schema that they need."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import anyio
+
+from ..._deadline import Deadline
+from ...errors import StoreError
+from . import migrations, sql
+from .connecting import (
+    CALL_TIMEOUT,
+    CONNECT_TIMEOUT,
+    REMEDIES,
+    Connection,
+    Pool,
+    cause_of,
+    failure,
+    is_deadlock,
+)
+from .functions import FUNCTIONS
+
+__all__ = ["Server"]
+
+logger = logging.getLogger(__name__)
+
+OPEN_TIMEOUT = 30.0
+"""Seconds for what opening does, which may wait for another process that migrates the schema."""
+
+CLOSE_TIMEOUT = 9.0
+"""Seconds that closing waits for calls under way."""
+
+
+class Server:
+    """The pool, and the calls that are under way."""
+
+    def __init__(self, pool: Pool, name: str, schema: str) -> None:
+        self.pool = pool
+        self.name = name
+        self._schema = schema
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._deadline = Deadline(CALL_TIMEOUT)
+
+    async def prepare(self) -> None:
+        """Check the server and bring the schema up to date. Raises StoreError."""
+        try:
+            async with (
+                asyncio.timeout(OPEN_TIMEOUT),
+                self.pool.acquire(timeout=CONNECT_TIMEOUT) as connection,
+            ):
+                await self._check(connection)
+                await self._migrate(connection)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told as a StoreError
+            raise failure(self.name, error) from cause_of(error)
+
+    async def _check(self, connection: Connection) -> None:
+        ((read_only, isolation, *risks),) = await connection.fetch(sql.READ_SETTINGS)
+        if read_only:
+            msg = f"the store at {self.name} failed: {REMEDIES['25006']}"
+            raise StoreError(msg)
+        if not isolation.startswith("read "):
+            msg = (
+                f"the store at {self.name} works at the isolation level 'read committed', not"
+                f" {isolation!r}: set default_transaction_isolation for its user"
+            )
+            raise StoreError(msg)
+        for setting, value in zip(("synchronous_commit", "fsync"), risks, strict=True):
+            if value == "off":
+                logger.warning(
+                    "%s is off at %s: deliveries that were acknowledged are lost when the server"
+                    " crashes; set it on, for this user at least",
+                    *(setting, self.name),
+                )
+
+    async def _migrate(self, connection: Connection) -> None:
+        """Bring the schema up to date, again when a call of an older version is in the way."""
+        while await self._version(connection) < len(migrations.MIGRATIONS):
+            try:
+                async with connection.transaction():
+                    await self._migrate_at_once(connection)
+            except Exception as error:
+                if not is_deadlock(error):
+                    raise
+
+    async def _migrate_at_once(self, connection: Connection) -> None:
+        await connection.fetch(migrations.LOCK, self._schema, timeout=OPEN_TIMEOUT)
+        await self._create(connection)
+        version, newest = await self._version(connection), len(migrations.MIGRATIONS)
+        if version == newest:  # somebody else did it
+            return
+        for migration in (*migrations.MIGRATIONS[version:], FUNCTIONS):
+            await connection.execute(self._localised(migration), timeout=OPEN_TIMEOUT)
+        await connection.fetch(self._localised(migrations.SET_VERSION), newest)
+
+    async def _create(self, connection: Connection) -> None:
+        """Create the schema, unless somebody did who may do more than this user."""
+        if not (await connection.fetch(migrations.HAS_SCHEMA, f'"{self._schema}"'))[0][0]:
+            await connection.execute(migrations.CREATE_SCHEMA.format(f'"{self._schema}"'))
+
+    async def _version(self, connection: Connection) -> int:
+        if not (await connection.fetch(migrations.HAS_META, f'"{self._schema}".meta'))[0][0]:
+            return 0
+        ((version,),) = await connection.fetch(self._localised(migrations.READ_VERSION))
+        if version > len(migrations.MIGRATIONS):
+            msg = (
+                f"the schema {self._schema} at {self.name} was made by a newer version of"
+                " asana-webhooks: install that version, or choose another schema"
+            )
+            raise StoreError(msg)
+        return int(version)
+
+    def start(self, statement: str, *values: Any) -> asyncio.Task[list[Any]]:
+        """Begin a call; it runs to its end whether or not somebody waits for it."""
+        return self.keep(self._run(statement, values))
+
+    def keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Have this done before the store is closed."""
+        task = asyncio.create_task(work, name="asana-webhooks store")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def outcome(self, future: asyncio.Future[Any]) -> Any:
+        """Return what a call returns. Raises StoreError when it fails, or takes too long."""
+        try:
+            return await self._deadline.wait_for(future)
+        except TimeoutError as error:
+            raise failure(self.name, error) from None
+
+    async def fetch(self, statement: str, *values: Any) -> list[Any]:
+        """Return the rows of a statement, which runs to its end even if the caller is gone."""
+        rows: list[Any] = await self.outcome(asyncio.shield(self.start(statement, *values)))
+        return rows
+
+    async def ask(self, statement: str, *values: Any) -> bool:
+        """Return what a statement says, False when it says nothing."""
+        rows = await self.fetch(statement, *values)
+        return bool(rows and rows[0][0])
+
+    async def listen(self, channel: str, heard: Callable[[], None]) -> None:
+        """Call ``heard`` at each notification, until cancelled. Raises StoreError when it ends."""
+        if self.pool.get_max_size() == 1:  # the calls need it
+            return
+        lost = asyncio.Event()
+        listener, parting = (lambda *_: heard()), (lambda _: lost.set())
+        try:
+            async with self.pool.acquire(timeout=CONNECT_TIMEOUT) as connection:
+                connection.add_termination_listener(parting)
+                try:
+                    await connection.add_listener(channel, listener)
+                    await lost.wait()
+                finally:
+                    # What fails here must not stand in the place of a cancellation.
+                    with suppress(Exception), anyio.move_on_after(CALL_TIMEOUT, shield=True):
+                        connection.remove_termination_listener(parting)
+                        await connection.remove_listener(channel, listener)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told as a StoreError
+            raise failure(self.name, error) from cause_of(error)
+        raise StoreError(f"the store at {self.name} failed: {REMEDIES['08']}")
+
+    async def end_claim(self) -> None:
+        """Wait for the calls that are under way, for a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+
+    async def _run(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
+        try:
+            async with (
+                asyncio.timeout(CALL_TIMEOUT),
+                self.pool.acquire(timeout=CALL_TIMEOUT) as connection,
+            ):
+                return await connection.fetch(self._localised(statement), *values)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told as a StoreError
+            raise failure(self.name, error) from cause_of(error)
+
+    def _localised(self, text: str) -> str:
+        return text.replace("schema.", f'"{self._schema}".')
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller may be gone

@@ -1,0 +1,82 @@
+"""Questions that come together and are sent together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from ...errors import StoreError
+
+__all__ = ["LARGEST_MESSAGE", "Batcher"]
+
+A = TypeVar("A")
+
+LARGEST_BATCH = 128
+"""How many questions share a round trip."""
+
+LARGEST_MESSAGE = 8 * 1024 * 1024
+"""Bytes of bodies after which a claim, or a batch of puts, takes no more."""
+
+
+class Batcher(Generic[A]):
+    """Sends what is asked while a round trip is under way together in the next one."""
+
+    def __init__(self, send: Callable[[Sequence[bytes]], Awaitable[Sequence[A]]]) -> None:
+        self._task: asyncio.Task[None] | None = None
+        self._send = send
+        self._asked: deque[tuple[tuple[bytes, ...], asyncio.Future[A]]] = deque()
+
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """Return what is under way."""
+        return set() if self._task is None else {self._task}
+
+    async def ask(self, *question: bytes) -> A:
+        """Return the answer; a question whose asker is cancelled may be left out."""
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._asked.append((question, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._work(), name="asana-webhooks store")
+        return await future
+
+    async def _work(self) -> None:
+        try:
+            while batch := self._next():
+                await self._exchange(*zip(*batch, strict=True))
+        finally:
+            self._task = None
+
+    def _next(self) -> list[tuple[tuple[bytes, ...], asyncio.Future[A]]]:
+        batch: list[tuple[tuple[bytes, ...], asyncio.Future[A]]] = []
+        size = 0
+        while self._asked and len(batch) < LARGEST_BATCH and size < LARGEST_MESSAGE:
+            question, future = self._asked.popleft()
+            if not future.done():
+                batch.append((question, future))
+                size += sum(map(len, question))
+        return batch
+
+    async def _exchange(
+        self, questions: Sequence[tuple[bytes, ...]], futures: Sequence[asyncio.Future[A]]
+    ) -> None:
+        try:
+            answers = await self._send([part for question in questions for part in question])
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to whoever asked
+            # Those that wait fail too: a turn of their own would exceed the time of a call.
+            for future in (*futures, *(future for _, future in self._asked)):
+                if not future.done():
+                    future.set_exception(_again(error))
+            self._asked.clear()
+        else:
+            for future, answer in zip(futures, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+
+
+def _again(error: Exception) -> StoreError:
+    """Return an error of one's own for each asker, since raising changes it."""
+    msg = str(error) if isinstance(error, StoreError) else f"unexpected {type(error).__name__}"
+    again = StoreError(msg)
+    again.__cause__ = error
+    return again

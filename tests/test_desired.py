@@ -1,0 +1,460 @@
+"""Webhooks that were ensured are looked after, with a real client and the local Asana."""
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from conftest import eventually, until
+
+from asana_webhooks import (
+    ConnectionFailedError,
+    MemoryStore,
+    StoreError,
+    Webhook,
+    WebhookFilter,
+    WebhooksClient,
+)
+from asana_webhooks import _desired as module
+from asana_webhooks._desired import Filters, Upkeep
+from asana_webhooks.simulator import AsanaSimulator
+
+MakeClient = Callable[..., WebhooksClient]
+
+SOON = 0.01
+ADDED = WebhookFilter(resource_type="task", action="added")
+REMOVED = WebhookFilter(resource_type="task", action="removed")
+ANY_FILTER: dict[str, Any] = {"fields": None, "resource_subtype": None}
+
+
+def remove(asana: AsanaSimulator, gid: str) -> None:
+    """Delete a webhook as Asana does: without a word."""
+    del asana.webhooks[gid]  # type: ignore[attr-defined] # its face is read-only
+
+
+@pytest.fixture(autouse=True)
+async def tidy() -> AsyncIterator[None]:
+    """Nothing that looks is left behind."""
+    before = asyncio.all_tasks()
+    yield
+    left = {task for task in asyncio.all_tasks() - before if "upkeep" in task.get_name()}
+    assert left == set()
+
+
+# Through the client
+
+
+async def test_webhook_that_asana_deleted_is_established_again(
+    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_client(look_after=SOON) as client:
+        first = await client.ensure(asana.project, filters=[ADDED])
+        await asana.settled()
+        remove(asana, first.gid)
+        await until(lambda: asana.webhooks)
+        (gid,) = asana.webhooks
+        assert gid != first.gid
+        assert asana.webhooks[gid].filters == [
+            {**ANY_FILTER, "resource_type": "task", "action": "added"}
+        ]
+        await asana.settled()
+        task = await asana.create_task("Fix the login", project=asana.project)
+        assert (await anext(client.events())).resource.gid == task
+    assert f"webhook {first.gid} is gone from Asana; it is established again" in caplog.messages
+
+
+async def test_webhook_that_is_inactive_is_replaced_though_the_first_try_fails(
+    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_client(look_after=SOON) as client:
+        first = await client.ensure(asana.project)
+        await asana.settled()
+        asana.faults.add("no-handshake")
+        asana.webhooks[first.gid].active = False
+        await until(lambda: "could not be looked after" in caplog.text)
+        assert first.gid not in asana.webhooks
+        asana.faults.clear()
+        await until(lambda: asana.webhooks)
+        assert first.gid not in asana.webhooks
+
+
+async def test_what_lives_is_left_alone(make_client: MakeClient, asana: AsanaSimulator) -> None:
+    async with make_client(look_after=SOON) as client, looking(client) as looks:
+        webhook = await client.ensure(asana.project, filters=[ADDED])
+        await until(lambda: len(looks) >= 3)
+        assert set(asana.webhooks) == {webhook.gid}
+
+
+@asynccontextmanager
+async def looking(client: WebhooksClient) -> AsyncIterator[list[str]]:
+    """Give the list in which the resource of each look is noted when it has ended."""
+    assert client._components is not None
+    upkeep = client._components.upkeep
+    looks: list[str] = []
+    original = upkeep._ensure
+
+    async def ensure(resource: str, **options: Any) -> Webhook:
+        try:
+            return await original(resource, **options)
+        finally:
+            looks.append(resource)
+
+    upkeep._ensure = ensure
+    yield looks
+
+
+async def test_each_that_was_ensured_is_looked_after(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client(look_after=SOON) as client:
+        task = await asana.create_task("Fix the login", project=asana.project)
+        for resource in (asana.project, task):
+            remove(asana, (await client.ensure(resource)).gid)
+        watched = {asana.project, task}
+        await until(lambda: {webhook.resource for webhook in asana.webhooks.values()} == watched)
+
+
+async def test_webhook_that_was_only_established_is_not_looked_after(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client(look_after=SOON) as client, looking(client) as looks:
+        task = await asana.create_task("Fix the login", project=asana.project)
+        established = await client.establish(asana.project)
+        await client.ensure(task)
+        remove(asana, established.gid)
+        await until(lambda: len(looks) >= 3)
+        assert set(looks) == {task}
+
+
+async def test_filters_that_were_updated_are_kept(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client(look_after=SOON) as client, looking(client) as looks:
+        webhook = await client.ensure(asana.project, filters=[ADDED])
+        await client.update_webhook(webhook.gid, filters=[REMOVED])
+        looks.clear()
+        await until(lambda: len(looks) >= 2)
+        record = asana.webhooks[webhook.gid]
+        assert [kept["action"] for kept in record.filters] == ["removed"]
+        remove(asana, webhook.gid)
+        await until(lambda: asana.webhooks)
+        (again,) = asana.webhooks.values()
+        assert [kept["action"] for kept in again.filters] == ["removed"]
+
+
+async def test_filters_that_were_ensured_last_are_kept(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client(look_after=SOON) as client, looking(client) as looks:
+        await client.ensure(asana.project, filters=[ADDED])
+        webhook = await client.ensure(asana.project, filters=[REMOVED])
+        looks.clear()
+        await until(lambda: len(looks) >= 2)
+        record = asana.webhooks[webhook.gid]
+        assert [kept["action"] for kept in record.filters] == ["removed"]
+
+
+async def test_updating_another_webhook_of_the_resource_changes_nothing(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client(look_after=SOON) as client, looking(client) as looks:
+        ensured = await client.ensure(asana.project, filters=[ADDED])
+        other = await client.establish(asana.project, filters=[ADDED])
+        await client.update_webhook(other.gid, filters=[REMOVED])
+        looks.clear()
+        await until(lambda: len(looks) >= 2)
+        kept = {gid: record.filters[0]["action"] for gid, record in asana.webhooks.items()}
+        assert kept == {ensured.gid: "added", other.gid: "removed"}
+
+
+async def test_deleted_webhook_is_looked_after_no_longer(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client(look_after=SOON) as client, looking(client) as looks:
+        task = await asana.create_task("Fix the login", project=asana.project)
+        webhook = await client.ensure(asana.project)
+        kept = await client.ensure(task)
+        await client.delete_webhook(webhook.gid)
+        looks.clear()
+        await until(lambda: len(looks) >= 3)
+        assert set(looks) == {task}
+        assert set(asana.webhooks) == {kept.gid}
+
+
+async def test_deleting_another_webhook_of_the_resource_does_not_end_the_looking(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client(look_after=SOON) as client:
+        ensured = await client.ensure(asana.project)
+        other = await client.establish(asana.project)
+        await client.delete_webhook(other.gid)
+        remove(asana, ensured.gid)
+        await until(lambda: asana.webhooks)
+
+
+async def test_deleted_webhook_that_was_to_be_replaced_is_looked_after_no_longer(
+    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_client(look_after=0.2) as client, looking(client) as looks:
+        task = await asana.create_task("Fix the login", project=asana.project)
+        await client.ensure(task)
+        webhook = await client.ensure(asana.project)
+        await asana.settled()
+        asana.faults.add("no-handshake")
+        remove(asana, webhook.gid)
+        await until(lambda: "could not be looked after" in caplog.text)
+        await client.delete_webhook(webhook.gid)
+        asana.faults.clear()
+        looks.clear()
+        await until(lambda: len(looks) >= 2)
+        assert set(looks) == {task}
+        assert [record.resource for record in asana.webhooks.values()] == [task]
+
+
+@pytest.mark.parametrize("what", ["delete", "update"])
+async def test_change_waits_for_a_look_under_way_and_holds(
+    make_client: MakeClient, asana: AsanaSimulator, what: str
+) -> None:
+    """The look has read the webhook already and is about to act on it."""
+    async with make_client(look_after=SOON) as client, looking(client) as looks:
+        webhook = await client.ensure(asana.project, filters=[ADDED])
+        reached, go_on = held_after_reading(client)
+        await reached.wait()
+        changing = asyncio.create_task(change(client, what, webhook.gid))
+        await asyncio.wait([changing], timeout=2 * SOON)  # it would be done, if it did not wait
+        go_on.set()
+        await changing
+        await until(lambda: looks)
+        looks.clear()
+        if what == "delete":
+            assert not asana.webhooks
+        else:
+            await until(lambda: len(looks) >= 2)
+            (record,) = asana.webhooks.values()
+            assert [kept["action"] for kept in record.filters] == ["removed"]
+
+
+async def change(client: WebhooksClient, what: str, gid: str) -> None:
+    if what == "delete":
+        await client.delete_webhook(gid)
+    else:
+        await client.update_webhook(gid, filters=[REMOVED])
+
+
+def held_after_reading(client: WebhooksClient) -> tuple[asyncio.Event, asyncio.Event]:
+    """Hold the next look between its reading of the webhook and what it does then."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    original = client.get_webhook
+
+    async def get_webhook(gid: str) -> Webhook:
+        webhook = await original(gid)
+        reached.set()
+        await go_on.wait()
+        return webhook
+
+    client.get_webhook = get_webhook  # type: ignore[method-assign] # a gate
+    return reached, go_on
+
+
+async def test_asana_that_fails_is_one_warning_and_the_next_look_succeeds(
+    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_client(look_after=SOON) as client, looking(client) as looks:
+        webhook = await client.ensure(asana.project)
+        failures = [ConnectionFailedError("Asana did not answer")]
+        original = client.get_webhook
+
+        async def get_webhook(gid: str) -> Webhook:
+            if failures:
+                raise failures.pop()
+            return await original(gid)
+
+        client.get_webhook = get_webhook  # type: ignore[assignment,method-assign] # fails once
+        looks.clear()
+        await until(lambda: len(looks) >= 3)
+        assert set(asana.webhooks) == {webhook.gid}
+    (record,) = (record for record in caplog.records if record.name == "asana_webhooks._desired")
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is None
+    assert record.getMessage() == (
+        f"the webhook of {asana.project} could not be looked after: Asana did not answer"
+    )
+
+
+@pytest.mark.parametrize("error", [StoreError("the disk is full"), RuntimeError("a bug")])
+async def test_whatever_fails_does_not_end_the_looking(
+    make_client: MakeClient,
+    asana: AsanaSimulator,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    class Failing(MemoryStore):
+        failures: list[Exception] = []  # noqa: RUF012 - of one test
+
+        async def list_routes(self, resource: str | None = None) -> Any:
+            if self.failures:
+                raise self.failures.pop()
+            return await super().list_routes(resource)
+
+    store = Failing()
+    async with make_client(look_after=SOON, store=store) as client:
+        webhook = await client.ensure(asana.project)
+        store.failures = [error]
+        await until(lambda: "could not be looked after" in caplog.text)
+        remove(asana, webhook.gid)
+        await until(lambda: asana.webhooks)
+    (record,) = (record for record in caplog.records if record.name.endswith("_desired"))
+    expected = isinstance(error, StoreError)
+    assert record.levelno == (logging.WARNING if expected else logging.ERROR)
+    assert (record.exc_info is None) == expected
+
+
+async def test_none_never_looks(make_client: MakeClient, asana: AsanaSimulator) -> None:
+    async with make_client(look_after=None) as client:
+        await client.ensure(asana.project)
+        await until(lambda: not upkeep_tasks())
+
+
+def upkeep_tasks() -> set[asyncio.Task[Any]]:
+    return {task for task in asyncio.all_tasks() if "upkeep" in task.get_name()}
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0, -1, -math.inf, math.nan])
+async def test_interval_that_is_not_positive_is_refused(seconds: float) -> None:
+    url = "https://hooks.example.com"
+    with pytest.raises(ValueError, match="look_after is a positive number of seconds, or None"):
+        WebhooksClient("a-token", public_url=url, store="memory:", look_after=seconds)
+
+
+async def test_closing_while_it_establishes_leaves_no_webhook_and_no_route(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    store = MemoryStore()
+    async with make_client(look_after=SOON, store=store) as client:
+        webhook = await client.ensure(asana.project)
+        await asana.settled()
+        asana.faults.add("slow-201")
+        remove(asana, webhook.gid)
+        await eventually(lambda: has_candidate(store))
+    assert upkeep_tasks() == set()
+    assert await store.list_routes() == []
+    asana.release_201.set()
+    assert not asana.webhooks
+
+
+async def has_candidate(store: MemoryStore) -> bool:
+    return any(route.candidates for route in await store.list_routes())
+
+
+async def test_closing_in_a_cancelled_scope_while_it_establishes_leaves_nothing_either(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    store = MemoryStore()
+    with anyio.CancelScope() as scope:
+        async with make_client(look_after=SOON, store=store) as client:
+            webhook = await client.ensure(asana.project)
+            await asana.settled()
+            asana.faults.add("slow-201")
+            remove(asana, webhook.gid)
+            await eventually(lambda: has_candidate(store))
+            scope.cancel()
+            await checkpoint()
+    assert upkeep_tasks() == set()
+    assert await store.list_routes() == []
+    asana.release_201.set()
+    assert not asana.webhooks
+
+
+# Upkeep alone
+
+
+class Ensured:
+    """Notes what is ensured, and how."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Filters, float]] = []
+
+    async def __call__(self, resource: str, *, filters: Filters, timeout: float) -> Webhook:
+        self.calls.append((resource, filters, timeout))
+        return Webhook(gid=f"gid of {resource}")
+
+
+async def test_pauses_differ_by_a_tenth_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 200:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(module.anyio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await Upkeep(Ensured(), interval=100.0).run()
+    assert len(set(pauses)) > 100
+    assert 90 <= min(pauses) < 95
+    assert 105 < max(pauses) <= 110
+
+
+async def test_it_is_ensured_again_as_it_was_ensured() -> None:
+    ensured = Ensured()
+    upkeep = Upkeep(ensured, interval=1.0)
+    webhook = await upkeep.ensure("12", filters=[ADDED], timeout=7.0)
+    assert webhook.gid == "gid of 12"
+    await upkeep._look("12")
+    assert ensured.calls == [("12", [ADDED], 7.0)] * 2
+
+
+async def test_what_could_not_be_ensured_is_not_looked_after() -> None:
+    async def fail(resource: str, *, filters: Filters, timeout: float) -> Webhook:
+        raise ConnectionFailedError("Asana did not answer")
+
+    upkeep = Upkeep(fail, interval=1.0)
+    with pytest.raises(ConnectionFailedError):
+        await upkeep.ensure("12", filters=None, timeout=60.0)
+    assert upkeep._wanted == {}
+
+
+async def test_what_is_left_while_others_are_looked_after_is_passed_over() -> None:
+    upkeep = Upkeep(ensured := Ensured(), interval=1.0)
+    await upkeep.ensure("12", filters=None, timeout=60.0)
+    upkeep.leave("gid of 12")
+    await upkeep._look("12")
+    assert len(ensured.calls) == 1
+
+
+async def test_what_is_left_during_its_look_is_not_taken_up_again() -> None:
+    upkeep = Upkeep(ensured := Ensured(), interval=1.0)
+    await upkeep.ensure("12", filters=None, timeout=60.0)
+
+    async def leave(resource: str, *, filters: Filters, timeout: float) -> Webhook:
+        upkeep.leave("gid of 12")
+        return Webhook(gid="another")
+
+    upkeep._ensure = leave
+    await upkeep._look("12")
+    assert upkeep._wanted == {}
+    assert len(ensured.calls) == 1
+
+
+async def test_webhook_that_was_replaced_goes_by_its_new_gid() -> None:
+    gids = iter(["first", "second", "second", "second"])
+    looks: list[Filters] = []
+
+    async def ensure(resource: str, *, filters: Filters, timeout: float) -> Webhook:
+        looks.append(filters)
+        return Webhook(gid=next(gids))
+
+    upkeep = Upkeep(ensure, interval=1.0)
+    await upkeep.ensure("12", filters=[ADDED], timeout=60.0)
+    await upkeep._look("12")
+    upkeep.leave("first")
+    upkeep.change("second", [REMOVED])
+    await upkeep._look("12")
+    upkeep.leave("second")
+    await upkeep._look("12")
+    assert looks == [[ADDED], [ADDED], [REMOVED]]
