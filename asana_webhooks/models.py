@@ -225,6 +225,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     of the signature, which make a repeat recognisable. The store gives it an ``id``; ``attempts``
     counts the failed tries, ``done`` the events of it that are handled. ``trace`` is the
     ``traceparent`` (W3C Trace Context, 55 characters) of the span that received it, or empty.
+    ``crashes`` counts the claims that ended without a word while they held it: their process died,
+    or slept through its lease.
     """
 
     route: str
@@ -235,6 +237,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attempts: int = 0
     done: int = 0
     trace: str = ""
+    crashes: int = 0
 
     def __repr__(self) -> str:
         """Return what tells deliveries apart, without body and signature."""

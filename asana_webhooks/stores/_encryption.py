@@ -1,9 +1,10 @@
 """Secrets at rest: how a store keeps them so that its file or server alone gives none away.
 
-With keys, a secret is kept as two texts. The *seal* is the secret, encrypted with the newest key
-(Fernet: AES-128-CBC and HMAC-SHA256) together with its route, so that it is of no use at another
-one. The *mark* is a digest of both, by which a store compares secrets without opening them; it
-reveals nothing of a secret that is random, as Asana's are. Without keys the mark is the secret.
+With keys, a secret is kept as two texts. The *ciphertext* is the secret, encrypted with the newest
+key (Fernet: AES-128-CBC and HMAC-SHA256) together with its route, so that it is of no use at
+another one. The *fingerprint* is a digest of both, by which a store compares secrets without
+decrypting them; it reveals nothing of a secret that is random, as Asana's are. Without keys the
+fingerprint is the secret itself. On disks and servers the two are ``secret`` and ``seal``.
 """
 
 from __future__ import annotations
@@ -28,26 +29,28 @@ KEY_LOST = (
     " lost, begin with a new store and establish the webhooks again"
 )
 
-MISPLACED = "a secret is sealed for another route: somebody changed the store; restore a copy of it"
+MISPLACED = (
+    "a secret was encrypted for another route: somebody changed the store; restore a copy of it"
+)
 
 
 class EncryptedSecret(NamedTuple):
-    """A secret as a store keeps it; ``seal`` is None without encryption."""
+    """A secret as a store keeps it; ``ciphertext`` is None without encryption."""
 
-    mark: str
-    seal: str | None = None
+    fingerprint: str
+    ciphertext: str | None = None
 
     def __repr__(self) -> str:
-        """Return what it is: without encryption the mark is the secret."""
+        """Return what it is: without encryption the fingerprint is the secret."""
         return f"<{type(self).__name__}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """Return nothing: without encryption the mark is the secret."""
+        """Return nothing: without encryption the fingerprint is the secret."""
         return []
 
 
 class SecretCipher:
-    """Seals and opens secrets with ``keys``, the newest first; without keys they stay in clear.
+    """Encrypts and decrypts secrets with ``keys``, the newest first; without keys they stay clear.
 
     A key is 32 bytes in URL-safe base64, as ``cryptography.fernet.Fernet.generate_key`` makes it.
     Raises ValueError for anything else, and when the extra ``crypto`` is not installed.
@@ -62,24 +65,24 @@ class SecretCipher:
         if keys:
             self._newest, self._all = _fernets(keys)
 
-    def seal(self, route: str, secret: str) -> EncryptedSecret:
+    def encrypt(self, route: str, secret: str) -> EncryptedSecret:
         """Return what to keep of a secret of this route."""
         if self._newest is None:
             return EncryptedSecret(secret)
-        seal = self._newest.encrypt(_bytes(route, secret))
-        return EncryptedSecret(self.mark(route, secret), seal.decode())
+        ciphertext = self._newest.encrypt(_bytes(route, secret))
+        return EncryptedSecret(self.fingerprint(route, secret), ciphertext.decode())
 
-    def mark(self, route: str, secret: str) -> str:
+    def fingerprint(self, route: str, secret: str) -> str:
         """Return that by which a store finds the secret."""
         if self._newest is None:
             return secret
         return "sha256:" + hashlib.sha256(_bytes(route, secret)).hexdigest()
 
-    def open(self, route: str, sealed: EncryptedSecret) -> str:
-        """Return the secret. Raises StoreError when no key opens it, or it is another route's."""
-        if sealed.seal is None:
-            return sealed.mark
-        text = _decrypt(self._all, sealed.seal)
+    def decrypt(self, route: str, kept: EncryptedSecret) -> str:
+        """Return the secret. Raises StoreError when no key fits, or it is another route's."""
+        if kept.ciphertext is None:
+            return kept.fingerprint
+        text = _decrypt(self._all, kept.ciphertext)
         if text is None:
             raise StoreError(KEY_LOST)
         owner, _, secret = text.partition("\n")
@@ -87,15 +90,15 @@ class SecretCipher:
             raise StoreError(MISPLACED)
         return secret
 
-    def renew(self, route: str, sealed: EncryptedSecret) -> EncryptedSecret | None:
-        """Return the secret sealed anew, None when it is kept as the newest key demands.
+    def reencrypt(self, route: str, kept: EncryptedSecret) -> EncryptedSecret | None:
+        """Return the secret encrypted with the newest key, None when it is already.
 
-        Raises StoreError like ``open``.
+        Raises StoreError like ``decrypt``.
         """
-        secret = self.open(route, sealed)
-        if self._newest is None or (sealed.seal and _decrypt(self._newest, sealed.seal)):
+        secret = self.decrypt(route, kept)
+        if self._newest is None or (kept.ciphertext and _decrypt(self._newest, kept.ciphertext)):
             return None
-        return self.seal(route, secret)
+        return self.encrypt(route, secret)
 
 
 def _bytes(route: str, secret: str) -> bytes:
@@ -115,12 +118,12 @@ def _fernets(keys: Sequence[str]) -> tuple[Fernet, MultiFernet]:
     return fernets[0], MultiFernet(fernets)
 
 
-def _decrypt(fernet: Fernet | MultiFernet | None, seal: str) -> str | None:
+def _decrypt(fernet: Fernet | MultiFernet | None, ciphertext: str) -> str | None:
     if fernet is None:
         return None
     from cryptography.fernet import InvalidToken
 
     try:
-        return fernet.decrypt(seal).decode(errors="surrogatepass")
+        return fernet.decrypt(ciphertext).decode(errors="surrogatepass")
     except (InvalidToken, ValueError):  # the second for what is not even ASCII
         return None

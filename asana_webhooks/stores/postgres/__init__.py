@@ -52,7 +52,7 @@ class PostgresStore:
     Nothing but hints needs a session, so PgBouncer in transaction mode is fine. Statements are
     prepared: it needs version 1.21 or newer and ``max_prepared_statements`` above 0.
 
-    With ``encryption_keys`` (see ``vault``), the newest first, secrets are encrypted at the server;
+    With ``encryption_keys``, the newest first, secrets are encrypted at the server;
     opening the store encrypts with the newest what is not yet. Earlier rows stay in the server's
     files and its log until it writes over them.
 
@@ -68,7 +68,7 @@ class PostgresStore:
         max_waiting: int = MAX_WAITING,
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
-        self._vault = SecretCipher(encryption_keys)
+        self._cipher = SecretCipher(encryption_keys)
         if not re.fullmatch(r"(?!pg_)[A-Za-z_]\w{0,62}", schema, re.ASCII):
             msg = (
                 "a schema's name is at most 63 letters, digits and underscores and does not begin"
@@ -95,7 +95,7 @@ class PostgresStore:
         self._server = server = Server(pool, self._name, self._schema)
         try:
             await server.prepare()
-            await renew_seals(server, self._vault)
+            await renew_seals(server, self._cipher)
         except BaseException:
             self._server = None
             if pool is not self._source:
@@ -142,22 +142,22 @@ class PostgresStore:
         if not is_text(route):  # a stranger's path; no route has such an id
             return None
         rows = await self._opened().fetch(sql.GET_ROUTE, route)
-        return route_of(rows[0], self._vault) if rows else None
+        return route_of(rows[0], self._cipher) if rows else None
 
     async def list_routes(self, resource: str | None = None) -> list[Route]:
         """Return the reserved and confirmed routes, oldest first."""
         rows = await self._opened().fetch(sql.LIST_ROUTES, resource)
-        return [route_of(row, self._vault) for row in rows]
+        return [route_of(row, self._cipher) for row in rows]
 
     async def add_candidate(self, route: str, secret: str) -> bool:
         """Keep a handshake's secret; True when the route holds it now."""
-        sealed = self._vault.seal(route, secret)
-        return await self._opened().ask(sql.ADD_CANDIDATE, route, *sealed, MAX_CANDIDATES)
+        encrypted = self._cipher.encrypt(route, secret)
+        return await self._opened().ask(sql.ADD_CANDIDATE, route, *encrypted, MAX_CANDIDATES)
 
     async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
         """Turn a reserved route into a confirmed one."""
-        mark = self._vault.mark(route, secret)
-        return await self._opened().ask(sql.CONFIRM, route, gid, mark)
+        fingerprint = self._cipher.fingerprint(route, secret)
+        return await self._opened().ask(sql.CONFIRM, route, gid, fingerprint)
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
         """Keep the filters that the webhook of this route has now."""
@@ -174,7 +174,7 @@ class PostgresStore:
     async def drop(self, route: str) -> Route | None:
         """Forget a reserved route with its candidates and what is held for them."""
         rows = await self._opened().fetch(sql.DROP, route)
-        return route_of(rows[0], self._vault) if rows else None
+        return route_of(rows[0], self._cipher) if rows else None
 
     # Inbox
 
@@ -183,8 +183,10 @@ class PostgresStore:
     ) -> bool:
         """Keep a delivery; False for a duplicate, or when its candidate is none any more."""
         self._opened()
-        mark = None if candidate is None else self._vault.mark(delivery.route, candidate)
-        return await self._puts.put(delivery, mark, None if reason is None else clean(reason))
+        kept_reason = None if reason is None else clean(reason)
+        if candidate is not None:
+            candidate = self._cipher.fingerprint(delivery.route, candidate)
+        return await self._puts.put(delivery, candidate, kept_reason)
 
     async def notify(self) -> None:
         """Tell all who watch, in other processes too, that a delivery was stored."""

@@ -26,7 +26,7 @@ FORGET_EVERY = 256
 """How many digests are learnt before twice as many old ones are forgotten."""
 
 _Put: TypeAlias = tuple[asyncio.Future[bool], Delivery, str | None, str | None]
-"""Whom to tell, the delivery, its candidate's mark and its reason."""
+"""Whom to tell, the delivery, its candidate's fingerprint and its reason."""
 
 
 class Puts:

@@ -9,7 +9,7 @@ locks it before looking for what waits. So none of them misses what the other do
 in this order, each kind by its key: routes, seen, deliveries, queues. The functions rely on each
 of their statements seeing what was committed before it: on "read committed".
 
-``schema.`` stands for the name that the user chose. A mark and a seal are the vault's.
+``schema.`` stands for the name that the user chose. A mark is a fingerprint, a seal a ciphertext.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ CREATE TABLE schema.dead_letters (
 ALTER TABLE schema.dead_letters ALTER COLUMN body SET STORAGE EXTERNAL;
 """
 
-# From then on a secret is a mark of it where there is a seal, see the vault. What took or returned
+# From then on a secret is its fingerprint where there is a ciphertext (seal). What took or returned
 # less than now is gone, or has another name or other parameters: a process of the first version
 # that still runs is refused, and neither forgets the half of a secret nor the trace of a delivery.
 SEALS_AND_TRACES = """

@@ -21,10 +21,10 @@ def text_of(filters: Sequence[WebhookFilter] | None) -> str | None:
     return None if filters is None else msgspec.json.encode(filters).decode()
 
 
-def route_of(row: Any, vault: SecretCipher) -> Route:
+def route_of(row: Any, cipher: SecretCipher) -> Route:
     """Return the route of a row. Raises StoreError when a secret of it cannot be opened."""
     id_, target, resource, filters, state, gid, created_at, heartbeat_at, _, *secrets = row
-    mark, seal, candidates = secrets
+    fingerprint, ciphertext, candidates = secrets
     return Route(
         id=id_,
         target=target,
@@ -32,8 +32,10 @@ def route_of(row: Any, vault: SecretCipher) -> Route:
         filters=None if filters is None else _filters.decode(filters),
         state=state,
         gid=gid,
-        secret=None if mark is None else vault.open(id_, EncryptedSecret(mark, seal)),
-        candidates=tuple(vault.open(id_, EncryptedSecret(*pair)) for pair in candidates),
+        secret=None
+        if fingerprint is None
+        else cipher.decrypt(id_, EncryptedSecret(fingerprint, ciphertext)),
+        candidates=tuple(cipher.decrypt(id_, EncryptedSecret(*pair)) for pair in candidates),
         created_at=created_at,
         heartbeat_at=heartbeat_at,
     )

@@ -9,7 +9,7 @@ from ._server import Server
 __all__ = ["renew_seals"]
 
 
-async def renew_seals(server: Server, vault: SecretCipher) -> None:
+async def renew_seals(server: Server, cipher: SecretCipher) -> None:
     """Seal with the newest key what is not, unless another process changed it meanwhile.
 
     Raises StoreError when a secret cannot be opened.
@@ -21,5 +21,5 @@ async def renew_seals(server: Server, vault: SecretCipher) -> None:
         (sql.LIST_CONFIRMED, sql.RESEAL_CONFIRMED),
     ):
         for id_, route, *kept in await server.fetch(listing):
-            if renewed := vault.renew(route, EncryptedSecret(*kept)):
+            if renewed := cipher.reencrypt(route, EncryptedSecret(*kept)):
                 await server.fetch(change, id_, *kept, *renewed)

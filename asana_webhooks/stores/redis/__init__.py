@@ -22,8 +22,9 @@ all in one slot of a cluster through the hash tag ``{asana-webhooks}``:
 ``letters``                     stream         dead letters
 ==============================  =============  ====================================================
 
-In a route's hash, ``secret`` and ``candidate1`` to ``candidate4`` are marks, and ``seal`` and
-``seal1`` to ``seal4`` the seals of those that are encrypted (see ``vault``): scripts compare marks.
+In a route's hash, ``secret`` and ``candidate1`` to ``candidate4`` are fingerprints, and ``seal``
+and ``seal1`` to ``seal4`` the ciphertexts of those that are encrypted: scripts compare
+fingerprints.
 
 Not one stream with a consumer group: a group hands single entries to whoever asks, so two workers
 would have deliveries of one webhook at once, what is put off would have to be kept elsewhere, and
@@ -92,7 +93,7 @@ class RedisStore:
     failure costs a second or two of it, and so does killing the server while its disk is slow (it
     puts off writing then); a failover, what the replica had not got.
 
-    With ``encryption_keys`` (see ``vault``), the newest first, secrets are encrypted on the server;
+    With ``encryption_keys``, the newest first, secrets are encrypted on the server;
     opening the store encrypts with the newest what is not yet. All processes need them: stop those
     without keys before the first is given some. What was written in clear before is in the server's
     append-only file until that is rewritten (BGREWRITEAOF), and in older copies.
@@ -109,7 +110,7 @@ class RedisStore:
         max_waiting: int = MAX_WAITING,
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
-        self._vault = SecretCipher(encryption_keys)
+        self._cipher = SecretCipher(encryption_keys)
         self._url = url_or_client if isinstance(url_or_client, str) else None
         client = connect(url_or_client) if isinstance(url_or_client, str) else usable(url_or_client)
         self._server = Server(client, tagged(prefix))
@@ -137,7 +138,7 @@ class RedisStore:
                     " asana-webhooks: install that version, or choose another prefix"
                 )
                 raise StoreError(msg)
-            await renew_secrets(self._server, self._vault)
+            await renew_secrets(self._server, self._cipher)
             await self._server.check()
         except BaseException:
             await self._close()
@@ -184,25 +185,25 @@ class RedisStore:
         except UnicodeEncodeError:  # a stranger's path; no route has such an id
             return None
         found = await self._lookups.ask(id_)
-        return None if found is None else route_of(found, self._vault)
+        return None if found is None else route_of(found, self._cipher)
 
     async def list_routes(self, resource: str | None = None) -> list[Route]:
         """Return the reserved and confirmed routes, oldest first."""
         which = () if resource is None else (resource,)
         found = await self._opened().run(routes.LIST_ROUTES, *which)
-        listed = [route_of(packed, self._vault) for packed in found]
+        listed = [route_of(packed, self._cipher) for packed in found]
         return sorted(listed, key=lambda route: route.created_at)
 
     async def add_candidate(self, route: str, secret: str) -> bool:
         """Keep a handshake's secret; True when the route holds it now."""
-        mark, seal = self._vault.seal(route, secret)
-        arguments = (route, mark, seal or "", MAX_CANDIDATES)
+        fingerprint, ciphertext = self._cipher.encrypt(route, secret)
+        arguments = (route, fingerprint, ciphertext or "", MAX_CANDIDATES)
         return bool(await self._opened().run(routes.ADD_CANDIDATE, *arguments))
 
     async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
         """Turn a reserved route into a confirmed one."""
-        mark = self._vault.mark(route, secret)
-        return bool(await self._opened().run(routes.CONFIRM, route, gid, mark))
+        fingerprint = self._cipher.fingerprint(route, secret)
+        return bool(await self._opened().run(routes.CONFIRM, route, gid, fingerprint))
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
         """Keep the filters that the webhook of this route has now."""
@@ -220,7 +221,7 @@ class RedisStore:
     async def drop(self, route: str) -> Route | None:
         """Forget a reserved route with its candidates and what is held for them."""
         found = await self._opened().run(routes.DROP, route)
-        return None if found is None else route_of(found, self._vault)
+        return None if found is None else route_of(found, self._cipher)
 
     # Inbox
 
@@ -230,14 +231,16 @@ class RedisStore:
         """Keep a delivery; False for a duplicate, or when its candidate is none any more."""
         self._opened()
         received_at = number_of(delivery.received_at)
-        mark = None if candidate is None else self._vault.mark(delivery.route, candidate)
+        fingerprint = (
+            None if candidate is None else self._cipher.fingerprint(delivery.route, candidate)
+        )
         answer = await self._puts.ask(
             delivery.route.encode(),
             delivery.digest,
             b"%d" % received_at,
             RECORD.pack(received_at, delivery.digest) + delivery.body,
             delivery.trace.encode(),
-            b"" if mark is None else b"=" + mark.encode(),
+            b"" if fingerprint is None else b"=" + fingerprint.encode(),
             b"" if reason is None else note(datetime.now(UTC), reason),
         )
         if answer == FULL:

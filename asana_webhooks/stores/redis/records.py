@@ -56,7 +56,7 @@ def lease_of(claim: Claim) -> tuple[str, str]:
     return claim.route, f"{claim.fence:016d}"
 
 
-def route_of(packed: bytes, vault: SecretCipher) -> Route:
+def route_of(packed: bytes, cipher: SecretCipher) -> Route:
     """Return the route in a packed map of fields, with its secrets opened.
 
     Raises StoreError when one cannot be opened.
@@ -64,7 +64,7 @@ def route_of(packed: bytes, vault: SecretCipher) -> Route:
     fields = _fields.decode(packed)
     filters, heartbeat_at = fields.get("filters"), fields.get("heartbeat_at")
     slots = range(1, MAX_CANDIDATES + 1)
-    candidates = (_open(fields, f"candidate{slot}", f"seal{slot}", vault) for slot in slots)
+    candidates = (_open(fields, f"candidate{slot}", f"seal{slot}", cipher) for slot in slots)
     return Route(
         id=fields["id"],
         target=fields["target"],
@@ -72,17 +72,17 @@ def route_of(packed: bytes, vault: SecretCipher) -> Route:
         filters=None if filters is None else _filters.decode(filters),
         state=fields["state"],  # type: ignore[arg-type]  # the scripts write these three only
         gid=fields.get("gid"),
-        secret=_open(fields, "secret", "seal", vault),
+        secret=_open(fields, "secret", "seal", cipher),
         candidates=tuple(secret for secret in candidates if secret is not None),
         created_at=date_of(int(fields["created_at"])),
         heartbeat_at=None if heartbeat_at is None else date_of(int(heartbeat_at)),
     )
 
 
-def _open(fields: dict[str, str], mark: str, seal: str, vault: SecretCipher) -> str | None:
-    if mark not in fields:
+def _open(fields: dict[str, str], name: str, encrypted: str, cipher: SecretCipher) -> str | None:
+    if name not in fields:
         return None
-    return vault.open(fields["id"], EncryptedSecret(fields[mark], fields.get(seal)))
+    return cipher.decrypt(fields["id"], EncryptedSecret(fields[name], fields.get(encrypted)))
 
 
 def delivery_of(route: str, taken: bytes, trace: bytes) -> Delivery:

@@ -40,7 +40,7 @@ class SqliteStore:
     process; leases, back-off and expiry go by it. Where it began anew, because the machine did,
     opening the file ends all leases and waits: nothing waits for a time that is far off.
 
-    With ``encryption_keys`` (see ``vault``), the newest first, secrets are encrypted in the file;
+    With ``encryption_keys``, the newest first, secrets are encrypted in the file;
     opening it encrypts with the newest what is not yet.
 
     A store belongs to the event loop that opened it. Raises ValueError when ``path`` is no file's,
@@ -55,7 +55,7 @@ class SqliteStore:
         clock: Callable[[], float] = time.monotonic,
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
-        self._vault = SecretCipher(encryption_keys)
+        self._cipher = SecretCipher(encryption_keys)
         self._path = os.fspath(path)
         if self._path in {"", ":memory:"}:
             msg = f"{self._path!r} is no file's path; MemoryStore keeps everything in memory"
@@ -72,7 +72,7 @@ class SqliteStore:
         if self._writer is not None:
             msg = f"the store {self._path} is open already"
             raise StoreError(msg)
-        self._writer = Writer(self._path, self._max_waiting, self._clock, self._vault)
+        self._writer = Writer(self._path, self._max_waiting, self._clock, self._cipher)
         try:
             await self._writer.start()
         except BaseException:

@@ -46,9 +46,9 @@ class Tables:
         connection: sqlite3.Connection,
         max_waiting: int,
         clock: Callable[[], float],
-        vault: SecretCipher,
+        cipher: SecretCipher,
     ) -> None:
-        self._vault = vault
+        self._cipher = cipher
         self._connection = connection
         self._execute = connection.execute
         self._max_waiting = max_waiting
@@ -99,7 +99,7 @@ class Tables:
         if found.state == "reserved" and secret not in found.candidates:
             if len(found.candidates) == MAX_CANDIDATES:
                 return False
-            self._execute(sql.ADD_CANDIDATE, (route, *self._vault.seal(route, secret)))
+            self._execute(sql.ADD_CANDIDATE, (route, *self._cipher.encrypt(route, secret)))
             return True
         return secret == found.secret or secret in found.candidates
 
@@ -228,10 +228,10 @@ class Tables:
         self._execute(sql.ERASE)
         with self.transaction():
             renewed = [
-                self._execute(change, (*sealed, id_))
+                self._execute(change, (*renewed, id_))
                 for listing, change in zip(sql.LIST_SECRETS, sql.SET_SECRET, strict=True)
                 for id_, route, *kept in self._execute(listing).fetchall()
-                if (sealed := self._vault.renew(route, EncryptedSecret(*kept)))
+                if (renewed := self._cipher.reencrypt(route, EncryptedSecret(*kept)))
             ]
         if renewed:
             self._execute(sql.EMPTY_LOG)
@@ -247,11 +247,11 @@ class Tables:
         return True
 
     def _route(self, row: tuple[Any, ...]) -> Route:
-        id_, target, resource, filters, state, gid, created_at, heartbeat_at, mark, seal = row
+        id_, target, resource, filters, state, gid, created_at, heartbeat_at, *kept = row
         candidates: tuple[str, ...] = ()
         if state == "reserved":
             rows = self._execute(sql.LIST_CANDIDATES, (id_,)).fetchall()
-            candidates = tuple(self._vault.open(id_, EncryptedSecret(*row)) for row in rows)
+            candidates = tuple(self._cipher.decrypt(id_, EncryptedSecret(*row)) for row in rows)
         return Route(
             id=id_,
             target=target,
@@ -259,15 +259,15 @@ class Tables:
             filters=filters_of(filters),
             state=state,
             gid=gid,
-            secret=None if mark is None else self._vault.open(id_, EncryptedSecret(mark, seal)),
+            secret=None if kept[0] is None else self._cipher.decrypt(id_, EncryptedSecret(*kept)),
             candidates=candidates,
             created_at=date_of(created_at),
             heartbeat_at=None if heartbeat_at is None else date_of(heartbeat_at),
         )
 
     def _find_candidate(self, route: str, secret: str) -> tuple[int | None] | None:
-        mark = self._vault.mark(route, secret)
-        values = {"route": route, "secret": mark, "now": self._now}
+        fingerprint = self._cipher.fingerprint(route, secret)
+        values = {"route": route, "secret": fingerprint, "now": self._now}
         row: tuple[int | None] | None = self._execute(sql.FIND_CANDIDATE, values).fetchone()
         return row
 

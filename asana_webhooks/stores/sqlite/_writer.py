@@ -40,12 +40,12 @@ class Writer:
     """The thread with the connection, and the calls that wait for it."""
 
     def __init__(
-        self, path: str, max_waiting: int, clock: Callable[[], float], vault: SecretCipher
+        self, path: str, max_waiting: int, clock: Callable[[], float], cipher: SecretCipher
     ) -> None:
         self._path = path
         self._place = os.path.abspath(path)  # wherever the program goes
         self._identity: tuple[int, int] | None = None
-        self._vault = vault
+        self._cipher = cipher
         self._max_waiting = max_waiting
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -116,7 +116,7 @@ class Writer:
     def _run(self) -> None:
         try:
             with contextlib.closing(open_file(self._path, self._clock)) as connection:
-                tables = Tables(connection, self._max_waiting, self._clock, self._vault)
+                tables = Tables(connection, self._max_waiting, self._clock, self._cipher)
                 tables.renew_secrets()
                 self._identity = identity(self._place)
                 self._tell([(self._started, None)])

@@ -75,7 +75,7 @@ TABLES = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
-# From then on a secret is a mark of it where there is a seal, see the vault.
+# From then on a secret is its fingerprint where there is a ciphertext (seal).
 SEALS_AND_TRACES = (
     "ALTER TABLE routes ADD COLUMN seal TEXT",
     "ALTER TABLE candidates ADD COLUMN seal TEXT",
