@@ -21,7 +21,7 @@ from asana_webhooks.cli.commands import cli
 from asana_webhooks.cli.simulate import describe
 from asana_webhooks.cli.simulate.fault_table import read_tables
 from asana_webhooks.simulator import Attempt, Call, Fault, Handshake, faults
-from asana_webhooks.simulator.traffic import Traffic
+from asana_webhooks.simulator.observers import Traffic
 
 TOKEN = "a-token-that-nobody-shall-see"
 

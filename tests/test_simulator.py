@@ -17,9 +17,9 @@ import pytest
 from aiohttp import web
 
 from asana_webhooks.simulator import AsanaSimulator, Fault, Faults
-from asana_webhooks.simulator.answers import Refused
 from asana_webhooks.simulator.filters import checked_filters
-from asana_webhooks.simulator.targets import Targets
+from asana_webhooks.simulator.responses import Refused
+from asana_webhooks.simulator.webhook_creation import Targets
 
 HEARTBEAT = b'{"events":[]}'
 INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"

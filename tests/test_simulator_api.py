@@ -12,10 +12,10 @@ from support import local_asana
 from support.local_asana import World
 
 from asana_webhooks.simulator import AsanaSimulator
-from asana_webhooks.simulator.answers import Refused
-from asana_webhooks.simulator.limits import check_room
-from asana_webhooks.simulator.notices import announcement
+from asana_webhooks.simulator.middleware import announcement
+from asana_webhooks.simulator.responses import Refused
 from asana_webhooks.simulator.state import State, WebhookRecord
+from asana_webhooks.simulator.webhook_creation import check_room
 
 WHOLE = {
     *("gid", "resource_type", "resource", "target", "active", "is_workspace_webhook"),
@@ -271,7 +271,7 @@ def test_an_app_has_room_for_ten_thousand_webhooks() -> None:
 async def test_create_call_is_refused_when_the_resource_has_no_room(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asana_webhooks.simulator.limits.PER_RESOURCE", 1)
+    monkeypatch.setattr("asana_webhooks.simulator.webhook_creation.PER_RESOURCE", 1)
     await world.watch("8675309")
     data = {"resource": "8675309", "target": world.target}
     status, message = await world.refused("POST", "/webhooks", data)

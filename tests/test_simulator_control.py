@@ -16,7 +16,7 @@ from support.target import HEARTBEAT, Target, api_of, new_webhook
 
 from asana_webhooks.simulator import AsanaSimulator, Attempt, Call, Handshake
 from asana_webhooks.simulator.control import _is_here
-from asana_webhooks.simulator.traffic import Traffic
+from asana_webhooks.simulator.observers import Traffic
 
 
 @pytest.fixture

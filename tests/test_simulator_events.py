@@ -9,7 +9,7 @@ import pytest
 from support import local_asana
 from support.local_asana import World
 
-from asana_webhooks.simulator.feed import Feed, Happening
+from asana_webhooks.simulator.events import EventLog, PublishedEvent
 from asana_webhooks.simulator.state import State
 
 
@@ -231,8 +231,8 @@ async def test_events_are_kept_for_24_hours(clock: Clock) -> None:
 
 
 def test_events_are_not_kept_for_longer(clock: Clock) -> None:
-    feed = Feed(State(), lambda webhook, events: None)
-    feed.publish(Happening({"action": "changed"}, {"1301"}))
+    feed = EventLog(State(), lambda webhook, events: None)
+    feed.publish(PublishedEvent({"action": "changed"}, {"1301"}))
     clock.pass_(hours=23)
     assert len(feed.since("1301", 0).events) == 1
     clock.pass_(hours=1)

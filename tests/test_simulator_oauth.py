@@ -13,7 +13,7 @@ from support.local_asana import World
 from yarl import URL
 
 from asana_webhooks.simulator import AsanaSimulator
-from asana_webhooks.simulator.scopes import required_scope
+from asana_webhooks.simulator.oauth import required_scope
 from asana_webhooks.simulator.state import State
 
 BACK = "https://app.example.com/back?from=asana"

@@ -9,8 +9,8 @@ import pytest
 from support import local_asana
 from support.local_asana import World
 
-from asana_webhooks.simulator.furniture import furniture
-from asana_webhooks.simulator.things import Thing, seers
+from asana_webhooks.simulator.objects import AsanaObject, seers
+from asana_webhooks.simulator.seed import seed_objects
 
 USER = {"gid": "1201", "resource_type": "user"}
 BUGS = {"gid": "8675309", "resource_type": "project"}
@@ -315,9 +315,9 @@ async def test_event_is_delivered_once_to_a_webhook_that_sees_it_in_two_ways(wor
 
 
 def test_tasks_and_their_parts_are_not_seen_above_their_projects() -> None:
-    things = furniture()
+    things = seed_objects()
     task, section, project = things["1301"], things["1400"], things["8675309"]
-    story = Thing(gid="1", resource_type="story", owner=task)
+    story = AsanaObject(gid="1", resource_type="story", owner=task)
     assert seers(task) == {"1301", "8675309"}
     assert seers(task, section) == {"1301", "1400", "8675309"}
     assert seers(story, task) == {"1", "1301", "8675309"}

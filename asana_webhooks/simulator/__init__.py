@@ -21,9 +21,9 @@ lives in memory.
 from __future__ import annotations
 
 from .faults import Fault, Faults, WebhookFaults
+from .observers import Attempt, Call, Handshake
 from .simulator import AsanaSimulator
 from .state import WebhookRecord
-from .traffic import Attempt, Call, Handshake
 
 __all__ = [
     "AsanaSimulator",

@@ -1,4 +1,4 @@
-"""What other processes may do to the local Asana that no call of Asana's API does.
+"""Control calls: other processes drive the local Asana as no call of Asana's API can.
 
 The calls are below ``/-/control``, take a JSON object and answer ``{"data": …}``, or an error in
 Asana's shape. They need no token; only processes of this machine may call, and no web page.
@@ -29,8 +29,8 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from .answers import Refused, answer
 from .faults import Fault, Faults
+from .responses import Refused, answer
 from .state import WebhookRecord, timestamp
 
 __all__ = ["CONTROL", "Driven", "control"]

@@ -1,4 +1,4 @@
-"""What is delivered to each webhook and when, and what becomes of one whose target fails.
+"""Deliveries to each webhook: when they are sent, and what follows when a target fails.
 
 Events are gathered for a moment, so that those of one moment go in one body. The bodies of one
 webhook go out one after the other, those of different webhooks side by side. What is not answered
@@ -20,9 +20,8 @@ from typing import Any
 
 import msgspec
 
-from .carrier import Carrier
 from .faults import Fault
-from .posts import SUCCESS, Answer
+from .http_sender import SUCCESS, Answer, DeliverySender
 from .state import State, WebhookRecord
 
 __all__ = ["Deliveries", "Start"]
@@ -66,7 +65,7 @@ class Deliveries:
     def __init__(
         self,
         state: State,
-        carrier: Carrier,
+        carrier: DeliverySender,
         start: Start,
         *,
         gather_for: float,
@@ -75,7 +74,7 @@ class Deliveries:
     ) -> None:
         self._state = state
         self._clock = state.clock
-        self._carrier = carrier
+        self._sender = carrier
         self._start = start
         self._gather_for = gather_for
         self._retry_delay = timedelta(seconds=retry_delay)
@@ -140,7 +139,7 @@ class Deliveries:
     def _place(self, delivery: _Delivery, line: _Line) -> int:
         """Return where in its line a delivery goes: at the end, or before one it overtakes."""
         end = len(line.waiting)
-        if not self._carrier.has(Fault.REORDERED, line.webhook):
+        if not self._sender.has(Fault.REORDERED, line.webhook):
             delivery.placed.set()
         elif end and not line.waiting[-1].placed.is_set():
             line.waiting[-1].placed.set()
@@ -171,11 +170,11 @@ class Deliveries:
 
     async def _attempt(self, line: _Line) -> None:
         webhook, first = line.webhook, line.waiting[0]
-        if first.attempts and self._carrier.has(Fault.SUPERSET, webhook):
+        if first.attempts and self._sender.has(Fault.SUPERSET, webhook):
             first.events += [event for other in line.waiting[1:] for event in other.events]
             del line.waiting[1:]
         first.attempts += 1
-        answer = await self._carrier.carry(webhook, first.body, number=first.attempts)
+        answer = await self._sender.carry(webhook, first.body, number=first.attempts)
         if answer.status in SUCCESS:
             self._note_success(webhook)
             line.waiting.remove(first)

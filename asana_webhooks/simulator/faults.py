@@ -1,4 +1,4 @@
-"""What can go wrong at Asana, or on the way to it, by name.
+"""Faults: mishaps at Asana, or on the way to it, by name.
 
 Each fault lasts from ``asana.faults.add(name)`` to ``asana.faults.discard(name)``. The last two
 tables are of faults that can be on for one webhook alone: ``asana.webhooks[gid].faults.add(name)``.

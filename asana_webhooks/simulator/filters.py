@@ -1,4 +1,4 @@
-"""Which filters a webhook may have, and which events pass them.
+"""Filters: those that a webhook may have, and the events that pass them.
 
 Source: https://developers.asana.com/docs/webhooks-guide#filters
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .answers import Refused
+from .responses import Refused
 from .state import Filter
 
 __all__ = ["checked_filters", "part", "passes"]

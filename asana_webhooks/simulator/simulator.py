@@ -14,22 +14,19 @@ import anyio
 import msgspec
 from aiohttp import web
 
-from .carrier import Carrier
+from .app import API, application
 from .control import CONTROL
-from .creation import Creation
 from .deliveries import Deliveries
-from .door import Door
+from .events import EventLog, PublishedEvent
 from .faults import Faults
-from .feed import Feed, Happening
-from .limits import Limits
-from .posts import Posts
-from .server import API, application
+from .http_sender import DeliverySender, HttpSender
+from .middleware import Limits, Middleware
+from .oauth import Tokens
+from .objects import AsanaObject
+from .observers import Attempt, Traffic, Watch
 from .state import State, WebhookRecord
-from .targets import Targets
-from .things import Thing
-from .tokens import Tokens
-from .traffic import Attempt, Traffic, Watch
-from .work import Work
+from .user_actions import UserActions
+from .webhook_creation import Targets, WebhookCreation
 
 __all__ = ["AsanaSimulator"]
 
@@ -110,23 +107,23 @@ class AsanaSimulator:
         self._host, self._port = host, port
         self._state = State()
         self.faults = Faults()
-        self._posts = Posts(timeout=delivery_timeout)
+        self._http = HttpSender(timeout=delivery_timeout)
         self._watch = watch or _nobody_watches
-        self._carrier = Carrier(self._posts, self.faults, self._watch)
+        self._sender = DeliverySender(self._http, self.faults, self._watch)
         self._deliveries = Deliveries(
             self._state,
-            self._carrier,
+            self._sender,
             self._start,
             gather_for=gather_for,
             retry_delay=retry_delay,
             give_up_after=give_up_after,
         )
         targets = Targets(local=allow_local, hosts=allow_hosts)
-        self._creation = Creation(
-            self._state, self._posts, self._deliveries, self.faults, targets, self._watch
+        self._creation = WebhookCreation(
+            self._state, self._http, self._deliveries, self.faults, targets, self._watch
         )
-        self._feed = Feed(self._state, self._deliveries.gather)
-        self._work = Work(self._state, self._feed)
+        self._log = EventLog(self._state, self._deliveries.gather)
+        self._actions = UserActions(self._state, self._log)
         self.changes: dict[str, str] = dict(changes or {})
         self.oauth = Tokens(
             self._state.now, clients=oauth_clients, consents=consents, rotates=rotates
@@ -138,7 +135,9 @@ class AsanaSimulator:
             writes=concurrent_writes,
             retry_after=retry_after,
         )
-        self._door = Door(self.faults, self.oauth, limits, self.changes, retry_after=retry_after)
+        self._middleware = Middleware(
+            self.faults, self.oauth, limits, self.changes, retry_after=retry_after
+        )
         self._patience = delivery_timeout + PATIENCE
         self._origin: str | None = None
         self._opened = AsyncExitStack()
@@ -150,7 +149,7 @@ class AsanaSimulator:
         self.user = self._state.user.gid
         self.project = self._state.project.gid
         self.webhooks: Mapping[str, WebhookRecord] = self._state.webhooks
-        self.deliveries: list[Attempt] = self._carrier.attempts
+        self.deliveries: list[Attempt] = self._sender.attempts
         self.create_started = self._creation.started
         self.handshake_done = self._creation.handshake_done
         self.release_handshake = self._creation.release_handshake
@@ -195,7 +194,7 @@ class AsanaSimulator:
 
     async def __aenter__(self) -> AsanaSimulator:
         try:
-            await self._opened.enter_async_context(self._posts)
+            await self._opened.enter_async_context(self._http)
             self._group = await self._opened.enter_async_context(asyncio.TaskGroup())
             self._opened.callback(self._cancel)
             await self._serve()
@@ -213,10 +212,10 @@ class AsanaSimulator:
     async def _serve(self) -> None:
         app = application(
             state=self._state,
-            work=self._work,
-            feed=self._feed,
+            actions=self._actions,
+            log=self._log,
             tokens=self.oauth,
-            door=self._door,
+            middleware=self._middleware,
             creation=self._creation,
             faults=self.faults,
             start=self._start,
@@ -245,23 +244,23 @@ class AsanaSimulator:
     async def create_task(self, name: str, *, project: str) -> str:
         """Add a task to a project and so to its first section; return the task's gid."""
         place = self._state.thing(project, "project")
-        return self._work.add_task({"name": name}, places={place: None}).gid
+        return self._actions.add_task({"name": name}, places={place: None}).gid
 
     async def complete_task(self, task: str) -> None:
         """Mark a task as completed: two of its fields change in the same instant."""
-        self._work.change(self._state.thing(task, "task"), {"completed": True})
+        self._actions.change(self._state.thing(task, "task"), {"completed": True})
 
     async def add_comment(self, task: str, text: str) -> str:
         """Comment on a task; return the gid of the story, whose event names no user."""
-        return self._work.add_story(self._state.thing(task, "task"), {"text": text}).gid
+        return self._actions.add_story(self._state.thing(task, "task"), {"text": text}).gid
 
     async def delete(self, gid: str) -> None:
         """Delete a task, a story, a project or whatever has this gid."""
-        self._work.delete(self._state.thing(gid))
+        self._actions.delete(self._state.thing(gid))
 
     async def undelete(self, gid: str) -> None:
         """Bring a deleted object back, which Asana lets users do but not its API."""
-        self._work.undelete(self._known(gid))
+        self._actions.undelete(self._known(gid))
 
     async def emit(self, resource: str, *events: Mapping[str, Any]) -> None:
         """Send events, in Asana's JSON shape, to every webhook on exactly this resource.
@@ -273,9 +272,9 @@ class AsanaSimulator:
         """
         self._known(resource)
         msgspec.json.encode(events)  # raises before anything is sent
-        self._feed.publish(*(Happening(event, {resource}) for event in copy.deepcopy(events)))
+        self._log.publish(*(PublishedEvent(event, {resource}) for event in copy.deepcopy(events)))
 
-    def _known(self, gid: str) -> Thing:
+    def _known(self, gid: str) -> AsanaObject:
         if gid not in self._state.things:
             msg = f"there was never an object with gid {gid!r}"
             raise ValueError(msg)
@@ -290,7 +289,7 @@ class AsanaSimulator:
         deleted already. Neither its record nor its retries take notice.
         """
         webhook = self._state.webhook(webhook_gid)
-        return await self._carrier.post(webhook, body, signature=signature)
+        return await self._sender.post(webhook, body, signature=signature)
 
     async def settled(self) -> None:
         """Return when no event is gathered and no delivery under way or waiting for a retry.

@@ -1,4 +1,4 @@
-"""What this Asana knows: its objects, its webhooks, its gids and its clock."""
+"""The state of this Asana: its objects, its webhooks, its gids and its clock."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, overload
 
 from .clock import Clock
 from .faults import WebhookFaults
-from .furniture import PROJECT, USER, WORKSPACE, furniture
-from .things import Thing
+from .objects import AsanaObject
+from .seed import PROJECT, USER, WORKSPACE, seed_objects
 
 __all__ = ["Event", "Filter", "State", "WebhookRecord", "timestamp"]
 
@@ -66,7 +66,7 @@ class State:
         self._ever: dict[str, WebhookRecord] = {}
         self._gids = itertools.count(1_200_000_000_000_001)
         self._last = datetime.min.replace(tzinfo=UTC)
-        self.things = furniture()
+        self.things = seed_objects()
         self.workspace, self.user = self.things[WORKSPACE], self.things[USER]
         self.project = self.things[PROJECT]
 
@@ -79,18 +79,18 @@ class State:
         """Return a gid that nothing has."""
         return str(next(self._gids))
 
-    def add(self, thing: Thing) -> Thing:
+    def add(self, thing: AsanaObject) -> AsanaObject:
         """Keep a new object, and return it."""
         self.things[thing.gid] = thing
         return thing
 
-    def find(self, gid: str, resource_type: str | None = None) -> Thing | None:
+    def find(self, gid: str, resource_type: str | None = None) -> AsanaObject | None:
         """Return the object with this gid that users can see, None when there is none."""
         thing = self.things.get(gid)
         found = thing and thing.alive and resource_type in (None, thing.resource_type)
         return thing if found else None
 
-    def thing(self, gid: str, resource_type: str | None = None) -> Thing:
+    def thing(self, gid: str, resource_type: str | None = None) -> AsanaObject:
         """Return the object with this gid; ValueError when there is none of this type."""
         thing = self.find(gid, resource_type)
         if thing is None:
@@ -98,13 +98,18 @@ class State:
             raise ValueError(msg)
         return thing
 
-    def all(self, resource_type: str) -> list[Thing]:
+    def all(self, resource_type: str) -> list[AsanaObject]:
         """Return the objects of a type that users can see, in the order of their creation."""
         things = self.things.values()
         return [each for each in things if each.resource_type == resource_type and each.alive]
 
     def event(
-        self, action: str, thing: Thing, *, parent: Thing | None = None, field: str | None = None
+        self,
+        action: str,
+        thing: AsanaObject,
+        *,
+        parent: AsanaObject | None = None,
+        field: str | None = None,
     ) -> Event:
         """Return the event that the user causes now, with the keys in the order of Asana's bodies.
 

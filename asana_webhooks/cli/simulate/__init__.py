@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from ...simulator import AsanaSimulator, Call, Handshake, faults
-from ...simulator.furniture import furniture
-from ...simulator.traffic import Traffic
+from ...simulator.observers import Traffic
+from ...simulator.seed import seed_objects
 from ..output import print_records
 from .fault_table import read_tables
 
@@ -59,7 +59,7 @@ def _say(text: str) -> None:
 def _introduction(asana: AsanaSimulator) -> str:
     shown = ("workspace", "project", "user", "task")
     held = sorted(
-        (each for each in furniture().values() if each.resource_type in shown),
+        (each for each in seed_objects().values() if each.resource_type in shown),
         key=lambda each: shown.index(each.resource_type),
     )
     return "\n".join(

@@ -1,6 +1,7 @@
-"""What an object of this Asana is, how it is shown, and whose webhooks see what happens to it.
+"""Objects of this Asana: how they are shown, what new ones look like, whose webhooks see them.
 
-Source: https://developers.asana.com/docs/webhooks-guide
+Sources: https://developers.asana.com/docs/webhooks-guide,
+https://developers.asana.com/reference/rest-api-reference
 """
 
 from __future__ import annotations
@@ -9,7 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["HIGHER_LEVEL", "Thing", "living", "seers"]
+__all__ = [
+    "HIGHER_LEVEL",
+    "AsanaObject",
+    "living",
+    "new_membership",
+    "new_project",
+    "new_task",
+    "new_user",
+    "seers",
+]
 
 HIGHER_LEVEL = frozenset({"workspace", "team", "portfolio", "goal"})
 """Resources whose webhooks see projects and memberships, never tasks, subtasks or stories."""
@@ -26,7 +36,7 @@ COMPACT = {
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Thing:
+class AsanaObject:
     """An object of Asana that a webhook can watch or an event can name.
 
     ``fields`` is the rest of its record; another object in it, also within a list or a membership,
@@ -37,7 +47,7 @@ class Thing:
     gid: str
     resource_type: str
     resource_subtype: str | None = None
-    owner: Thing | None = None
+    owner: AsanaObject | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     deleted: bool = False
 
@@ -75,12 +85,12 @@ class Thing:
 
 def living(value: Any) -> bool:
     """Return whether a field's value may be shown: no link in it leads to what is deleted."""
-    if isinstance(value, Thing):
+    if isinstance(value, AsanaObject):
         return value.alive
     return not isinstance(value, Mapping) or all(map(living, value.values()))
 
 
-def seers(thing: Thing, parent: Thing | None = None) -> frozenset[str]:
+def seers(thing: AsanaObject, parent: AsanaObject | None = None) -> frozenset[str]:
     """Return the gids of the objects whose webhooks and event streams see an event.
 
     Events bubble up: from a story to its task, from a subtask to its task, from a task to its
@@ -94,10 +104,69 @@ def seers(thing: Thing, parent: Thing | None = None) -> frozenset[str]:
     )
 
 
-def _upwards(thing: Thing) -> Iterator[Thing]:
+def _upwards(thing: AsanaObject) -> Iterator[AsanaObject]:
     yield thing
     above = [thing.owner, *map(thing.fields.get, ("team", "workspace", "organization"))]
     above += [each["project"] for each in thing.fields.get("memberships", ())]
     for each in above:
         if each is not None:
             yield from _upwards(each)
+
+
+def new_task(gid: str, workspace: AsanaObject, at: str, fields: dict[str, Any]) -> AsanaObject:
+    """Return a task with these fields, created at this time."""
+    fields = dict(fields)
+    subtype = fields.pop("resource_subtype", "default_task")
+    usual: dict[str, Any] = {
+        "name": "",
+        "notes": "",
+        "assignee": None,
+        "completed": False,
+        "completed_at": None,
+        "completed_by": None,
+        "created_at": at,
+        "due_at": None,
+        "due_on": None,
+        "followers": [],
+        "memberships": [],
+        "modified_at": at,
+        "parent": None,
+        "start_on": None,
+        "tags": [],
+        "workspace": workspace,
+    }
+    return AsanaObject(
+        gid=gid, resource_type="task", resource_subtype=subtype, fields=usual | fields
+    )
+
+
+def new_project(gid: str, workspace: AsanaObject, at: str, fields: dict[str, Any]) -> AsanaObject:
+    """Return a project with these fields, created at this time."""
+    usual: dict[str, Any] = {
+        "name": "",
+        "notes": "",
+        "archived": False,
+        "color": None,
+        "created_at": at,
+        "due_on": None,
+        "modified_at": at,
+        "owner": None,
+        "start_on": None,
+        "team": None,
+        "workspace": workspace,
+    }
+    return AsanaObject(gid=gid, resource_type="project", fields=usual | fields)
+
+
+def new_user(gid: str, name: str, workspace: AsanaObject, email: str | None = None) -> AsanaObject:
+    """Return a user of the workspace."""
+    address = email or f"{name.partition(' ')[0].lower()}@example.com"
+    fields = {"name": name, "email": address, "photo": None, "workspaces": [workspace]}
+    return AsanaObject(gid=gid, resource_type="user", fields=fields)
+
+
+def new_membership(gid: str, group: AsanaObject, user: AsanaObject) -> AsanaObject:
+    """Return what makes a user a member of a team or a workspace."""
+    kind = group.resource_type
+    fields = {"user": user, kind: group}
+    return AsanaObject(gid=gid, resource_type=f"{kind}_membership", owner=group, fields=fields)

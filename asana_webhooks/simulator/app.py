@@ -1,4 +1,4 @@
-"""The HTTP face: which calls there are.
+"""The application: which calls there are.
 
 Source: https://developers.asana.com/reference/rest-api-reference
 """
@@ -7,23 +7,21 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from .containers import ContainerCalls
 from .control import CONTROL, Driven, control
-from .creation import Creation
+from .crud import CrudCalls
 from .deliveries import Start
-from .door import Door
-from .event_calls import EventCalls
+from .events import EventCalls, EventLog
 from .faults import Faults
-from .feed import Feed
-from .oauth_calls import OAuthCalls
-from .pages import Pages
-from .place_calls import PlaceCalls
+from .input import Pages
+from .middleware import Middleware
+from .oauth import OAuthCalls, Tokens
+from .observers import Watch, observe_calls
 from .state import State
-from .task_calls import TaskCalls
-from .tokens import Tokens
-from .traffic import Watch, teller
-from .webhook_calls import WebhookCalls
-from .work import Work
-from .work_calls import WorkCalls
+from .tasks import TaskCalls
+from .user_actions import UserActions
+from .webhook_creation import WebhookCreation
+from .webhooks import WebhookCalls
 
 __all__ = ["API", "application"]
 
@@ -33,11 +31,11 @@ API = "/api/1.0"
 def application(
     *,
     state: State,
-    work: Work,
-    feed: Feed,
+    actions: UserActions,
+    log: EventLog,
     tokens: Tokens,
-    door: Door,
-    creation: Creation,
+    middleware: Middleware,
+    creation: WebhookCreation,
     faults: Faults,
     start: Start,
     asana: Driven,
@@ -48,17 +46,17 @@ def application(
     Create calls run as tasks that ``start`` starts; ``watch`` is told of each call.
     """
     pages = Pages(state.now)
-    api = web.Application(middlewares=[door.pass_through])
+    api = web.Application(middlewares=[middleware.pass_through])
     api.add_routes(
         [
             *WebhookCalls(state, creation, faults, start, pages).routes(),
-            *EventCalls(state, feed).routes(),
-            *TaskCalls(state, work).routes(),
-            *PlaceCalls(state, work).routes(),
-            *WorkCalls(state, work, pages).routes(),
+            *EventCalls(state, log).routes(),
+            *TaskCalls(state, actions).routes(),
+            *ContainerCalls(state, actions).routes(),
+            *CrudCalls(state, actions, pages).routes(),
         ]
     )
-    app = web.Application(middlewares=[teller(watch)])
+    app = web.Application(middlewares=[observe_calls(watch)])
     app.add_routes(OAuthCalls(state, tokens).routes())
     app.add_subapp(API, api)
     app.add_subapp(CONTROL, control(asana))

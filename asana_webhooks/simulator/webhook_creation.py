@@ -1,4 +1,8 @@
-"""How a webhook comes into being: the checks, the handshake in the middle of the call, the answer.
+"""The creation of a webhook: the checks, the handshake in the middle of the call, the answer.
+
+Asana refuses targets that only its own machine could reach, such as ``localhost``; the local one
+posts to nothing else, unless told the names of more hosts, so that a test can never reach a
+stranger's server.
 
 The handshake is a post to the exact target with ``X-Hook-Secret``, to be answered 200 or 204 with
 the same header. The first heartbeat follows it at once, whether or not the caller has its answer.
@@ -9,22 +13,98 @@ Source: https://developers.asana.com/reference/createwebhook
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .answers import Refused, unknown
+from yarl import URL
+
 from .deliveries import Deliveries
 from .faults import Fault, Faults
 from .filters import checked_filters
-from .limits import check_room
-from .posts import SUCCESS, Posts
+from .http_sender import SUCCESS, HttpSender
+from .objects import AsanaObject
+from .observers import Handshake, Watch
+from .responses import Refused, unknown
 from .state import Event, State, WebhookRecord
-from .targets import Targets
-from .things import Thing
-from .traffic import Handshake, Watch
 
-__all__ = ["Creation"]
+__all__ = ["Targets", "WebhookCreation", "check_room"]
+
+
+PER_RESOURCE = 1_000
+PER_APP = 10_000
+
+
+class Targets:
+    """Judges the target of a create call; ``hosts`` are allowed besides loopback.
+
+    Raises ValueError when ``hosts`` is not a collection of bare host names or addresses.
+    """
+
+    def __init__(self, *, local: bool, hosts: Iterable[str]) -> None:
+        if isinstance(hosts, str):
+            msg = f"allow_hosts is a collection of host names; write ({hosts!r},)"
+            raise ValueError(msg)
+        self._local = local
+        self._hosts = frozenset(map(_bare_host, hosts))
+
+    def check(self, target: str) -> None:
+        """Return when the target may be called.
+
+        Raises Refused: 400 when it is no URL or a host that is not allowed here, 403 when it is
+        one that Asana cannot reach and ``local`` is false.
+        """
+        host = _host(target)
+        if not self._local and _is_local(host):
+            raise Refused(403, f"target: The host {host} is not allowed")
+        if not _is_loopback(host) and host not in self._hosts:
+            raise Refused(
+                400, f"target: The local Asana posts to {host} only if allow_hosts has it"
+            )
+
+
+def _bare_host(name: str) -> str:
+    try:
+        host = URL.build(scheme="http", host=name).host
+    except ValueError:
+        host = None
+    if not host:
+        msg = f"allow_hosts takes host names without scheme, port or path, not {name!r}"
+        raise ValueError(msg)
+    return host.lower()
+
+
+def _host(target: str) -> str:
+    clean = target.isascii() and target.isprintable() and " " not in target
+    try:
+        url = URL(target, encoded=True)
+        usable = clean and url.scheme in ("http", "https") and url.port is not None
+    except ValueError:
+        usable = False
+    if not usable or not url.host:
+        raise Refused(400, "target: Not a valid URL")
+    return url.host.lower()
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _is_local(host: str) -> bool:
+    address = _address(host)
+    if address is None:
+        return host == "localhost" or host.endswith((".localhost", ".local"))
+    return not address.is_global
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
 
 REMOTE = "The remote server which is intended to receive the webhook"
 EXISTS = (
@@ -33,7 +113,7 @@ EXISTS = (
 )
 
 
-class Creation:
+class WebhookCreation:
     """Carries out create calls.
 
     ``started`` and ``handshake_done`` are set when a call has arrived and when a handshake was
@@ -45,7 +125,7 @@ class Creation:
     def __init__(
         self,
         state: State,
-        posts: Posts,
+        posts: HttpSender,
         deliveries: Deliveries,
         faults: Faults,
         targets: Targets,
@@ -57,7 +137,7 @@ class Creation:
         self.release_201 = asyncio.Event()
         self.strangers: list[str] = []
         self._state = state
-        self._posts = posts
+        self._http = posts
         self._deliveries = deliveries
         self._faults = faults
         self._targets = targets
@@ -105,7 +185,7 @@ class Creation:
             raise Refused(403, EXISTS)
         check_room(others, webhook.app, webhook.resource)
 
-    def _resource(self, gid: str) -> Thing:
+    def _resource(self, gid: str) -> AsanaObject:
         resource = self._state.find(gid)
         if resource is None:
             raise unknown("resource", gid)
@@ -125,7 +205,7 @@ class Creation:
         await self._strangers_call(webhook.target, Fault.STRANGER_AFTER in self._faults)
 
     async def _handshake(self, webhook: WebhookRecord) -> None:
-        answer = await self._posts.post(webhook.target, b"{}", {"X-Hook-Secret": webhook.secret})
+        answer = await self._http.post(webhook.target, b"{}", {"X-Hook-Secret": webhook.secret})
         echoed = answer.echo == webhook.secret
         self._watch(Handshake(webhook.resource, answer.status, echoed))
         if answer.status is not None and answer.status not in SUCCESS:
@@ -136,7 +216,7 @@ class Creation:
     async def _strangers_call(self, target: str, count: int) -> None:
         for _ in range(count):
             self.strangers.append(secrets.token_hex(32))
-            await self._posts.post(target, b"{}", {"X-Hook-Secret": self.strangers[-1]})
+            await self._http.post(target, b"{}", {"X-Hook-Secret": self.strangers[-1]})
 
     def _early_event(self, webhook: WebhookRecord) -> Event:
         watched = self._state.things[webhook.resource]
@@ -148,3 +228,19 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise Refused(400, f"{name}: Missing input")
     return value
+
+
+def check_room(webhooks: Iterable[WebhookRecord], app: str, resource: str) -> None:
+    """Return when the app may have one more webhook on the resource.
+
+    Raises Refused with 403 when 1,000 watch the resource, or the app has 10,000. The numbers are
+    Asana's; how it words the refusal is not documented.
+    """
+    on_resource = of_app = 0
+    for webhook in webhooks:
+        on_resource += webhook.resource == resource
+        of_app += webhook.app == app
+    if on_resource >= PER_RESOURCE:
+        raise Refused(403, f"resource: There are {PER_RESOURCE} webhooks on it already, the limit")
+    if of_app >= PER_APP:
+        raise Refused(403, f"You have {PER_APP} webhooks already, which is the limit")

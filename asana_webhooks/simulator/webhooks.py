@@ -12,14 +12,14 @@ from typing import Any
 
 from aiohttp import web
 
-from .answers import Refused, answer, choose, named_fields, single, unknown
-from .creation import Creation
 from .deliveries import Start
-from .door import app_of, input_fields
 from .faults import Fault, Faults
 from .filters import checked_filters
-from .pages import Pages
+from .input import Pages, input_fields
+from .middleware import app_of
+from .responses import Refused, answer, choose, named_fields, single, unknown
 from .state import State, WebhookRecord, timestamp
+from .webhook_creation import WebhookCreation
 
 __all__ = ["WebhookCalls"]
 
@@ -34,7 +34,7 @@ class WebhookCalls:
     """Each call sees only the webhooks that its own app made; create calls run as tasks."""
 
     def __init__(
-        self, state: State, creation: Creation, faults: Faults, start: Start, pages: Pages
+        self, state: State, creation: WebhookCreation, faults: Faults, start: Start, pages: Pages
     ) -> None:
         self._state = state
         self._pages = pages

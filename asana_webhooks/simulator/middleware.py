@@ -1,33 +1,33 @@
-"""What every call must bring, and what may happen to any of them before it is looked at.
+"""The checks that every call passes: token, scope, limits; and announced deprecations.
 
 Sources: https://developers.asana.com/docs/authentication,
-https://developers.asana.com/docs/inputoutput-options, https://developers.asana.com/docs/rate-limits
+https://developers.asana.com/docs/rate-limits, https://developers.asana.com/docs/deprecations
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+import math
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from datetime import datetime, timedelta
 
 import msgspec
 from aiohttp import web
 
-from .answers import Refused
 from .faults import Fault, Faults
-from .limits import Limits
-from .notices import announcement
-from .scopes import required_scope
-from .tokens import Tokens
+from .oauth import Tokens, required_scope
+from .responses import Refused
 
-__all__ = ["Door", "app_of", "input_fields"]
+__all__ = ["Limits", "Middleware", "announcement", "app_of"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 APP = web.RequestKey("app", str)
 
 
-class Door:
+class Middleware:
     """Lets calls in, and turns refusals into answers; ``retry_after`` is in seconds.
 
     ``changes`` are the announced changes of the API by name.
@@ -103,25 +103,80 @@ def app_of(request: web.Request) -> str:
     return request[APP]
 
 
-async def input_fields(request: web.Request) -> Mapping[str, Any]:
-    """Return the fields of a call's body: what is under ``data`` in JSON, or a form as it is.
+WINDOW = timedelta(minutes=1)
 
-    Raises Refused when the body is not what it says it is, or is JSON and holds no such object.
+TOO_MANY = (
+    "You've made too many requests and hit a rate limit. "
+    "Please retry after the given amount of time."
+)
+
+
+class Limits:
+    """Lets the calls of each token in, or refuses them with 429; None means no limit.
+
+    ``per_minute`` is how many calls may come within any minute. Refused calls count as well: a
+    client that comes back too early is refused for longer. ``gets`` and ``writes`` are calls at
+    once; one too many of these is told to wait ``retry_after`` seconds.
     """
-    if request.content_type != "application/json":
-        return await _form(request)
-    try:
-        body = msgspec.json.decode(await request.read())
-    except (ValueError, RecursionError):
-        raise Refused(400, "Could not parse request data, invalid JSON") from None
-    fields = body.get("data") if isinstance(body, dict) else None
-    if not isinstance(fields, dict):
-        raise Refused(400, "data: Missing input")
-    return fields
+
+    def __init__(
+        self,
+        now: Callable[[], datetime],
+        *,
+        per_minute: int | None,
+        gets: int | None,
+        writes: int | None,
+        retry_after: int,
+    ) -> None:
+        self._now = now
+        self._per_minute = per_minute
+        self._at_once = {True: gets, False: writes}
+        self._retry_after = retry_after
+        self._calls: dict[str, deque[datetime]] = {}
+        self._under_way: Counter[tuple[str, bool]] = Counter()
+
+    @contextlib.contextmanager
+    def admitted(self, token: str, method: str) -> Iterator[None]:
+        """Count a call as under way inside ``with``; raises Refused when it is one too many."""
+        self._count(token)
+        kind = (token, method == "GET")
+        limit = self._at_once[kind[1]]
+        if limit is not None and self._under_way[kind] >= limit:
+            raise _too_many(self._retry_after)
+        self._under_way[kind] += 1
+        try:
+            yield
+        finally:
+            self._under_way[kind] -= 1
+
+    def _count(self, token: str) -> None:
+        if self._per_minute is None:
+            return
+        now = self._now()
+        last = self._calls.setdefault(token, deque(maxlen=self._per_minute))
+        refused = len(last) == self._per_minute and now - last[0] < WINDOW
+        last.append(now)
+        if refused:
+            raise _too_many(math.ceil((last[0] + WINDOW - now).total_seconds()))
 
 
-async def _form(request: web.Request) -> Mapping[str, Any]:
-    try:
-        return dict(await request.post())
-    except (ValueError, LookupError):  # what aiohttp lets out: bytes, a charset, a missing boundary
-        raise Refused(400, "Could not parse request data, invalid form") from None
+def _too_many(seconds: int) -> Refused:
+    return Refused(429, TOO_MANY, headers={"Retry-After": str(seconds)})
+
+
+def announcement(changes: Mapping[str, str], headers: Mapping[str, str]) -> str | None:
+    """Return the value of ``Asana-Change`` for a call with these headers, None for no header.
+
+    ``changes`` maps the names of the changes to where they are explained. Those that the call
+    names in ``Asana-Enable`` or ``Asana-Disable`` are not announced to it.
+    """
+    answered = ",".join(headers.get(name, "") for name in ("Asana-Enable", "Asana-Disable"))
+    known = {name.strip() for name in answered.split(",")}
+    return (
+        ",".join(
+            f"name={name};info={info};affected=true"
+            for name, info in changes.items()
+            if name not in known
+        )
+        or None
+    )

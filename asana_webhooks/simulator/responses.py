@@ -1,4 +1,4 @@
-"""What an answer of the API looks like: envelopes, errors, and the fields of records.
+"""Answers of the API: envelopes, errors, and the fields of records.
 
 Sources: https://developers.asana.com/docs/errors,
 https://developers.asana.com/docs/inputoutput-options
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from .things import Thing, living
+from .objects import AsanaObject, living
 
 __all__ = ["Refused", "answer", "choose", "named_fields", "single", "unknown"]
 
@@ -88,7 +88,7 @@ def choose(record: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 def _shown(value: Any, names: set[str]) -> Any:
     if isinstance(value, list):
         return [_shown(item, names) for item in value if living(item)]
-    if isinstance(value, Thing):
+    if isinstance(value, AsanaObject):
         return choose(value.record, names or list(value.compact))
     if isinstance(value, Mapping):
         return choose(value, names or list(value))

@@ -1,11 +1,10 @@
-"""What this Asana starts with: a workspace, its people, a team, and a project with a few tasks."""
+"""The objects that this Asana starts with: a workspace, its people, a team, a project, tasks."""
 
 from __future__ import annotations
 
-from .blanks import new_membership, new_project, new_task, new_user
-from .things import Thing
+from .objects import AsanaObject, new_membership, new_project, new_task, new_user
 
-__all__ = ["PROJECT", "USER", "WORKSPACE", "furniture"]
+__all__ = ["PROJECT", "USER", "WORKSPACE", "seed_objects"]
 
 WORKSPACE, USER, PROJECT = "1331", "1201", "8675309"
 
@@ -17,15 +16,15 @@ TASKS = {
 }
 
 
-def furniture() -> dict[str, Thing]:
+def seed_objects() -> dict[str, AsanaObject]:
     """Return the first objects by their gids, which are the same in every Asana of this kind."""
-    workspace = Thing(
+    workspace = AsanaObject(
         gid=WORKSPACE,
         resource_type="workspace",
         fields={"name": "example.com", "is_organization": True, "email_domains": ["example.com"]},
     )
     users = [new_user(USER, "Robin Example", workspace), new_user("1202", "Sam Example", workspace)]
-    team = Thing(
+    team = AsanaObject(
         gid="1350",
         resource_type="team",
         fields={"name": "Engineering", "description": "", "organization": workspace},
@@ -38,7 +37,7 @@ def furniture() -> dict[str, Thing]:
     project = new_project(
         PROJECT, workspace, BUILT, {"name": "Bugs", "owner": users[0], "team": team}
     )
-    section = Thing(
+    section = AsanaObject(
         gid="1400",
         resource_type="section",
         owner=project,

@@ -10,13 +10,12 @@ from typing import Any
 
 from aiohttp import web
 
-from .answers import Refused, answer, single, unknown
-from .door import input_fields
-from .inputs import link, links, required_text, user_of, writable
+from .crud import thing_of
+from .input import input_fields, link, links, required_text, user_of, writable
+from .objects import AsanaObject
+from .responses import Refused, answer, single, unknown
 from .state import State
-from .things import Thing
-from .work import Work
-from .work_calls import thing_of
+from .user_actions import UserActions
 
 __all__ = ["TaskCalls"]
 
@@ -24,9 +23,9 @@ __all__ = ["TaskCalls"]
 class TaskCalls:
     """Has tasks and comments created, and tasks moved, tagged and followed."""
 
-    def __init__(self, state: State, work: Work) -> None:
+    def __init__(self, state: State, actions: UserActions) -> None:
         self._state = state
-        self._work = work
+        self._actions = actions
 
     def routes(self) -> list[web.RouteDef]:
         """Return the calls by method and path below the API."""
@@ -56,10 +55,10 @@ class TaskCalls:
         return self._create(request, await input_fields(request), self._task(request))
 
     def _create(
-        self, request: web.Request, given: Mapping[str, Any], parent: Thing | None
+        self, request: web.Request, given: Mapping[str, Any], parent: AsanaObject | None
     ) -> web.Response:
         followers = list(dict.fromkeys(self._followers(given)))
-        task = self._work.add_task(
+        task = self._actions.add_task(
             writable(self._state, "task", given) | {"followers": followers},
             places=self._places(given),
             parent=parent,
@@ -71,7 +70,7 @@ class TaskCalls:
         """Comment on a task."""
         task, given = self._task(request), await input_fields(request)
         required_text(given, "text")
-        story = self._work.add_story(task, writable(self._state, "story", given))
+        story = self._actions.add_story(task, writable(self._state, "story", given))
         return single(request, story.record, status=201)
 
     async def set_parent(self, request: web.Request) -> web.Response:
@@ -84,33 +83,33 @@ class TaskCalls:
             if above is task:
                 raise Refused(400, "parent: A task cannot be below itself")
             above = above.owner
-        self._work.move_below(task, parent)
+        self._actions.move_below(task, parent)
         return single(request, task.record)
 
     async def add_project(self, request: web.Request) -> web.Response:
         """Put a task into a project, and into a section of it if one is named."""
         task, given = self._task(request), await input_fields(request)
-        self._work.put(task, *self._place(given))
+        self._actions.put(task, *self._place(given))
         return answer({"data": {}})
 
     async def remove_project(self, request: web.Request) -> web.Response:
         """Take a task out of a project."""
         task, given = self._task(request), await input_fields(request)
-        self._work.take(task, self._linked(given, "project"))
+        self._actions.take(task, self._linked(given, "project"))
         return answer({"data": {}})
 
     async def add_to_section(self, request: web.Request) -> web.Response:
         """Put a task into a section, and so into its project."""
         section = thing_of(self._state, request, "section")
         task = self._linked(await input_fields(request), "task")
-        self._work.put(task, section.fields["project"], section)
+        self._actions.put(task, section.fields["project"], section)
         return answer({"data": {}})
 
     async def tag(self, request: web.Request) -> web.Response:
         """Add a tag to a task, or remove it."""
         task, given = self._task(request), await input_fields(request)
         adding = request.match_info["action"] == "addTag"
-        act = self._work.link if adding else self._work.unlink
+        act = self._actions.link if adding else self._actions.unlink
         act(task, "tags", self._linked(given, "tag"))
         return answer({"data": {}})
 
@@ -121,35 +120,35 @@ class TaskCalls:
         if not followers:
             raise Refused(400, "followers: Missing input")
         adding = request.match_info["action"] == "addFollowers"
-        act = self._work.link if adding else self._work.unlink
+        act = self._actions.link if adding else self._actions.unlink
         for user in followers:
             act(task, "followers", user)
         return single(request, task.record)
 
-    def _followers(self, given: Mapping[str, Any]) -> list[Thing]:
+    def _followers(self, given: Mapping[str, Any]) -> list[AsanaObject]:
         names = given.get("followers") or []
         names = names.split(",") if isinstance(names, str) else names
         if not isinstance(names, list):
             raise Refused(400, "followers: Value is not an array")
         return [user_of(self._state, "followers", name) for name in names]
 
-    def _task(self, request: web.Request) -> Thing:
+    def _task(self, request: web.Request) -> AsanaObject:
         return thing_of(self._state, request, "task")
 
-    def _places(self, given: Mapping[str, Any]) -> dict[Thing, Thing | None]:
+    def _places(self, given: Mapping[str, Any]) -> dict[AsanaObject, AsanaObject | None]:
         memberships = given.get("memberships") or []
         if not isinstance(memberships, list) or not all(isinstance(m, dict) for m in memberships):
             raise Refused(400, "memberships: Value is not an array of objects")
         projects = links(self._state, given, "projects", "project")
         return dict.fromkeys(projects) | dict(map(self._place, memberships))
 
-    def _place(self, given: Mapping[str, Any]) -> tuple[Thing, Thing | None]:
+    def _place(self, given: Mapping[str, Any]) -> tuple[AsanaObject, AsanaObject | None]:
         project, section = self._linked(given, "project"), link(self._state, given, "section")
         if section is not None and section.owner is not project:
             raise Refused(400, "section: The section is not in the project")
         return project, section
 
-    def _linked(self, given: Mapping[str, Any], name: str) -> Thing:
+    def _linked(self, given: Mapping[str, Any], name: str) -> AsanaObject:
         gid = required_text(given, name)
         thing = self._state.find(gid, name)
         if thing is None:

@@ -11,23 +11,22 @@ from typing import Any
 
 from aiohttp import web
 
-from .answers import Refused, answer, single
-from .door import input_fields
-from .inputs import link, required_text, user_of, writable
+from .crud import thing_of
+from .input import input_fields, link, required_text, user_of, writable
+from .objects import AsanaObject
+from .responses import Refused, answer, single
 from .state import State
-from .things import Thing
-from .work import Work
-from .work_calls import thing_of
+from .user_actions import UserActions
 
-__all__ = ["PlaceCalls"]
+__all__ = ["ContainerCalls"]
 
 
-class PlaceCalls:
+class ContainerCalls:
     """Has places created, and users added to teams and the workspace."""
 
-    def __init__(self, state: State, work: Work) -> None:
+    def __init__(self, state: State, actions: UserActions) -> None:
         self._state = state
-        self._work = work
+        self._actions = actions
 
     def routes(self) -> list[web.RouteDef]:
         """Return the calls by method and path below the API."""
@@ -50,20 +49,20 @@ class PlaceCalls:
         if place.resource_type == "team":
             team = place
         fields = writable(self._state, "project", given) | {"team": team}
-        return single(request, self._work.add_project(fields).record, status=201)
+        return single(request, self._actions.add_project(fields).record, status=201)
 
     async def create_section(self, request: web.Request) -> web.Response:
         """Create a section in a project."""
         project, given = thing_of(self._state, request, "project"), await input_fields(request)
         required_text(given, "name")
-        section = self._work.add_section(project, writable(self._state, "section", given))
+        section = self._actions.add_section(project, writable(self._state, "section", given))
         return single(request, section.record, status=201)
 
     async def create_tag(self, request: web.Request) -> web.Response:
         """Create a tag."""
         given = await input_fields(request)
         self._place(request, given)
-        tag = self._work.add_tag(writable(self._state, "tag", given))
+        tag = self._actions.add_tag(writable(self._state, "tag", given))
         return single(request, tag.record, status=201)
 
     async def create_team(self, request: web.Request) -> web.Response:
@@ -72,7 +71,7 @@ class PlaceCalls:
         if link(self._state, given, "organization", "workspace") is None:
             raise Refused(400, "organization: Missing input")
         required_text(given, "name")
-        team = self._work.add_team(writable(self._state, "team", given))
+        team = self._actions.add_team(writable(self._state, "team", given))
         return single(request, team.record, status=201)
 
     async def add_user(self, request: web.Request) -> web.Response:
@@ -81,20 +80,20 @@ class PlaceCalls:
         name = required_text(given, "user")
         known = any(each.fields["email"] == name for each in self._state.all("user"))
         user = (
-            self._work.add_user(name)
+            self._actions.add_user(name)
             if "@" in name and not known
             else user_of(self._state, "user", name)
         )
-        self._work.join(group, user)
+        self._actions.join(group, user)
         return single(request, user.record)
 
     async def remove_user(self, request: web.Request) -> web.Response:
         """End a user's membership."""
         group, given = thing_of(self._state, request), await input_fields(request)
-        self._work.leave(group, user_of(self._state, "user", required_text(given, "user")))
+        self._actions.leave(group, user_of(self._state, "user", required_text(given, "user")))
         return answer({"data": {}})
 
-    def _place(self, request: web.Request, given: Mapping[str, Any]) -> Thing:
+    def _place(self, request: web.Request, given: Mapping[str, Any]) -> AsanaObject:
         if "gid" in request.match_info:
             return thing_of(self._state, request)
         place = link(self._state, given, "workspace") or link(self._state, given, "team")

@@ -1,4 +1,4 @@
-"""What users do with their objects, and the events that come of it.
+"""The actions of users on their objects, and the events that they cause.
 
 One click may cause several events; they are published together. What users do to no effect, such
 as completing a completed task, causes none.
@@ -11,29 +11,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .blanks import new_membership, new_project, new_task, new_user
-from .feed import Feed, Happening
+from .events import EventLog, PublishedEvent
+from .objects import AsanaObject, new_membership, new_project, new_task, new_user, seers
 from .state import State, timestamp
-from .things import Thing, seers
 
-__all__ = ["Work"]
+__all__ = ["UserActions"]
 
 
-class Work:
+class UserActions:
     """Changes the objects of a state, and tells the feed of it."""
 
-    def __init__(self, state: State, feed: Feed) -> None:
+    def __init__(self, state: State, log: EventLog) -> None:
         self._state = state
-        self._feed = feed
+        self._log = log
 
     def add_task(
         self,
         fields: Mapping[str, Any],
         *,
-        places: Mapping[Thing, Thing | None] | None = None,
-        parent: Thing | None = None,
-        tags: Iterable[Thing] = (),
-    ) -> Thing:
+        places: Mapping[AsanaObject, AsanaObject | None] | None = None,
+        parent: AsanaObject | None = None,
+        tags: Iterable[AsanaObject] = (),
+    ) -> AsanaObject:
         """Return a new task that is below this task, and has these tags.
 
         ``places`` are the projects that it is in, with the section, or None for the first one.
@@ -41,17 +40,17 @@ class Work:
         task = new_task(self._state.new_gid(), self._state.workspace, self._now(), dict(fields))
         self._state.add(task)
         task.fields["parent"] = task.owner = parent
-        found = [self._happening("added", task, parent=parent)] if parent else []
+        found = [self._event("added", task, parent=parent)] if parent else []
         for project, section in (places or {}).items():
             found += self._into(task, project, section or self._sections(project)[0])
         for tag in tags:
             found += self._link(task, "tags", tag)
         if task.fields["completed"]:
             task.fields |= {"completed_at": self._now(), "completed_by": self._state.user}
-        self._feed.publish(*found)
+        self._log.publish(*found)
         return task
 
-    def add_story(self, task: Thing, fields: Mapping[str, Any]) -> Thing:
+    def add_story(self, task: AsanaObject, fields: Mapping[str, Any]) -> AsanaObject:
         """Return a new comment on a task; its event names no user, as recorded."""
         story = self._new(
             "story",
@@ -61,11 +60,11 @@ class Work:
             owner=task,
             resource_subtype="comment_added",
         )
-        happening = self._happening("added", story, parent=task)
-        self._feed.publish(happening._replace(event={**happening.event, "user": None}))
+        happening = self._event("added", story, parent=task)
+        self._log.publish(happening._replace(event={**happening.event, "user": None}))
         return story
 
-    def add_project(self, fields: Mapping[str, Any]) -> Thing:
+    def add_project(self, fields: Mapping[str, Any]) -> AsanaObject:
         """Return a new project, with a section that has no title yet."""
         workspace = self._state.workspace
         project = new_project(self._state.new_gid(), workspace, self._now(), dict(fields))
@@ -73,54 +72,54 @@ class Work:
         self._new_section(project, {"name": "Untitled section"})
         team = project.fields["team"]
         parents = [workspace, *([team] if team else [])]
-        self._feed.publish(*(self._happening("added", project, parent=each) for each in parents))
+        self._log.publish(*(self._event("added", project, parent=each) for each in parents))
         return project
 
-    def add_section(self, project: Thing, fields: Mapping[str, Any]) -> Thing:
+    def add_section(self, project: AsanaObject, fields: Mapping[str, Any]) -> AsanaObject:
         """Return a new section at the end of a project."""
         section = self._new_section(project, fields)
-        self._feed.publish(self._happening("added", section, parent=project))
+        self._log.publish(self._event("added", section, parent=project))
         return section
 
-    def add_tag(self, fields: Mapping[str, Any]) -> Thing:
+    def add_tag(self, fields: Mapping[str, Any]) -> AsanaObject:
         """Return a new tag; nobody can watch what it is added to."""
         usual = {"name": "", "color": None, "notes": "", "workspace": self._state.workspace}
         return self._new("tag", usual | {"created_at": self._now()} | dict(fields))
 
-    def add_team(self, fields: Mapping[str, Any]) -> Thing:
+    def add_team(self, fields: Mapping[str, Any]) -> AsanaObject:
         """Return a new team, of which the user is a member."""
         usual = {"name": "", "description": "", "organization": self._state.workspace}
         team = self._new("team", usual | dict(fields))
         self.join(team, self._state.user)
         return team
 
-    def add_user(self, email: str) -> Thing:
+    def add_user(self, email: str) -> AsanaObject:
         """Return a new user of the workspace who has this address."""
         name, workspace = email.partition("@")[0], self._state.workspace
         user = self._state.add(new_user(self._state.new_gid(), name, workspace, email))
         self.join(workspace, user)
         return user
 
-    def join(self, group: Thing, user: Thing) -> None:
+    def join(self, group: AsanaObject, user: AsanaObject) -> None:
         """Make a user a member of a team or a workspace."""
         if user in self.members(group):
             return
         membership = self._state.add(new_membership(self._state.new_gid(), group, user))
-        self._feed.publish(self._happening("added", membership, parent=group))
+        self._log.publish(self._event("added", membership, parent=group))
 
-    def leave(self, group: Thing, user: Thing) -> None:
+    def leave(self, group: AsanaObject, user: AsanaObject) -> None:
         """End a user's membership of a team or a workspace, if there is one."""
         for each in self._state.all(f"{group.resource_type}_membership"):
             if each.owner is group and each.fields["user"] is user:
                 each.deleted = True
-                self._feed.publish(self._happening("removed", each, parent=group))
+                self._log.publish(self._event("removed", each, parent=group))
 
-    def members(self, group: Thing) -> list[Thing]:
+    def members(self, group: AsanaObject) -> list[AsanaObject]:
         """Return the users who are members of a team or a workspace."""
         memberships = self._state.all(f"{group.resource_type}_membership")
         return [each.fields["user"] for each in memberships if each.owner is group]
 
-    def change(self, thing: Thing, fields: Mapping[str, Any]) -> None:
+    def change(self, thing: AsanaObject, fields: Mapping[str, Any]) -> None:
         """Give an object these values; each field that differs is an event, all of one instant."""
         changed = {name: value for name, value in fields.items() if thing.fields[name] != value}
         if not changed:
@@ -134,30 +133,35 @@ class Work:
         thing.fields |= changed
         if "modified_at" in thing.fields:
             thing.fields["modified_at"] = now
-        self._feed.publish(*found)
+        self._log.publish(*found)
 
-    def delete(self, thing: Thing) -> None:
+    def delete(self, thing: AsanaObject) -> None:
         """Put an object, and with it all that is a part of it, into the bin."""
         thing.deleted = True
-        self._feed.publish(self._happening("deleted", thing))
+        self._log.publish(self._event("deleted", thing))
 
-    def undelete(self, thing: Thing) -> None:
+    def undelete(self, thing: AsanaObject) -> None:
         """Bring an object back with all that is a part of it, if it was deleted."""
         if thing.deleted:
             thing.deleted = False
-            self._feed.publish(self._happening("undeleted", thing))
+            self._log.publish(self._event("undeleted", thing))
 
-    def move_below(self, task: Thing, parent: Thing | None) -> None:
+    def move_below(self, task: AsanaObject, parent: AsanaObject | None) -> None:
         """Make a task a subtask of another, or of none."""
         old = task.owner
         if parent is old:
             return
-        found = [self._happening("removed", task, parent=old)] if old else []
+        found = [self._event("removed", task, parent=old)] if old else []
         task.fields["parent"] = task.owner = parent
-        found += [self._happening("added", task, parent=parent)] if parent else []
-        self._feed.publish(*found)
+        found += [self._event("added", task, parent=parent)] if parent else []
+        self._log.publish(*found)
 
-    def put(self, task: Thing, project: Thing, section: Thing | None = None) -> None:
+    def put(
+        self,
+        task: AsanaObject,
+        project: AsanaObject,
+        section: AsanaObject | None = None,
+    ) -> None:
         """Have a task in a project: in this section, or where it is already, or in the first."""
         place = self._place(task, project)
         if place is None:
@@ -167,82 +171,86 @@ class Work:
         else:
             old, place["section"] = place["section"], section
             found = [
-                self._happening("removed", task, parent=old),
-                self._happening("added", task, parent=section),
+                self._event("removed", task, parent=old),
+                self._event("added", task, parent=section),
             ]
-        self._feed.publish(*found)
+        self._log.publish(*found)
 
-    def take(self, task: Thing, project: Thing) -> None:
+    def take(self, task: AsanaObject, project: AsanaObject) -> None:
         """Have a task in a project no longer."""
         place = self._place(task, project)
         if place is not None:
             found = [
-                self._happening("removed", task, parent=project),
-                self._happening("removed", task, parent=place["section"]),
+                self._event("removed", task, parent=project),
+                self._event("removed", task, parent=place["section"]),
             ]
             task.fields["memberships"].remove(place)
-            self._feed.publish(*found)
+            self._log.publish(*found)
 
-    def link(self, task: Thing, field: str, value: Thing) -> None:
+    def link(self, task: AsanaObject, field: str, value: AsanaObject) -> None:
         """Add a tag or a follower to a task, unless it has it."""
         if value not in task.fields[field]:
-            self._feed.publish(*self._link(task, field, value))
+            self._log.publish(*self._link(task, field, value))
 
-    def unlink(self, task: Thing, field: str, value: Thing) -> None:
+    def unlink(self, task: AsanaObject, field: str, value: AsanaObject) -> None:
         """Take a tag or a follower from a task, if it has it."""
         if value in task.fields[field]:
             task.fields[field].remove(value)
-            self._feed.publish(*self._linked("removed", task, field, value))
+            self._log.publish(*self._linked("removed", task, field, value))
 
-    def _new(self, resource_type: str, fields: dict[str, Any], **options: Any) -> Thing:
+    def _new(self, resource_type: str, fields: dict[str, Any], **options: Any) -> AsanaObject:
         gid = self._state.new_gid()
         return self._state.add(
-            Thing(gid=gid, resource_type=resource_type, fields=fields, **options)
+            AsanaObject(gid=gid, resource_type=resource_type, fields=fields, **options)
         )
 
-    def _new_section(self, project: Thing, fields: Mapping[str, Any]) -> Thing:
+    def _new_section(self, project: AsanaObject, fields: Mapping[str, Any]) -> AsanaObject:
         usual = {"name": "", "project": project, "created_at": self._now()}
         return self._new("section", usual | dict(fields), owner=project)
 
-    def _sections(self, project: Thing) -> list[Thing]:
+    def _sections(self, project: AsanaObject) -> list[AsanaObject]:
         return [each for each in self._state.all("section") if each.owner is project]
 
-    def _place(self, task: Thing, project: Thing) -> dict[str, Thing] | None:
-        places: list[dict[str, Thing]] = task.fields["memberships"]
+    def _place(self, task: AsanaObject, project: AsanaObject) -> dict[str, AsanaObject] | None:
+        places: list[dict[str, AsanaObject]] = task.fields["memberships"]
         return next((each for each in places if each["project"] is project), None)
 
-    def _into(self, task: Thing, project: Thing, section: Thing) -> list[Happening]:
+    def _into(
+        self, task: AsanaObject, project: AsanaObject, section: AsanaObject
+    ) -> list[PublishedEvent]:
         task.fields["memberships"].append({"project": project, "section": section})
-        return [self._happening("added", task, parent=each) for each in (project, section)]
+        return [self._event("added", task, parent=each) for each in (project, section)]
 
-    def _link(self, task: Thing, field: str, value: Thing) -> list[Happening]:
+    def _link(self, task: AsanaObject, field: str, value: AsanaObject) -> list[PublishedEvent]:
         task.fields[field].append(value)
         return self._linked("added", task, field, value)
 
-    def _linked(self, action: str, task: Thing, field: str, value: Thing) -> list[Happening]:
+    def _linked(
+        self, action: str, task: AsanaObject, field: str, value: AsanaObject
+    ) -> list[PublishedEvent]:
         change = {"field": field, "action": action, f"{action}_value": value.reference}
-        found = [self._happening("changed", task, change=change)]
+        found = [self._event("changed", task, change=change)]
         if value.resource_type == "tag":
-            found.append(self._happening(action, task, parent=value))
+            found.append(self._event(action, task, parent=value))
         return found
 
-    def _changed(self, thing: Thing, name: str, value: Any, at: str) -> Happening:
+    def _changed(self, thing: AsanaObject, name: str, value: Any, at: str) -> PublishedEvent:
         change = {"field": name, "action": "changed"}
-        if isinstance(value, Thing) or isinstance(thing.fields[name], Thing):
+        if isinstance(value, AsanaObject) or isinstance(thing.fields[name], AsanaObject):
             change["new_value"] = value and value.reference
-        happening = self._happening("changed", thing, change=change)
+        happening = self._event("changed", thing, change=change)
         return happening._replace(event={**happening.event, "created_at": at})
 
-    def _happening(
+    def _event(
         self,
         action: str,
-        thing: Thing,
+        thing: AsanaObject,
         *,
-        parent: Thing | None = None,
+        parent: AsanaObject | None = None,
         change: Mapping[str, Any] | None = None,
-    ) -> Happening:
+    ) -> PublishedEvent:
         event = self._state.event(action, thing, parent=parent)
-        return Happening(event | ({"change": change} if change else {}), seers(thing, parent))
+        return PublishedEvent(event | ({"change": change} if change else {}), seers(thing, parent))
 
     def _now(self) -> str:
         return timestamp(self._state.now())

@@ -1,23 +1,92 @@
-"""The stream of events that can be asked for, with tokens that say how far one has read.
+"""The events of this Asana: handed to webhooks, and kept in streams that can be asked for them.
 
-Source: https://developers.asana.com/reference/getevents
+Sources: https://developers.asana.com/docs/webhooks-guide,
+https://developers.asana.com/reference/events, https://developers.asana.com/reference/getevents
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from .answers import Refused, answer, choose, named_fields, unknown
-from .feed import Feed
-from .filters import part
-from .state import State
+from .filters import part, passes
+from .responses import Refused, answer, choose, named_fields, unknown
+from .state import State, WebhookRecord
 
-__all__ = ["EventCalls"]
+__all__ = ["EventCalls", "EventLog", "PublishedEvent", "Stretch"]
+
+KEPT = timedelta(hours=24)
+PAGE = 100
+
+Json = Mapping[str, Any]
+
+
+class PublishedEvent(NamedTuple):
+    """One event in Asana's JSON shape, and the gids of the objects that see it."""
+
+    event: Json
+    seers: Collection[str]
+
+
+class Stretch(NamedTuple):
+    """Some events of a stream, the position after them, and whether there are more."""
+
+    events: list[Json]
+    position: int
+    more: bool
+
+
+class _Entry(NamedTuple):
+    position: int
+    at: datetime
+    happening: PublishedEvent
+
+
+class EventLog:
+    """Hands events over to webhooks by ``send``, and keeps them for 24 hours."""
+
+    def __init__(self, state: State, send: Callable[[WebhookRecord, list[Json]], None]) -> None:
+        self._state = state
+        self._send = send
+        self._entries: deque[_Entry] = deque()
+        self.position = 0
+        """The position in the stream that the next event will have."""
+
+    def publish(self, *events: PublishedEvent) -> None:
+        """Tell of what happened in one act: each webhook gets what passes its filters."""
+        for happening in events:
+            self._entries.append(_Entry(self.position, self._state.now(), happening))
+            self.position += 1
+        self._forget()
+        for webhook in self._state.webhooks.values():
+            seen = [event for event, seers in events if webhook.resource in seers]
+            passing = [event for event in seen if passes(event, webhook.filters)]
+            if passing:
+                self._send(webhook, passing)
+
+    def since(self, resource: str, position: int) -> Stretch:
+        """Return at most 100 of the events on a resource from a position on."""
+        self._forget()
+        seen = [
+            entry
+            for entry in self._entries
+            if entry.position >= position and resource in entry.happening.seers
+        ]
+        if len(seen) <= PAGE:
+            return Stretch([each.happening.event for each in seen], self.position, more=False)
+        events = [each.happening.event for each in seen[:PAGE]]
+        return Stretch(events, seen[PAGE].position, more=True)
+
+    def _forget(self) -> None:
+        limit = self._state.now() - KEPT
+        while self._entries and self._entries[0].at <= limit:
+            self._entries.popleft()
+
 
 LASTS = timedelta(hours=24)
 WATCHED = frozenset({"task", "project", "goal"})
@@ -37,9 +106,9 @@ class _Reader(NamedTuple):
 class EventCalls:
     """Answers with what happened since a sync token was given out."""
 
-    def __init__(self, state: State, feed: Feed) -> None:
+    def __init__(self, state: State, log: EventLog) -> None:
         self._state = state
-        self._feed = feed
+        self._log = log
         self._readers: dict[str, _Reader] = {}
 
     def routes(self) -> list[web.RouteDef]:
@@ -54,9 +123,9 @@ class EventCalls:
         resource = self._resource(request)
         reader = self._readers.get(request.query.get("sync", ""))
         if reader is None or reader.resource != resource or reader.ends_at <= self._state.now():
-            sync = self._token(resource, self._feed.position)
+            sync = self._token(resource, self._log.position)
             return answer({"errors": [{"message": TOO_OLD}], "sync": sync}, status=412)
-        stretch = self._feed.since(resource, reader.position)
+        stretch = self._log.since(resource, reader.position)
         names = named_fields(request)
         events = [self._record(event) for event in stretch.events]
         return answer(

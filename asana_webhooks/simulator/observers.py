@@ -1,4 +1,4 @@
-"""What goes over the wire at the local Asana, as it is told to whoever watches.
+"""Observers: they are told of each call, handshake and delivery at the local Asana.
 
 Nothing of it shows a token, a secret or a target.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-__all__ = ["Attempt", "Call", "Handshake", "Traffic", "Watch", "teller"]
+__all__ = ["Attempt", "Call", "Handshake", "Traffic", "Watch", "observe_calls"]
 
 
 class Call(NamedTuple):
@@ -53,7 +53,7 @@ Traffic = Call | Handshake | Attempt
 Watch = Callable[[Traffic], object]
 
 
-def teller(watch: Watch) -> Middleware:
+def observe_calls(watch: Watch) -> Middleware:
     """Return the middleware that tells of each call when its answer is known."""
 
     @web.middleware
