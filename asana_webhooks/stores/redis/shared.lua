@@ -1,55 +1,4 @@
-"""What RedisStore does, in Lua: one script for each call of the contract.
-
-This module has what they share; the scripts are in ``opening``, ``routes``, ``inbox`` and
-``dead_letters``.
-
-The only declared key is the prefix, with the hash tag that keeps all other keys in its slot: which
-route a claim finds cannot be declared. Times are microseconds of the store's clock.
-
-The clock is the server's, and never goes back: a step backwards, or a failover to a server whose
-clock is behind, is added to all later readings. Ids and fences are above it, so that a server which
-lost the last of them, in a failover say, gives none of them twice. Scripts that empty the inbox
-also run when the server's memory is full.
-
-A secret comes as its mark and its seal, '' without one; scripts compare marks.
-"""
-
-from __future__ import annotations
-
-import hashlib
-from dataclasses import dataclass, field
-
-__all__ = [
-    "CLOCK",
-    "DRAINS",
-    "FORGETTING",
-    "LEASES",
-    "LETTER",
-    "QUEUES",
-    "READS",
-    "ROUTES",
-    "WRITES",
-    "Script",
-]
-
-
-@dataclass(frozen=True)
-class Script:
-    """A script, and the digest by which a server knows it once it has run it."""
-
-    text: str = field(repr=False)
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False)
-        object.__setattr__(self, "sha", digest.hexdigest())
-
-
-READS = "#!lua flags=no-writes\n"
-WRITES = "#!lua\n"
-DRAINS = "#!lua flags=allow-oom\n"
-
-CLOCK = """
+local calls = {}
 local base, call = KEYS[1], redis.call
 
 local function text(number)
@@ -73,9 +22,7 @@ local function tick()
     call('HSET', base .. 'clock', 'last', text(time + ahead), 'ahead', text(ahead))
     return time + ahead
 end
-"""
 
-ROUTES = """
 local function find(id, at)
     local fields = call('HGETALL', base .. 'route:' .. id)
     local route = {}
@@ -99,9 +46,7 @@ local function unlist(id, resource)
     call('ZREM', base .. 'routes', id)
     call('ZREM', base .. 'resource:' .. resource, id)
 end
-"""
 
-FORGETTING = """
 local function drop_held(id, slot)
     local key = base .. 'held:' .. slot .. ':' .. id
     local held = call('LRANGE', key, 0, -1)
@@ -134,9 +79,7 @@ local function purge(at)
         forget(find(id, 0) or {id = id, resource = ''})
     end
 end
-"""
 
-QUEUES = """
 local function count_waiting()
     return tonumber(call('GET', base .. 'waiting') or 0)
 end
@@ -161,9 +104,7 @@ local function enqueue(route, delivery, at)
     call('ZADD', base .. 'queue:' .. route, text(at), delivery)
     offer(route, at)
 end
-"""
 
-LEASES = """
 local function is_leased(route, fence)
     return call('HGET', base .. 'leases', route) == fence
 end
@@ -193,11 +134,8 @@ local function give_back(route)
         call('ZREM', base .. 'agenda', route)
     end
 end
-"""
 
-LETTER = """
 local function bury(route, done, note, record)
     call('XADD', base .. 'letters', '*',
         'route', route, 'done', done, 'note', note, 'record', record)
 end
-"""

@@ -1,0 +1,76 @@
+"""What RedisStore does, in Lua: one script for each call of the contract.
+
+The functions are in the files beside this module, those that several scripts need in
+``shared.lua``. A script is the text of ``shared.lua``, of one other file, and a call of one of its
+functions.
+
+The only declared key is the prefix, with the hash tag that keeps all other keys in its slot: which
+route a claim finds cannot be declared. Times are microseconds of the store's clock.
+
+The clock is the server's, and never goes back: a step backwards, or a failover to a server whose
+clock is behind, is added to all later readings. Ids and fences are above it, so that a server which
+lost the last of them, in a failover say, gives none of them twice. Scripts that empty the inbox
+also run when the server's memory is full.
+
+A secret comes as its fingerprint and its ciphertext, '' without one; scripts compare fingerprints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+__all__ = ["Script"]
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script, and the digest by which a server knows it once it has run it."""
+
+    text: str = field(repr=False)
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False)
+        object.__setattr__(self, "sha", digest.hexdigest())
+
+
+READS = "#!lua flags=no-writes\n"
+WRITES = "#!lua\n"
+DRAINS = "#!lua flags=allow-oom\n"
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _script(file: str, call: str, flags: str) -> Script:
+    return Script(f"{flags}{_read('shared.lua')}\n{_read(file)}\nreturn calls.{call}()\n")
+
+
+OPEN = _script("opening.lua", "open", DRAINS)
+LIST_SECRETS = _script("opening.lua", "list_secrets", DRAINS)
+RENEW_SECRETS = _script("opening.lua", "renew_secrets", DRAINS)
+
+RESERVE = _script("routes.lua", "reserve", WRITES)
+GET_ROUTES = _script("routes.lua", "get_routes", READS)
+LIST_ROUTES = _script("routes.lua", "list_routes", READS)
+ADD_CANDIDATE = _script("routes.lua", "add_candidate", WRITES)
+CONFIRM = _script("routes.lua", "confirm", WRITES)
+CHANGE = _script("routes.lua", "change", WRITES)
+RETIRE = _script("routes.lua", "retire", WRITES)
+DROP = _script("routes.lua", "drop", DRAINS)
+
+PUT = _script("inbox.lua", "put", WRITES)
+CLAIM = _script("inbox.lua", "claim", DRAINS)
+RENEW = _script("inbox.lua", "renew", DRAINS)
+ACK = _script("inbox.lua", "ack", DRAINS)
+FINISH = _script("inbox.lua", "finish", DRAINS)
+RELEASE = _script("inbox.lua", "release", DRAINS)
+BURY = _script("inbox.lua", "bury", DRAINS)
+COUNTS = _script("inbox.lua", "counts", DRAINS)
+
+LETTERS = _script("dead_letters.lua", "letters", READS)
+REPLAY = _script("dead_letters.lua", "replay", WRITES)
+DISCARD = _script("dead_letters.lua", "discard", DRAINS)

@@ -1,0 +1,43 @@
+-- ARGV: the version of the layout. Returns the one that the server's keys have.
+function calls.open()
+    tick()
+    call('SET', base .. 'version', ARGV[1], 'NX')
+    return tonumber(call('GET', base .. 'version'))
+end
+
+-- Returns, packed, for each secret and each candidate: the route's id, the fields of its mark and
+-- of its seal, mark, seal. Expired routes are forgotten first, so that nobody needs their keys.
+function calls.list_secrets()
+    local at, found = now(), {}
+    local function add(route, mark, seal)
+        found[#found + 1] = {route.id, mark, seal, route[mark], route[seal] or ''}
+    end
+
+    purge(at)
+    for _, id in ipairs(call('ZRANGE', base .. 'routes', 0, -1)) do
+        local route, slot = find(id, at) or {}, 1
+        if route.secret then
+            add(route, 'secret', 'seal')
+        end
+        while route['candidate' .. slot] do
+            add(route, 'candidate' .. slot, 'seal' .. slot)
+            slot = slot + 1
+        end
+    end
+    return cmsgpack.pack(found)
+end
+
+-- ARGV: for each secret what was listed of it, then its new mark and seal. Returns how many were
+-- still as they were listed, and are renewed.
+function calls.renew_secrets()
+    local renewed = 0
+    for i = 1, #ARGV, 7 do
+        local key, mark, seal = KEYS[1] .. 'route:' .. ARGV[i], ARGV[i + 1], ARGV[i + 2]
+        local kept = redis.call('HMGET', key, mark, seal)
+        if kept[1] == ARGV[i + 3] and (kept[2] or '') == ARGV[i + 4] then
+            redis.call('HSET', key, mark, ARGV[i + 5], seal, ARGV[i + 6])
+            renewed = renewed + 1
+        end
+    end
+    return renewed
+end

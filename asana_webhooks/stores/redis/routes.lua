@@ -1,0 +1,130 @@
+-- ARGV: id, ttl, exclusive, place, resource, created_at, then other fields and their values
+function calls.reserve()
+    local id, place, resource = ARGV[1], ARGV[4], ARGV[5]
+    local key, of_resource = base .. 'route:' .. id, base .. 'resource:' .. resource
+    local at = tick()
+    purge(at)
+    if call('EXISTS', key) == 1 then
+        return 0
+    end
+    if ARGV[3] == '1' then
+        for _, other in ipairs(call('ZRANGE', of_resource, 0, -1)) do
+            if call('HGET', base .. 'route:' .. other, 'place') == place then
+                return 0
+            end
+        end
+    end
+    local expires, number = text(at + ARGV[2]), add_number(at)
+    call('HSET', key, 'id', id, 'state', 'reserved', 'place', place, 'resource', resource,
+        'created_at', ARGV[6], 'expires', expires, 'number', number)
+    for i = 7, #ARGV, 2 do
+        call('HSET', key, ARGV[i], ARGV[i + 1])
+    end
+    call('ZADD', base .. 'routes', number, id)
+    call('ZADD', of_resource, number, id)
+    call('ZADD', base .. 'expiries', expires, id)
+    return 1
+end
+
+-- ARGV: ids. Returns a packed map, or nil, for each.
+function calls.get_routes()
+    local at, found = now(), {}
+    for i = 1, #ARGV do
+        local route = find(ARGV[i], at)
+        found[i] = route and cmsgpack.pack(route) or false
+    end
+    return found
+end
+
+-- ARGV: nothing for all routes, or a resource
+function calls.list_routes()
+    local at, found = now(), {}
+    local index = ARGV[1] and 'resource:' .. ARGV[1] or 'routes'
+    for _, id in ipairs(call('ZRANGE', base .. index, 0, -1)) do
+        local route = find(id, at)
+        if route then
+            found[#found + 1] = cmsgpack.pack(route)
+        end
+    end
+    return found
+end
+
+-- ARGV: id, mark, seal, how many candidates there may be
+function calls.add_candidate()
+    local route = find(ARGV[1], now())
+    if not route then
+        return 0
+    end
+    local slot, known = find_slot(route, ARGV[2])
+    if known or route.secret == ARGV[2] then
+        return 1
+    end
+    if route.state ~= 'reserved' or slot > tonumber(ARGV[4]) then
+        return 0
+    end
+    local key = base .. 'route:' .. route.id
+    call('HSET', key, 'candidate' .. slot, ARGV[2])
+    if ARGV[3] ~= '' then
+        call('HSET', key, 'seal' .. slot, ARGV[3])
+    end
+    return 1
+end
+
+-- ARGV: id, gid, mark
+function calls.confirm()
+    local at = tick()
+    local route = find(ARGV[1], at)
+    local slot, known = find_slot(route or {}, ARGV[3])
+    if not known then
+        return 0
+    end
+    local key, held = base .. 'route:' .. route.id, base .. 'held:' .. slot .. ':' .. route.id
+    for _, delivery in ipairs(call('LRANGE', held, 0, -1)) do
+        enqueue(route.id, delivery, at)
+    end
+    call('DEL', held)
+    drop_candidates(route)
+    call('HSET', key, 'state', 'confirmed', 'gid', ARGV[2], 'secret', ARGV[3])
+    if route['seal' .. slot] then
+        call('HSET', key, 'seal', route['seal' .. slot])
+    end
+    call('HDEL', key, 'expires')
+    return 1
+end
+
+-- ARGV: id, field, and its value unless it shall be removed
+function calls.change()
+    if not find(ARGV[1], now()) then
+        return 0
+    end
+    local key = base .. 'route:' .. ARGV[1]
+    if ARGV[3] then
+        call('HSET', key, ARGV[2], ARGV[3])
+    else
+        call('HDEL', key, ARGV[2])
+    end
+    return 1
+end
+
+-- ARGV: the route's id
+function calls.retire()
+    local route = find(ARGV[1], now())
+    if not route or route.state ~= 'confirmed' then
+        return 0
+    end
+    local key = base .. 'route:' .. route.id
+    call('HSET', key, 'state', 'retired')
+    call('HDEL', key, 'secret', 'seal')
+    unlist(route.id, route.resource)
+    return 1
+end
+
+-- ARGV: id. Returns the packed map, or nil.
+function calls.drop()
+    local route = find(ARGV[1], now())
+    if not route or route.state ~= 'reserved' then
+        return false
+    end
+    forget(route)
+    return cmsgpack.pack(route)
+end
