@@ -27,7 +27,7 @@ from test_stores import NOON, Clock, delivery, letter, numbers, put, route, take
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Counts
 from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, Store, postgres
-from asana_webhooks.stores.postgres import PostgresStore, migrations, sql
+from asana_webhooks.stores.postgres import PostgresStore, sql
 from asana_webhooks.stores.postgres import _batch as putting
 from asana_webhooks.stores.postgres import _server as calling
 
@@ -246,7 +246,7 @@ async def test_processes_that_start_at_once_create_the_schema_once(
         "asyncio.run(main())\n"
     )
     async with session.transaction():
-        await session.execute(migrations.LOCK, schema)
+        await session.execute(calling.LOCK, schema)
         processes = [
             await asyncio.create_subprocess_exec(
                 *(sys.executable, "-W", "error", "-c", program, server.dsn, schema),
@@ -618,7 +618,7 @@ async def test_cancelling_while_it_opens_leaves_nothing_open(
 ) -> None:
     store = PostgresStore(f"{server.dsn}?application_name={schema}", schema=schema)
     async with session.transaction():
-        await session.execute(migrations.LOCK, schema)
+        await session.execute(calling.LOCK, schema)
         opening = asyncio.create_task(store.__aenter__())
         await blocked(session)
         opening.cancel()
@@ -790,7 +790,7 @@ async def test_given_pool_is_used_and_left_open(server: PostgresServer, schema: 
         async with store:
             await put(store, 1)
         assert await pool.fetchval(in_schema(store, sql.COUNTS)) == 1
-        await pool.execute(in_schema(store, migrations.SET_VERSION), 99)
+        await pool.execute(in_schema(store, calling.SET_VERSION), 99)
         with pytest.raises(StoreError, match="given pool was made by a newer version"):
             await store.__aenter__()
         assert await pool.fetchval("SELECT 1") == 1
@@ -839,20 +839,6 @@ async def test_warns_when_commits_do_not_wait_for_the_disk(
 # The schema
 
 
-async def test_older_schema_is_brought_up_to_date_with_what_it_holds(
-    server: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch, session: Any
-) -> None:
-    async with PostgresStore(server.dsn, schema=schema) as store:
-        await put(store, 1)
-    more = "ALTER TABLE schema.meta ADD COLUMN more integer"
-    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, more))
-    for _ in range(2):
-        async with PostgresStore(server.dsn, schema=schema) as store:
-            assert (await store.counts()).waiting == 1
-    (row,) = await session.fetch(in_schema(store, "SELECT * FROM schema.meta"))
-    assert tuple(row) == (len(migrations.MIGRATIONS), None)
-
-
 @pytest.fixture
 async def first_version(session: Any, schema: str) -> None:
     """Leave a schema as the first version made and filled it."""
@@ -899,7 +885,7 @@ async def test_processes_that_start_at_once_bring_the_schema_up_to_date_once(
 ) -> None:
     stores = [PostgresStore(server.dsn, schema=schema) for _ in range(3)]
     async with session.transaction():
-        await session.execute(migrations.LOCK, schema)
+        await session.execute(calling.LOCK, schema)
         opening = asyncio.gather(*(store.__aenter__() for store in stores))
         await blocked(session, 3)
     await opening
@@ -962,8 +948,9 @@ async def test_failed_migration_leaves_nothing_behind(
     server: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch, session: Any
 ) -> None:
     with monkeypatch.context() as patched:
+        script = calling._script
         more = "ALTER TABLE schema.none ADD a int"
-        patched.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, more))
+        patched.setattr(calling, "_script", lambda name: script(name) + more)
         with pytest.raises(StoreError, match="damaged"):
             await PostgresStore(server.dsn, schema=schema).__aenter__()
     assert await session.fetchval("SELECT to_regnamespace($1)", schema) is None

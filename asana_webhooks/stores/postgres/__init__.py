@@ -14,16 +14,16 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
 from .. import MAX_CANDIDATES, MAX_WAITING
-from .._encryption import SecretCipher
+from .._encryption import EncryptedSecret, SecretCipher
 from . import sql
-from ._batch import Puts
-from ._server import Server
-from .connecting import Pool, connect, library, name_of
-from .records import claim_of, clean, is_text, letter_of, numbers_of, route_of, text_of
-from .seals import renew_seals
+from ._address import name_of
+from ._batch import Batcher
+from ._server import Pool, Server, connect, library
 
 __all__ = ["PostgresStore"]
 
@@ -95,13 +95,13 @@ class PostgresStore:
         self._server = server = Server(pool, self._name, self._schema)
         try:
             await server.prepare()
-            await renew_seals(server, self._cipher)
+            await _reencrypt(server, self._cipher)
         except BaseException:
             self._server = None
             if pool is not self._source:
                 pool.terminate()
             raise
-        self._puts = Puts(server, self._max_waiting)
+        self._puts = Batcher(server, self._max_waiting)
         return self
 
     async def __aexit__(
@@ -132,22 +132,22 @@ class PostgresStore:
 
     async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
         """Add a reserved route for ``ttl`` seconds; False when ``exclusive`` or its id is taken."""
-        place, filters = route.target.rpartition("/")[0], text_of(route.filters)
+        place, filters = route.target.rpartition("/")[0], _text_of(route.filters)
         known = (route.id, route.target, place, route.resource, filters)
         times = (route.created_at, route.heartbeat_at, ttl)
         return await self._opened().ask(sql.RESERVE, *known, *times, exclusive)
 
     async def get_route(self, route: str) -> Route | None:
         """Return the route with this id."""
-        if not is_text(route):  # a stranger's path; no route has such an id
+        if not _is_text(route):  # a stranger's path; no route has such an id
             return None
         rows = await self._opened().fetch(sql.GET_ROUTE, route)
-        return route_of(rows[0], self._cipher) if rows else None
+        return _route_of(rows[0], self._cipher) if rows else None
 
     async def list_routes(self, resource: str | None = None) -> list[Route]:
         """Return the reserved and confirmed routes, oldest first."""
         rows = await self._opened().fetch(sql.LIST_ROUTES, resource)
-        return [route_of(row, self._cipher) for row in rows]
+        return [_route_of(row, self._cipher) for row in rows]
 
     async def add_candidate(self, route: str, secret: str) -> bool:
         """Keep a handshake's secret; True when the route holds it now."""
@@ -161,7 +161,7 @@ class PostgresStore:
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
         """Keep the filters that the webhook of this route has now."""
-        await self._opened().fetch(sql.SET_FILTERS, route, text_of(filters))
+        await self._opened().fetch(sql.SET_FILTERS, route, _text_of(filters))
 
     async def note_heartbeat(self, route: str, at: datetime) -> None:
         """Keep when the last heartbeat came."""
@@ -174,7 +174,7 @@ class PostgresStore:
     async def drop(self, route: str) -> Route | None:
         """Forget a reserved route with its candidates and what is held for them."""
         rows = await self._opened().fetch(sql.DROP, route)
-        return route_of(rows[0], self._cipher) if rows else None
+        return _route_of(rows[0], self._cipher) if rows else None
 
     # Inbox
 
@@ -183,7 +183,7 @@ class PostgresStore:
     ) -> bool:
         """Keep a delivery; False for a duplicate, or when its candidate is none any more."""
         self._opened()
-        kept_reason = None if reason is None else clean(reason)
+        kept_reason = None if reason is None else _clean(reason)
         if candidate is not None:
             candidate = self._cipher.fingerprint(delivery.route, candidate)
         return await self._puts.put(delivery, candidate, kept_reason)
@@ -218,7 +218,7 @@ class PostgresStore:
                 server.start(sql.FINISH, route, fence, [])
 
         try:
-            return claim_of(await server.outcome(asyncio.shield(claiming)))
+            return _claim_of(await server.outcome(asyncio.shield(claiming)))
         except (asyncio.CancelledError, StoreError):
             claiming.add_done_callback(give_back)
             raise
@@ -253,7 +253,7 @@ class PostgresStore:
             sql.BURY,
             *lease,
             [letter.route for letter in letters],
-            [clean(letter.reason) for letter in letters],
+            [_clean(letter.reason) for letter in letters],
             [letter.received_at for letter in letters],
             [letter.buried_at for letter in letters],
             [letter.done for letter in letters],
@@ -272,26 +272,26 @@ class PostgresStore:
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
         """Return dead letters, oldest first, from behind the one with the id ``after``."""
-        behind = [0] if after == "" else numbers_of([after])
+        behind = [0] if after == "" else _numbers_of([after])
         if not behind:
             return []
         rows = await self._opened().fetch(sql.LIST_LETTERS, *behind, limit)
-        return [letter_of(row) for row in rows]
+        return [_letter_of(row) for row in rows]
 
     async def get_dead_letter(self, letter: str) -> DeadLetter | None:
         """Return the dead letter with this id."""
-        rows = await self._opened().fetch(sql.GET_LETTER, numbers_of([letter]))
-        return letter_of(rows[0]) if rows else None
+        rows = await self._opened().fetch(sql.GET_LETTER, _numbers_of([letter]))
+        return _letter_of(rows[0]) if rows else None
 
     async def replay(self, letters: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""
-        rows = await self._opened().fetch(sql.REPLAY, numbers_of(letters))
+        rows = await self._opened().fetch(sql.REPLAY, _numbers_of(letters))
         self._puts.look_again()
         return int(rows[0][0])
 
     async def discard(self, letters: Sequence[str]) -> int:
         """Remove the dead letters with these ids for good; returns how many there were."""
-        rows = await self._opened().fetch(sql.DISCARD, numbers_of(letters))
+        rows = await self._opened().fetch(sql.DISCARD, _numbers_of(letters))
         return int(rows[0][0])
 
     def _opened(self) -> Server:
@@ -299,3 +299,88 @@ class PostgresStore:
             msg = f"the store at {self._name} is not open: use it inside 'async with'"
             raise StoreError(msg)
         return self._server
+
+
+async def _reencrypt(server: Server, cipher: SecretCipher) -> None:
+    """Encrypt with the newest key what is not, unless another process changed it meanwhile.
+
+    Raises StoreError when a secret cannot be opened.
+    """
+    await server.fetch(sql.PURGE)
+    # first the candidates: one that is confirmed meanwhile is found among the others
+    for listing, change in (
+        (sql.LIST_CANDIDATES, sql.RESEAL_CANDIDATE),
+        (sql.LIST_CONFIRMED, sql.RESEAL_CONFIRMED),
+    ):
+        for id_, route, *kept in await server.fetch(listing):
+            if renewed := cipher.reencrypt(route, EncryptedSecret(*kept)):
+                await server.fetch(change, id_, *kept, *renewed)
+
+
+_filters = msgspec.json.Decoder(tuple[WebhookFilter, ...])
+
+
+def _text_of(filters: Sequence[WebhookFilter] | None) -> str | None:
+    """Return filters as JSON, None for None."""
+    return None if filters is None else msgspec.json.encode(filters).decode()
+
+
+def _route_of(row: Any, cipher: SecretCipher) -> Route:
+    """Return the route of a row. Raises StoreError when a secret of it cannot be opened."""
+    id_, target, resource, filters, state, gid, created_at, heartbeat_at, _, *secrets = row
+    fingerprint, ciphertext, candidates = secrets
+    return Route(
+        id=id_,
+        target=target,
+        resource=resource,
+        filters=None if filters is None else _filters.decode(filters),
+        state=state,
+        gid=gid,
+        secret=None
+        if fingerprint is None
+        else cipher.decrypt(id_, EncryptedSecret(fingerprint, ciphertext)),
+        candidates=tuple(cipher.decrypt(id_, EncryptedSecret(*pair)) for pair in candidates),
+        created_at=created_at,
+        heartbeat_at=heartbeat_at,
+    )
+
+
+def _claim_of(rows: list[Any]) -> Claim | None:
+    """Return the claim that these rows are, None without any."""
+    if not rows:
+        return None
+    deliveries = tuple(
+        Delivery(
+            id=str(number),
+            route=route,
+            digest=digest,
+            received_at=received_at,
+            attempts=attempts,
+            done=done,
+            trace=trace,
+            body=body,
+        )
+        for route, _, number, digest, received_at, attempts, done, trace, body in rows
+    )
+    return Claim(route=rows[0]["route"], fence=rows[0]["fence"], deliveries=deliveries)
+
+
+def _letter_of(row: Any) -> DeadLetter:
+    """Return the dead letter of a row."""
+    return DeadLetter(**{**row, "id": str(row["id"])})
+
+
+def _numbers_of(ids: Sequence[str]) -> list[int]:
+    """Return each id that may be one of this store, once."""
+    numbers = (int(id_) for id_ in ids if re.fullmatch(r"[1-9]\d{0,17}", id_, re.ASCII))
+    return list(dict.fromkeys(numbers))
+
+
+def _is_text(text: str) -> bool:
+    """Return whether PostgreSQL can hold it."""
+    return _clean(text) == text
+
+
+def _clean(text: str) -> str:
+    """Return the text with escapes for what PostgreSQL cannot hold."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")

@@ -11,10 +11,10 @@ from ...errors import StoreError
 from ...models import Delivery
 from .. import DUPLICATES_KNOWN_FOR
 from . import sql
+from ._errors import UnfitError
 from ._server import Server
-from .connecting import UnfitError
 
-__all__ = ["Puts"]
+__all__ = ["Batcher"]
 
 BATCH_ROWS, BATCH_BYTES = 256, 4 * 1024 * 1024
 """Deliveries of one statement, and bytes of their bodies beyond which no more are added."""
@@ -29,7 +29,7 @@ _Put: TypeAlias = tuple[asyncio.Future[bool], Delivery, str | None, str | None]
 """Whom to tell, the delivery, its candidate's fingerprint and its reason."""
 
 
-class Puts:
+class Batcher:
     """Sends deliveries, all that have gathered while others were on their way in one statement."""
 
     def __init__(self, server: Server, max_waiting: int) -> None:

@@ -1,39 +1,103 @@
-"""The calls that are under way, and the schema that they need."""
+"""The pool, the calls that are under way, and the schema that they need."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from typing import Any
+from contextlib import AbstractAsyncContextManager, suppress
+from importlib import resources
+from typing import Any, Protocol
 
 import anyio
 
 from ..._deadline import Deadline
 from ...errors import StoreError
-from . import migrations, sql
-from .connecting import (
-    CALL_TIMEOUT,
-    CONNECT_TIMEOUT,
-    REMEDIES,
-    Connection,
-    Pool,
-    cause_of,
-    failure,
-    is_deadlock,
-)
-from .functions import FUNCTIONS
+from . import sql
+from ._errors import REMEDIES, cause_of, failure, is_deadlock
 
-__all__ = ["Server"]
+__all__ = ["Connection", "Pool", "Server", "connect", "library"]
 
 logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = CALL_TIMEOUT = 4.0
+"""Seconds for a connection, and for a call with all that belongs to it."""
+
+POOL_SIZE = 10
+"""Connections of one store, opened when they are needed."""
 
 OPEN_TIMEOUT = 30.0
 """Seconds for what opening does, which may wait for another process that migrates the schema."""
 
 CLOSE_TIMEOUT = 9.0
 """Seconds that closing waits for calls under way."""
+
+
+MIGRATIONS = ("2_seals_and_traces", "3_patient_claims")
+"""The files that bring a schema from each version to the next one."""
+
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
+SET_VERSION = "UPDATE schema.meta SET version = $1"
+
+
+class Connection(Protocol):
+    """What is used of a connection of asyncpg, which has no types of its own."""
+
+    async def fetch(self, query: str, /, *args: Any, timeout: float | None = None) -> list[Any]: ...
+
+    async def execute(self, query: str, /, *args: Any, timeout: float | None = None) -> str: ...
+
+    def transaction(self) -> AbstractAsyncContextManager[object]: ...
+
+    async def add_listener(self, channel: str, callback: Callable[..., None]) -> None: ...
+
+    async def remove_listener(self, channel: str, callback: Callable[..., None]) -> None: ...
+
+    def add_termination_listener(self, callback: Callable[..., None]) -> None: ...
+
+    def remove_termination_listener(self, callback: Callable[..., None]) -> None: ...
+
+
+class Pool(Protocol):
+    """What is used of a pool of asyncpg."""
+
+    def acquire(
+        self, *, timeout: float | None = None
+    ) -> AbstractAsyncContextManager[Connection]: ...
+
+    def get_max_size(self) -> int: ...
+
+    async def close(self) -> None: ...
+
+    def terminate(self) -> None: ...
+
+
+def library() -> Any:
+    """Return asyncpg; raises ValueError when it is not installed."""
+    try:
+        import asyncpg  # type: ignore[import-untyped]  # it has no types
+    except ImportError:
+        msg = "PostgresStore needs asyncpg: pip install 'asana-webhooks[postgres]'"
+        raise ValueError(msg) from None
+    return asyncpg
+
+
+async def connect(dsn: str) -> Pool:
+    """Return a pool without connections yet; they are made when they are needed."""
+    asyncpg = library()
+    pool: Pool = await asyncpg.create_pool(
+        dsn,
+        min_size=0,
+        max_size=POOL_SIZE,
+        timeout=CONNECT_TIMEOUT,
+        command_timeout=CALL_TIMEOUT,
+        reset=_leave_session,
+    )
+    return pool
+
+
+async def _leave_session(_: object) -> None:
+    """Take the place of the statement that resets a session: nothing in it is ever changed."""
 
 
 class Server:
@@ -79,7 +143,7 @@ class Server:
 
     async def _migrate(self, connection: Connection) -> None:
         """Bring the schema up to date, again when a call of an older version is in the way."""
-        while await self._version(connection) < len(migrations.MIGRATIONS):
+        while await self._version(connection) < _newest():
             try:
                 async with connection.transaction():
                     await self._migrate_at_once(connection)
@@ -88,25 +152,30 @@ class Server:
                     raise
 
     async def _migrate_at_once(self, connection: Connection) -> None:
-        await connection.fetch(migrations.LOCK, self._schema, timeout=OPEN_TIMEOUT)
+        await connection.fetch(LOCK, self._schema, timeout=OPEN_TIMEOUT)
         await self._create(connection)
-        version, newest = await self._version(connection), len(migrations.MIGRATIONS)
-        if version == newest:  # somebody else did it
+        version = await self._version(connection)
+        if version == _newest():  # somebody else did it
             return
-        for migration in (*migrations.MIGRATIONS[version:], FUNCTIONS):
-            await connection.execute(self._localised(migration), timeout=OPEN_TIMEOUT)
-        await connection.fetch(self._localised(migrations.SET_VERSION), newest)
+        tables = [f"migrations/{name}.sql" for name in MIGRATIONS[version - 1 :]]
+        for name in (*(tables if version else ["schema.sql"]), "functions.sql"):
+            script = self._localised(_script(name))
+            await connection.execute(script, timeout=OPEN_TIMEOUT)
+        await connection.fetch(self._localised(SET_VERSION), _newest())
 
     async def _create(self, connection: Connection) -> None:
         """Create the schema, unless somebody did who may do more than this user."""
-        if not (await connection.fetch(migrations.HAS_SCHEMA, f'"{self._schema}"'))[0][0]:
-            await connection.execute(migrations.CREATE_SCHEMA.format(f'"{self._schema}"'))
+        exists = "SELECT to_regnamespace($1) IS NOT NULL"
+        if not (await connection.fetch(exists, f'"{self._schema}"'))[0][0]:
+            await connection.execute(f'CREATE SCHEMA "{self._schema}"')
 
     async def _version(self, connection: Connection) -> int:
-        if not (await connection.fetch(migrations.HAS_META, f'"{self._schema}".meta'))[0][0]:
+        """Return the version of the schema, 0 when nothing is in it."""
+        exists = "SELECT to_regclass($1) IS NOT NULL"
+        if not (await connection.fetch(exists, f'"{self._schema}".meta'))[0][0]:
             return 0
-        ((version,),) = await connection.fetch(self._localised(migrations.READ_VERSION))
-        if version > len(migrations.MIGRATIONS):
+        ((version,),) = await connection.fetch(self._localised("SELECT version FROM schema.meta"))
+        if version > _newest():
             msg = (
                 f"the schema {self._schema} at {self.name} was made by a newer version of"
                 " asana-webhooks: install that version, or choose another schema"
@@ -187,3 +256,13 @@ class Server:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # the caller may be gone
+
+
+def _newest() -> int:
+    """Return the version that ``schema.sql`` and the last migration make."""
+    return len(MIGRATIONS) + 1
+
+
+def _script(name: str) -> str:
+    """Return the statements of a file of this package."""
+    return (resources.files(__package__) / name).read_text()

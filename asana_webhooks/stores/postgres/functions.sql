@@ -1,37 +1,28 @@
-"""The functions of the PostgreSQL store: what takes several steps and yet is one statement.
+-- The functions of the PostgreSQL store: what takes several steps and yet is one statement.
+--
+-- A row of ``queues`` stands for a route with something to claim; its ``due`` is when that is, or
+-- when the lease ends. To claim is one look into the index of that column, however many deliveries
+-- wait and however many routes are leased.
+--
+-- Who makes a delivery claimable locks the row of its queue, before the commit; who frees a queue
+-- locks it before looking for what waits. So none of them misses what the other does. Rows are locked
+-- in this order, each kind by its key: routes, seen, deliveries, queues. The functions rely on each
+-- of their statements seeing what was committed before it: on "read committed".
+--
+-- ``schema.`` stands for the name that the user chose. A mark is a fingerprint, a seal a
+-- ciphertext.
 
-A row of ``queues`` stands for a route with something to claim; its ``due`` is when that is, or
-when the lease ends. To claim is one look into the index of that column, however many deliveries
-wait and however many routes are leased.
-
-Who makes a delivery claimable locks the row of its queue, before the commit; who frees a queue
-locks it before looking for what waits. So none of them misses what the other does. Rows are locked
-in this order, each kind by its key: routes, seen, deliveries, queues. The functions rely on each
-of their statements seeing what was committed before it: on "read committed".
-
-``schema.`` stands for the name that the user chose. A mark is a fingerprint, a seal a ciphertext.
-"""
-
-from __future__ import annotations
-
-__all__ = ["FUNCTIONS"]
-
-# Each candidate is a pair of its mark and its seal.
-VIEWS = """
 CREATE OR REPLACE FUNCTION schema.clock() RETURNS timestamptz LANGUAGE sql
 AS 'SELECT clock_timestamp()';
 
+-- Each candidate is a pair of its mark and its seal.
 CREATE OR REPLACE VIEW schema.live_routes AS
 SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, number, secret, seal,
     ARRAY(
         SELECT ARRAY[c.secret, c.seal] FROM schema.candidates c WHERE c.route = r.id ORDER BY c.id
     ) AS candidates
 FROM schema.routes r WHERE expires IS NULL OR expires > schema.clock();
-"""
 
-# A candidate that is sealed anew may be there a second time: when a process without keys kept it,
-# and one with keys kept it again. What is held for the one is then held for the other.
-ROUTE_FUNCTIONS = """
 CREATE OR REPLACE FUNCTION schema.purge() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM schema.routes WHERE id IN (
@@ -115,6 +106,8 @@ BEGIN
     END IF;
 END $$;
 
+-- A candidate that is sealed anew may be there a second time: when a process without keys kept it,
+-- and one with keys kept it again. What is held for the one is then held for the other.
 CREATE OR REPLACE FUNCTION schema.reseal_candidate(
     _id bigint, _old_mark text, _old_seal text, _mark text, _seal text
 ) RETURNS void LANGUAGE plpgsql AS $$
@@ -133,22 +126,7 @@ BEGIN
         WHERE id = _id AND secret = _old_mark AND seal IS NOT DISTINCT FROM _old_seal;
     END IF;
 END $$;
-"""
 
-# In put, of equal digests the first that is admitted stands for all; "place" is where a delivery
-# stands in the batch. The routes of candidates are locked, so that none is confirmed or dropped
-# between the look at it and the commit: what is held for it then would be lost.
-#
-# A claim passes by the queues that others are busy with. A patient one waits for the first that is
-# due, which may be put to without a pause, and does so before it locks any other: even a row that
-# turns out not to be due any more, and is not returned, stays locked, and who puts may wait for it.
-#
-# A fence is not below the clock's microseconds, so that a standby which takes over, and had not got
-# the last ones, gives none of them again.
-#
-# Ids grow, so the first and the last tell how many deliveries there are at most: only when that is
-# too many are they counted.
-INBOX_FUNCTIONS = """
 CREATE OR REPLACE FUNCTION schema.offer(_routes text[], _due timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -186,6 +164,12 @@ BEGIN
     oldest_at := schema.find_oldest();
 END $$;
 
+-- Of equal digests the first that is admitted stands for all; "place" is where a delivery
+-- stands in the batch. The routes of candidates are locked, so that none is confirmed or dropped
+-- between the look at it and the commit: what is held for it then would be lost.
+--
+-- Ids grow, so the first and the last tell how many deliveries there are at most: only when that is
+-- too many are they counted.
 CREATE OR REPLACE FUNCTION schema.put(
     _routes text[], _digests bytea[], _times timestamptz[], _candidates text[], _reasons text[],
     _traces text[], _bodies bytea[], _known_for interval, _forget integer, _most integer,
@@ -264,6 +248,12 @@ BEGIN
     ) WHERE route = _route;
 END $$;
 
+-- A claim passes by the queues that others are busy with. A patient one waits for the first that is
+-- due, which may be put to without a pause, and does so before it locks any other: even a row that
+-- turns out not to be due any more, and is not returned, stays locked, and who puts may wait for it.
+--
+-- A fence is not below the clock's microseconds, so that a standby which takes over, and had not got
+-- the last ones, gives none of them again.
 CREATE OR REPLACE FUNCTION schema.lease(
     _limit integer, _bytes bigint, _lease double precision, _patient boolean
 ) RETURNS TABLE (
@@ -378,7 +368,3 @@ BEGIN
     PERFORM schema.offer(offered, moment);
     RETURN cardinality(offered);
 END $$;
-"""
-
-FUNCTIONS = VIEWS + ROUTE_FUNCTIONS + INBOX_FUNCTIONS
-"""What makes each function as it is now, whether or not there was one."""

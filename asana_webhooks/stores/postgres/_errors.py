@@ -1,35 +1,10 @@
-"""The way to the server: its address, its pool, and what its failures mean."""
+"""What failures of the server mean."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
-
 from ...errors import StoreError
 
-__all__ = [
-    "CALL_TIMEOUT",
-    "CONNECT_TIMEOUT",
-    "REMEDIES",
-    "Connection",
-    "Pool",
-    "UnfitError",
-    "cause_of",
-    "connect",
-    "failure",
-    "is_deadlock",
-    "library",
-    "name_of",
-]
-
-CONNECT_TIMEOUT = CALL_TIMEOUT = 4.0
-"""Seconds for a connection, and for a call with all that belongs to it."""
-
-POOL_SIZE = 10
-"""Connections of one store, opened when they are needed."""
+__all__ = ["REMEDIES", "UnfitError", "cause_of", "failure", "is_deadlock"]
 
 POOLED = (
     "what stands before it mixes up prepared statements: PgBouncer needs version 1.21 and"
@@ -61,68 +36,8 @@ LOST = {"InterfaceError", "InternalClientError"}
 """What asyncpg raises, without a SQLSTATE, when a connection ends while it is being used."""
 
 
-class Connection(Protocol):
-    """What is used of a connection of asyncpg, which has no types of its own."""
-
-    async def fetch(self, query: str, /, *args: Any, timeout: float | None = None) -> list[Any]: ...
-
-    async def execute(self, query: str, /, *args: Any, timeout: float | None = None) -> str: ...
-
-    def transaction(self) -> AbstractAsyncContextManager[object]: ...
-
-    async def add_listener(self, channel: str, callback: Callable[..., None]) -> None: ...
-
-    async def remove_listener(self, channel: str, callback: Callable[..., None]) -> None: ...
-
-    def add_termination_listener(self, callback: Callable[..., None]) -> None: ...
-
-    def remove_termination_listener(self, callback: Callable[..., None]) -> None: ...
-
-
-class Pool(Protocol):
-    """What is used of a pool of asyncpg."""
-
-    def acquire(
-        self, *, timeout: float | None = None
-    ) -> AbstractAsyncContextManager[Connection]: ...
-
-    def get_max_size(self) -> int: ...
-
-    async def close(self) -> None: ...
-
-    def terminate(self) -> None: ...
-
-
 class UnfitError(StoreError):
     """What was to be stored is at fault, not the server."""
-
-
-def library() -> Any:
-    """Return asyncpg; raises ValueError when it is not installed."""
-    try:
-        import asyncpg  # type: ignore[import-untyped]  # it has no types
-    except ImportError:
-        msg = "PostgresStore needs asyncpg: pip install 'asana-webhooks[postgres]'"
-        raise ValueError(msg) from None
-    return asyncpg
-
-
-async def connect(dsn: str) -> Pool:
-    """Return a pool without connections yet; they are made when they are needed."""
-    asyncpg = library()
-    pool: Pool = await asyncpg.create_pool(
-        dsn,
-        min_size=0,
-        max_size=POOL_SIZE,
-        timeout=CONNECT_TIMEOUT,
-        command_timeout=CALL_TIMEOUT,
-        reset=_leave_session,
-    )
-    return pool
-
-
-async def _leave_session(_: object) -> None:
-    """Take the place of the statement that resets a session: nothing in it is ever changed."""
 
 
 def failure(name: str, error: Exception) -> StoreError:
@@ -173,28 +88,3 @@ def _explain(error: Exception) -> str:
         if state.startswith(beginning):
             return remedy
     return f"unexpected {type(error).__name__} {state}".rstrip()
-
-
-def name_of(dsn: str) -> str:
-    """Return what may be shown of an address: hosts and database."""
-    try:
-        parts = urlsplit(dsn)
-    except ValueError:
-        raise ValueError(UNREADABLE) from None  # the error quotes the address
-    if parts.scheme not in {"postgresql", "postgres"}:
-        msg = "the address of a PostgreSQL server begins with 'postgresql://'"
-        raise ValueError(msg)
-    login, _, hosts = parts.netloc.rpartition("@")
-    if "@" in f"{login}{parts.path}{parts.query}{parts.fragment}" or not HOSTS.fullmatch(hosts):
-        raise ValueError(UNREADABLE)
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    host = hosts or ":".join(query[name] for name in ("host", "port") if name in query)
-    database = parts.path[1:] or query.get("dbname") or query.get("database", "")
-    return unquote(f"postgresql://{host}/{database}")
-
-
-UNREADABLE = (
-    "the address of the PostgreSQL server cannot be read: percent-encode what is no letter or"
-    " digit in its user and password"
-)
-HOSTS = re.compile(r"(?:(?:[\w.%-]*|\[[\w:.%]+\])(?::\d+)?,?)*")
