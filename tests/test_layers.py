@@ -172,7 +172,7 @@ def test_io_is_left_to_stores_and_api_and_shells(module: str) -> None:
 
 
 def test_the_store_contract_imports_no_store() -> None:
-    assert {*own("stores")} == {"models"}
+    assert {*own("stores")} == {"errors", "models"}
 
 
 def test_library_of_an_extra_is_imported_where_the_extra_is_asked_for() -> None:

@@ -14,9 +14,23 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
+from ..errors import StoreError
 from ..models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
 
-__all__ = ["DUPLICATES_KNOWN_FOR", "MAX_CANDIDATES", "MAX_WAITING", "Store"]
+__all__ = [
+    "DUPLICATES_KNOWN_FOR",
+    "MAX_CANDIDATES",
+    "MAX_CLAIM_BYTES",
+    "MAX_HELD",
+    "MAX_HELD_BYTES",
+    "MAX_WAITING",
+    "RETIRED_KNOWN_FOR",
+    "Store",
+    "check_ids",
+    "check_limit",
+    "held_full",
+    "inbox_full",
+]
 
 MAX_CANDIDATES = 4
 """How many different secrets a reserved route keeps."""
@@ -24,8 +38,47 @@ MAX_CANDIDATES = 4
 MAX_WAITING = 100_000
 """How many deliveries an inbox holds, unless another limit is given, before it refuses more."""
 
+MAX_CLAIM_BYTES = 8 * 1024 * 1024
+"""How many bytes of bodies a claim holds, or a list of dead letters; one is always returned."""
+
+MAX_HELD = 100
+"""How many deliveries are held for one candidate. They are no part of ``max_waiting``."""
+
+MAX_HELD_BYTES = 4 * 1024 * 1024
+"""How many bytes of bodies are held for one candidate."""
+
 DUPLICATES_KNOWN_FOR = timedelta(hours=48)
 """For how long after its first receipt a repeated delivery is recognised."""
+
+RETIRED_KNOWN_FOR = timedelta(hours=48)
+"""For how long a retired route is known, and longer while deliveries of it wait."""
+
+
+def check_limit(limit: int) -> None:
+    """Raise ValueError unless a claim may be asked for with this limit."""
+    if limit < 1:
+        msg = f"a claim needs a limit of at least 1, not {limit}"
+        raise ValueError(msg)
+
+
+def check_ids(ids: Sequence[str]) -> None:
+    """Raise TypeError for a text: its characters would be taken for ids."""
+    if isinstance(ids, str):
+        msg = "ids is a list of texts, also when there is one"
+        raise TypeError(msg)
+
+
+def inbox_full(waiting: int) -> StoreError:
+    """Return the error of a put that finds so many deliveries waiting."""
+    return StoreError(f"the inbox is full, {waiting} deliveries wait: let their handlers run")
+
+
+def held_full() -> StoreError:
+    """Return the error of a put that finds MAX_HELD or MAX_HELD_BYTES held for its candidate."""
+    return StoreError(
+        "too many deliveries are held for a handshake that is not confirmed; they are taken when"
+        " it is"
+    )
 
 
 @runtime_checkable
