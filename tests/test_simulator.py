@@ -191,6 +191,9 @@ async def test_create_call_answers_like_the_recorded_one(
         "active": True,
         "last_failure_at": None,
         "last_failure_content": "",
+        "delivery_retry_count": 0,
+        "next_attempt_after": None,
+        "failure_deletion_timestamp": None,
         "filters": [
             {
                 "resource_type": "task",
@@ -356,8 +359,8 @@ async def test_second_webhook_for_resource_and_target_is_refused_to_the_same_app
     response = await create()
     assert (response.status_code, error_of(response)) == (
         403,
-        "You already have an existing webhook for the given resource and target. "
-        "Delete the old one before creating another.",
+        "Duplicated webhook. You already have an existing webhook for the given resource and"
+        " target. Delete the old one before creating another.",
     )
     assert len(receiver.handshakes) == 1
     assert (await create("/other")).status_code == 201

@@ -2,20 +2,24 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 from support import local_asana
 from support.local_asana import World
 
-from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.simulator import AsanaSimulator, http_sender
+from asana_webhooks.simulator.events import EventCalls
+from asana_webhooks.simulator.input import Pages
 from asana_webhooks.simulator.middleware import announcement
 from asana_webhooks.simulator.responses import Refused
 from asana_webhooks.simulator.state import State, WebhookRecord
 from asana_webhooks.simulator.webhook_creation import check_room
+
+T = TypeVar("T")
 
 WHOLE = {
     *("gid", "resource_type", "resource", "target", "active", "is_workspace_webhook"),
@@ -44,6 +48,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(State, "now", lambda _: clock.now)
     return clock
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[T]], list[T]]:
+    """Return a function that lists the objects of a class that a test has made."""
+    made: list[Any] = []
+    for kind in (Pages, EventCalls):
+        original = kind.__init__
+
+        def init(self: Any, *args: Any, original: Any = original) -> None:
+            made.append(self)
+            original(self, *args)
+
+        monkeypatch.setattr(kind, "__init__", init)
+    return lambda kind: [each for each in made if isinstance(each, kind)]
 
 
 # Forms and fields
@@ -157,16 +176,88 @@ async def test_offset_ends_with_the_record_before_it(world: World) -> None:
     assert refused == (400, "offset: Your pagination token is invalid or has expired")
 
 
-async def test_offset_ends_after_an_hour(clock: Clock) -> None:
+async def test_offset_ends_after_a_quarter_of_an_hour(clock: Clock) -> None:
     async with local_asana.running() as world:
         first = (await world.api.get("/tasks", params={"project": "8675309", "limit": 2})).json()
-        clock.pass_(minutes=59)
+        clock.pass_(minutes=14)
         assert (await world.api.get(first["next_page"]["uri"])).status_code == 200
         clock.pass_(minutes=1)
         response = await world.api.get(world.asana.base_url + first["next_page"]["path"])
         assert response.status_code == 400
         [error] = response.json()["errors"]
         assert error["message"] == "offset: Your pagination token has expired."
+
+
+async def test_what_ended_is_forgotten(clock: Clock, opened: Callable[[type[T]], list[T]]) -> None:
+    async with local_asana.running() as world:
+        for _ in range(3):
+            await world.api.get("/tasks", params={"project": "8675309", "limit": 2})
+            await world.api.get("/events", params={"resource": "8675309"})
+            clock.pass_(days=2)
+        assert [len(pages._offsets) for pages in opened(Pages)] == [1]
+        assert [len(calls._readers) for calls in opened(EventCalls)] == [1]
+
+
+async def test_list_of_posts_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_sender, "MOST_ATTEMPTS", 2)
+    async with local_asana.running() as world:
+        await world.watch("8675309")
+        for name in ("one", "two", "three"):
+            await world.asana.create_task(name, project="8675309")
+            await world.asana.settled()
+        assert len(world.asana.deliveries) == 2
+        assert b"three" not in world.asana.deliveries[0].body
+
+
+# Names of the host
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:{port}", 200),
+        ("asana.localhost:{port}", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:{port}", 200),
+        ("asana.test:{port}", 200),
+        ("evil.example:{port}", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("asana.test.evil.example", 403),
+        ("a b", 403),
+        ("", 403),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/api/1.0/users/me", "/-/control/state", "/-/oauth_token"])
+async def test_only_own_names_of_the_host_are_answered(
+    path: str, method: str, host: str, status: int
+) -> None:
+    async with AsanaSimulator(host_names=["Asana.test"]) as asana, httpx.AsyncClient() as http:
+        origin = asana.base_url.removesuffix("/api/1.0")
+        name = host.format(port=origin.rpartition(":")[2])
+        headers = {"Host": name, "Authorization": "Bearer a"}
+        answer = await http.request(method, f"{origin}{path}", headers=headers)
+        refused = answer.status_code == 403 and "host_names" in answer.text
+        assert refused is (status == 403)
+
+
+def test_names_of_the_host_are_a_collection() -> None:
+    with pytest.raises(ValueError, match=r"host_names .* write \('asana',\)"):
+        AsanaSimulator(host_names="asana")
+
+
+async def test_unknown_route_is_told_before_the_token_is_looked_at() -> None:
+    async with AsanaSimulator() as asana, httpx.AsyncClient() as http:
+        assert (await http.get(f"{asana.base_url}/nothing")).status_code == 404
+        assert (await http.get(f"{asana.base_url}/users/me")).status_code == 401
+
+
+async def test_version_of_the_api_is_another_one_for_reading(world: World) -> None:
+    read = await world.api.get("/users/me")
+    made = await world.api.post("/tags", json={"data": {"name": "red", "workspace": "1331"}})
+    versions = [each.headers["X-Asana-Api-Version"] for each in (read, made)]
+    assert versions == ["1.1", "1.0"]
 
 
 async def test_list_of_more_than_a_thousand_needs_a_limit(world: World) -> None:

@@ -185,10 +185,15 @@ async def test_target_that_keeps_time_from_passing_is_said(
     assert "nothing ended for" in answer.text
 
 
-async def test_web_page_is_refused(control: httpx.AsyncClient, asana: AsanaSimulator) -> None:
-    answer = await control.post(
-        "/faults", json={"on": ["duplicate"]}, headers={"Origin": "https://e.example"}
-    )
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "https://e.example"}, {"Sec-Fetch-Site": "cross-site"}],
+    ids=["origin", "fetch"],
+)
+async def test_web_page_is_refused(
+    control: httpx.AsyncClient, asana: AsanaSimulator, headers: dict[str, str]
+) -> None:
+    answer = await control.post("/faults", json={"on": ["duplicate"]}, headers=headers)
     assert answer.status_code == 403
     assert not asana.faults
 

@@ -5,6 +5,8 @@ Source: https://developers.asana.com/reference/rest-api-reference
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from aiohttp import web
 
 from .containers import ContainerCalls
@@ -14,7 +16,7 @@ from .deliveries import Start
 from .events import EventCalls, EventLog
 from .faults import Faults
 from .input import Pages
-from .middleware import Middleware
+from .middleware import Middleware, check_host
 from .oauth import OAuthCalls, Tokens
 from .observers import Watch, observe_calls
 from .state import State
@@ -40,10 +42,12 @@ def application(
     start: Start,
     asana: Driven,
     watch: Watch,
+    host_names: Collection[str],
 ) -> web.Application:
     """Return the API, the calls of OAuth, and those that drive ``asana``.
 
     Create calls run as tasks that ``start`` starts; ``watch`` is told of each call.
+    ``host_names`` are those that it is called by, besides addresses and localhost.
     """
     pages = Pages(state.now)
     api = web.Application(middlewares=[middleware.pass_through])
@@ -56,7 +60,7 @@ def application(
             *CrudCalls(state, actions, pages).routes(),
         ]
     )
-    app = web.Application(middlewares=[observe_calls(watch)])
+    app = web.Application(middlewares=[observe_calls(watch), check_host(host_names)])
     app.add_routes(OAuthCalls(state, tokens).routes())
     app.add_subapp(API, api)
     app.add_subapp(CONTROL, control(asana))

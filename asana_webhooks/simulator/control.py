@@ -37,6 +37,9 @@ __all__ = ["CONTROL", "Driven", "control"]
 
 CONTROL = "/-/control"
 
+FROM_PAGES = frozenset({"Origin", "Sec-Fetch-Site"})
+"""Headers that only browsers send, for calls of pages."""
+
 T = TypeVar("T")
 
 
@@ -110,8 +113,8 @@ def control(asana: Driven) -> web.Application:
 async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let processes of this machine in; turn what goes wrong into answers."""
     try:
-        # Each page that posts, also one that came by a forged name of this host, has an origin.
-        if not _is_here(request.remote) or "Origin" in request.headers:
+        from_page = not FROM_PAGES.isdisjoint(request.headers)
+        if from_page or not _is_here(request.remote):
             raise Refused(403, "Only processes of this machine may call, and no web page")
         return await handler(request)
     except Refused as refusal:

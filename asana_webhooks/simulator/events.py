@@ -149,6 +149,8 @@ class EventCalls:
 
     def _token(self, resource: str, position: int) -> str:
         token, now = secrets.token_hex(16), self._state.now()
+        for ended in [key for key, reader in self._readers.items() if reader.ends_at <= now]:
+            del self._readers[ended]
         self._readers[token] = _Reader(resource, position, now + LASTS)
         return token
 

@@ -25,6 +25,9 @@ from .state import WebhookRecord
 __all__ = ["SUCCESS", "Answer", "DeliverySender", "HttpSender"]
 
 SUCCESS = frozenset({200, 204})
+
+MOST_ATTEMPTS = 10_000
+"""How many posts are remembered: a local Asana may run for months."""
 CONTENT_LIMIT = 1_000  # bytes of a failed answer that a webhook's record keeps
 CUT = "the connection was cut"
 
@@ -103,7 +106,7 @@ logger = logging.getLogger(__name__)
 
 
 class DeliverySender:
-    """Makes signed posts; ``attempts`` lists every one that came to an end, in order."""
+    """Makes signed posts; ``attempts`` lists the last 10,000 that ended, in order."""
 
     def __init__(self, posts: HttpSender, faults: Faults, watch: Watch) -> None:
         self.attempts: list[Attempt] = []
@@ -162,6 +165,7 @@ class DeliverySender:
         error = answer.content if answer.status is None else ""
         attempt = Attempt(webhook.gid, body, signature, answer.status, error, number)
         self.attempts.append(attempt)
+        del self.attempts[:-MOST_ATTEMPTS]
         logger.debug("%r", attempt)
         self._watch(attempt)
 

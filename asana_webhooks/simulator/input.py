@@ -180,8 +180,8 @@ WRITABLE: Mapping[str, Mapping[str, Check]] = {
 """What calls may write, by the type of the object."""
 
 
-LASTS = timedelta(hours=1)
-"""How long an offset is good for; Asana says "some time"."""
+LASTS = timedelta(minutes=15)
+"""How long an offset is good for, as was seen; Asana says "some time"."""
 
 WHOLE = 1_000
 """How many records Asana shows without a limit, at most."""
@@ -246,8 +246,12 @@ class Pages:
         raise Refused(400, "offset: Your pagination token is invalid or has expired")
 
     def _next(self, request: web.Request, last: Listed) -> dict[str, str]:
+        now = self._now()
+        self._offsets = {
+            key: old for key, old in self._offsets.items() if old.ends_at > now - LASTS
+        }
         offset = secrets.token_urlsafe(24)
-        self._offsets[offset] = _Offset(request.path, last.gid, self._now() + LASTS)
+        self._offsets[offset] = _Offset(request.path, last.gid, now + LASTS)
         uri = request.url.update_query(offset=offset)
         path = str(uri.relative()).removeprefix("/api/1.0")
         return {"offset": offset, "path": path, "uri": str(uri)}

@@ -8,23 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 import math
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Middleware as AiohttpMiddleware
+from yarl import URL
 
 from .faults import Fault, Faults
 from .oauth import Tokens, required_scope
 from .responses import Refused
 
-__all__ = ["Limits", "Middleware", "announcement", "app_of"]
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+__all__ = ["Limits", "Middleware", "announcement", "app_of", "check_host"]
 
 APP = web.RequestKey("app", str)
+
+NOT_ITS_NAME = (
+    "The local Asana is called by an address or as localhost; start it with host_names to call it"
+    " by another name"
+)
+
+MOST_REFUSED = 10_000
+"""How many refused calls are remembered, whose repeats are let in."""
 
 
 class Middleware:
@@ -65,11 +75,15 @@ class Middleware:
         pretty = request.query.get("opt_pretty", "false").lower() != "false"
         if pretty and isinstance(response, web.Response) and isinstance(response.body, bytes):
             response.body = msgspec.json.format(response.body, indent=2)
+        if request.method == "GET":
+            response.headers["X-Asana-Api-Version"] = "1.1"
         if value := announcement(self._changes, request.headers):
             response.headers["Asana-Change"] = value
         return response
 
     async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if isinstance(request.match_info.http_exception, web.HTTPNotFound):
+            raise request.match_info.http_exception  # Asana looks for the route first
         token = token_of(request)
         self._tokens.check(token, required_scope(request.method, request.path))
         request[APP] = self._tokens.app(token)
@@ -85,6 +99,8 @@ class Middleware:
         if digest in self._refused:
             self._refused.remove(digest)
             return
+        if len(self._refused) >= MOST_REFUSED:
+            self._refused.clear()
         self._refused.add(digest)
         message = "You have made too many requests recently."
         raise Refused(429, message, headers={"Retry-After": self._retry_after})
@@ -180,3 +196,31 @@ def announcement(changes: Mapping[str, str], headers: Mapping[str, str]) -> str 
         )
         or None
     )
+
+
+def check_host(names: Collection[str]) -> AiohttpMiddleware:
+    """Return the middleware that refuses calls to any host name but ``localhost`` and these.
+
+    A page in a browser calls this machine under a name of its own when that name is bound anew
+    (DNS rebinding); the browser says the name in ``Host``. An address cannot be bound anew.
+    """
+    known = {name.lower() for name in names}
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = _host_name(request.host)
+        if not (host in known or host == "localhost" or host.endswith(".localhost")):
+            try:
+                ipaddress.ip_address(host)
+            except ValueError:
+                return Refused(403, NOT_ITS_NAME).answer()
+        return await handler(request)
+
+    return check
+
+
+def _host_name(host: str) -> str:
+    try:
+        return (URL.build(scheme="http", authority=host).host or "").lower()
+    except ValueError:
+        return ""

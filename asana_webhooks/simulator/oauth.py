@@ -60,6 +60,8 @@ def required_scope(method: str, path: str) -> str | None:
 
 CODE_LASTS = timedelta(minutes=10)
 ACCESS_LASTS = timedelta(seconds=3_600)
+ENDED_KNOWN_FOR = timedelta(days=1)
+"""How long it is remembered of an access token that it has ended."""
 
 EXPIRED = (
     "The bearer token has expired. If you have a refresh token, please use it to request a new "
@@ -157,8 +159,9 @@ class Tokens:
             raise OAuthError("invalid_scope", f"unknown: {' '.join(sorted(scopes - KNOWN))}")
         if not self.consents:
             raise OAuthError("access_denied", "The user denied access to your application")
-        code = secrets.token_urlsafe(24)
-        ends_at = self._now() + CODE_LASTS
+        code, now = secrets.token_urlsafe(24), self._now()
+        ends_at = now + CODE_LASTS
+        self._codes = {key: old for key, old in self._codes.items() if old.ends_at > now}
         self._codes[code] = _Code(_Grant(client, scopes), redirect, challenge, ends_at)
         return code
 
@@ -208,8 +211,11 @@ class Tokens:
             grant.revoked = True
 
     def _issue_access(self, grant: _Grant) -> str:
-        token = secrets.token_urlsafe(32)
-        self._access[token] = (grant, self._now() + ACCESS_LASTS)
+        token, now = secrets.token_urlsafe(32), self._now()
+        self._access = {
+            key: issued for key, issued in self._access.items() if issued[1] > now - ENDED_KNOWN_FOR
+        }
+        self._access[token] = (grant, now + ACCESS_LASTS)
         return token
 
     def _issue_refresh(self, grant: _Grant) -> str:

@@ -43,14 +43,15 @@ class AsanaSimulator:
     Any bearer token is accepted, each stands for an app of its own, and all act for one user; those
     that its own OAuth calls gave out are good for their time and scopes.
 
-    ``allow_local=False`` refuses local targets as Asana does; ``allow_hosts`` names the hosts
-    besides loopback that may be posted to. ``gather_for`` is how many seconds events are gathered
-    for, to go in one body: Asana takes about a minute, and 0 sends those of each act and of each
-    ``emit`` at once. ``retry_delay`` is the pause in seconds before the first retry of a delivery,
-    doubled before each further one; ``delivery_timeout`` how many seconds a target has for its
-    answer, always of real time;
-    ``give_up_after`` after how many without a success a webhook is deleted; ``retry_after`` what
-    the fault ``rate-limited`` and the limits of calls at once say in their header.
+    It answers calls to addresses and to ``localhost``; ``host_names`` are more names that it may be
+    called by. ``allow_local=False`` refuses local targets as Asana does; ``allow_hosts`` names the
+    hosts besides loopback that may be posted to. ``gather_for`` is how many seconds events are
+    gathered for, to go in one body: Asana takes about a minute, and 0 sends those of each act and
+    of each ``emit`` at once. ``retry_delay`` is the pause in seconds before the first retry of a
+    delivery, doubled before each further one; ``delivery_timeout`` how many seconds a target has
+    for its answer, always of real time; ``give_up_after`` after how many without a success a
+    webhook is deleted; ``retry_after`` what the fault ``rate-limited`` and the limits of calls at
+    once say in their header.
 
     ``rate_limit`` is how many calls a minute a token has (Asana: 150 where nothing is paid, else
     1,500), ``concurrent_gets`` and ``concurrent_writes`` how many at once (Asana: 50 and 15); None
@@ -60,10 +61,10 @@ class AsanaSimulator:
     token. ``changes`` can be altered at any time, and so can ``oauth.clients``, ``oauth.consents``
     and ``oauth.rotates``.
 
-    ``webhooks`` maps gids to the webhooks that exist, ``deliveries`` lists every signed post in
-    order, ``faults`` is the set of faults that are on for all webhooks, and each webhook has
-    ``faults`` of its own. ``create_started`` and ``handshake_done`` are events that are set, and
-    never cleared, when a create call arrives and when its handshake was answered;
+    ``webhooks`` maps gids to the webhooks that exist, ``deliveries`` lists the last 10,000 signed
+    posts in order, ``faults`` is the set of faults that are on for all webhooks, and each webhook
+    has ``faults`` of its own. ``create_started`` and ``handshake_done`` are events that are set,
+    and never cleared, when a create call arrives and when its handshake was answered;
     ``release_handshake`` and ``release_201`` end the waits of the slow faults.
 
     ``watch`` is called with each Call, Handshake and Attempt when its answer is known; it must not
@@ -79,6 +80,7 @@ class AsanaSimulator:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        host_names: Collection[str] = (),
         allow_local: bool = True,
         allow_hosts: Collection[str] = (),
         gather_for: float = 0.05,
@@ -105,6 +107,7 @@ class AsanaSimulator:
             concurrent_writes=concurrent_writes,
         )
         self._host, self._port = host, port
+        self._host_names = _checked_names(host_names)
         self._state = State()
         self.faults = Faults()
         self._http = HttpSender(timeout=delivery_timeout)
@@ -221,6 +224,7 @@ class AsanaSimulator:
             start=self._start,
             asana=self,
             watch=self._watch,
+            host_names=(self._host, *self._host_names),
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         self._opened.push_async_callback(runner.cleanup)
@@ -344,3 +348,10 @@ def _check_limits(**limits: int | None) -> None:
         if limit is not None and limit < 1:
             msg = f"{name} must be a number of calls from 1 on, or None for no limit, not {limit}"
             raise ValueError(msg)
+
+
+def _checked_names(names: Collection[str]) -> Collection[str]:
+    if isinstance(names, str):
+        msg = f"host_names is a collection of host names; write ({names!r},)"
+        raise ValueError(msg)
+    return names

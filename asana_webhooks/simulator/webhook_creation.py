@@ -108,7 +108,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 REMOTE = "The remote server which is intended to receive the webhook"
 EXISTS = (
-    "You already have an existing webhook for the given resource and target. "
+    "Duplicated webhook. You already have an existing webhook for the given resource and target. "
     "Delete the old one before creating another."
 )
 

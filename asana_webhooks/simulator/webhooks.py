@@ -24,9 +24,6 @@ from .webhook_creation import WebhookCreation
 __all__ = ["WebhookCalls"]
 
 COMPACT = ("gid", "resource_type", "active", "resource", "target")
-LATER = frozenset({"delivery_retry_count", "next_attempt_after", "failure_deletion_timestamp"})
-"""What the recorded answers to create calls do not show."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -73,8 +70,7 @@ class WebhookCalls:
 
     def _created(self, request: web.Request, webhook: WebhookRecord) -> web.Response:
         record = self._record(webhook)
-        names = named_fields(request) or [name for name in record if name not in LATER]
-        body: dict[str, Any] = {"data": choose(record, names)}
+        body: dict[str, Any] = {"data": choose(record, named_fields(request) or list(record))}
         if Fault.NO_SECRET not in self._faults:
             wrong = Fault.WRONG_SECRET in self._faults
             body["X-Hook-Secret"] = secrets.token_hex(32) if wrong else webhook.secret
