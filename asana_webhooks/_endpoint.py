@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Protocol
 
 import msgspec
 
@@ -39,9 +38,9 @@ from .protocol import (
     screen,
 )
 from .stores import Store
-from .telemetry import SILENT, Counters, Telemetry
+from .telemetry import Telemetry
 
-__all__ = ["STORE_TIMEOUT", "Answers", "Endpoint"]
+__all__ = ["STORE_TIMEOUT", "Endpoint"]
 
 STORE_TIMEOUT = 4.4
 """Seconds, an eighth more at most, that the store has for a request; Asana waits 10."""
@@ -70,25 +69,12 @@ class _CachedRoute(msgspec.Struct, frozen=True, gc=False):
     read_again: bool
 
 
-class Answers(Protocol):
-    """What a shell hands requests to: an endpoint, or what stands before one and watches."""
-
-    @property
-    def max_body(self) -> int:
-        """The largest body, in bytes, that the shell reads."""
-        ...
-
-    async def handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
-        """Return the answer."""
-        ...
-
-
 class Endpoint:
     """Answers requests for routes; it does not know how they came.
 
     ``on_arrival`` is called, on the loop, after a delivery was stored. ``accepting`` is what the
-    readiness probe tells, while the store answers. ``counters`` and ``telemetry`` are told of what
-    becomes of requests.
+    readiness probe tells, while the store answers. ``telemetry`` is told of each request and of
+    what becomes of deliveries.
     """
 
     def __init__(
@@ -99,11 +85,9 @@ class Endpoint:
         max_body: int = MAX_BODY,
         answer_gone: bool = False,
         store_timeout: float = STORE_TIMEOUT,
-        counters: Counters | None = None,
-        telemetry: Telemetry = SILENT,
+        telemetry: Telemetry | None = None,
     ) -> None:
-        self._counters = counters or Counters()
-        self._telemetry = telemetry
+        self._telemetry = telemetry or Telemetry()
         self.max_body = max_body
         self.accepting = False
         self._sightings: deque[_HandshakeAttempt] = deque(maxlen=100)
@@ -122,11 +106,9 @@ class Endpoint:
         """
         if request.route in PROBES:
             return await self._probe(request)
-        with self._telemetry.receiving():
+        with self._telemetry.receiving(request):
             response = await self._handle(request, read)
-            self._telemetry.answered(response.status, response.reason)
-        if response.reason:
-            self._counters.refused[response.reason] += 1
+            self._telemetry.answered(response)
         return response
 
     async def _handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
@@ -253,23 +235,22 @@ class Endpoint:
         return response
 
     async def _enqueue(self, effect: Enqueue, request: Request, now: datetime) -> None:
-        self._counters.note_delivery(request.route)
         delivery = self._delivery(request, effect.digest, now)
         if await self._store.put(delivery, candidate=effect.candidate):
-            self._counters.stored += 1
+            self._telemetry.became(delivery, "stored")
             self._on_arrival()
         else:
-            self._counters.duplicates += 1
+            self._telemetry.became(delivery, "duplicate")
 
     async def _bury(self, effect: Bury, request: Request, now: datetime) -> None:
         delivery = self._delivery(request, effect.digest, now)
         if await self._store.put(delivery, reason=effect.reason):
-            self._counters.dead += 1
+            self._telemetry.became(delivery, "dead", effect.reason)
             level = logging.WARNING if effect.replay else logging.ERROR
             kind = "replay" if effect.replay else "unreadable"
             self._log.log(level, kind, "a signed delivery became a dead letter: %s", effect.reason)
         else:
-            self._counters.duplicates += 1
+            self._telemetry.became(delivery, "duplicate")
 
     def _delivery(self, request: Request, digest: bytes, now: datetime) -> Delivery:
         return Delivery(

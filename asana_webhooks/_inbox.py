@@ -22,7 +22,7 @@ from .errors import DecodeError, StoreError
 from .models import Claim, DeadLetter, Delivery, Event, Route, decode_event, split_events
 from .router import HandlerError
 from .stores import Store
-from .telemetry import SILENT, Counters, Telemetry
+from .telemetry import Telemetry
 
 __all__ = ["Attempt", "Inbox", "iter_dead_letters", "listen_for_arrivals", "notify_arrivals"]
 
@@ -71,8 +71,8 @@ class Inbox:
     """Drains the store: each delivery ends handled, or as a dead letter.
 
     Deliveries of one webhook are worked on one after the other, of up to ``concurrency`` webhooks
-    side by side. As a context manager it keeps the leases of what is being worked on. ``counters``
-    and ``telemetry`` are told what becomes of deliveries.
+    side by side. As a context manager it keeps the leases of what is being worked on.
+    ``telemetry`` is told of each attempt, and of what becomes of deliveries.
 
     Raises ValueError for a ``concurrency`` or ``max_attempts`` below 1.
     """
@@ -87,15 +87,13 @@ class Inbox:
         lease: float = LEASE,
         poll: float = POLL,
         grace: float = GRACE,
-        counters: Counters | None = None,
-        telemetry: Telemetry = SILENT,
+        telemetry: Telemetry | None = None,
     ) -> None:
         for name, number in (("concurrency", concurrency), ("max_attempts", max_attempts)):
             if number < 1:
                 msg = f"{name} must be at least 1, not {number}"
                 raise ValueError(msg)
-        self._counters = counters or Counters()
-        self._telemetry = telemetry
+        self._telemetry = telemetry or Telemetry()
         self._store = store
         self._concurrency = concurrency
         self._max_attempts = max_attempts
@@ -322,7 +320,7 @@ class Inbox:
         if odd:
             await self._bury(work, attempt, odd)
             return
-        self._counters.handled += 1
+        self._telemetry.became(attempt.delivery, "handled")
         work.handled.append(attempt.delivery)
         if time.monotonic() - work.acked_at > ACK_AFTER:
             handled, work.handled = work.handled, []
@@ -350,7 +348,7 @@ class Inbox:
             reason = f"handler {failure.handler} failed {attempts} times: {_one_line(cause)}"
             await self._bury(work, attempt, [attempt.letter(reason)])
         else:
-            self._counters.retried += 1
+            self._telemetry.became(attempt.delivery, "retried")
             await self._release(work, attempt, delay=delay, attempts=attempts)
 
     def _delay(self, attempts: int) -> float:
@@ -369,7 +367,7 @@ class Inbox:
         buried = await self._store.bury(work.claim, attempt.delivery, letters)
         self._keep_if(work, buried)
         if buried:
-            self._counters.dead += 1
+            self._telemetry.became(attempt.delivery, "dead", letters[0].reason)
             for letter in letters:
                 self._log.log(logging.ERROR, "bury", "a dead letter: %s", letter.reason)
 

@@ -22,7 +22,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ._addresses import is_loopback
-from ._endpoint import Answers
+from ._endpoint import Endpoint
 from ._logging import ThrottledLogger
 from .protocol import (
     ACCEPTED,
@@ -60,7 +60,7 @@ sparse = ThrottledLogger(logger)
 _VERSIONS = (HttpVersion11, HttpVersion10)
 
 
-async def answer(endpoint: Answers, request: web.BaseRequest) -> Response:
+async def answer(endpoint: Endpoint, request: web.BaseRequest) -> Response:
     """Return the endpoint's answer to aiohttp's request."""
     if request.version not in _VERSIONS:
         return WRONG_VERSION
@@ -144,7 +144,7 @@ async def _read_slowly(request: web.BaseRequest, max_body: int) -> bytes:
     return bytes(body)
 
 
-def aiohttp_app(endpoint: Answers) -> web.Application:
+def aiohttp_app(endpoint: Endpoint) -> web.Application:
     """Return an application for ``add_subapp`` that answers whatever is below its prefix."""
 
     async def handler(request: web.Request) -> web.Response:
@@ -168,7 +168,7 @@ class Receiver:
 
     def __init__(
         self,
-        endpoint: Answers,
+        endpoint: Endpoint,
         *,
         host: str,
         port: int,
@@ -263,7 +263,7 @@ class _Server(web.Server):
     """Hands requests to the endpoint and keeps count of connections."""
 
     def __init__(
-        self, endpoint: Answers, *, max_connections: int, keepalive_timeout: float
+        self, endpoint: Endpoint, *, max_connections: int, keepalive_timeout: float
     ) -> None:
         super().__init__(self._answer)
         self._endpoint = endpoint
@@ -349,7 +349,7 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    """Answers bad HTTP without quoting it, and logs it without repeating itself."""
+    """Endpoint bad HTTP without quoting it, and logs it without repeating itself."""
 
     def data_received(self, data: bytes) -> None:
         """Parse; what aiohttp lets escape (IndexError for some URLs) ends the connection."""

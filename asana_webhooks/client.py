@@ -25,7 +25,7 @@ from .protocol import MAX_BODY
 from .router import Dispatcher, H
 from .stores import Store
 from .stores.urls import store_of
-from .telemetry import SILENT, Counters, Stats, Telemetry
+from .telemetry import Counters, Stats, Telemetry, Together
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -66,7 +66,7 @@ class WebhooksClient(WebhooksApi):
     for a webhook that was deleted here with 410, on which Asana ends it. ``reuse_port`` lets
     several processes listen on one port, where the system can (Linux, BSD). Every ``look_after``
     seconds each webhook that was ensured is looked after again; None: never. ``telemetry`` is an
-    ``otel.OpenTelemetry``, or one's own.
+    ``otel.OpenTelemetry``, or a ``telemetry.Telemetry`` of one's own.
 
     Raises ValueError for what cannot work, before any I/O.
     """
@@ -106,28 +106,27 @@ class WebhooksClient(WebhooksApi):
             return
         check_public_url(public_url, base_url)
         opened = store_of(store, encryption_keys=encryption_keys)
-        counters, telemetry = Counters(), telemetry or SILENT
+        counters = Counters()
+        observer = counters if telemetry is None else Together(counters, telemetry)
         inbox = Inbox(
             opened,
             concurrency=concurrency,
             max_attempts=max_attempts,
-            counters=counters,
-            telemetry=telemetry,
+            telemetry=observer,
         )
         endpoint = Endpoint(
             opened,
             on_arrival=inbox.arrived,
             max_body=max_body,
             answer_gone=answer_gone,
-            counters=counters,
-            telemetry=telemetry,
+            telemetry=observer,
         )
         establishment = Establishment(
             self, opened, public_url=public_url, workspace=workspace, seen=endpoint.seen
         )
         care = Upkeep(establishment.ensure, interval=look_after)
         self._components = _Components(
-            opened, inbox, endpoint, establishment, care, counters, telemetry
+            opened, inbox, endpoint, establishment, care, counters, observer
         )
         if serve:
             self._receiver = Receiver(

@@ -35,7 +35,8 @@ import anyio
 
 from .errors import StoreError
 from .models import Delivery
-from .telemetry import Stats
+from .protocol import Request, Response
+from .telemetry import Stats, Telemetry
 
 try:
     from opentelemetry import metrics, trace
@@ -64,7 +65,7 @@ _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 Observe = Callable[[CallbackOptions], list[Observation]]
 
 
-class OpenTelemetry:
+class OpenTelemetry(Telemetry):
     """Reports to OpenTelemetry what a client does: ``WebhooksClient(telemetry=OpenTelemetry())``.
 
     The providers are the program's global ones unless others are given. Every ``interval``
@@ -97,7 +98,7 @@ class OpenTelemetry:
         _observe(meter, self._snapshot)
 
     @contextlib.contextmanager
-    def receiving(self) -> Iterator[None]:
+    def receiving(self, request: Request) -> Iterator[None]:
         """Surround the work on one request with a span."""
         with self._span("receive") as span:
             try:
@@ -106,14 +107,14 @@ class OpenTelemetry:
                 _fail(span, error)
                 raise
 
-    def answered(self, status: int, reason: str) -> None:
+    def answered(self, response: Response) -> None:
         """Note in the span how the request was answered."""
         span = trace.get_current_span()
-        span.set_attribute("http.response.status_code", status)
-        if reason:
-            span.set_attribute("asana_webhooks.refused", reason)
-        if status >= 500:
-            span.set_status(StatusCode.ERROR, reason)
+        span.set_attribute("http.response.status_code", response.status)
+        if response.reason:
+            span.set_attribute("asana_webhooks.refused", response.reason)
+        if response.status >= 500:
+            span.set_status(StatusCode.ERROR, response.reason)
 
     def traceparent(self) -> str:
         """Return the span that is under way as a ``traceparent``, '' without one."""

@@ -1,19 +1,111 @@
-"""What happened since this process began: counted, told in a snapshot, shown to telemetry."""
+"""One observer of requests, deliveries and attempts, and the counts that ``stats()`` shows.
+
+An endpoint and an inbox tell one ``Telemetry`` what happens. Whatever wants to know inherits from
+it: the counters, OpenTelemetry (``otel``), the command line's recorder. ``Together`` passes all on
+to several.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from .models import Counts, Delivery, Route
+from .protocol import Request, Response
 
-__all__ = ["SILENT", "Counters", "Stats", "Telemetry", "WebhookStats"]
+__all__ = ["Counters", "Outcome", "Stats", "Telemetry", "Together", "WebhookStats"]
+
+Outcome: TypeAlias = Literal["stored", "duplicate", "handled", "retried", "dead"]
+"""What became of a delivery. One that is retried or dead was stored before, unless it is dead
+because nobody could read it."""
+
+MAX_ROUTES = 10_000
+"""Of so many webhooks the time of the last delivery is remembered, the latest of all."""
+
+_NOTHING = nullcontext()
+
+
+class Telemetry:
+    """Told of each request, of what becomes of deliveries, and of each attempt to handle one.
+
+    It does nothing; inherit from it, and override what you want to know. No method may raise. What
+    a request or a delivery holds is not to be passed on: secrets, signatures, routes, bodies.
+    """
+
+    def receiving(self, request: Request) -> AbstractContextManager[object]:
+        """Surround the work on one request; its body is not read yet."""
+        return _NOTHING
+
+    def answered(self, response: Response) -> None:
+        """Note inside ``receiving`` how the request is answered; no reason is success."""
+
+    def traceparent(self) -> str:
+        """Return inside ``receiving`` the ``traceparent`` to be kept with a delivery, or ''."""
+        return ""
+
+    def became(self, delivery: Delivery, outcome: Outcome, reason: str = "") -> None:
+        """Note what became of a delivery, and why it is dead; when received, in ``receiving``."""
+
+    def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
+        """Surround one attempt to handle a delivery; an exception that passes means it failed."""
+        return _NOTHING
+
+    async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
+        """Ask for a snapshot now and then, until cancelled."""
+
+
+class Together(Telemetry):
+    """Passes on all that it is told; the trace is that of the first who has one."""
+
+    def __init__(self, *observers: Telemetry) -> None:
+        self._observers = observers
+
+    @contextmanager
+    def receiving(self, request: Request) -> Iterator[None]:
+        """Surround the work on one request."""
+        with ExitStack() as stack:
+            for observer in self._observers:
+                stack.enter_context(observer.receiving(request))
+            yield
+
+    def answered(self, response: Response) -> None:
+        """Note how the request is answered."""
+        for observer in self._observers:
+            observer.answered(response)
+
+    def traceparent(self) -> str:
+        """Return the first ``traceparent`` that there is, or ''."""
+        return next(filter(None, (each.traceparent() for each in self._observers)), "")
+
+    def became(self, delivery: Delivery, outcome: Outcome, reason: str = "") -> None:
+        """Note what became of a delivery."""
+        for observer in self._observers:
+            observer.became(delivery, outcome, reason)
+
+    @contextmanager
+    def processing(self, delivery: Delivery) -> Iterator[None]:
+        """Surround one attempt to handle a delivery."""
+        with ExitStack() as stack:
+            for observer in self._observers:
+                stack.enter_context(observer.processing(delivery))
+            yield
+
+    async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
+        """Let each ask for snapshots, side by side. Raises the first error of one."""
+        import anyio  # only where a client runs, which has it anyway
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                for observer in self._observers:
+                    tasks.start_soon(observer.watch, stats)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
 
 
 class WebhookStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,17 +144,27 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     webhooks: tuple[WebhookStats, ...]
 
 
-class Counters:
-    """Counts; one object for all rooms of a client."""
+class Counters(Telemetry):
+    """Counts what a client's parts tell of, for a snapshot."""
 
     def __init__(self) -> None:
-        self.stored = self.duplicates = self.handled = self.retried = self.dead = 0
+        self.outcomes: Counter[Outcome] = Counter()
         self.refused: Counter[str] = Counter()
         self._delivered: dict[str, float] = {}
 
-    def note_delivery(self, route: str) -> None:
-        """Keep that a delivery of this route was verified now."""
-        self._delivered[route] = time.monotonic()
+    def answered(self, response: Response) -> None:
+        """Count a refusal by its reason."""
+        if response.reason:
+            self.refused[response.reason] += 1
+
+    def became(self, delivery: Delivery, outcome: Outcome, reason: str = "") -> None:
+        """Count what became of a delivery, and keep when its webhook delivered last."""
+        self.outcomes[outcome] += 1
+        if outcome in ("stored", "duplicate"):
+            self._delivered.pop(delivery.route, None)  # the latest is the last of all
+            self._delivered[delivery.route] = time.monotonic()
+            if len(self._delivered) > MAX_ROUTES:
+                del self._delivered[next(iter(self._delivered))]
 
     def snapshot(self, counts: Counts, routes: Iterable[Route]) -> Stats:
         """Return what is counted here together with what a store has told."""
@@ -71,11 +173,11 @@ class Counters:
             waiting=counts.waiting,
             oldest_age=_age(counts.oldest_at, now),
             dead_letters=counts.dead_letters,
-            stored=self.stored,
-            duplicates=self.duplicates,
-            handled=self.handled,
-            retried=self.retried,
-            dead=self.dead,
+            stored=self.outcomes["stored"],
+            duplicates=self.outcomes["duplicate"],
+            handled=self.outcomes["handled"],
+            retried=self.outcomes["retried"],
+            dead=self.outcomes["dead"],
             refused=dict(self.refused),
             webhooks=tuple(self._silence(route, now) for route in routes),
         )
@@ -92,52 +194,3 @@ class Counters:
 
 def _age(at: datetime | None, now: datetime) -> float | None:
     return None if at is None else max(0.0, (now - at).total_seconds())
-
-
-class Telemetry(Protocol):
-    """Told of each request and of each attempt to handle a delivery; it raises nothing.
-
-    It is given no secret, route, gid or body to pass on.
-    """
-
-    def receiving(self) -> AbstractContextManager[object]:
-        """Surround the work on one request."""
-        ...
-
-    def answered(self, status: int, reason: str) -> None:
-        """Note inside ``receiving`` how the request was answered; no reason is success."""
-        ...
-
-    def traceparent(self) -> str:
-        """Return the ``traceparent`` of what is under way, to be kept with a delivery, or ''."""
-        ...
-
-    def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
-        """Surround one attempt to handle a delivery; an exception that passes means it failed."""
-        ...
-
-    async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
-        """Ask for a snapshot now and then, until cancelled."""
-        ...
-
-
-class _Silent:
-    def receiving(self) -> AbstractContextManager[object]:
-        return _NOTHING
-
-    def answered(self, status: int, reason: str) -> None:
-        pass
-
-    def traceparent(self) -> str:
-        return ""
-
-    def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
-        return _NOTHING
-
-    async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
-        pass
-
-
-_NOTHING = nullcontext()
-SILENT: Telemetry = _Silent()
-"""Telemetry that nobody asked for."""

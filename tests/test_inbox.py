@@ -17,7 +17,7 @@ from asana_webhooks._inbox import Inbox
 from asana_webhooks.models import Claim, DeadLetter, Delivery
 from asana_webhooks.router import Dispatcher, HandlerError
 from asana_webhooks.stores import Store
-from asana_webhooks.telemetry import Counters, _Silent
+from asana_webhooks.telemetry import Counters, Telemetry
 
 NOW = datetime(2026, 7, 4, tzinfo=UTC)
 
@@ -272,8 +272,8 @@ async def test_handler_that_the_program_cancels_is_a_failed_attempt_and_the_work
     counters = Counters()
     await put(store, "a", event(1))
     await put(store, "a", event(2))
-    async with draining(store, cancelled_once, concurrency=1, counters=counters):
-        await until(lambda: counters.handled == 2)
+    async with draining(store, cancelled_once, concurrency=1, telemetry=counters):
+        await until(lambda: counters.outcomes["handled"] == 2)
     assert gids == ["1", "2", "1"]
     assert requests == [0, 0, 0]  # a TaskGroup of the next handler would take it for its own
     assert told(counters) == (2, 1, 0)
@@ -311,7 +311,7 @@ async def test_loop_that_ends_while_a_handler_runs_is_no_failed_attempt(
         await anyio.sleep_forever()
 
     await put(store, "a", event(1))
-    async with draining(store, hang, counters=counters):
+    async with draining(store, hang, telemetry=counters):
         await started.wait()
         for task in asyncio.all_tasks() - before:  # as asyncio.run does in the end
             task.cancel()
@@ -930,7 +930,8 @@ async def test_backlog_at_start_is_dispatched_at_once_and_in_bounded_portions(
 
 
 def told(counters: Counters) -> tuple[int, int, int]:
-    return counters.handled, counters.retried, counters.dead
+    outcomes = counters.outcomes
+    return outcomes["handled"], outcomes["retried"], outcomes["dead"]
 
 
 async def test_deliveries_are_counted_as_what_becomes_of_them(
@@ -942,7 +943,7 @@ async def test_deliveries_are_counted_as_what_becomes_of_them(
     await put(store, "b", event(3))
     await put(store, "c", event(4), '{"odd":1}')
     await put(store, "d", body=b"unreadable")
-    async with draining(store, seen, max_attempts=3, counters=counters):
+    async with draining(store, seen, max_attempts=3, telemetry=counters):
         await until(lambda: sum(told(counters)) == 6)
         assert told(counters) == (1, 2, 3)
     assert (await store.counts()).dead_letters == 3
@@ -959,7 +960,7 @@ async def test_letter_that_a_lost_lease_kept_from_being_left_is_not_counted(
 
     store, counters = Lost(), Counters()
     await put(store, "a", body=b"unreadable")
-    async with draining(store, seen, counters=counters):
+    async with draining(store, seen, telemetry=counters):
         await until(lambda: "a lease ran out" in caplog.text)
     assert told(counters) == (0, 0, 0)
     assert "a dead letter" not in caplog.text
@@ -975,8 +976,8 @@ async def test_delivery_is_counted_by_the_attempt_that_handled_it(store: MemoryS
             raise RuntimeError("not yet")
 
     await put(store, "a", event(1), event(2), event(3))
-    async with draining(store, fail_once, counters=counters):
-        await until(lambda: counters.handled)
+    async with draining(store, fail_once, telemetry=counters):
+        await until(lambda: counters.outcomes["handled"])
     assert gids == ["1", "2", "2", "3"]
     assert told(counters) == (1, 1, 0)
 
@@ -984,7 +985,7 @@ async def test_delivery_is_counted_by_the_attempt_that_handled_it(store: MemoryS
 async def test_attempt_is_told_from_its_first_event_to_its_last(store: MemoryStore) -> None:
     steps: list[str] = []
 
-    class Telling(_Silent):
+    class Telling(Telemetry):
         @contextmanager
         def processing(self, delivery: Delivery) -> Iterator[None]:
             steps.append("begin")

@@ -18,16 +18,14 @@ from support.chromium import Page, browsing
 
 from asana_webhooks import Event, MemoryStore, StoreError, WebhooksClient, sign
 from asana_webhooks._background import background_task
-from asana_webhooks._receiver_aiohttp import Receiver
 from asana_webhooks.cli import recorder as recording
 from asana_webhooks.cli.inspector import Inspector, handle_again, post_again
 from asana_webhooks.cli.inspector.shown import shown_route
 from asana_webhooks.cli.recorder import Recorder
 from asana_webhooks.cli.records import Record
 from asana_webhooks.models import Delivery, Route, Webhook, WebhookFilter
-from asana_webhooks.protocol import ACCEPTED, Request
+from asana_webhooks.protocol import ACCEPTED, WRONG_SIGNATURE, Request, Response
 from asana_webhooks.simulator import AsanaSimulator
-from asana_webhooks.stores import Store
 
 EVIL = "<img src=x onerror=window.hurt=1><script>window.hurt=1</script>"
 
@@ -39,21 +37,17 @@ class Inspected:
         self.asana = asana
         self.address = f"http://127.0.0.1:{port}"
         self.recorder = Recorder()
-        self.memory = MemoryStore()
-        self.store: Store = self.recorder.watched(self.memory)
+        self.store = MemoryStore()
         self.handled: list[Event] = []
         self.client = WebhooksClient(
             "a-token",
             public_url=f"{self.address}/hooks",
             store=self.store,
-            serve=False,
+            port=port,
             base_url=asana.base_url,
             telemetry=self.recorder,
         )
         self.client.on()(self.handle)
-        self.receiver = Receiver(
-            self.recorder.around(self.client.endpoint), host="127.0.0.1", port=port
-        )
         actions = {
             "Post again": post_again(lambda: self.address),
             "Handle again": handle_again(self.recorder, self.store),
@@ -108,7 +102,6 @@ async def inspected(asana: AsanaSimulator, free_port: int) -> AsyncIterator[Insp
     made = Inspected(asana, free_port)
     async with (
         made.client,
-        made.receiver,
         background_task(made.client.run(), "run"),
         made.inspector,
     ):
@@ -261,7 +254,7 @@ async def test_webhooks_stay_as_they_were_while_the_store_fails(
         message = "locked"
         raise StoreError(message)
 
-    monkeypatch.setattr(inspected.memory, "list_routes", fail)
+    monkeypatch.setattr(inspected.store, "list_routes", fail)
     async with streaming(inspected) as stream:
         assert (await stream.next("state"))["webhooks"] == before != []
 
@@ -298,41 +291,64 @@ async def test_handler_that_is_stopped_is_no_success(inspected: Inspected) -> No
     assert record.attempts[-1].text == "stopped before its end"
 
 
+DIGEST = "5" * 64
+
+
+def signed_request() -> tuple[Request, Delivery]:
+    """Return a request with a signature, and the delivery that an endpoint makes of it."""
+    request = Request(method="POST", route="r" * 32, signatures=(DIGEST,))
+    digest = bytes.fromhex(DIGEST)
+    return request, Delivery(route="r" * 32, body=b"", digest=digest, received_at=datetime.now(UTC))
+
+
 async def test_attempt_that_ends_before_the_answer_is_told_with_it() -> None:
     told: list[Record] = []
     recorder = Recorder(told.append)
-    request = Request(method="POST", route="r" * 32, signatures=("0" * 64,))
-    record = recorder.begin(request)
-    recorder.expect(record, b"digest")
-    delivery = Delivery(route="r" * 32, body=b"", digest=b"digest", received_at=record.received_at)
-    with recorder.following() as feed:
+    request, delivery = signed_request()
+    with recorder.following() as feed, recorder.receiving(request):
         with recorder.processing(delivery):
             pass
         assert await feed.next(within=0.01) == []
-        recorder.end(record, request, ACCEPTED)
-        assert await feed.next(within=5) == [record] == told
+        recorder.became(delivery, "stored")
+        recorder.answered(ACCEPTED)
+        assert await feed.next(within=5) == recorder.records() == told
+    [record] = told
     assert [attempt.text for attempt in record.attempts] == ["handled"]
 
 
 async def test_attempts_are_the_first_record_s_though_the_delivery_came_again() -> None:
     recorder = Recorder()
-    request = Request(method="POST", route="r" * 32, signatures=("0" * 64,))
-    first, second = recorder.begin(request), recorder.begin(request)
-    for record in (first, second):
-        recorder.expect(record, b"digest")
-    now = datetime.now(UTC)
-    with recorder.processing(Delivery(route="", body=b"", digest=b"digest", received_at=now)):
+    request, delivery = signed_request()
+    for _ in range(2):
+        with recorder.receiving(request):
+            recorder.answered(ACCEPTED)
+    with recorder.processing(delivery):
         pass
+    first, second = recorder.records()
     assert (len(first.attempts), len(second.attempts)) == (1, 0)
 
 
-async def test_work_on_what_was_not_recorded_is_left_alone() -> None:
-    recorder, now = Recorder(), datetime.now(UTC)
-    delivery = Delivery(route="r" * 32, body=b"", digest=b"another", received_at=now)
+@pytest.mark.parametrize("response", [WRONG_SIGNATURE, None], ids=["refused", "no answer"])
+async def test_attempts_are_not_those_of_a_request_that_was_not_accepted(
+    response: Response | None,
+) -> None:
+    recorder = Recorder()
+    request, delivery = signed_request()
+    with recorder.receiving(request):
+        if response is not None:
+            recorder.answered(response)
     with recorder.processing(delivery):
         pass
-    async with recorder.watched(MemoryStore()) as store:
-        await store.note_heartbeat("r" * 32, now)
+    assert not any(record.attempts for record in recorder.records())
+    assert not recorder._by_digest
+
+
+async def test_work_outside_of_a_request_is_left_alone() -> None:
+    recorder = Recorder()
+    _, delivery = signed_request()
+    with recorder.processing(delivery):
+        recorder.became(delivery, "handled")
+    recorder.answered(ACCEPTED)
     assert recorder.records() == []
 
 
@@ -495,7 +511,7 @@ async def test_receiver_or_store_that_fails_is_named(
         message = "the disk is full"
         raise StoreError(message)
 
-    monkeypatch.setattr(inspected.memory, "put", fail)
+    monkeypatch.setattr(inspected.store, "put", fail)
     assert await act(3, "Handle again") == (503, "the disk is full")
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -547,7 +563,7 @@ async def test_page_is_alive_and_says_when_the_command_ended(
     asana: AsanaSimulator, free_port: int, page: Page
 ) -> None:
     made = Inspected(asana, free_port)
-    async with made.client, made.receiver, background_task(made.client.run(), "run"):
+    async with made.client, background_task(made.client.run(), "run"):
         async with made.inspector:
             await page.show(made.url)
             await page.until("document.getElementById('live').textContent === 'live'")

@@ -20,11 +20,10 @@ LAYERS = (
         "protocol",
         "stores",
         "stores._encryption",
-        "telemetry",
     },
-    {"_desired", "api", "auth", "otel", "router"}
+    {"_desired", "api", "auth", "router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
-    {"_endpoint", "_establish", "_inbox", "stores.urls"},
+    {"_endpoint", "_establish", "_inbox", "otel", "stores.urls"},
     {"_receiver_aiohttp", "_receiver_asgi", "simulator"},
     {"client"},
     {"serving", "testing"},

@@ -29,6 +29,7 @@ from asana_webhooks import Event, MemoryStore, StoreError, WebhooksClient
 from asana_webhooks import otel as module
 from asana_webhooks.models import Counts, Delivery, Route
 from asana_webhooks.otel import OpenTelemetry
+from asana_webhooks.protocol import UNKNOWN_ROUTE, Request
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.telemetry import Counters
 
@@ -338,7 +339,7 @@ def test_link_is_what_the_traceparent_says(exported: Exported, flags: int) -> No
 def test_traceparent_is_of_the_span_that_is_under_way(exported: Exported) -> None:
     telemetry = exported.telemetry()
     assert telemetry.traceparent() == ""
-    with telemetry.receiving():
+    with telemetry.receiving(Request(method="POST", route="r")):
         context = trace.get_current_span().get_span_context()
         version, trace_id, span_id, flags = telemetry.traceparent().split("-")
         assert (version, int(trace_id, 16), int(span_id, 16), int(flags, 16)) == (
@@ -420,7 +421,7 @@ async def test_metrics_tell_what_the_last_snapshot_told(
 def test_names_and_units_are_those_that_are_described(exported: Exported) -> None:
     telemetry = exported.telemetry()
     counters = Counters()
-    counters.refused["no webhook here"] += 1
+    counters.answered(UNKNOWN_ROUTE)
     telemetry._latest = counters.snapshot(Counts(waiting=0, dead_letters=0), [])
     with telemetry.processing(a_delivery()):
         pass
@@ -469,15 +470,15 @@ async def test_snapshots_are_taken_at_the_interval(exported: Exported) -> None:
     counters = Counters()
 
     async def stats() -> Any:
-        counters.stored += 1
+        counters.outcomes["stored"] += 1
         return counters.snapshot(Counts(waiting=0, dead_letters=0), [])
 
     watching = asyncio.create_task(telemetry.watch(stats))
-    await until(lambda: counters.stored >= 3)
+    await until(lambda: counters.outcomes["stored"] >= 3)
     watching.cancel()
-    before = counters.stored
+    before = counters.outcomes["stored"]
     await asyncio.wait([watching])
-    assert counters.stored == before + 1  # the last one
+    assert counters.outcomes["stored"] == before + 1  # the last one
 
 
 async def test_store_that_fails_during_a_snapshot_is_a_warning_and_no_end(

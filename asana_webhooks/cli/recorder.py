@@ -1,7 +1,6 @@
 """What came in and what became of it: requests, verdicts, attempts to handle them.
 
-A recorder watches from outside: it stands before an endpoint as a shell does, before a store, and
-is told of attempts as telemetry is. Nothing is decided by it.
+A recorder is a telemetry: endpoint and inbox tell it what happens, and nothing is decided by it.
 """
 
 from __future__ import annotations
@@ -10,29 +9,39 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import NamedTuple
 
 from ..models import Delivery
-from ..protocol import PROBES, UNKNOWN_ROUTE, Request, Response
+from ..protocol import UNKNOWN_ROUTE, Request, Response
 from ..router import HandlerError
-from .records import Attempt, Record
-
-if TYPE_CHECKING:
-    from .._endpoint import Answers
-    from ..stores import Store
-    from ..telemetry import Stats
+from ..signature import parse_signature
+from ..telemetry import Outcome, Telemetry
+from .records import Attempt, Record, Verdict
 
 __all__ = ["Feed", "Recorder"]
 
 MAX_RECORDS = 200
 """How many requests are remembered; the oldest go."""
 
-_current: ContextVar[Record | None] = ContextVar("the request that is being answered", default=None)
+VERDICTS: dict[Outcome, Verdict] = {
+    "stored": "accepted",
+    "duplicate": "duplicate",
+    "dead": "dead letter",
+}
+
+
+class _Current(NamedTuple):
+    """The request that is being answered, and its record, which is not remembered yet."""
+
+    request: Request
+    record: Record
+
+
+_current: ContextVar[_Current | None] = ContextVar("_current", default=None)
 
 
 class Feed:
@@ -65,11 +74,8 @@ class Feed:
         return list(changed.values())
 
 
-class Recorder:
-    """Remembers the last requests; ``on_answer`` is called with each when it was answered.
-
-    It is telemetry too: for the attempts, give it to a client or an inbox.
-    """
+class Recorder(Telemetry):
+    """Remembers the last requests; ``on_answer`` is called with each when it was answered."""
 
     def __init__(self, on_answer: Callable[[Record], None] | None = None) -> None:
         self._records: deque[Record] = deque()
@@ -77,14 +83,6 @@ class Recorder:
         self._feeds: set[Feed] = set()
         self._on_answer = on_answer
         self._count = 0
-
-    def around(self, endpoint: Answers) -> Answers:
-        """Return what answers like the endpoint and records what it is asked."""
-        return _Recorded(self, endpoint)
-
-    def watched(self, store: Store) -> Store:
-        """Return the store, but for telling the recorder what it keeps."""
-        return cast("Store", _Watched(self, store))
 
     def records(self) -> list[Record]:
         """Return what is remembered, oldest first."""
@@ -123,62 +121,41 @@ class Recorder:
             route=record.route, body=record.body, digest=digest, received_at=datetime.now(UTC)
         )
 
-    # What the endpoint and the store are asked
+    # What it is told
 
-    def begin(self, request: Request) -> Record:
-        """Return the record of a request, which is not remembered yet."""
-        self._count += 1
-        return Record(
-            id=self._count,
-            received_at=datetime.now(UTC),
-            route=request.route,
-            method=request.method,
-            headers=tuple(
-                (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers
-            ),
-            signed=bool(request.signatures),
-            verdict="handshake" if request.secrets and not request.signatures else "refused",
-        )
+    @contextmanager
+    def receiving(self, request: Request) -> Iterator[None]:
+        """Begin a record; attempts count for it from now on: a handler may be quicker than we."""
+        record = self._begin(request)
+        token = _current.set(_Current(request, record))
+        try:
+            yield
+        finally:
+            _current.reset(token)
+            if not record.status:
+                self._forget(record)
 
-    def end(self, record: Record, request: Request, response: Response) -> None:
-        """Remember a request, with its answer, and tell of it."""
+    def became(self, delivery: Delivery, outcome: Outcome, reason: str = "") -> None:
+        """Note what became of the delivery of the request under way."""
+        current = _current.get()
+        if current is not None:
+            current.record.verdict, current.record.reason = VERDICTS[outcome], reason
+
+    def answered(self, response: Response) -> None:
+        """Remember the request under way, with its answer, and tell of it."""
+        current = _current.get()
+        if current is None or (response is UNKNOWN_ROUTE and current.request.method != "POST"):
+            return  # a passer-by's
+        request, record = current
         record.body, record.status = request.body, response.status
         record.reason = response.reason or record.reason
         if response.status != 200:
             record.verdict = "refused"
+            self._forget(record)
         self._remember(record)
         self._tell(record)
         if self._on_answer is not None:
             self._on_answer(record)
-
-    def expect(self, record: Record, digest: bytes) -> None:
-        """Count attempts for this digest as the record's, unless they are an earlier one's."""
-        self._by_digest.setdefault(digest, record)
-
-    def _remember(self, record: Record) -> None:
-        self._records.append(record)
-        if len(self._records) > MAX_RECORDS:
-            gone = self._records.popleft()
-            self._by_digest = {
-                digest: each for digest, each in self._by_digest.items() if each is not gone
-            }
-
-    def _tell(self, record: Record) -> None:
-        for feed in self._feeds:
-            feed.tell(record)
-
-    # What telemetry is told
-
-    def receiving(self) -> AbstractContextManager[object]:
-        """Do nothing: requests are seen from before the endpoint."""
-        return nullcontext()
-
-    def answered(self, status: int, reason: str) -> None:
-        """Do nothing, likewise."""
-
-    def traceparent(self) -> str:
-        """Return '': there are no traces."""
-        return ""
 
     @contextmanager
     def processing(self, delivery: Delivery) -> Iterator[None]:
@@ -197,8 +174,38 @@ class Recorder:
                 attempt = Attempt("handler", text == "handled", text, seconds, datetime.now(UTC))
                 self.note_attempt(record, attempt)
 
-    async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
-        """Do nothing: the page asks the store."""
+    def _begin(self, request: Request) -> Record:
+        self._count += 1
+        record = Record(
+            id=self._count,
+            received_at=datetime.now(UTC),
+            route=request.route,
+            method=request.method,
+            headers=tuple(
+                (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers
+            ),
+            signed=bool(request.signatures),
+            verdict="handshake" if request.secrets and not request.signatures else "heartbeat",
+        )
+        digest = parse_signature("".join(request.signatures))
+        if digest is not None:
+            self._by_digest.setdefault(digest, record)  # a repeat's attempts are the first one's
+        return record
+
+    def _remember(self, record: Record) -> None:
+        self._records.append(record)
+        if len(self._records) > MAX_RECORDS:
+            self._forget(self._records.popleft())
+
+    def _forget(self, record: Record) -> None:
+        """Count no more attempts as this record's."""
+        self._by_digest = {
+            digest: each for digest, each in self._by_digest.items() if each is not record
+        }
+
+    def _tell(self, record: Record) -> None:
+        for feed in self._feeds:
+            feed.tell(record)
 
 
 def _described(error: BaseException) -> str:
@@ -206,67 +213,3 @@ def _described(error: BaseException) -> str:
         return "stopped before its end"
     cause = error.__cause__
     return f"{error.handler} raised {type(cause).__name__}: {cause}"
-
-
-class _Recorded:
-    def __init__(self, recorder: Recorder, endpoint: Answers) -> None:
-        self._recorder = recorder
-        self._endpoint = endpoint
-
-    @property
-    def max_body(self) -> int:
-        return self._endpoint.max_body
-
-    async def handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
-        if request.route in PROBES:
-            return await self._endpoint.handle(request, read)
-        record = self._recorder.begin(request)
-        token = _current.set(record)
-        try:
-            response = await self._endpoint.handle(request, read)
-        finally:
-            _current.reset(token)
-        if response is not UNKNOWN_ROUTE or request.method == "POST":  # else a passer-by's
-            self._recorder.end(record, request, response)
-        return response
-
-
-class _Watched:
-    """A store that notes what it is asked to keep for the request under way."""
-
-    def __init__(self, recorder: Recorder, store: Store) -> None:
-        self._recorder = recorder
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def __aenter__(self) -> Self:
-        await self._store.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._store.__aexit__(exc_type, exc, traceback)
-
-    async def put(
-        self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
-    ) -> bool:
-        record = _current.get()
-        if record is not None:  # before it is kept: a handler may be quicker than we are
-            self._recorder.expect(record, delivery.digest)
-        kept = await self._store.put(delivery, candidate=candidate, reason=reason)
-        if record is not None:
-            record.verdict = "duplicate" if not kept else "dead letter" if reason else "accepted"
-            record.reason = reason or "" if kept else ""
-        return kept
-
-    async def note_heartbeat(self, route: str, at: datetime) -> None:
-        await self._store.note_heartbeat(route, at)
-        record = _current.get()
-        if record is not None:
-            record.verdict = "heartbeat"

@@ -8,19 +8,13 @@ import json
 import secrets
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    nullcontext,
-)
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import httpx
 
 from ..._background import background_task
-from ..._receiver_aiohttp import Receiver
 from ...client import WebhooksClient
 from ...models import Event
 from ...simulator import AsanaSimulator, Attempt
@@ -101,15 +95,14 @@ class Stage:
     @asynccontextmanager
     async def next_client(self) -> AsyncIterator[Running]:
         """Run a client on the port and the store of the one before."""
-        recorder, store = self._recorder, self.open_store()
+        store = self.open_store()
         client = WebhooksClient(
             TOKEN,
             public_url=f"{self.address}/asana",
             port=self._port,
-            store=store if recorder is None else recorder.watched(store),
+            store=store,
             base_url=self.asana.base_url,
-            serve=recorder is None,
-            telemetry=recorder,
+            telemetry=self._recorder,
         )
 
         @client.on()
@@ -118,15 +111,8 @@ class Stage:
                 self.handled.append(event)
                 self._news.notify_all()
 
-        async with client, self._recorded(client), background_task(client.run(), "handlers"):
+        async with client, background_task(client.run(), "handlers"):
             yield Running(client, store)
-
-    def _recorded(self, client: WebhooksClient) -> AbstractAsyncContextManager[object]:
-        """Return a receiver that is seen by the recorder; without one the client has its own."""
-        if self._recorder is None:
-            return nullcontext()
-        front = self._recorder.around(client.endpoint)
-        return Receiver(front, host="127.0.0.1", port=self._port)
 
     @property
     def address(self) -> str:

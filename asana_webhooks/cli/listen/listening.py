@@ -103,7 +103,7 @@ async def listen(wanted: Wanted) -> None:
     api = None if wanted.resource is None else wanted.access.api()
     printer = Printer(as_json=wanted.as_json, forward_to=wanted.forward_to)
     recorder = Recorder(printer.put)
-    store = recorder.watched(open_store(wanted.store))
+    store = open_store(wanted.store)
     with stopping() as told:
         async with AsyncExitStack() as stack:
             endpoint = await _receive(stack, wanted, store, recorder)
@@ -126,13 +126,12 @@ async def _receive(
 ) -> Endpoint:
     """Open the store and the receiver; what would stay in memory for ever is let go."""
     inbox = Inbox(store, telemetry=recorder)
-    endpoint = Endpoint(store, on_arrival=inbox.arrived)
+    endpoint = Endpoint(store, on_arrival=inbox.arrived, telemetry=recorder)
     await stack.enter_async_context(store)
     await stack.enter_async_context(inbox)
     if wanted.store == MEMORY:
         await stack.enter_async_context(background_task(inbox.drain(_let_go), "inbox"))
-    front = recorder.around(endpoint)
-    await stack.enter_async_context(Receiver(front, host=wanted.host, port=wanted.port))
+    await stack.enter_async_context(Receiver(endpoint, host=wanted.host, port=wanted.port))
     endpoint.accepting = True
     return endpoint
 
