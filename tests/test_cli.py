@@ -24,8 +24,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asana_webhooks import Event, StoreError, WebhooksClient
-from asana_webhooks.cli import commands, demo, main
-from asana_webhooks.cli.demo import stage
+from asana_webhooks.cli import main
+from asana_webhooks.cli.app import COMMANDS, cli
+from asana_webhooks.cli.demo import stage, story
 from asana_webhooks.cli.demo.console import Narrator
 from asana_webhooks.models import Delivery
 from asana_webhooks.router import Dispatcher, HandlerError
@@ -160,14 +161,15 @@ def test_demo_ends_quietly_when_nobody_reads_on(tmp_path: Path) -> None:
 
 WAITING_DEMO = """
 import asyncio
-from asana_webhooks.cli import demo, main
+from asana_webhooks.cli import main
+from asana_webhooks.cli.demo import story
 
 async def tell(narrator):
-    async with demo.Stage():
+    async with story.Stage():
         print("waiting", flush=True)
         await asyncio.Event().wait()
 
-demo.tell = tell
+story.tell = tell
 main()
 """
 
@@ -212,7 +214,7 @@ finally: print({HEAVY} & set(sys.modules))
 
 
 @pytest.mark.parametrize(
-    "call", [pytest.param(call, id=" ".join(call) or "itself") for call in calls(commands.cli)]
+    "call", [pytest.param(call, id=" ".join(call) or "itself") for call in calls(cli)]
 )
 def test_help_loads_nothing_heavy(tmp_path: Path, call: tuple[str, ...]) -> None:
     ended = run("-c", ASK_FOR_HELP, *call, "--help", cwd=tmp_path)
@@ -247,7 +249,7 @@ def simulators(monkeypatch: pytest.MonkeyPatch) -> list[AsanaSimulator]:
 
 
 def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(commands.cli, arguments, prog_name="asana-webhooks")
+    return CliRunner().invoke(cli, arguments, prog_name="asana-webhooks")
 
 
 def test_version_is_that_of_the_package(tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ def test_a_missing_library_is_named_instead_of_traced(monkeypatch: pytest.Monkey
 
 def test_help_lists_every_command_with_what_it_is_good_for() -> None:
     shown = " ".join(invoke("--help").stdout.split())
-    assert [name for name, told in commands.COMMANDS.items() if f"{name} {told}" not in shown] == []
+    assert [name for name, told in COMMANDS.items() if f"{name} {told}" not in shown] == []
 
 
 def test_a_wrong_use_exits_with_2_and_names_the_help() -> None:
@@ -365,7 +367,7 @@ def raising(error: BaseException) -> Callable[[object], Any]:
 def test_an_error_is_one_line_and_a_traceback_only_with_debug(
     monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
 ) -> None:
-    monkeypatch.setattr(demo, "tell", raising(error))
+    monkeypatch.setattr(story, "tell", raising(error))
     result = invoke("demo")
     assert (result.exit_code, result.output) == (1, f"Error: {line}\n")
     result = invoke("--debug", "demo")
@@ -375,7 +377,7 @@ def test_an_error_is_one_line_and_a_traceback_only_with_debug(
 
 
 def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "tell", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(story, "tell", raising(KeyboardInterrupt()))
     result = invoke("demo")
     assert (result.exit_code, result.output) == (130, "\n")
 
@@ -493,23 +495,23 @@ def test_a_sabotaged_demo_exits_with_1_and_names_the_step(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sabotage: Sabotage, step: int, found: str
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(demo, "PATIENCE", 2.0)
+    monkeypatch.setattr(story, "PATIENCE", 2.0)
     monkeypatch.setattr(stage, "PATIENCE", 2.0)
     sabotage(monkeypatch)
     result = invoke("demo")
-    *story, error = result.output.splitlines()
+    *lines, error = result.output.splitlines()
     title = STEPS[step - 1].partition(" ")[2]
     assert result.exit_code == 1
     assert error.startswith(f"Error: step {step} ({title}) failed; ")
     assert found in error
-    assert STEPS[step - 1] in story
+    assert STEPS[step - 1] in lines
     assert "All" not in result.output
     assert not SECRET_OR_ROUTE.search(result.output)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_demo_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "LIMIT", 2.0)
+    monkeypatch.setattr(story, "LIMIT", 2.0)
     asana_has(Fault.SLOW_HANDSHAKE)(monkeypatch)
     result = invoke("demo")
     assert result.exit_code == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from asana_webhooks.cli.commands import COMMANDS, cli
+from asana_webhooks.cli.app import COMMANDS, cli
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from support.postgres_server import PostgresServer, schema_name
 from support.postgres_server import _postgres_server as postgres_server
 from support.valkey_server import TO_A_DISK, running_valkey
 
-from asana_webhooks.cli import doctor
+from asana_webhooks.cli.doctor import checks
 from asana_webhooks.cli.doctor.asana import clock_finding
 from asana_webhooks.cli.doctor.finding import Finding
 from asana_webhooks.cli.doctor.store import store_findings
@@ -72,7 +72,7 @@ def test_results_are_coloured_unless_no_color_is_set(
     monkeypatch.setenv("NO_COLOR", no_colour)
     printed: list[str] = []
     monkeypatch.setattr("click.echo", printed.append)
-    doctor._print(Finding("x", "failed", "\x1b]0;title", "do"), as_json=False)
+    checks._print(Finding("x", "failed", "\x1b]0;title", "do"), as_json=False)
     assert ("\x1b[31mfailed" in printed[0]) is is_coloured
     assert "\\x1b]0;title" in printed[0]
     assert printed[1] == "         -> do"

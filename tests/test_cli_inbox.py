@@ -15,7 +15,7 @@ from typing import TypeVar
 import pytest
 from click.testing import CliRunner, Result
 
-from asana_webhooks.cli.commands import COMMANDS, cli
+from asana_webhooks.cli.app import COMMANDS, cli
 from asana_webhooks.cli.output import print_records
 from asana_webhooks.models import Delivery, Route
 from asana_webhooks.stores import Store

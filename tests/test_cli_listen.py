@@ -33,16 +33,17 @@ from asana_webhooks import (
     WebhooksApi,
     sign,
 )
-from asana_webhooks.cli import demo, forwarding
+from asana_webhooks.cli import forwarding
 from asana_webhooks.cli.access import Access
-from asana_webhooks.cli.commands import cli
+from asana_webhooks.cli.app import cli
+from asana_webhooks.cli.demo import story
 from asana_webhooks.cli.demo.console import Narrator
-from asana_webhooks.cli.listen import listening
-from asana_webhooks.cli.listen.listening import Wanted, listen
+from asana_webhooks.cli.listen import session
 from asana_webhooks.cli.listen.printing import as_fields, as_lines
+from asana_webhooks.cli.listen.session import ListenOptions, listen
 from asana_webhooks.cli.recorded import Recorded
 from asana_webhooks.cli.records import Record
-from asana_webhooks.cli.stopping import stopping, terminable
+from asana_webhooks.cli.signals import stopping, terminable
 from asana_webhooks.simulator import AsanaSimulator, Fault
 from asana_webhooks.stores.sqlite import SqliteStore
 
@@ -58,7 +59,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
 class Run:
     """A run of the command in this process, and what it has printed."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], wanted: Wanted) -> None:
+    def __init__(self, capsys: pytest.CaptureFixture[str], wanted: ListenOptions) -> None:
         self._capsys = capsys
         self._out = self._err = ""
         self.wanted = wanted
@@ -101,7 +102,7 @@ async def start(
     runs: list[Run] = []
 
     def start(**options: Any) -> Run:
-        wanted = Wanted(
+        wanted = ListenOptions(
             resource=asana.project,
             filters=(),
             public_url=None,
@@ -412,7 +413,7 @@ async def test_told_twice_it_leaves_the_webhook_and_says_so(
 async def test_deletion_that_takes_too_long_is_given_up(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "DELETE_TIMEOUT", 0.05)
+    monkeypatch.setattr(session, "DELETE_TIMEOUT", 0.05)
     run = start()
     await until(lambda: run.says("is established"))
 
@@ -542,7 +543,7 @@ def leads_here(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
         await output.known.wait()
         return f"http://127.0.0.1:{free_port}/tunnelled"
 
-    monkeypatch.setattr("asana_webhooks.cli.listen.tunnels._address", address)
+    monkeypatch.setattr("asana_webhooks.cli.tunnels._address", address)
 
 
 @pytest.mark.usefixtures("leads_here")
@@ -613,7 +614,7 @@ async def test_port_that_is_taken_is_an_error_before_anything_is_established(
 async def test_demo_with_an_inspector_stays_until_it_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    showing = asyncio.create_task(demo.show(Narrator(sys.stdout), 0))
+    showing = asyncio.create_task(story.show(Narrator(sys.stdout), 0))
     out = ""
 
     def stays() -> bool:
@@ -700,10 +701,10 @@ def test_what_cannot_work_is_one_line(arguments: list[str], said: str) -> None:
 
 
 def test_address_without_tls_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing(wanted: Wanted) -> None:
+    async def nothing(wanted: ListenOptions) -> None:
         pass
 
-    monkeypatch.setattr("asana_webhooks.cli.listen.listening.listen", nothing)
+    monkeypatch.setattr("asana_webhooks.cli.listen.session.listen", nothing)
     result = invoke("1", "--public-url", "http://hooks.example.com")
     assert result.stderr.startswith("Warning: public_url is http")
 
@@ -734,14 +735,14 @@ def test_filter_reads_from_type_to_field(
     assert (wanted.tunnel, wanted.tunnel_program) == (True, "ngrok")
 
 
-def caught(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: str) -> Wanted:
+def caught(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: str) -> ListenOptions:
     """Return what the command would do."""
-    found: list[Wanted] = []
+    found: list[ListenOptions] = []
 
-    async def note(wanted: Wanted) -> None:
+    async def note(wanted: ListenOptions) -> None:
         found.append(wanted)
 
-    monkeypatch.setattr("asana_webhooks.cli.listen.listening.listen", note)
+    monkeypatch.setattr("asana_webhooks.cli.listen.session.listen", note)
     assert invoke(*arguments, **variables).exit_code == 0
     return found[0]
 

@@ -24,8 +24,10 @@ from support.simulated import Simulated, simulated
 from asana_webhooks import LoginRequiredError, Resource
 from asana_webhooks.auth import AsanaOAuth, Token, TokenFile
 from asana_webhooks.cli import login
-from asana_webhooks.cli.commands import cli
+from asana_webhooks.cli.access import default_login_file, token_of_login
+from asana_webhooks.cli.app import cli
 
+ASANA = "https://app.asana.com/api/1.0"
 BACK = "http://127.0.0.1:0/callback"
 SECRET = "the-secret-of-the-app"
 BROWSER = """\
@@ -229,8 +231,8 @@ def test_user_pastes_what_a_browser_elsewhere_shows(
         printed.append(text.splitlines()[-1])
         echo(text, err=err)
 
-    monkeypatch.setattr(login.click, "prompt", paste)
-    monkeypatch.setattr(login.click, "echo", keep)
+    monkeypatch.setattr(click, "prompt", paste)
+    monkeypatch.setattr(click, "echo", keep)
     result = shell.login("--no-browser")
     assert result.exit_code == 0, result.output
     assert result.stdout == "logged in as Robin Example (1201)\n"
@@ -280,31 +282,31 @@ def test_each_asana_has_a_file_of_its_own(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("XDG_CONFIG_HOME", config)
-    assert login.default_login_file(base_url) == Path(path)
+    assert default_login_file(base_url) == Path(path)
 
 
 # For the other commands
 
 
 async def test_login_authenticates_other_commands(shell: Shell) -> None:
-    assert login.token_of_login(base_url=shell.base_url) is None
+    assert token_of_login(base_url=shell.base_url) is None
     await asyncio.to_thread(shell.login)
-    oauth = login.token_of_login(base_url=shell.base_url)
+    oauth = token_of_login(base_url=shell.base_url)
     assert oauth is not None
     assert await who(oauth, shell.base_url) == "Robin Example"
 
 
 def test_login_at_one_asana_is_none_at_another(shell: Shell) -> None:
     shell.login()
-    assert login.token_of_login() is None
-    assert login.token_of_login(login_file=shell.file) is not None
+    assert token_of_login(base_url=ASANA) is None
+    assert token_of_login(base_url=ASANA, login_file=shell.file) is not None
 
 
 def test_login_without_the_apps_id_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     shell.login()
     monkeypatch.delenv("ASANA_CLIENT_ID")
     with pytest.raises(click.UsageError, match="needs the app's id: set ASANA_CLIENT_ID"):
-        login.token_of_login(base_url=shell.base_url)
+        token_of_login(base_url=shell.base_url)
 
 
 # Log out

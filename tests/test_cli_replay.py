@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from support.cli_shell import Shell, shell
 from support.ports import free_tcp_port
 
-from asana_webhooks.cli.commands import cli
+from asana_webhooks.cli.app import cli
 from asana_webhooks.cli.recorded import Recorded
 from asana_webhooks.signature import sign
 

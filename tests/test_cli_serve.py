@@ -21,8 +21,8 @@ from test_serving import HERE, confirm_route, is_ready, post_event
 
 from asana_webhooks import WebhooksClient
 from asana_webhooks.cli import serve as serving
-from asana_webhooks.cli.commands import cli
-from asana_webhooks.cli.serve import workers
+from asana_webhooks.cli import workers
+from asana_webhooks.cli.app import cli
 from asana_webhooks.stores.sqlite import SqliteStore
 
 Serve = Callable[..., "subprocess.Popen[bytes]"]

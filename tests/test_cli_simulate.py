@@ -17,9 +17,8 @@ from click.testing import CliRunner, Result
 from support.simulated import simulated
 from support.target import Target
 
-from asana_webhooks.cli.commands import cli
-from asana_webhooks.cli.simulate import describe
-from asana_webhooks.cli.simulate.fault_table import read_tables
+from asana_webhooks.cli.app import cli
+from asana_webhooks.cli.simulate import describe, read_tables
 from asana_webhooks.simulator import Attempt, Call, Fault, Handshake, faults
 from asana_webhooks.simulator.observers import Traffic
 

@@ -20,9 +20,8 @@ from test_cli_serve import Place, Serve, place, serve  # noqa: F401 - fixtures
 from test_serving import ROUTE, SECRET, is_ready
 
 from asana_webhooks import verify_signature
-from asana_webhooks.cli import trigger
-from asana_webhooks.cli.commands import cli
-from asana_webhooks.cli.commands.trigger import EVENTS
+from asana_webhooks.cli.app import cli
+from asana_webhooks.cli.trigger import EVENTS, events
 from asana_webhooks.cli.trigger.bodies import BODIES, Scene, body_of
 from asana_webhooks.cli.trigger.clicks import CLICKS
 from asana_webhooks.models import Route
@@ -446,7 +445,7 @@ def test_silent_receiver_is_named_without_its_target(
         msg = f"cannot reach {target}"
         raise httpx.ConnectError(msg)
 
-    monkeypatch.setattr(trigger, "_post", post)
+    monkeypatch.setattr(events, "_post", post)
     known = {"ASANA_WEBHOOKS_STORE": stored.url}
     result = CliRunner().invoke(cli, ["--debug", "trigger", "task.added", "--deliver"], env=known)
     assert "Traceback" in result.stderr

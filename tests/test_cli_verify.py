@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asana_webhooks import sign
-from asana_webhooks.cli.commands import cli
+from asana_webhooks.cli.app import cli
 
 SECRET = "s3cr3t" * 10
 BODY = b'{"events":[]}\n\xff'

@@ -20,7 +20,7 @@ from asana_webhooks import Event, MemoryStore, StoreError, WebhooksClient, sign
 from asana_webhooks._background import background_task
 from asana_webhooks.cli import recorder as recording
 from asana_webhooks.cli.inspector import Inspector, handle_again, post_again
-from asana_webhooks.cli.inspector.shown import shown_route
+from asana_webhooks.cli.inspector.page import shown_route
 from asana_webhooks.cli.recorder import Recorder
 from asana_webhooks.cli.records import Record
 from asana_webhooks.models import Delivery, Route, Webhook, WebhookFilter
@@ -387,9 +387,9 @@ async def test_port_that_is_taken_is_an_error(inspected: Inspected) -> None:
 
 
 def test_page_loads_nothing_from_elsewhere() -> None:
-    from asana_webhooks.cli.inspector import server
+    from asana_webhooks.cli.inspector.page import read_page
 
-    text, policy = server._read_page()
+    text, policy = read_page()
     addresses = set(re.findall(r"https?://[^\s'\"]+", text))
     assert addresses == {"http://www.w3.org/2000/svg"}
     assert "innerHTML" not in text

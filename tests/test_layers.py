@@ -29,14 +29,9 @@ LAYERS = (
     {"serving", "testing"},
     {""},  # the package itself, which shows what is public
     {"cli", "pytest_plugin"},
-    {"cli.commands"},
     {"__main__"},
 )
 LAYER_OF = {owner: number for number, names in enumerate(LAYERS) for owner in names}
-
-BESIDE = {
-    ("cli", "cli.commands"),  # to run what the shell asks for; `cli` alone, without what is in it
-}
 
 KNOWN_TO_THE_SIMULATOR = {"models", "signature"}
 
@@ -85,7 +80,7 @@ def modules() -> dict[str, Path]:
 def owner_of(module: str) -> str:
     """Return the module that a module is a part of: itself, or the package whose inside it is."""
     folders = (
-        *("auth", "cli.commands", "cli", "simulator"),
+        *("auth", "cli", "simulator"),
         *(f"stores.{name}" for name in ("memory", "postgres", "redis", "sqlite")),
     )
     return next((folder for folder in folders if f"{module}.".startswith(f"{folder}.")), module)
@@ -134,8 +129,7 @@ def test_every_module_has_its_place(module: str) -> None:
 def test_imports_point_downwards_only(module: str) -> None:
     owner = owner_of(module)
     others = {owner_of(name) for name in own(module)} - {owner}
-    wrong = {other for other in others if LAYER_OF[other] >= LAYER_OF[owner]}
-    assert {other for other in wrong if (module, other) not in BESIDE} == set()
+    assert {other for other in others if LAYER_OF[other] >= LAYER_OF[owner]} == set()
 
 
 def test_modules_import_each_other_in_no_circle() -> None:
@@ -178,6 +172,6 @@ def test_library_of_an_extra_is_imported_where_the_extra_is_asked_for() -> None:
     extras = {"asyncpg", "authlib", "click", "cryptography", "opentelemetry", "redis", "rich"}
     users = {owner_of(module) for module in MODULES if foreign(module) & extras}
     assert users <= {
-        *("auth", "cli", "cli.commands", "otel", "pytest_plugin"),
+        *("auth", "cli", "otel", "pytest_plugin"),
         *("stores.postgres", "stores.redis", "stores._encryption"),
     }

@@ -13,7 +13,7 @@ from conftest import until
 
 import asana_webhooks
 from asana_webhooks import WebhooksClient
-from asana_webhooks.cli.commands import COMMANDS
+from asana_webhooks.cli.app import COMMANDS
 from asana_webhooks.simulator import AsanaSimulator
 
 ROOT = Path(__file__).parent.parent

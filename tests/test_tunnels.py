@@ -15,8 +15,8 @@ import click
 import pytest
 from conftest import guard, until
 
-from asana_webhooks.cli.listen import tunnels
-from asana_webhooks.cli.listen.tunnels import tunnel
+from asana_webhooks.cli import tunnels
+from asana_webhooks.cli.tunnels import tunnel
 
 BOX = "+--------------------------------------------------------------------------+"
 CLOUDFLARED = [

@@ -32,6 +32,6 @@ def main() -> None:
             importlib.import_module(library)
     except ImportError:
         sys.exit(EXTRA_MISSING)
-    from .commands import cli
+    from .app import cli
 
     cli(prog_name="asana-webhooks")

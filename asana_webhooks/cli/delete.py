@@ -1,20 +1,29 @@
-"""The end of webhooks, at Asana and in the store."""
+"""``asana-webhooks delete``: the end of webhooks, at Asana and in the store."""
 
 from __future__ import annotations
-
-import asyncio
 
 import click
 
 from .access import Access
+from .options import STORE, YES, asana_options
 from .output import warnings_shown
 from .webhooks import routes_of, store_if_any
 
-__all__ = ["run"]
+__all__ = ["command"]
 
 
-def run(*, gids: tuple[str, ...], store: str, access: Access, yes: bool) -> None:
-    """Delete webhooks at Asana, and retire them in the store; ask before unless ``yes``."""
+@click.command("delete")
+@click.argument("gids", metavar="GID...", nargs=-1, required=True)
+@STORE
+@asana_options
+@YES
+def command(*, gids: tuple[str, ...], store: str, access: Access, yes: bool) -> None:
+    """Delete webhooks for good, at Asana and in the store.
+
+    What was received before is still handled. One that Asana does not know is deleted already.
+    """
+    import asyncio
+
     if not yes:
         click.confirm(f"Delete {', '.join(gids)} for good?", abort=True, err=True)
     with warnings_shown():

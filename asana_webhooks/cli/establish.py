@@ -1,28 +1,71 @@
-"""A new webhook from the shell: the handshake answered, its secret in the store."""
+"""``asana-webhooks establish``: a new webhook, its handshake answered, its secret in the store."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ..client import WebhooksClient
 from ..models import Webhook, WebhookFilter
 from .access import Access
+from .options import FILTER_SYNTAX, FILTERS, JSON, PUBLIC_URL, STORE, asana_options
 from .output import warnings_shown
-from .stopping import terminable
 from .webhooks import print_webhook
 
-__all__ = ["Wanted", "run"]
+if TYPE_CHECKING:
+    from ..client import WebhooksClient
+
+__all__ = ["EstablishOptions", "command", "establish_options"]
 
 SERVE_NEXT = "Its secret is in the store. `asana-webhooks serve`, with that store, receives for it."
 PRUNE_NEXT = "Interrupted. Should a webhook be left at Asana, `asana-webhooks prune` finds it."
 
 
-class Wanted(NamedTuple):
+def establish_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which webhook, and where its handshake is answered."""
+    for option in (
+        JSON,
+        asana_options,
+        click.option(
+            "--timeout",
+            type=click.FloatRange(0, 600, min_open=True),
+            default=60.0,
+            show_default=True,
+            help="Seconds for the create call.",
+        ),
+        click.option(
+            "--receiver/--no-receiver",
+            default=True,
+            help="Answer the handshake here, or where one with this store serves already.",
+        ),
+        click.option("--port", type=click.IntRange(0, 65_535), default=8080, show_default=True),
+        click.option("--host", default="127.0.0.1", show_default=True),
+        STORE,
+        PUBLIC_URL,
+        FILTERS,
+        click.argument("resource"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("establish", epilog=FILTER_SYNTAX)
+@establish_options
+def command(**options: Any) -> None:
+    """Make a new webhook, its handshake answered by a receiver of its own.
+
+    RESOURCE is the gid of what it watches: a project, a task, a workspace, ...
+
+    Ctrl-C and SIGTERM leave no webhook behind, or name the one that could not be deleted.
+    """
+    from ..client import WebhooksClient
+
+    EstablishOptions(**options).run(WebhooksClient.establish)
+
+
+class EstablishOptions(NamedTuple):
     """Which webhook, and how its handshake reaches the store."""
 
     resource: str
@@ -36,8 +79,50 @@ class Wanted(NamedTuple):
     access: Access
     as_json: bool
 
-    def client(self) -> WebhooksClient:
+    def run(self, work: Callable[..., Awaitable[Webhook]]) -> None:
+        """Have a client establish or ensure the webhook, then print it.
+
+        Raises UsageError for a store that would forget the secret, and ClickException when the
+        receiver's address is taken.
+        """
+        import asyncio
+
+        from .signals import terminable
+
+        if self.store == "memory:":
+            msg = (
+                "a store in memory ends with this command, and the secret with it: name a lasting"
+                " one"
+            )
+            raise click.UsageError(msg)
+        with warnings_shown(), terminable():
+            try:
+                webhook = asyncio.run(self._work(work))
+            except KeyboardInterrupt:  # cancelling undid it, unless Asana could not be reached
+                click.echo(f"\n{PRUNE_NEXT}", err=True)
+                raise
+        print_webhook(webhook, held=True, as_json=self.as_json)
+        if self.receiver:
+            click.echo(SERVE_NEXT, err=True)
+
+    async def _work(self, work: Callable[..., Awaitable[Webhook]]) -> Webhook:
+        filters = self.filters or None
+        try:
+            async with self._client() as client:
+                return await work(client, self.resource, filters=filters, timeout=self.timeout)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            msg = (
+                f"port {self.port} of {self.host} is taken: if a receiver with this store is"
+                " serving there, say --no-receiver; else choose another --port"
+            )
+            raise click.ClickException(msg) from error
+
+    def _client(self) -> WebhooksClient:
         """Return a client that can establish it; it looks after nothing later."""
+        from ..client import WebhooksClient
+
         return WebhooksClient(
             self.access.token(),
             base_url=self.access.base_url,
@@ -48,38 +133,3 @@ class Wanted(NamedTuple):
             port=self.port,
             look_after=None,
         )
-
-
-def run(work: Callable[..., Awaitable[Webhook]], wanted: Wanted) -> None:
-    """Have a client establish or ensure a webhook, then print it.
-
-    Raises UsageError for a store that would forget the secret, and ClickException when the
-    receiver's address is taken.
-    """
-    if wanted.store == "memory:":
-        msg = "a store in memory ends with this command, and the secret with it: name a lasting one"
-        raise click.UsageError(msg)
-    with warnings_shown(), terminable():
-        try:
-            webhook = asyncio.run(_work(work, wanted))
-        except KeyboardInterrupt:  # cancelling undid it, unless Asana could not be reached
-            click.echo(f"\n{PRUNE_NEXT}", err=True)
-            raise
-    print_webhook(webhook, held=True, as_json=wanted.as_json)
-    if wanted.receiver:
-        click.echo(SERVE_NEXT, err=True)
-
-
-async def _work(work: Callable[..., Awaitable[Webhook]], wanted: Wanted) -> Webhook:
-    filters = wanted.filters or None
-    try:
-        async with wanted.client() as client:
-            return await work(client, wanted.resource, filters=filters, timeout=wanted.timeout)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        msg = (
-            f"port {wanted.port} of {wanted.host} is taken: if a receiver with this store is"
-            " serving there, say --no-receiver; else choose another --port"
-        )
-        raise click.ClickException(msg) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .._establish import check_filters
 from ..models import WebhookFilter
 
 __all__ = ["filter_text", "filters_text", "parse_filter"]
@@ -20,6 +19,8 @@ _FILTER = re.compile(
 
 def parse_filter(text: str) -> WebhookFilter:
     """Return the filter that a text stands for; raises ValueError, with the rule, for others."""
+    from .._establish import check_filters
+
     found = _FILTER.fullmatch(text)
     if found is None:
         msg = f"{text!r} is no filter; write TYPE[/SUBTYPE][.ACTION][:FIELD,FIELD...]"

@@ -1,29 +1,129 @@
-"""What waits in a store, and its dead letters: listed, shown, replayed and discarded."""
+"""``asana-webhooks inbox``: what waits in a store, and its dead letters."""
 
 from __future__ import annotations
 
-import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from .._inbox import iter_dead_letters
 from ..models import DeadLetter
-from ..stores import Store
-from ..stores.urls import open_store
+from .options import JSON, STORE, YES
 from .output import age, print_fields, print_records
-from .webhooks import check_there
+from .webhooks import existing_store
 
-__all__ = ["Chosen", "discard", "overview", "replay", "show"]
+if TYPE_CHECKING:
+    from ..stores import Store
+
+__all__ = ["command"]
 
 BATCH = 100
 """How many dead letters are replayed or discarded in one call of the store."""
 
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-class Chosen(NamedTuple):
+
+class _Ago(click.ParamType):  # type: ignore[type-arg] # generic for type checkers only
+    """A time in the past, given as an age."""
+
+    name = "age"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        found = re.fullmatch(r"(\d{1,6})([smhd])", str(value), re.ASCII)
+        if found is None:
+            self.fail(f"{value!r} is no age; write 90s, 15m, 12h or 7d", param, ctx)
+        return datetime.now(UTC) - timedelta(seconds=int(found[1]) * SECONDS[found[2]])
+
+
+def _selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which dead letters."""
+    for option in (
+        click.option(
+            "--older-than", "buried_before", type=_Ago(), help="Such as 90s, 15m, 12h, 7d."
+        ),
+        click.option("--reason", help="A part of the reason, whatever the case."),
+        click.option("--webhook", help="The webhook's gid."),
+        click.option("--resource", help="The gid of what the webhook watches."),
+    ):
+        command = option(command)
+    return command
+
+
+IDS = click.argument("ids", nargs=-1)
+EVERY = click.option("--all", "every", is_flag=True, help="All dead letters.")
+
+
+@click.group("inbox", invoke_without_command=True)
+@STORE
+@_selecting
+@click.option("--limit", type=click.IntRange(0), default=20, show_default=True)
+@JSON
+@click.pass_context
+def command(
+    context: click.Context, /, *, store: str, limit: int, as_json: bool, **selected: Any
+) -> None:
+    """Tell what waits in the store, and work with dead letters.
+
+    Without a command of its own it counts, and lists dead letters, the oldest first.
+    """
+    context.obj = store
+    if context.invoked_subcommand is None:
+        import asyncio
+
+        selection = Selection(**selected)
+        asyncio.run(_print_overview(store, selection, limit=limit, as_json=as_json))
+
+
+@command.command()
+@click.argument("letter")
+@JSON
+@click.pass_obj
+def show(store: str, /, *, letter: str, as_json: bool) -> None:
+    """Show one dead letter, with its body."""
+    import asyncio
+
+    asyncio.run(_print_one(store, letter, as_json=as_json))
+
+
+@command.command()
+@IDS
+@_selecting
+@EVERY
+@click.pass_obj
+def replay(store: str, /, **selected: Any) -> None:
+    """Move dead letters back to the inbox: by id, by filter, or all."""
+    import asyncio
+
+    selection = Selection(**selected)
+    selection.check()
+    count = asyncio.run(_each(store, selection, lambda opened: opened.replay))
+    _report(count, "replayed", selection)
+
+
+@command.command()
+@IDS
+@_selecting
+@EVERY
+@YES
+@click.pass_obj
+def discard(store: str, /, *, yes: bool, **selected: Any) -> None:
+    """Remove dead letters for good: by id, by filter, or all."""
+    import asyncio
+
+    selection = Selection(**selected)
+    selection.check()
+    if not yes:
+        click.confirm("Their events will never be handled. Go on?", abort=True, err=True)
+    count = asyncio.run(_each(store, selection, lambda opened: opened.discard))
+    _report(count, "discarded", selection)
+
+
+class Selection(NamedTuple):
     """Which dead letters: by their ids, or those that fit all that is given."""
 
     ids: tuple[str, ...] = ()
@@ -42,6 +142,8 @@ class Chosen(NamedTuple):
 
     def of(self, store: Store) -> AsyncIterator[DeadLetter]:
         """Return those that are in a store."""
+        from .._inbox import iter_dead_letters
+
         return iter_dead_letters(
             store,
             resource=self.resource,
@@ -51,46 +153,20 @@ class Chosen(NamedTuple):
         )
 
 
-def overview(store: str, chosen: Chosen, *, limit: int, as_json: bool) -> None:
-    """Print what waits in a store, and the first of the dead letters that are chosen."""
-    asyncio.run(_overview(store, chosen, limit=limit, as_json=as_json))
-
-
-def show(store: str, letter: str, *, as_json: bool) -> None:
-    """Print a dead letter, with its body."""
-    asyncio.run(_show(store, letter, as_json=as_json))
-
-
-def replay(store: str, chosen: Chosen) -> None:
-    """Move dead letters back to the inbox. Raises UsageError unless it is clear which."""
-    chosen.check()
-    count = asyncio.run(_each(store, chosen, lambda opened: opened.replay))
-    _report(count, "replayed", chosen)
-
-
-def discard(store: str, chosen: Chosen, *, yes: bool) -> None:
-    """Remove dead letters for good, if so answered. Raises UsageError unless it is clear which."""
-    chosen.check()
-    if not yes:
-        click.confirm("Their events will never be handled. Go on?", abort=True, err=True)
-    count = asyncio.run(_each(store, chosen, lambda opened: opened.discard))
-    _report(count, "discarded", chosen)
-
-
-def _report(count: int, what: str, chosen: Chosen) -> None:
+def _report(count: int, what: str, selection: Selection) -> None:
     """Print how many there were. Raises ClickException when ids were given that are none's."""
     click.echo(f"{count} {what}")
-    missing = len(set(chosen.ids)) - count
-    if chosen.ids and missing:
+    missing = len(set(selection.ids)) - count
+    if selection.ids and missing:
         msg = f"{missing} of the ids are no dead letter's: `asana-webhooks inbox` lists them"
         raise click.ClickException(msg)
 
 
-async def _overview(url: str, chosen: Chosen, *, limit: int, as_json: bool) -> None:
+async def _print_overview(url: str, selection: Selection, *, limit: int, as_json: bool) -> None:
     now = datetime.now(UTC)
-    async with open_store(check_there(url)) as store:
+    async with existing_store(url) as store:
         counts = await store.counts()
-        letters = [letter async for letter in _first(chosen.of(store), limit)]
+        letters = [letter async for letter in _first(selection.of(store), limit)]
         records = [await _summary(store, letter, now) for letter in letters]
     oldest = None if counts.oldest_at is None else (now - counts.oldest_at).total_seconds()
     known = {"waiting": counts.waiting, "dead_letters": counts.dead_letters}
@@ -125,8 +201,8 @@ async def _summary(store: Store, letter: DeadLetter, now: datetime) -> dict[str,
     }
 
 
-async def _show(url: str, letter_id: str, *, as_json: bool) -> None:
-    async with open_store(check_there(url)) as store:
+async def _print_one(url: str, letter_id: str, *, as_json: bool) -> None:
+    async with existing_store(url) as store:
         letter = await store.get_dead_letter(letter_id)
         if letter is None:
             msg = f"there is no dead letter {letter_id!r}: `asana-webhooks inbox` lists them"
@@ -151,13 +227,13 @@ def _indented(text: str) -> str:
 
 async def _each(
     url: str,
-    chosen: Chosen,
+    selection: Selection,
     what: Callable[[Store], Callable[[list[str]], Coroutine[Any, Any, int]]],
 ) -> int:
-    async with open_store(check_there(url)) as store:
+    async with existing_store(url) as store:
         act = what(store)
-        if chosen.ids:
-            return await act(list(chosen.ids))
-        # All are chosen first: one that fails again meanwhile is not taken a second time.
-        ids = [letter.id async for letter in chosen.of(store)]
+        if selection.ids:
+            return await act(list(selection.ids))
+        # All are selected first: one that fails again meanwhile is not taken a second time.
+        ids = [letter.id async for letter in selection.of(store)]
         return sum([await act(ids[start : start + BATCH]) for start in range(0, len(ids), BATCH)])

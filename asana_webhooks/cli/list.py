@@ -1,23 +1,37 @@
-"""The webhooks at Asana, and how they fare."""
+"""``asana-webhooks list``: the webhooks at Asana, and how they fare."""
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+import click
+
 from ..models import Webhook
 from .access import Access
+from .options import JSON, STORE, asana_options
 from .output import age, print_records, warnings_shown
 from .webhooks import all_webhooks, routes_of, store_if_any, webhook_record, yes_or_no
 
-__all__ = ["run"]
+__all__ = ["command"]
 
 
-def run(
+@click.command("list")
+@click.argument("workspace", required=False)
+@click.option("--resource", help="Only those that watch what has this gid.")
+@STORE
+@asana_options
+@JSON
+def command(
     *, workspace: str | None, resource: str | None, store: str, access: Access, as_json: bool
 ) -> None:
-    """Print the webhooks of a workspace, or of each that the token sees."""
+    """List the webhooks at Asana, and how they fare.
+
+    Those of one workspace, or of each that the token sees; Asana shows the webhooks that the
+    token's app made for its user. "secret" says whether the store holds a webhook's secret.
+    """
+    import asyncio
+
     with warnings_shown():
         webhooks, held = asyncio.run(_look(access, store, workspace, resource))
     now = datetime.now(UTC)

@@ -8,24 +8,60 @@ A program then uses that file, and renews the token in it::
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import webbrowser
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 import click
 
-from .._asana_transport import check_base_url
-from ..auth import AsanaOAuth, Token, TokenFile
-from ..auth import login as log_in
-from .variables import LOGIN_FILE_VARIABLE, SECRET_VARIABLE
+from .access import (
+    CLIENT_ID_VARIABLE,
+    CLIENT_SECRET_VARIABLE,
+    LOGIN_FILE_VARIABLE,
+    default_login_file,
+)
+from .options import BASE_URL
 
-__all__ = ["default_login_file", "run", "token_of_login"]
+if TYPE_CHECKING:
+    from ..auth import AsanaOAuth, Token
+
+__all__ = ["CLIENT_ID", "LOGIN_FILE", "command"]
+
+CLIENT_ID = click.option(
+    "--client-id",
+    envvar=CLIENT_ID_VARIABLE,
+    show_envvar=True,
+    required=True,
+    help="The app's id, from Asana's developer console.",
+)
+LOGIN_FILE = click.option(
+    "--login-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar=LOGIN_FILE_VARIABLE,
+    show_envvar=True,
+    help="Where the token is kept; below ~/.config/asana-webhooks unless given.",
+)
 
 
-def run(
+@click.command("login")
+@CLIENT_ID
+@click.option(
+    "--scope", "scopes", multiple=True, help="All of the app unless given. May be repeated."
+)
+@click.option(
+    "--redirect-uri",
+    default="http://127.0.0.1:8765/callback",
+    show_default=True,
+    help="Where Asana sends the browser; it must be registered with the app.",
+)
+@click.option(
+    "--browser/--no-browser", default=True, help="Or print the URL, and ask for the code."
+)
+@LOGIN_FILE
+@BASE_URL
+def command(
     *,
     client_id: str,
     scopes: tuple[str, ...],
@@ -34,11 +70,24 @@ def run(
     login_file: Path | None,
     base_url: str,
 ) -> None:
-    """Log a user in, and keep the token in a file."""
+    """Log in to Asana with a browser, by OAuth.
+
+    The app's secret comes from the variable ASANA_CLIENT_SECRET. The token goes into a file that
+    only you can read, with its own name for each Asana; a program uses it as
+    AsanaOAuth(client_id, client_secret, token=TokenFile(path)), which also renews it.
+
+    With --no-browser, open the URL anywhere, and paste the code, or the whole address that the
+    browser was sent to even if it could not be shown.
+    """
+    import asyncio
+
+    from ..auth import AsanaOAuth, TokenFile
+    from ..auth import login as log_in
+
     path = login_file or default_login_file(base_url)
     oauth = AsanaOAuth(
         client_id,
-        os.environ.get(SECRET_VARIABLE) or None,
+        os.environ.get(CLIENT_SECRET_VARIABLE) or None,
         token=TokenFile(path),
         redirect_uri=redirect_uri,
         scopes=scopes,
@@ -57,6 +106,8 @@ def _show(url: str) -> None:
 
 
 def _paste(oauth: AsanaOAuth) -> Token:
+    import asyncio
+
     authorization = oauth.authorization_url()
     click.echo(f"Open this URL in a browser:\n{authorization.url}", err=True)
     answer: str = click.prompt("The code, or the address you were sent to", err=True)
@@ -68,40 +119,3 @@ def _name(token: Token) -> str:
         return "a user whose name Asana did not tell"
     text = f"{token.user.name or 'a user without a name'} ({token.user.gid})"
     return text if text.isprintable() else ascii(text)[1:-1]
-
-
-def default_login_file(base_url: str) -> Path:
-    """Return where the token for an Asana is kept: one file each, so none is sent to another.
-
-    Raises ValueError when the URL cannot be Asana's. Source: the XDG Base Directory Specification.
-    """
-    configured = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    home = configured if configured.is_absolute() else Path.home() / ".config"
-    url = urlsplit(check_base_url(base_url))
-    name = "-".join(str(part) for part in (url.hostname, url.port) if part)
-    return home / "asana-webhooks" / f"{name.replace(':', '-')}.json"
-
-
-def token_of_login(
-    *,
-    base_url: str = "https://app.asana.com/api/1.0",
-    login_file: Path | None = None,
-    client_id: str | None = None,
-) -> AsanaOAuth | None:
-    """Return what authenticates calls as the user who logged in; None when nobody did.
-
-    The file is that of ASANA_WEBHOOKS_LOGIN_FILE, or the default, unless given; the app's id comes
-    from ASANA_CLIENT_ID unless given, its secret from ASANA_CLIENT_SECRET.
-    Raises UsageError when somebody is logged in and there is no id to renew the token with,
-    ValueError for a base URL that cannot work.
-    """
-    told = os.environ.get(LOGIN_FILE_VARIABLE)
-    path = login_file or (Path(told) if told else default_login_file(base_url))
-    if not path.exists():
-        return None
-    client = client_id or os.environ.get("ASANA_CLIENT_ID")
-    if not client:
-        msg = f"the login in {path} needs the app's id: set ASANA_CLIENT_ID"
-        raise click.UsageError(msg)
-    secret = os.environ.get(SECRET_VARIABLE) or None
-    return AsanaOAuth(client, secret, token=TokenFile(path), base_url=base_url)

@@ -1,4 +1,4 @@
-"""How records are printed: a table on a terminal, columns of plain text elsewhere, or JSON."""
+"""How commands print: tables on a terminal, columns of plain text elsewhere, JSON, warnings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from datetime import timedelta
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-__all__ = ["age", "on_one_line", "print_fields", "print_records", "warnings_shown"]
+from ..models import Event
+
+__all__ = [
+    "age",
+    "describe",
+    "on_one_line",
+    "print_fields",
+    "print_records",
+    "warnings_shown",
+]
 
 GAP = "  "
 """What is between columns; a table has the same."""
@@ -52,6 +58,16 @@ def age(seconds: float | None) -> str:
     return "-" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
+def describe(event: Event) -> str:
+    """Return what happened: the resource, the action, and where or to which field."""
+    resource, parent, change = event.resource, event.parent, event.change
+    text = f"{resource.resource_type} {resource.gid} {event.action}"
+    if parent is not None:
+        preposition = "from" if event.action == "removed" else "to"
+        text += f" {preposition} {parent.resource_type} {parent.gid}"
+    return f"{text}: {change.field}" if change is not None else text
+
+
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(f"{record.levelname.capitalize()}: {record.getMessage()}", err=True)
@@ -73,6 +89,10 @@ def warnings_shown() -> Iterator[None]:
 
 def _print_table(records: Sequence[Record]) -> None:
     """Print a table, of which no character is left out; a field a line where it has no room."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
     if _narrowest(records) > console.width:
         for record in records:

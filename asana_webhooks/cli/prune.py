@@ -1,21 +1,22 @@
-"""Webhooks whose deliveries nobody can verify any more: found, and deleted."""
+"""``asana-webhooks prune``: webhooks whose deliveries nobody can verify any more."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from .._establish import ROUTE_ID_LENGTH, check_public_url
 from ..models import Webhook
 from ..protocol import route_of
-from ..stores.urls import open_store
 from .access import Access
+from .options import JSON, PUBLIC_URL, STORE, YES, asana_options
 from .output import print_records, warnings_shown
-from .webhooks import all_webhooks, check_there, shortened, webhook_record, yes_or_no
+from .webhooks import all_webhooks, existing_store, shortened, webhook_record, yes_or_no
 
-__all__ = ["is_below", "run"]
+if TYPE_CHECKING:
+    from ..stores import Store
+
+__all__ = ["command", "is_below"]
 
 
 class Orphans(NamedTuple):
@@ -25,7 +26,15 @@ class Orphans(NamedTuple):
     store_is_empty: bool
 
 
-def run(
+@click.command("prune")
+@PUBLIC_URL
+@STORE
+@click.option("--workspace", help="Only webhooks of this workspace.")
+@asana_options
+@click.option("--dry-run", is_flag=True, help="Only list them.")
+@YES
+@JSON
+def command(
     *,
     public_url: str,
     store: str,
@@ -35,11 +44,19 @@ def run(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Delete what leads here without a secret in the store; ask before unless ``yes``."""
+    """Delete webhooks that lead here, but whose secret the store does not hold.
+
+    Their deliveries are refused anyway. Only targets that are --public-url and a route count;
+    name the store that all receivers behind that address share.
+    """
+    import asyncio
+
+    from .._establish import check_public_url
+
     check_public_url(public_url, access.base_url)
-    check_there(store)
+    opened = existing_store(store)
     with warnings_shown():
-        orphans = asyncio.run(_look(access, store, public_url, workspace))
+        orphans = asyncio.run(_look(access, opened, public_url, workspace))
         _print(orphans.webhooks, as_json=as_json)
         if dry_run or not orphans.webhooks:
             return
@@ -49,16 +66,18 @@ def run(
 
 def is_below(target: str | None, public_url: str) -> bool:
     """Return whether a target is this address and a route, so that it was made here."""
+    from .._establish import ROUTE_ID_LENGTH
+
     route = route_of(target or "")
     place = f"{public_url.rstrip('/')}/{route}"
     return len(route) == ROUTE_ID_LENGTH and (target or "").rstrip("/") == place
 
 
-async def _look(access: Access, url: str, public_url: str, workspace: str | None) -> Orphans:
+async def _look(access: Access, store: Store, public_url: str, workspace: str | None) -> Orphans:
     async with access.api() as api:
         webhooks = await all_webhooks(api, workspace)
     # The store is read after Asana: what is being established at this moment has its route.
-    async with open_store(url) as store:
+    async with store:
         known = {route.id for route in await store.list_routes()}
     ours = [webhook for webhook in webhooks if is_below(webhook.target, public_url)]
     return Orphans([each for each in ours if route_of(each.target or "") not in known], not known)

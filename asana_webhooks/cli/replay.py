@@ -1,19 +1,20 @@
-"""Recorded deliveries, posted again."""
+"""``asana-webhooks replay``: recorded deliveries, posted again."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import httpx
 
-from .._asana_transport import check_base_url, find_proxy
+from .options import JSON
 from .output import print_records
 from .recorded import Recorded
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["command"]
 
 SUCCESS = (200, 204)
 """What Asana takes for an answer; see https://developers.asana.com/docs/webhooks-guide."""
@@ -30,14 +31,41 @@ OF_THE_CONNECTION = frozenset(
 """Headers that were about the way a delivery came, and would be wrong on another."""
 
 
-def run(*, files: Sequence[str], target: str, as_json: bool) -> None:
-    """Post what the files hold to a target, and print what is answered."""
+@click.command("replay")
+@click.argument(
+    "files",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    nargs=-1,
+    required=True,
+)
+@click.option(
+    "--to",
+    "target",
+    envvar="ASANA_WEBHOOKS_REPLAY_TO",
+    required=True,
+    show_envvar=True,
+    help="The URL to post to, whole.",
+)
+@JSON
+def command(*, files: tuple[str, ...], target: str, as_json: bool) -> None:
+    """Post recorded deliveries again, in their order, and print what is answered.
+
+    Each line of FILES (- for standard input) is one delivery, as `listen --json` prints them:
+    {"received_at": "...", "headers": {...}, "body": "..."}. The exit status is 0 only if each was
+    answered 200 or 204. Signatures are posted as they were, and fit the webhook's own secret only.
+
+    Dead letters are replayed by `inbox replay`.
+    """
+    import asyncio
+
     _check_target(target)
     deliveries = [delivery for file in files for delivery in _read(file)]
     _report(asyncio.run(_post_all(target, deliveries)), as_json=as_json)
 
 
 def _check_target(target: str) -> None:
+    from .._asana_transport import check_base_url
+
     try:
         check_base_url(target.partition("?")[0])
     except ValueError:
@@ -60,6 +88,10 @@ def _read(path: str) -> Iterator[Recorded]:
 
 
 async def _post_all(target: str, deliveries: Sequence[Recorded]) -> list[dict[str, Any]]:
+    import httpx
+
+    from .._asana_transport import find_proxy
+
     async with httpx.AsyncClient(
         proxy=find_proxy(target),
         trust_env=False,  # it would ask a proxy for this machine
@@ -70,6 +102,8 @@ async def _post_all(target: str, deliveries: Sequence[Recorded]) -> list[dict[st
 
 
 async def _post(client: httpx.AsyncClient, target: str, delivery: Recorded) -> dict[str, Any]:
+    import httpx
+
     headers = {
         name: value
         for name, value in delivery.headers.items()

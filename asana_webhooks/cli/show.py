@@ -1,19 +1,27 @@
-"""One webhook, with all that Asana says of it."""
+"""``asana-webhooks show``: one webhook, with all that Asana says of it."""
 
 from __future__ import annotations
 
-import asyncio
+import click
 
 from ..models import Webhook
 from .access import Access
+from .options import JSON, STORE, asana_options
 from .output import warnings_shown
 from .webhooks import FIELDS, print_webhook, routes_of, store_if_any
 
-__all__ = ["run"]
+__all__ = ["command"]
 
 
-def run(*, gid: str, store: str, access: Access, as_json: bool) -> None:
-    """Print a webhook."""
+@click.command("show")
+@click.argument("gid")
+@STORE
+@asana_options
+@JSON
+def command(*, gid: str, store: str, access: Access, as_json: bool) -> None:
+    """Show one webhook, with all that Asana says of it."""
+    import asyncio
+
     with warnings_shown():
         webhook, held = asyncio.run(_look(access, store, gid))
     print_webhook(webhook, held=held, as_json=as_json)

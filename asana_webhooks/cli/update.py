@@ -1,20 +1,26 @@
-"""Other filters for a webhook."""
+"""``asana-webhooks update``: other filters for a webhook."""
 
 from __future__ import annotations
-
-import asyncio
 
 import click
 
 from ..models import Webhook, WebhookFilter
 from .access import Access
+from .options import FILTER_SYNTAX, FILTERS, JSON, STORE, asana_options
 from .output import warnings_shown
 from .webhooks import FIELDS, print_webhook, routes_of, store_if_any
 
-__all__ = ["run"]
+__all__ = ["command"]
 
 
-def run(
+@click.command("update", epilog=FILTER_SYNTAX)
+@click.argument("gid")
+@FILTERS
+@click.option("--no-filters", "every_event", is_flag=True, help="Deliver every event.")
+@STORE
+@asana_options
+@JSON
+def command(
     *,
     gid: str,
     filters: tuple[WebhookFilter, ...],
@@ -23,7 +29,13 @@ def run(
     access: Access,
     as_json: bool,
 ) -> None:
-    """Put these filters, none for every event, in the place of a webhook's."""
+    """Put other filters in the place of all that a webhook has.
+
+    At Asana, and in the store if it holds the webhook. Another target or resource is another
+    webhook: establish it.
+    """
+    import asyncio
+
     if bool(filters) == every_event:
         msg = "say which events the webhook is to deliver: --filter, or --no-filters for all"
         raise click.UsageError(msg)

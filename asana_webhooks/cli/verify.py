@@ -1,4 +1,4 @@
-"""Whether a signature fits a body, with a secret that stays out of the list of processes."""
+"""``asana-webhooks verify``: whether a signature fits, by a secret that is no argument."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ import click
 
 from ..signature import verify_signature
 
-__all__ = ["run"]
+__all__ = ["command"]
 
 VARIABLE = "env:"
 
 
-def run(*, secret_from: str, signature: str, body: str) -> None:
-    """Say that a signature fits. Raises SignatureError when it does not."""
+@click.command("verify")
+@click.option(
+    "--secret-from", required=True, help="A file with the secret, - for input, or env:VARIABLE."
+)
+@click.option("--signature", required=True, help="The header X-Hook-Signature, as it came.")
+@click.option("--body", default="-", help="A file with the raw body, instead of standard input.")
+def command(*, secret_from: str, signature: str, body: str) -> None:
+    """Check the signature of a delivery: exit status 0 when it fits.
+
+    The body is read from standard input, byte by byte as it came. Only one of body and secret can
+    come from there.
+    """
     if [secret_from, body] == ["-", "-"]:
         msg = "body and secret cannot both come from standard input: name a file for one of them"
         raise click.UsageError(msg)

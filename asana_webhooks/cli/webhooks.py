@@ -6,23 +6,24 @@ import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import click
 import msgspec
 
-from ..api import WebhooksApi
 from ..models import Route, Webhook
-from ..stores import Store
-from ..stores.urls import open_store
 from .filters import filters_text
 from .output import age, print_fields
+
+if TYPE_CHECKING:
+    from ..api import WebhooksApi
+    from ..stores import Store
 
 __all__ = [
     "FIELDS",
     "all_webhooks",
-    "check_there",
+    "existing_store",
     "is_missing",
     "print_webhook",
     "routes_of",
@@ -64,12 +65,14 @@ def is_missing(url: str) -> bool:
     return path != url and not os.path.exists(path)
 
 
-def check_there(url: str) -> str:
-    """Return a store's URL. Raises ClickException when it names a file that does not exist."""
+def existing_store(url: str) -> Store:
+    """Return a store, not entered yet. Raises ClickException when its file does not exist."""
+    from ..stores.urls import open_store
+
     if is_missing(url):
         msg = f"there is no store at {url}: name the one that the receivers use with --store"
         raise click.ClickException(msg)
-    return url
+    return open_store(url)
 
 
 @asynccontextmanager
@@ -78,6 +81,8 @@ async def store_if_any(url: str) -> AsyncIterator[Store]:
 
     To ask what a store holds does not make one.
     """
+    from ..stores.urls import open_store
+
     async with open_store("memory:" if is_missing(url) else url) as store:
         yield store
 

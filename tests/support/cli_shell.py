@@ -13,7 +13,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from click.testing import CliRunner, Result
 
 from asana_webhooks import WebhooksClient
-from asana_webhooks.cli.commands import cli
+from asana_webhooks.cli.app import cli
 from asana_webhooks.models import Route
 from asana_webhooks.simulator import AsanaSimulator, WebhookRecord
 from asana_webhooks.stores import Store

@@ -1,57 +1,34 @@
-"""One check after the other of all that receiving needs, each with the next step."""
+"""``asana-webhooks doctor``: a check of all that receiving needs, each with the next step."""
 
 from __future__ import annotations
-
-import asyncio
-import json
-import os
-from collections.abc import AsyncIterator
 
 import click
 
 from ..access import Access
-from ..output import on_one_line
-from .address import address_findings
-from .asana import asana_findings
-from .finding import Finding
-from .store import store_findings
+from ..options import JSON, STORE, asana_options
 
-__all__ = ["run"]
-
-COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
+__all__ = ["command"]
 
 
-def run(*, public_url: str | None, store: str, access: Access, as_json: bool) -> None:
-    """Print what each check finds. Raises Exit with status 1 when any failed."""
-    if asyncio.run(_check(public_url, store, access, as_json=as_json)):
+@click.command("doctor")
+@click.option(
+    "--public-url",
+    envvar="ASANA_WEBHOOKS_PUBLIC_URL",
+    show_envvar=True,
+    help="Where the internet reaches the receiver, which should be running.",
+)
+@STORE
+@asana_options
+@JSON
+def command(*, public_url: str | None, store: str, access: Access, as_json: bool) -> None:
+    """Check token, address, receiver and store, and say what to do next.
+
+    Each check is ok, a warning, or failed; the exit status is 1 if any failed. The receiver is
+    asked as Asana would, but from this machine.
+    """
+    import asyncio
+
+    from .checks import check
+
+    if asyncio.run(check(public_url, store, access, as_json=as_json)):
         raise click.exceptions.Exit(1)
-
-
-async def _check(public_url: str | None, store: str, access: Access, *, as_json: bool) -> bool:
-    """Print each finding as it comes; return whether any failed."""
-    has_failed = False
-    async for finding in _findings(public_url, store, access):
-        _print(finding, as_json=as_json)
-        has_failed = has_failed or finding.result == "failed"
-    return has_failed
-
-
-async def _findings(public_url: str | None, store: str, access: Access) -> AsyncIterator[Finding]:
-    for group in (
-        asana_findings(access),
-        address_findings(public_url, access.base_url),
-        store_findings(store),
-    ):
-        async for finding in group:
-            yield finding
-
-
-def _print(finding: Finding, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(finding._asdict()))
-        return
-    colour = None if os.environ.get("NO_COLOR") else COLOURS[finding.result]
-    result = click.style(f"{finding.result:7}", fg=colour, reset=colour is not None)
-    click.echo(f"{result}  {finding.check}: {on_one_line(finding.found)}")
-    if finding.next is not None:
-        click.echo(f"         -> {on_one_line(finding.next)}")

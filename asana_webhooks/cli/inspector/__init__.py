@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .actions import Action, handle_again, post_again
-from .server import Inspector
+from .server import Action, Inspector, handle_again, post_again
 
 __all__ = ["Action", "Inspector", "handle_again", "post_again"]

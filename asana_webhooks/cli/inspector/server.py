@@ -8,28 +8,25 @@ other users of this machine are not kept away.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from functools import cache
-from importlib import resources
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
+import aiohttp
 from aiohttp import web
 
 from ..._logging import ThrottledLogger
 from ...errors import StoreError
 from ...models import Route
 from ...stores import Store
+from ..forwarding import post, session
 from ..recorder import Feed, Recorder
 from ..records import Record
-from .actions import Action
-from .shown import shown_record, shown_route
+from .page import read_page, shown_record, shown_route
 
-__all__ = ["Inspector"]
+__all__ = ["Action", "Inspector", "handle_again", "post_again"]
 
 LOOK = 1.0
 """Seconds between looks at the webhooks while somebody watches."""
@@ -45,6 +42,10 @@ HEADERS = {
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+Action: TypeAlias = Callable[[Record], Awaitable[str]]
+"""Does it, and returns one line for the page."""
 
 
 class Inspector:
@@ -109,7 +110,7 @@ class Inspector:
         return await handler(request)
 
     async def _page(self, request: web.Request) -> web.Response:
-        text, policy = _read_page()
+        text, policy = read_page()
         headers = HEADERS | {"Content-Security-Policy": policy}
         return web.Response(text=text, content_type="text/html", headers=headers)
 
@@ -164,26 +165,32 @@ class Inspector:
         return shown_record(record, self._known.get(record.route))
 
 
+def post_again(receiver: Callable[[], str]) -> Action:
+    """Return what posts a delivery to the receiver at its URL, as Asana does when it repeats."""
+
+    async def act(record: Record) -> str:
+        async with session() as http:
+            try:
+                status = await post(http, f"{receiver()}/{record.route}", record)
+            except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
+                return f"The receiver did not answer: {type(error).__name__}."
+        return f"Posted; the receiver answered {status}."
+
+    return act
+
+
+def handle_again(recorder: Recorder, store: Store) -> Action:
+    """Return what puts a delivery into the inbox once more, as if it were new."""
+
+    async def act(record: Record) -> str:
+        await store.put(recorder.again(record))
+        return "It is in the inbox; handlers are given it now."
+
+    return act
+
+
 def _message(kind: str, content: object) -> bytes:
     return f"event: {kind}\ndata: {json.dumps(content)}\n\n".encode()
-
-
-@cache
-def _read_page() -> tuple[str, str]:
-    """Return the page, and the policy that lets its own style and script be used and no other."""
-    text = resources.files(__package__).joinpath("page.html").read_text("utf-8")
-    style, script = (_hash_of(tag, text) for tag in ("style", "script"))
-    policy = (
-        f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self';"
-        " img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
-        " require-trusted-types-for 'script'; trusted-types 'none'"
-    )
-    return text, policy
-
-
-def _hash_of(tag: str, page: str) -> str:
-    content = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 def _said(status: int, text: str) -> web.Response:

@@ -12,9 +12,8 @@ import click
 
 from ...models import Route
 from ...stores import Store
-from ..events import describe
 from ..forwarding import forward, session
-from ..output import on_one_line
+from ..output import describe, on_one_line
 from ..recorded import Recorded
 from ..recorder import Recorder
 from ..records import Attempt, Record

@@ -2,129 +2,71 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from urllib.parse import urlsplit
+from typing import Any
 
 import click
-import httpx
 
-from ..._addresses import is_public
-from ..._asana_transport import check_base_url, find_proxy
-from ...models import Route
-from ...signature import sign
-from ...stores.urls import open_store
-from ..output import print_fields
-from ..webhooks import check_there
-from .bodies import Scene, body_of
-from .clicks import CLICKS, User
+from ..options import JSON, STORE
+from ..output import print_records
 
-__all__ = ["run"]
+__all__ = ["EVENTS", "command"]
 
-PROJECT = "8675309"
-"""The project that a local Asana starts with."""
-
-ANSWER_SECONDS = 10.0  # as long as Asana waits
-
-
-def run(
-    *,
-    event: str,
-    task: str | None,
-    project: str | None,
-    base_url: str | None,
-    deliver: bool,
-    store: str,
-    resource: str | None,
-    to: str | None,
-    as_json: bool,
-) -> None:
-    """Cause an event at a local Asana, or deliver one, and print what it happened to."""
-    if deliver:
-        base = None if to is None else _check_address(to)
-        route = asyncio.run(_find_route(check_there(store), resource))
-        scene = Scene(project=project or route.resource, task=task)
-        print_fields(_deliver(event, scene, route, base), as_json=as_json)
-        return
-    if resource is not None or to is not None:
-        msg = "--resource and --to are for --deliver; at a local Asana use --project and --task"
-        raise click.UsageError(msg)
-    seen = _click(event, _local(base_url), project=project or PROJECT, task=task)
-    print_fields({"event": event} | seen, as_json=as_json)
+EVENTS = {
+    "task.added": "A task is created in the project.",
+    "task.changed": "A task is given another name.",
+    "task.completed": "A task is completed.",
+    "task.reopened": "A completed task is opened again.",
+    "task.assigned": "A task is given an assignee, or has none any more.",
+    "task.removed": "A task is taken out of the project.",
+    "task.deleted": "A task is deleted.",
+    "task.undeleted": "A deleted task comes back.",
+    "subtask.added": "A subtask is created below a task.",
+    "story.added": "A task is commented on.",
+    "section.added": "A section is created in the project.",
+    "project.changed": "The notes of the project change.",
+}
+"""What each event is told of."""
 
 
-def _local(base_url: str | None) -> str:
-    if not base_url:
-        msg = "no local Asana is named: start one with `asana-webhooks simulate`, and set"
-        raise click.UsageError(f"{msg} ASANA_BASE_URL to what it prints")
-    origin = check_base_url(base_url).removesuffix("/api/1.0")
-    if is_public(urlsplit(origin).hostname or ""):
-        msg = "this is no local Asana: events are only triggered where nothing is lost by it"
-        raise click.UsageError(msg)
-    return origin
+def _list_events(context: click.Context, _: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click passes it so
+    if asked:
+        known = [{"event": name, "what_happens": text} for name, text in EVENTS.items()]
+        print_records(known, as_json=False, none="")
+        context.exit()
 
 
-def _click(event: str, origin: str, *, project: str, task: str | None) -> dict[str, str]:
-    if event == "task.added" and task is not None:
-        msg = "task.added creates a task of its own: leave out --task"
-        raise click.UsageError(msg)
-    # A proxy of the environment would not find this Asana.
-    with httpx.Client(base_url=origin, trust_env=False, timeout=ANSWER_SECONDS) as http:
-        user = User(http, project=project, task=task)
-        CLICKS[event](user)
-    return user.seen
+@click.command("trigger")
+@click.argument("event", type=click.Choice([*EVENTS]), metavar="EVENT")
+@click.option("--task", help="The gid of a task; one is created, or made up, unless given.")
+@click.option("--project", help="The gid of the project; 8675309 at a local Asana.")
+@click.option(
+    "--base-url",
+    envvar="ASANA_BASE_URL",
+    show_envvar=True,
+    help="The local Asana, as `asana-webhooks simulate` prints it.",
+)
+@click.option("--deliver", is_flag=True, help="Post a signed delivery, without any Asana.")
+@STORE
+@click.option("--resource", help="With --deliver: the gid of what the webhook watches.")
+@click.option("--to", help="With --deliver: where the receiver is; the route is appended.")
+@JSON
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_events,
+    help="Tell which events there are, and end.",
+)
+def command(**options: Any) -> None:
+    """Cause an event at a local Asana, or deliver one to a receiver.
 
+    A user of the local Asana does what causes EVENT, and each webhook that sees it is told. The
+    gids of what was clicked on are printed. --list tells which events there are.
 
-async def _find_route(url: str, resource: str | None) -> Route:
-    """Return the confirmed route for a resource, or the one that there is."""
-    async with open_store(url) as store:
-        routes = await store.list_routes(resource)
-    confirmed = [route for route in routes if route.state == "confirmed"]  # so it has a secret
-    if not confirmed:
-        where = f" on {resource}" if resource else ""
-        msg = f"the store has no confirmed webhook{where}: check --store and --resource"
-        raise click.ClickException(msg)
-    _check_clear(confirmed)
-    return confirmed[-1]  # the newest
+    With --deliver nothing happens at any Asana: a body with the event, as Asana would post it, is
+    signed with the secret that --store holds for a webhook, and posted to its receiver.
+    """
+    from .events import run
 
-
-def _check_clear(routes: Sequence[Route]) -> None:
-    resources = dict.fromkeys(route.resource for route in routes)
-    if len(resources) > 1:
-        msg = f"say which webhook with --resource: {', '.join(resources)}"
-        raise click.UsageError(msg)
-
-
-def _check_address(to: str) -> str:
-    try:
-        return check_base_url(to)
-    except ValueError:
-        msg = "it must be http:// or https:// with a host, without user, password or query"
-        raise click.BadParameter(msg, param_hint="--to") from None
-
-
-def _deliver(event: str, scene: Scene, route: Route, to: str | None) -> dict[str, object]:
-    target = route.target if to is None else f"{to}/{route.id}"
-    host, body = urlsplit(target).netloc, body_of(event, scene)
-    try:
-        answer = _post(target, body, sign(body, route.secret or ""))
-    except httpx.HTTPError as error:
-        # Its text, and what it was raised from, may quote the target.
-        msg = f"no answer from {host}: {type(error).__name__}; say with --to where the receiver is"
-        raise click.ClickException(msg) from None
-    if answer.status_code not in (httpx.codes.OK, httpx.codes.NO_CONTENT):
-        msg = f"{host} answered {answer.status_code}; to Asana that is a failure"
-        raise click.ClickException(msg)
-    return {
-        "event": event,
-        "webhook": route.gid,
-        "resource": route.resource,
-        "host": host,
-        "status": answer.status_code,
-    }
-
-
-def _post(target: str, body: bytes, signature: str) -> httpx.Response:
-    headers = {"Content-Type": "application/json", "X-Hook-Signature": signature}
-    with httpx.Client(proxy=find_proxy(target), trust_env=False, timeout=ANSWER_SECONDS) as http:
-        return http.post(target, content=body, headers=headers)
+    run(**options)

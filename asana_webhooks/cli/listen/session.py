@@ -26,12 +26,12 @@ from ..forwarding import check_url
 from ..inspector import Inspector, post_again
 from ..output import warnings_shown
 from ..recorder import Recorder
-from ..stopping import stopping, until_told
+from ..signals import stopping, until_told
+from ..tunnels import Tunnel, tunnel
 from ..webhooks import routes_of
 from .printing import Printer
-from .tunnels import Tunnel, tunnel
 
-__all__ = ["Wanted", "listen", "run"]
+__all__ = ["ListenOptions", "listen", "run"]
 
 MEMORY = "memory:"
 
@@ -39,7 +39,7 @@ DELETE_TIMEOUT = 15.0
 """Seconds that deleting the webhook may take, in the end."""
 
 
-class Wanted(NamedTuple):
+class ListenOptions(NamedTuple):
     """What to listen for, where, and what to do with what comes."""
 
     resource: str | None
@@ -67,71 +67,71 @@ class Wanted(NamedTuple):
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
-def run(wanted: Wanted) -> None:
+def run(options: ListenOptions) -> None:
     """Listen. Raises UsageError, or ValueError, for what cannot work."""
     with warnings_shown():
-        _check(wanted)
-        asyncio.run(listen(wanted))
+        _check(options)
+        asyncio.run(listen(options))
 
 
-def _check(wanted: Wanted) -> None:
+def _check(options: ListenOptions) -> None:
     """Raise UsageError, or ValueError, for what cannot work."""
-    if wanted.resource is None:
-        if wanted.store == MEMORY:
+    if options.resource is None:
+        if options.store == MEMORY:
             msg = "name a RESOURCE to watch, or a --store with routes that Asana posts to"
             raise click.UsageError(msg)
-        if wanted.filters or wanted.public_url or wanted.tunnel:
+        if options.filters or options.public_url or options.tunnel:
             msg = "--filter, --public-url and --tunnel go with a RESOURCE"
             raise click.UsageError(msg)
-    elif wanted.public_url and wanted.tunnel:
+    elif options.public_url and options.tunnel:
         msg = "give --public-url or --tunnel, not both"
         raise click.UsageError(msg)
-    elif not (wanted.public_url or wanted.tunnel or wanted.asana_is_local):
+    elif not (options.public_url or options.tunnel or options.asana_is_local):
         msg = "Asana must reach this machine: give --public-url, or --tunnel"
         raise click.UsageError(msg)
-    if wanted.public_url is not None:
-        check_public_url(wanted.public_url, wanted.access.base_url)
-    if wanted.forward_to is not None:
-        check_url(wanted.forward_to)
+    if options.public_url is not None:
+        check_public_url(options.public_url, options.access.base_url)
+    if options.forward_to is not None:
+        check_url(options.forward_to)
 
 
-async def listen(wanted: Wanted) -> None:
+async def listen(options: ListenOptions) -> None:
     """Show what comes until told to stop; in the end the webhook is deleted.
 
     Raises ValueError for what cannot work, before any I/O, and what establishing raises.
     """
-    api = None if wanted.resource is None else wanted.access.api()
-    printer = Printer(as_json=wanted.as_json, forward_to=wanted.forward_to)
+    api = None if options.resource is None else options.access.api()
+    printer = Printer(as_json=options.as_json, forward_to=options.forward_to)
     recorder = Recorder(printer.put)
-    store = open_store(wanted.store)
+    store = open_store(options.store)
     with stopping() as told:
         async with AsyncExitStack() as stack:
-            endpoint = await _receive(stack, wanted, store, recorder)
-            if wanted.inspect is not None:
-                actions = {"Post again": post_again(lambda: wanted.address)}
-                inspector = Inspector(recorder, store, actions=actions, port=wanted.inspect)
+            endpoint = await _receive(stack, options, store, recorder)
+            if options.inspect is not None:
+                actions = {"Post again": post_again(lambda: options.address)}
+                inspector = Inspector(recorder, store, actions=actions, port=options.inspect)
                 await stack.enter_async_context(inspector)
                 _say(f"inspector: {inspector.url}")
             if api is None:
-                _say(f"listening on {wanted.address} for the routes of the store")
+                _say(f"listening on {options.address} for the routes of the store")
                 await until_told(told, printer.run(recorder, store))
             else:
                 await stack.enter_async_context(api)
-                holding = _hold_webhook(wanted, api, store, endpoint)
+                holding = _hold_webhook(options, api, store, endpoint)
                 await until_told(told, printer.run(recorder, store), holding)
 
 
 async def _receive(
-    stack: AsyncExitStack, wanted: Wanted, store: Store, recorder: Recorder
+    stack: AsyncExitStack, options: ListenOptions, store: Store, recorder: Recorder
 ) -> Endpoint:
     """Open the store and the receiver; what would stay in memory for ever is let go."""
     inbox = Inbox(store, telemetry=recorder)
     endpoint = Endpoint(store, on_arrival=inbox.arrived, telemetry=recorder)
     await stack.enter_async_context(store)
     await stack.enter_async_context(inbox)
-    if wanted.store == MEMORY:
+    if options.store == MEMORY:
         await stack.enter_async_context(background_task(inbox.drain(_let_go), "inbox"))
-    await stack.enter_async_context(Receiver(endpoint, host=wanted.host, port=wanted.port))
+    await stack.enter_async_context(Receiver(endpoint, host=options.host, port=options.port))
     endpoint.accepting = True
     return endpoint
 
@@ -140,22 +140,24 @@ async def _let_go(event: Event) -> None:
     """Do nothing with an event: it was printed when it came."""
 
 
-async def _hold_webhook(wanted: Wanted, api: WebhooksApi, store: Store, endpoint: Endpoint) -> None:
+async def _hold_webhook(
+    options: ListenOptions, api: WebhooksApi, store: Store, endpoint: Endpoint
+) -> None:
     """Establish a webhook, and delete it when cancelled. Raises when its tunnel ends."""
     async with AsyncExitStack() as stack:
         opened: Tunnel | None = None
-        if wanted.tunnel:
-            opened = await stack.enter_async_context(tunnel(wanted.tunnel_program, wanted.port))
-        url = opened.url if opened else wanted.public_url or wanted.address
-        _say(f"listening on {wanted.address}, which Asana reaches at {url}")
+        if options.tunnel:
+            opened = await stack.enter_async_context(tunnel(options.tunnel_program, options.port))
+        url = opened.url if opened else options.public_url or options.address
+        _say(f"listening on {options.address}, which Asana reaches at {url}")
         establishment = Establishment(
             api, store, public_url=url, workspace=None, seen=endpoint.seen
         )
         webhook = await establishment.establish(
-            wanted.resource or "", filters=wanted.filters or None, timeout=60.0
+            options.resource or "", filters=options.filters or None, timeout=60.0
         )
         try:
-            _say(f"webhook {webhook.gid} for {wanted.resource} is established; Ctrl-C deletes it")
+            _say(f"webhook {webhook.gid} for {options.resource} is established; Ctrl-C deletes it")
             await (opened.ended if opened else asyncio.Event()).wait()
             msg = "the tunnel ended: nothing reaches this machine any more"
             raise click.ClickException(msg)

@@ -1,4 +1,4 @@
-"""What ``asana-webhooks ensure`` is asked."""
+"""``asana-webhooks ensure``: the store's webhook for a resource, found or made."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from typing import Any
 
 import click
 
-from .establish import establishing_options
+from .establish import EstablishOptions, establish_options
 from .options import FILTER_SYNTAX
 
 __all__ = ["command"]
 
 
 @click.command("ensure", epilog=FILTER_SYNTAX)
-@establishing_options
+@establish_options
 def command(**options: Any) -> None:
     """Find the store's webhook for a resource, or make it.
 
     RESOURCE is the gid of what it watches. One that Asana does not know any more, or calls
     inactive, is replaced; filters that differ are updated.
     """
-    from ...client import WebhooksClient
-    from ..establish import Wanted, run
+    from ..client import WebhooksClient
 
-    run(WebhooksClient.ensure, Wanted(**options))
+    EstablishOptions(**options).run(WebhooksClient.ensure)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ..variables import STORE_VARIABLE
-
-if TYPE_CHECKING:
-    from ...models import WebhookFilter
+from ..models import WebhookFilter
+from .access import STORE_VARIABLE, Access
+from .filters import parse_filter
 
 __all__ = [
-    "ASANA",
+    "BASE_URL",
     "FILTERS",
     "FILTER_SYNTAX",
     "INSPECT",
@@ -26,8 +25,6 @@ __all__ = [
     "asana_options",
 ]
 
-ASANA = "https://app.asana.com/api/1.0"
-
 STORE = click.option(
     "--store",
     envvar=STORE_VARIABLE,
@@ -35,6 +32,14 @@ STORE = click.option(
     show_default=True,
     show_envvar=True,
     help="The store's URL.",
+)
+BASE_URL = click.option(
+    "--base-url",
+    envvar="ASANA_BASE_URL",
+    default="https://app.asana.com/api/1.0",
+    show_default=True,
+    show_envvar=True,
+    help="Another Asana, such as a local one.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one record a line.")
 PUBLIC_URL = click.option(
@@ -76,8 +81,6 @@ class _Filter(click.ParamType):  # type: ignore[type-arg] # generic for type che
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> WebhookFilter:
-        from ..filters import parse_filter
-
         try:
             return parse_filter(str(value))
         except ValueError as error:
@@ -100,18 +103,9 @@ def asana_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="A file with the access token, instead of ASANA_ACCESS_TOKEN or a login.",
     )
-    @click.option(
-        "--base-url",
-        envvar="ASANA_BASE_URL",
-        default=ASANA,
-        show_default=True,
-        show_envvar=True,
-        help="Another Asana, such as a local one.",
-    )
+    @BASE_URL
     @functools.wraps(command)
     def told(*, base_url: str, token_file: Path | None, **options: Any) -> None:
-        from ..access import Access
-
         command(access=Access(base_url, token_file), **options)
 
     return told

@@ -1,27 +1,37 @@
-"""What ``asana-webhooks serve`` runs: one process, or several that share a port."""
+"""``asana-webhooks serve``: a receiver as one process, or as several that share a port."""
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from ...client import WebhooksClient
-from ...serving import serve, serve_store
-from ...stores.urls import open_store
-from .workers import end_of_input, reserved_port, supervise
+from .options import STORE
 
-__all__ = ["find_client", "run"]
+if TYPE_CHECKING:
+    from ..client import WebhooksClient
+
+__all__ = ["command", "find_client"]
 
 HOST, PORT = "127.0.0.1", 8080
 """Where a receiver listens that has no client to say so."""
 
 
-def run(
+@click.command("serve")
+@click.argument("target", required=False)
+@STORE
+@click.option("--host", help="The address to listen on; 127.0.0.1 unless the client says another.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="8080 unless the client says another.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes that share the port.")
+@click.option(
+    "--handlers/--no-handlers", default=True, help="Or only store deliveries, for other processes."
+)
+@click.option("--supervised", is_flag=True, hidden=True)
+def command(
     *,
     target: str | None,
     store: str,
@@ -31,7 +41,17 @@ def run(
     handlers: bool,
     supervised: bool,
 ) -> None:
-    """Receive until told to stop, in this process or in several workers."""
+    """Receive deliveries, and hand them to handlers, until told to stop.
+
+    TARGET is the client with its handlers, or a function that returns it, as module:name. Without
+    it a receiver alone keeps deliveries in --store for other processes; it needs no token.
+
+    SIGTERM or Ctrl-C ends it within ten seconds, a second one at once; nothing is lost.
+    """
+    import asyncio
+
+    from .workers import reserved_port, supervise
+
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
     )
@@ -55,6 +75,8 @@ def find_client(target: str) -> WebhooksClient:
 
     Modules are looked for in the current directory first. Raises ClickException when there is none.
     """
+    from ..client import WebhooksClient
+
     sys.path.insert(0, os.getcwd())
     try:
         client = _load(target)
@@ -70,6 +92,8 @@ def find_client(target: str) -> WebhooksClient:
 
 
 def _load(target: str) -> object:
+    from ..client import WebhooksClient
+
     module, _, name = target.partition(":")
     try:
         if not module:
@@ -91,6 +115,12 @@ async def _serve(
     handlers: bool,
     supervised: bool,
 ) -> None:
+    import asyncio
+
+    from ..serving import serve, serve_store
+    from ..stores.urls import open_store
+    from .workers import end_of_input
+
     stop = end_of_input() if supervised else asyncio.Event()
     if client is None:
         await serve_store(

@@ -1,7 +1,8 @@
-"""The commands by name, what they are asked, and what becomes of their errors.
+"""The commands by name, and what becomes of their errors.
 
-A module of this folder declares one command: its arguments, its options and its help. What the
-command does is imported when it is called, so that help and completion load next to nothing.
+Each command has a module of its name, with its arguments, its options, its help and what it does.
+Heavy modules are imported when the command is called, so that help and completion load next to
+nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import traceback
 import click
 from click.shell_completion import CompletionItem
 
-from ... import AsanaWebhooksError, __version__
+from .. import AsanaWebhooksError, __version__
 
 __all__ = ["COMMANDS", "cli"]
 

@@ -1,14 +1,18 @@
-"""What the page is shown: records and routes as JSON, without what must stay secret."""
+"""What the page is shown: its text, and records and routes without what must stay secret."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from functools import cache
+from importlib import resources
 from typing import Any
 
 from ...models import Route
-from ..events import describe
+from ..output import describe
 from ..records import Attempt, Record
 
-__all__ = ["shown_record", "shown_route"]
+__all__ = ["read_page", "shown_record", "shown_route"]
 
 LONGEST_BODY = 65_536
 """Bytes of a body that are shown."""
@@ -19,6 +23,24 @@ HIDDEN = frozenset(
         *("cookie", "cf-access-client-secret"),
     }
 )
+
+
+@cache
+def read_page() -> tuple[str, str]:
+    """Return the page, and the policy that lets its own style and script be used and no other."""
+    text = resources.files(__package__).joinpath("page.html").read_text("utf-8")
+    style, script = (_hash_of(tag, text) for tag in ("style", "script"))
+    policy = (
+        f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self';"
+        " img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+        " require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    return text, policy
+
+
+def _hash_of(tag: str, page: str) -> str:
+    content = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 def shown_record(record: Record, route: Route | None) -> dict[str, Any]:

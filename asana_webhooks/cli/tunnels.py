@@ -1,31 +1,37 @@
 """Tunnels: programs of others that give this machine an address on the internet.
 
-They are started if they are there, never fetched, and end with the command.
+They are started if they are there, never fetched, and end with the command. What they print is
+read for their address:
+
+cloudflared, on standard error, in a box of plus signs and dashes; ready some lines later
+  https://developers.cloudflare.com/cloudflare-one/connections/connect-networks/do-more-with-tunnels/trycloudflare/
+ngrok, as one of its log lines in JSON
+  https://ngrok.com/docs/agent/cli#ngrok-http
+tailscale, below the words "Available on the internet"
+  https://tailscale.com/docs/reference/tailscale-cli/funnel
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import json
 import os
 import re
 import shutil
 import signal
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-import anyio
 import click
 
-from ..._asana_transport import TOKEN_VARIABLES
-from ..._background import background_task
-from ...stores.urls import KEYS_VARIABLE
-from ..output import on_one_line
-from ..variables import SECRET_VARIABLE, STORE_VARIABLE
-from .programs import PROGRAMS, Reader
+from .access import CLIENT_SECRET_VARIABLE, STORE_VARIABLE
+from .output import on_one_line
 
-__all__ = ["Tunnel", "tunnel"]
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["PROGRAMS", "Tunnel", "tunnel"]
 
 URL_TIMEOUT = 30.0
 """Seconds in which a program must tell its address."""
@@ -35,6 +41,64 @@ STOP_TIMEOUT = 5.0
 
 LINES_KEPT = 6
 LONGEST_LINE = 2**20
+
+
+Reader: TypeAlias = Callable[[str], str | None]
+"""Given one line of output after the other; returns the address when it is known and usable."""
+
+
+def _cloudflared() -> Reader:
+    # The name of its own API may be in an error; the address is of use when a connection stands.
+    address = re.compile(r"https://(?!api\.)[a-z0-9-]+\.trycloudflare\.com")
+    connected = re.compile(r"\bRegistered tunnel connection|\bConnection \S+ registered")
+    found: list[str] = []
+
+    def read(line: str) -> str | None:
+        found.extend(address.findall(line))
+        return found[0] if found and connected.search(line) else None
+
+    return read
+
+
+def _ngrok() -> Reader:
+    def read(line: str) -> str | None:
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            return None
+        if not isinstance(fields, dict) or fields.get("msg") != "started tunnel":
+            return None
+        url = str(fields.get("url", ""))
+        return url if url.startswith("https://") else None
+
+    return read
+
+
+def _tailscale() -> Reader:
+    address = re.compile(r"^\s*(https://[a-z0-9.-]+\.ts\.net(?::\d+)?)/?\s*$")
+
+    def read(line: str) -> str | None:
+        found = address.match(line)
+        return found[1] if found else None
+
+    return read
+
+
+class Program(NamedTuple):
+    """The arguments that lead to a port, and what reads the output."""
+
+    arguments: Callable[[int], Sequence[str]]
+    reader: Callable[[], Reader]
+
+
+PROGRAMS = {
+    "cloudflared": Program(
+        lambda port: ("tunnel", "--no-autoupdate", "--url", f"http://127.0.0.1:{port}"),
+        _cloudflared,
+    ),
+    "ngrok": Program(lambda port: ("http", str(port), "--log=stdout", "--log-format=json"), _ngrok),
+    "tailscale": Program(lambda port: ("funnel", str(port)), _tailscale),
+}
 
 
 class Tunnel(NamedTuple):
@@ -51,6 +115,10 @@ async def tunnel(name: str | None, port: int) -> AsyncIterator[Tunnel]:
 
     Raises ClickException when there is none, or when it does not tell its address.
     """
+    import asyncio
+
+    from .._background import background_task
+
     name, path = _find(name)
     program = PROGRAMS[name]
     process = await asyncio.create_subprocess_exec(
@@ -82,7 +150,10 @@ def _find(name: str | None) -> tuple[str, str]:
 
 
 def _without_secrets() -> dict[str, str]:
-    ours = {*TOKEN_VARIABLES, KEYS_VARIABLE, SECRET_VARIABLE, STORE_VARIABLE}
+    from .._asana_transport import TOKEN_VARIABLES
+    from ..stores.urls import KEYS_VARIABLE
+
+    ours = {*TOKEN_VARIABLES, KEYS_VARIABLE, CLIENT_SECRET_VARIABLE, STORE_VARIABLE}
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
@@ -90,6 +161,8 @@ class _Output:
     """What a program prints: read to its end, the last lines kept."""
 
     def __init__(self, process: asyncio.subprocess.Process, reader: Reader) -> None:
+        import asyncio
+
         self._process = process
         self._reader = reader
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
@@ -118,6 +191,8 @@ class _Output:
 
 
 async def _address(name: str, output: _Output) -> str:
+    import anyio
+
     with anyio.move_on_after(URL_TIMEOUT):
         await output.known.wait()
     if output.url is not None and not output.ended.is_set():
@@ -129,6 +204,8 @@ async def _address(name: str, output: _Output) -> str:
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     """End a program, and what it has started in its session."""
+    import anyio
+
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

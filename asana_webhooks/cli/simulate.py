@@ -1,0 +1,211 @@
+"""``asana-webhooks simulate``: the local Asana as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from .output import print_records
+
+if TYPE_CHECKING:
+    from ..simulator import AsanaSimulator, Handshake
+    from ..simulator.observers import Traffic
+
+__all__ = ["command", "describe", "read_tables"]
+
+SHOWN = 3
+"""How many events of a delivery are told."""
+
+RULER = r"^(=+(?: +=+)+)\n"
+TABLE = re.compile(rf"{RULER}(?:.+\n{RULER})?((?:[^=].*\n)+){RULER}", re.MULTILINE)
+
+
+class _Fault(click.ParamType):  # type: ignore[type-arg] # generic for type checkers only
+    """A fault of the local Asana, by its name."""
+
+    name = "fault"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return _any_fault().convert(value, param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return _any_fault().shell_complete(ctx, param, incomplete)
+
+
+def _any_fault() -> click.Choice[str]:
+    from ..simulator import Fault
+
+    return click.Choice([fault.value for fault in Fault])
+
+
+def _list_faults(context: click.Context, _: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click passes it so
+    if asked:
+        from ..simulator import faults
+
+        known = read_tables(faults.__doc__ or "", "name", "what_happens", "what_it_stands_for")
+        print_records(known, as_json=False, none="")
+        context.exit()
+
+
+def _seconds(
+    name: str, default: float, text: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(name, default=default, show_default=True, metavar="SECONDS", help=text)
+
+
+@click.command("simulate")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=0, help="Any free one unless given."
+)
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Deliver to this host too; without it to this machine only. May be repeated.",
+)
+@click.option(
+    "--fault",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    type=_Fault(),
+    help="Let this go wrong; see --list-faults. May be repeated.",
+)
+@_seconds("--gather-for", 0.05, "For how long events are gathered; Asana takes about a minute.")
+@_seconds("--retry-delay", 1.0, "The pause before the first retry, doubled before each further.")
+@_seconds("--delivery-timeout", 10.0, "How long a target has for its answer.")
+@click.option("--rate-limit", type=click.IntRange(1), help="Calls a minute; no limit unless given.")
+@click.option("--quiet", is_flag=True, help="Do not tell of calls, handshakes and deliveries.")
+@click.option(
+    "--list-faults",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_faults,
+    help="Tell which faults there are, and end.",
+)
+def command(*, names: tuple[str, ...], quiet: bool, **options: Any) -> None:
+    """Run a local Asana, until told to stop.
+
+    The first line on standard output is its base URL. Everything else is told on standard error:
+    what it holds, then each call, handshake and delivery, with its own time in UTC.
+
+    Any token will do. Ctrl-C or SIGTERM ends it; everything lives in memory.
+    """
+    import asyncio
+
+    asyncio.run(_run(names, quiet=quiet, **options))
+
+
+async def _run(names: tuple[str, ...], *, quiet: bool, **options: Any) -> None:
+    import asyncio
+
+    from ..simulator import AsanaSimulator
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def tell(traffic: Traffic) -> None:
+        _say(f"{asana.now:%m-%d %H:%M:%S}  {describe(traffic)}")
+
+    asana = AsanaSimulator(watch=None if quiet else tell, **options)
+    for name in names:
+        asana.faults.add(name)
+    async with asana:
+        click.echo(asana.base_url)  # which flushes
+        _say(_introduction(asana))
+        await stop.wait()
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads any more: that is no failure of a call
+        click.echo(text, err=True)
+
+
+def _introduction(asana: AsanaSimulator) -> str:
+    from ..simulator.seed import seed_objects
+
+    shown = ("workspace", "project", "user", "task")
+    held = sorted(
+        (each for each in seed_objects().values() if each.resource_type in shown),
+        key=lambda each: shown.index(each.resource_type),
+    )
+    return "\n".join(
+        [
+            "The local Asana listens. It holds",
+            *(f"  {each.resource_type:9}  {each.gid:7}  {each.name}" for each in held),
+            "In another shell:",
+            f"  export ASANA_BASE_URL={asana.base_url}",
+            "  export ASANA_ACCESS_TOKEN=anything",
+            "  asana-webhooks trigger task.completed",
+            f"""  curl -d '{{"hours": 8}}' {asana.control_url}/advance""",
+            *([f"Faults: {', '.join(sorted(asana.faults))}"] if asana.faults else []),
+        ]
+    )
+
+
+def describe(traffic: Traffic) -> str:
+    """Return one line of printable text on what went over the wire."""
+    from ..simulator import Call, Handshake
+
+    if isinstance(traffic, Call):
+        text = f"call       {traffic.method} {traffic.path} -> {traffic.status}"
+    elif isinstance(traffic, Handshake):
+        text = f"handshake  for a webhook on {traffic.resource} -> {_outcome(traffic)}"
+    else:
+        again = f" (attempt {traffic.number})" if traffic.number > 1 else ""
+        said = f"{_events(traffic.body)} -> {traffic.status or 'no answer'}{again}"
+        text = f"delivery   to webhook {traffic.webhook_gid}: {said}"
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _outcome(handshake: Handshake) -> str:
+    if handshake.status is None:
+        return "no answer"
+    return f"{handshake.status}, {'the secret came back' if handshake.echoed else 'no secret'}"
+
+
+def _events(body: bytes) -> str:
+    events = json.loads(body)["events"]
+    more = len(events) - SHOWN
+    named = [*map(_event, events[:SHOWN]), *([f"{more} more"] if more > 0 else [])]
+    return ", ".join(named) or "heartbeat"
+
+
+def _event(event: dict[str, Any]) -> str:
+    resource, change = event.get("resource"), event.get("change")
+    named = resource if isinstance(resource, dict) else {}
+    field = f" {change.get('field')}" if isinstance(change, dict) else ""
+    what = f"{named.get('resource_type', 'something')} {named.get('gid', '?')}"
+    return f"{what} {event.get('action', '?')}{field}"
+
+
+def read_tables(text: str, *names: str) -> list[dict[str, str]]:
+    """Return the rows of all simple tables in a reStructuredText, with these names for columns.
+
+    A row without a first cell continues the one above it.
+    """
+    rows: list[dict[str, str]] = []
+    for table in TABLE.finditer(text):
+        starts = [found.start() for found in re.finditer("=+", table[1])]
+        columns = [slice(*ends) for ends in zip(starts, [*starts[1:], None], strict=True)]
+        for line in table[3].splitlines():
+            cells = [line[column].strip().replace("``", "") for column in columns]
+            if cells[0]:
+                rows.append(dict.fromkeys(names, ""))
+            for name, cell in zip(names, cells, strict=True):
+                rows[-1][name] = f"{rows[-1][name]} {cell}".strip()
+    return rows
