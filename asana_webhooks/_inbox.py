@@ -19,7 +19,7 @@ import msgspec
 from ._background import background_task
 from ._logging import ThrottledLogger
 from .errors import DecodeError, StoreError
-from .models import Claim, DeadLetter, Delivery, Event, Route, decode_event, split_events
+from .models import Claim, DeadLetter, Delivery, Event, Route, read_event, split_events
 from .router import HandlerError
 from .stores import Store
 from .telemetry import Telemetry
@@ -417,7 +417,7 @@ class Attempt:
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.done = delivery.done
-        self._items = _decode(delivery.body)
+        self._items = _decode(delivery)
 
     def events(self) -> Iterator[Event]:
         """Yield the events that are not done; one is done when the next is asked for."""
@@ -451,16 +451,16 @@ def _letter(delivery: Delivery, reason: str, body: bytes, *, done: int) -> DeadL
     )
 
 
-def _decode(body: bytes) -> list[Event | _Undecodable]:
+def _decode(delivery: Delivery) -> list[Event | _Undecodable]:
     try:
-        return [_decode_one(text) for text in split_events(body)]
+        return [_decode_one(text, delivery.received_at) for text in split_events(delivery.body)]
     except DecodeError as error:
-        return [_Undecodable(body, str(error))]
+        return [_Undecodable(delivery.body, str(error))]
 
 
-def _decode_one(text: msgspec.Raw) -> Event | _Undecodable:
+def _decode_one(text: msgspec.Raw, received_at: datetime) -> Event | _Undecodable:
     try:
-        return decode_event(text)
+        return read_event(text, received_at=received_at)
     except DecodeError as error:
         return _Undecodable(b'{"events":[%b]}' % bytes(text), str(error))
 

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -57,6 +58,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     added_value: Any = None
     removed_value: Any = None
 
+    def __hash__(self) -> int:
+        """Return the hash of what can be hashed: values may be dicts."""
+        return hash((self.field, self.action))
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One change of one resource.
@@ -76,6 +81,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     change: Change | None = None
     type: str | None = None
     raw: bytes = msgspec.field(default=b"", name="(raw)")  # set after decoding, never by Asana
+
+    def __hash__(self) -> int:
+        """Return the hash of what can be hashed: the values of a change may be dicts."""
+        return hash((self.created_at, self.action, self.resource))
 
     @property
     def key(self) -> str:
@@ -110,7 +119,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """
         try:
             fields: dict[str, Any] = msgspec.json.decode(self.raw)
-        except (ValueError, RecursionError) as error:
+        except _UNREADABLE as error:
             msg = f"not readable as a whole: {_reason(error)}"
             raise DecodeError(msg) from None
         return fields
@@ -315,7 +324,7 @@ def check_gid(name: str, gid: str) -> str:
     raise ValueError(msg)
 
 
-_GID = re.compile(r"[A-Za-z0-9_]+")
+_GID = re.compile(r"[0-9]+")
 
 
 def split_events(body: bytes) -> list[msgspec.Raw]:
@@ -328,7 +337,7 @@ def split_events(body: bytes) -> list[msgspec.Raw]:
         if not body.isascii():
             body.decode()
         return _envelope.decode(body).events
-    except (ValueError, RecursionError) as error:
+    except _UNREADABLE as error:
         msg = f"not a delivery: {_reason(error)}"
         raise DecodeError(msg) from None
 
@@ -340,9 +349,29 @@ def decode_event(text: bytes | msgspec.Raw) -> Event:
     """
     try:
         event = _event.decode(text)
-    except (ValueError, RecursionError) as error:
+    except _UNREADABLE as error:
         msg = f"not an event: {_reason(error)}"
         raise DecodeError(msg) from None
+    return _as_signed(event, text)
+
+
+def read_event(text: bytes | msgspec.Raw, *, received_at: datetime) -> Event:
+    """Return the event that this JSON text describes, without what has another shape than ours.
+
+    Such a field, or a part of it, is None; ``created_at`` is when the event was received. Raises
+    DecodeError, and nothing else, without a resource's gid or an action, or when it is no JSON.
+    """
+    try:
+        return decode_event(text)
+    except DecodeError:
+        event = _decode_parts(Event, text, created_at=received_at)
+        if event is None:
+            raise
+        return _as_signed(event, text)
+
+
+def _as_signed(event: Event, text: bytes | msgspec.Raw) -> Event:
+    """Return the event with its JSON text, and its time in UTC."""
     msgspec.structs.force_setattr(event, "raw", bytes(text))
     if event.created_at.tzinfo is not UTC:
         with contextlib.suppress(OverflowError):  # on the first and the last day of all
@@ -354,8 +383,41 @@ def is_older(text: msgspec.Raw, than: datetime) -> bool:
     """Return whether this JSON text says that it was created before a time; raises nothing."""
     try:
         return _dated.decode(text).created_at < than
-    except (ValueError, RecursionError):
+    except _UNREADABLE:
         return False
+
+
+def _decode_parts(kind: type[S], text: bytes | msgspec.Raw, **usual: Any) -> S | None:
+    """Return a struct of this kind with each part that can be decoded alone.
+
+    ``usual`` are values for parts that cannot. Returns None when a part is needed and has no
+    value, or when the text is no object.
+    """
+    parts = dict(usual)
+    try:
+        texts = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except _UNREADABLE:
+        return None
+    for field in msgspec.structs.fields(kind):
+        part = texts.get(field.encode_name)
+        if part is not None and field.name in _STRUCTS:
+            parts[field.name] = _decode_parts(_STRUCTS[field.name], part)
+        elif part is not None:
+            with contextlib.suppress(*_UNREADABLE):
+                parts[field.name] = msgspec.json.decode(part, type=field.type)
+    needed = (field.name for field in msgspec.structs.fields(kind) if field.required)
+    return kind(**parts) if all(parts.get(name) is not None for name in needed) else None
+
+
+_STRUCTS: dict[str, type[Resource | Change]] = {
+    "resource": Resource,
+    "user": Resource,
+    "parent": Resource,
+    "change": Change,
+}
+
+# Before msgspec 0.21 its errors are no ValueErrors.
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class _Envelope(msgspec.Struct, gc=False):

@@ -25,7 +25,9 @@ from asana_webhooks.models import (
     Route,
     Webhook,
     WebhookFilter,
+    check_gid,
     decode_event,
+    read_event,
     split_events,
 )
 
@@ -296,6 +298,102 @@ def test_event_of_another_shape_raises_decode_error(text: bytes) -> None:
         decode_event(text)
 
 
+RECEIVED_AT = datetime(2026, 7, 4, 10, 12, tzinfo=UTC)
+
+
+def read(**fields: Any) -> Event:
+    return read_event(event_text(**fields), received_at=RECEIVED_AT)
+
+
+NOT_A_GID: list[Any] = [{}, {"gid": None}, {"gid": 1201}, "1201", [], 0, {"name": "Ann"}]
+
+
+@pytest.mark.parametrize("name", ["user", "parent"])
+@pytest.mark.parametrize("odd", NOT_A_GID, ids=repr)
+def test_odd_user_or_parent_costs_that_field_alone(name: str, odd: object) -> None:
+    fields = {"parent": {"gid": "1", "resource_type": "project"}, name: odd}
+    expected = msgspec.structs.replace(event(**(fields | {name: None})), raw=event_text(**fields))
+    assert read(**fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("odd", "change"),
+    [
+        pytest.param("name", None, id="text"),
+        pytest.param([], None, id="list"),
+        pytest.param({"field": 1, "action": "changed"}, Change(action="changed"), id="its field"),
+        pytest.param({"field": "name", "action": {}}, Change(field="name"), id="its action"),
+    ],
+)
+def test_odd_change_costs_the_odd_part_alone(odd: object, change: Change | None) -> None:
+    assert read(change=odd).change == change
+    assert read(change=odd).user == Resource(gid="1201", resource_type="user")
+
+
+def test_value_that_python_cannot_hold_costs_that_value_alone() -> None:
+    text = event_text(change={"field": "number", "new_value": 0})
+    text = text.replace(b"0}", b"9" * 5000 + b"}")
+    assert read_event(text, received_at=RECEIVED_AT).change == Change(field="number")
+
+
+@pytest.mark.parametrize("name", ["resource_type", "resource_subtype", "name"])
+def test_odd_part_of_a_resource_costs_that_part_alone(name: str) -> None:
+    decoded = read(resource={"gid": "1301", "resource_type": "task"} | {name: 1})
+    assert decoded.resource == Resource(
+        gid="1301", resource_type=None if name == "resource_type" else "task"
+    )
+
+
+@pytest.mark.parametrize(
+    "created_at",
+    [
+        pytest.param(..., id="missing"),
+        pytest.param(None, id="null"),
+        pytest.param("2026-07-04T10:11:12.345", id="naive"),
+        pytest.param("2026-07-04", id="day"),
+        pytest.param(1_783_159_872, id="number"),
+        pytest.param("0000-00-00T00:00:00Z", id="no real time"),
+    ],
+)
+def test_event_without_a_readable_time_has_that_of_its_receipt(created_at: object) -> None:
+    decoded = read(created_at=created_at)
+    assert decoded.created_at == RECEIVED_AT
+    assert decoded.change == Change(field="name", action="changed")
+    assert decoded.key == read(created_at=created_at).key
+
+
+@pytest.mark.parametrize("odd", [*NOT_A_GID, None, ...], ids=repr)
+def test_event_without_a_usable_resource_is_none(odd: object) -> None:
+    with pytest.raises(DecodeError, match="not an event"):
+        read(resource=odd)
+
+
+@pytest.mark.parametrize("odd", [..., None, 1, {}, "\ud800"], ids=ascii)
+def test_event_without_a_usable_action_is_none(odd: object) -> None:
+    with pytest.raises(DecodeError, match="not an event"):
+        read(action=odd)
+
+
+@pytest.mark.parametrize("text", [b"", b"1", b"null", b"[]", b"{}", b'{"action":"changed"'])
+def test_text_that_is_no_object_is_no_event(text: bytes) -> None:
+    with pytest.raises(DecodeError, match="not an event"):
+        read_event(text, received_at=RECEIVED_AT)
+
+
+def test_event_that_is_as_we_know_it_is_read_as_it_is() -> None:
+    for text in split_events(CREATED_IN_PROJECT):
+        assert read_event(text, received_at=RECEIVED_AT) == decode_event(text)
+
+
+@pytest.mark.parametrize("value", [{"gid": "1", "enum_value": {"gid": "2"}}, [1, {}], 1.5, None])
+def test_every_event_has_a_hash_and_equal_ones_the_same(value: object) -> None:
+    change = {"field": "name", "action": "changed", "new_value": value}
+    one, other = event(change=change), event(change=change)
+    assert hash(one) == hash(other)
+    assert hash(one.change) == hash(other.change)
+    assert {one: "seen"}[other] == "seen"
+
+
 def test_one_odd_event_does_not_spoil_its_neighbours() -> None:
     good, odd = event_text(), event_text(resource=None)
     first, second, third = split_events(b'{"events":[%b,%b,%b]}' % (good, odd, good))
@@ -457,7 +555,8 @@ def read_all_of(body: bytes) -> None:
         texts = split_events(body)
     for text in texts:
         with suppress(DecodeError):
-            decoded = decode_event(text)
+            decoded = read_event(text, received_at=NOW)
+            assert hash(decoded) is not None
             assert len(decoded.key) == 32
             assert decoded.created_at.tzinfo is not None
             assert str(decoded).startswith("Event(")
@@ -681,3 +780,14 @@ def test_key_is_that_of_the_instant_whatever_the_zone() -> None:
     east = timezone(timedelta(hours=14))
     first_instants = event(created_at=datetime(1, 1, 1, tzinfo=east).isoformat())
     assert len(first_instants.key) == 32
+
+
+@pytest.mark.parametrize("gid", ["1204619", "0"])
+def test_gid_is_a_text_of_digits(gid: str) -> None:
+    assert check_gid("resource", gid) == gid
+
+
+@pytest.mark.parametrize("gid", ["", "12a", "me", "-1", "1 2", "1/2", "٣", "12\n", 12, None])
+def test_gid_that_is_no_text_of_digits_is_refused_by_name(gid: Any) -> None:
+    with pytest.raises(ValueError, match="^resource must be a gid: a text of digits"):
+        check_gid("resource", gid)

@@ -60,6 +60,12 @@ def test_malformed_signature_is_refused_before_any_comparison(signature: str) ->
         verify_signature(b"{}", signature, SECRET)
 
 
+def test_missing_header_is_a_signature_error_as_any_wrong_one() -> None:
+    headers: dict[str, str] = {}
+    with pytest.raises(SignatureError, match="64 hex digits"):
+        verify_signature(b"{}", headers.get("X-Hook-Signature"), SECRET)
+
+
 def test_the_message_holds_neither_secret_nor_signature() -> None:
     with pytest.raises(SignatureError) as caught:
         verify_signature(b"{}", sign(b"other", SECRET), SECRET)

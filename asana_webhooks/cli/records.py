@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from ..errors import DecodeError
-from ..models import Event, decode_event, split_events
+from ..models import Event, read_event, split_events
 
 __all__ = ["Attempt", "Record", "Verdict"]
 
@@ -52,13 +53,11 @@ class Record:
         if self.verdict in ("refused", "handshake"):
             return []
         try:
-            return [event for text in split_events(self.body) if (event := _decoded(text))]
+            texts = split_events(self.body)
         except DecodeError:
             return []
-
-
-def _decoded(text: Any) -> Event | None:
-    try:
-        return decode_event(text)
-    except DecodeError:
-        return None
+        events = []
+        for text in texts:
+            with contextlib.suppress(DecodeError):
+                events.append(read_event(text, received_at=self.received_at))
+        return events
