@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import aiohttp
 import httpx
@@ -37,6 +37,7 @@ from .models import Page, Resource, Webhook
 
 __all__ = [
     "MAX_RETRY_AFTER",
+    "Records",
     "accept",
     "decode_created",
     "decode_nothing",
@@ -44,6 +45,7 @@ __all__ = [
     "decode_webhooks",
     "decode_workspaces",
     "is_untrusted",
+    "parse_date",
     "parse_retry_after",
     "unanswered",
 ]
@@ -85,12 +87,17 @@ _SECONDS = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 def _seconds_until(date: str) -> float | None:
+    at = parse_date(date)
+    return None if at is None else (at - datetime.now(UTC)).total_seconds()
+
+
+def parse_date(value: str | None) -> datetime | None:
+    """Return the time of an HTTP date, aware; None when it is none."""
     try:
-        at = parsedate_to_datetime(date)
+        at = parsedate_to_datetime(value or "")
     except (ValueError, OverflowError):
         return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return (at - datetime.now(UTC)).total_seconds()
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _error(status: int, retry_after: str | None, body: bytes) -> ApiError:
@@ -129,7 +136,7 @@ def _error_class(status: int, messages: tuple[str, ...]) -> type[ApiError]:
 def _said(body: bytes) -> list[dict[str, Any]]:
     try:
         answer = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
+    except _UNREADABLE:
         return []
     errors = answer.get("errors") if isinstance(answer, dict) else None
     entries = errors[:_MAX_ERRORS] if isinstance(errors, list) else []
@@ -159,15 +166,23 @@ class _NextPage(msgspec.Struct):
     offset: str | None = None
 
 
-class _List(msgspec.Struct, Generic[T]):
-    data: tuple[T, ...]
+class _List(msgspec.Struct):
+    data: tuple[msgspec.Raw, ...]
     next_page: _NextPage | None = None
+
+
+class Records(NamedTuple, Generic[T]):
+    """A page of what could be decoded, and what is wrong with each record that could not."""
+
+    page: Page[T]
+    odd: tuple[str, ...]
 
 
 _single = msgspec.json.Decoder(_Single[Webhook])
 _created = msgspec.json.Decoder(_Created)
-_webhooks = msgspec.json.Decoder(_List[Webhook])
-_workspaces = msgspec.json.Decoder(_List[Resource])
+_list = msgspec.json.Decoder(_List)
+_webhook = msgspec.json.Decoder(Webhook)
+_workspace = msgspec.json.Decoder(Resource)
 _nothing = msgspec.json.Decoder(_Single[dict[str, Any]])
 
 
@@ -186,14 +201,17 @@ def decode_created(body: bytes) -> Webhook:
     return msgspec.structs.replace(created.data, secret=created.secret or None)
 
 
-def decode_webhooks(body: bytes) -> Page[Webhook]:
-    """Return a page of webhooks; raises DecodeError when ``data`` is no list of them."""
-    return _page(_decode(_webhooks, body))
+def decode_webhooks(body: bytes) -> Records[Webhook]:
+    """Return a page of webhooks; raises DecodeError when ``data`` is no list.
+
+    A record that is no webhook costs itself, not the page.
+    """
+    return _records(_webhook, body)
 
 
-def decode_workspaces(body: bytes) -> Page[Resource]:
-    """Return a page of workspaces; raises DecodeError when ``data`` is no list of them."""
-    return _page(_decode(_workspaces, body))
+def decode_workspaces(body: bytes) -> Records[Resource]:
+    """Return a page of workspaces like ``decode_webhooks``."""
+    return _records(_workspace, body)
 
 
 def decode_nothing(body: bytes) -> None:
@@ -201,18 +219,32 @@ def decode_nothing(body: bytes) -> None:
     _decode(_nothing, body)
 
 
-def _page(answer: _List[T]) -> Page[T]:
+def _records(decoder: msgspec.json.Decoder[T], body: bytes) -> Records[T]:
+    answer = _decode(_list, body)
+    data: list[T] = []
+    odd: list[str] = []
+    for record in answer.data:
+        try:
+            data.append(decoder.decode(record))
+        except _UNREADABLE as error:
+            odd.append(_reason(error))
     offset = answer.next_page.offset if answer.next_page else None
-    return Page(data=answer.data, offset=offset or None)
+    return Records(Page(data=tuple(data), offset=offset or None), tuple(odd))
+
+
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
-    except (ValueError, RecursionError) as error:
-        reason = "too deeply nested" if isinstance(error, RecursionError) else error
-        msg = f"Asana's answer is not of the documented shape: {reason}; check base_url"
+    except _UNREADABLE as error:
+        msg = f"Asana's answer is not of the documented shape: {_reason(error)}; check base_url"
         raise DecodeError(msg) from None
+
+
+def _reason(error: Exception) -> str:
+    return "too deeply nested" if isinstance(error, RecursionError) else str(error)
 
 
 # The first line that fits any link of the chain of causes. The classes of httpx come last: the
@@ -265,7 +297,12 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
 
 
 def unanswered(cause: Exception, *, method: str, host: str) -> ConnectionFailedError:
-    """Return the error for a call that got no answer; it names host, kind and next step."""
+    """Return the error for a call that got no answer; it names host, kind and next step.
+
+    The cause loses its tracebacks: a hundred lines of what lies below, which name nothing more.
+    """
+    for link in _chain(cause):
+        link.__traceback__ = link.__context__ = None
     what, step = next(
         (what, step) for kinds, what, step in (*_KINDS, _other(cause)) if _has(cause, kinds)
     )
@@ -289,6 +326,8 @@ def _has(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
-    while link is not None:
+    passed: set[int] = set()
+    while link is not None and id(link) not in passed:  # causes may go in a circle
+        passed.add(id(link))
         yield link
         link = link.__cause__

@@ -1,24 +1,54 @@
-"""How calls reach Asana: the token, the address, the proxy and the pool of connections."""
+"""How calls reach Asana: token, address, proxy and connections, and which calls are repeated.
+
+=====================  ==========================================================================
+operation              is repeated after
+=====================  ==========================================================================
+GET, PUT, DELETE       no answer, 429, 500, 502, 503, 504
+POST                   429 only: it was refused, so it had no effect; after any other failure it
+                       may have had one, and Asana takes no key that would make a repeat harmless
+=====================  ==========================================================================
+
+Up to 5 tries, with exponential back-off and jitter; none follows a failure that comes later than
+45 seconds after the start of the first. A ``Retry-After`` of up to a minute is waited for. A
+longer one, or one that outlasts a timeout of anyio around the call, is the caller's to wait: the
+error is raised at once.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
+import logging
 import os
+import random
 import re
+import time
 from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import anyio
 import httpx
 import httpx_aiohttp
+import msgspec
 
 from ._addresses import is_loopback
+from ._asana_responses import accept, is_untrusted, parse_date, unanswered
 from ._version import __version__
+from .errors import (
+    AsanaWebhooksError,
+    ConnectionFailedError,
+    RateLimitedError,
+    ServerError,
+)
 
 __all__ = [
     "CALL_SECONDS",
-    "CONNECT_SECONDS",
+    "AsanaTransport",
     "check_base_url",
     "find_auth",
     "find_proxy",
@@ -30,7 +60,204 @@ MAX_CONNECTIONS = 50  # as many calls as Asana lets one token make at once
 CALL_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 
+MAX_ANSWER = 10 * 1024 * 1024
+
+MAX_TRIES = 5
+RETRY_SECONDS = 45.0
+"""No try follows a failure that comes so many seconds after the start of the first."""
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 10.0
+JITTER = 1.0
+LONGEST_RETRY_AFTER = 60.0
+
+QUIET_SECONDS = 5.0
+"""A call that waits for its next try beyond so many seconds says so, once."""
+
+logger = logging.getLogger(__name__)
+
 _TOKEN = re.compile(r"[!-~]+")
+_CHANGES = re.compile(r",(?=\s*name=)")
+
+
+class AsanaTransport:
+    """Sends calls to the Asana at ``base_url``, and repeats those that may be repeated.
+
+    Calls may run concurrently, in one event loop. Raises ValueError for a token or a base URL that
+    cannot work, before any I/O.
+    """
+
+    def __init__(
+        self,
+        token: str | httpx.Auth | None,
+        *,
+        base_url: str,
+        http_client: httpx.AsyncClient | None,
+    ) -> None:
+        self._base_url = check_base_url(base_url)
+        self._auth = find_auth(token, http_client)
+        self._proxy = find_proxy(self._base_url) if http_client is None else None
+        self._given = http_client
+        self._own: httpx.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # which the connections belong to
+        self._closed = False
+        self._announced: set[str] = set()
+        self._clock: tuple[datetime, float] | None = None  # Asana's time, and ours (monotonic)
+
+    async def aclose(self) -> None:
+        """Close the connections; a client that was given stays open. May be called twice."""
+        self._closed = True
+        if self._own is not None:
+            await self._own.aclose()
+
+    def check_not_closed(self) -> None:
+        """Raise RuntimeError after ``aclose``."""
+        if self._closed:
+            msg = "this client was closed; make a new one"
+            raise RuntimeError(msg)
+
+    def now(self) -> datetime:
+        """Return the time by Asana's clock, as its last answer told it; before any, by ours.
+
+        It goes on by the monotonic clock, so that no change of our wall clock moves it.
+        """
+        if self._clock is None:
+            return datetime.now(UTC)
+        at, noted = self._clock
+        return at + timedelta(seconds=time.monotonic() - noted)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str],
+        *,
+        content: dict[str, Any] | None = None,
+        seconds: float | None = None,
+    ) -> bytes:
+        """Return the body of Asana's answer.
+
+        Each try ends after ``seconds``; None: after 30, or earlier by the client's own timeouts.
+        Raises the ApiError of the last refusal, ConnectionFailedError when no answer came.
+        """
+        request = self._prepared(method, path, query, content)
+        if seconds is not None:
+            request["timeout"] = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
+        started, quiet = time.monotonic(), True
+        for tries in itertools.count(1):
+            try:
+                return await self._try(request, seconds or CALL_SECONDS)
+            except AsanaWebhooksError as error:
+                spent = time.monotonic() - started
+                pause = _pause_after(error, method=method, tries=tries, spent=spent)
+                if pause is None:
+                    raise
+                if quiet and spent + pause > QUIET_SECONDS:
+                    quiet = False
+                    text = "%s %s waits for Asana, the next try follows in %.0f s: %s"
+                    logger.info(text, method, path, pause, error)
+            await asyncio.sleep(pause)
+        raise AssertionError  # the loop does not end
+
+    def _prepared(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str],
+        content: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Return what httpx makes the request of, anew for each try."""
+        url = f"{self._base_url}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json"}
+        request: dict[str, Any] = {"method": method, "url": url, "headers": headers}
+        if content is not None:
+            request["content"] = msgspec.json.encode({"data": content})
+            headers["Content-Type"] = "application/json"
+        return request
+
+    async def _try(self, prepared: dict[str, Any], seconds: float) -> bytes:
+        client = self._client()
+        auth = {} if self._auth is None else {"auth": self._auth}
+        try:
+            request = client.build_request(**prepared)
+            # httpx limits each read; this limits the whole, however slowly it drips.
+            async with asyncio.timeout(seconds):
+                response = await client.send(request, stream=True, follow_redirects=False, **auth)
+                async with contextlib.aclosing(response):
+                    body = await _read(response)
+        except (httpx.RequestError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
+            host = urlsplit(self._base_url).netloc
+            raise unanswered(error, method=prepared["method"], host=host) from error
+        status, headers = response.status_code, response.headers
+        logger.debug("%s %s: %d", request.method, request.url, status)
+        self._announce(headers.get("Asana-Change", ""))
+        content = accept(status, headers.get("Retry-After"), body)
+        self._note_time(headers)
+        return content
+
+    def _client(self) -> httpx.AsyncClient:
+        self.check_not_closed()
+        if self._given is not None:
+            return self._given
+        loop = asyncio.get_running_loop()
+        if self._own is None:
+            self._own, self._loop = make_client(self._proxy), loop
+        elif self._loop is not loop:
+            msg = (
+                "this client is in use on another event loop: close it there, or make one for each"
+            )
+            raise RuntimeError(msg)
+        return self._own
+
+    def _note_time(self, headers: httpx.Headers) -> None:
+        # A hotel's page has the time of the hotel; Asana's answers are JSON.
+        at = parse_date(headers.get("Date"))
+        if at is not None and headers.get("Content-Type", "").startswith("application/json"):
+            self._clock = at, time.monotonic()
+
+    def _announce(self, changes: str) -> None:
+        # Asana warns of deprecations here: https://developers.asana.com/docs/deprecations
+        for change in _CHANGES.split(changes):
+            text = change.strip()[:200]
+            if text and text not in self._announced and len(self._announced) < 100:
+                self._announced.add(text)
+                logger.warning("Asana announces a change of its API: %r", text)
+
+
+async def _read(response: httpx.Response) -> bytes | None:
+    """Return the body, None when it is larger than MAX_ANSWER or badly compressed."""
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > MAX_ANSWER:
+                return None
+    except httpx.DecodingError:
+        return None
+    return bytes(body)
+
+
+def _pause_after(
+    error: AsanaWebhooksError, *, method: str, tries: int, spent: float
+) -> float | None:
+    """Return for how many seconds to wait for the next try after this error, None for no more."""
+    if tries >= MAX_TRIES or spent > RETRY_SECONDS:
+        return None
+    jitter = random.uniform(0.0, JITTER)  # noqa: S311 - nothing to be guessed
+    if isinstance(error, RateLimitedError) and error.retry_after is not None:
+        # All who were refused hear the same number; the jitter keeps them from coming back as one.
+        pause = error.retry_after + jitter
+        left = anyio.current_effective_deadline() - anyio.current_time()
+        return pause if error.retry_after <= LONGEST_RETRY_AFTER and pause < left else None
+    if isinstance(error, RateLimitedError) or (method != "POST" and _is_transient(error)):
+        return min(FIRST_PAUSE * 2.0 ** (tries - 1), LONGEST_PAUSE) + jitter
+    return None
+
+
+def _is_transient(error: AsanaWebhooksError) -> bool:
+    if isinstance(error, ServerError):
+        return error.status in (500, 502, 503, 504)
+    return isinstance(error, ConnectionFailedError) and not is_untrusted(error)
 
 
 class _BearerAuth(httpx.Auth):

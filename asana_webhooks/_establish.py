@@ -22,8 +22,9 @@ import anyio
 import msgspec
 
 from ._addresses import is_public
-from .api import WebhooksApi, check_timeout
+from .api import WebhooksApi, check_timeout, walk_webhooks
 from .errors import (
+    ApiError,
     AsanaWebhooksError,
     BadRequestError,
     ConnectionFailedError,
@@ -106,10 +107,9 @@ def check_filters(filters: Sequence[WebhookFilter] | None) -> None:
 class Establishment:
     """Makes webhooks whose targets are routes below ``public_url``.
 
-    Of ``api`` only its own calls change and delete: those of a client that extends it tell what the
-    program wants. ``workspace`` limits where a webhook is looked for when the answer to its
-    creation was lost; None looks into each that the token sees. ``seen`` tells, one line each, what
-    handshakes reached this process for a route since a monotonic time.
+    ``workspace`` limits where a webhook is looked for when the answer to its creation was lost;
+    None looks into each that the token sees. ``seen`` tells, one line each, what handshakes
+    reached this process for a route since a monotonic time.
     """
 
     def __init__(
@@ -195,11 +195,11 @@ class Establishment:
             return None
         if webhook.active is False:
             logger.warning("webhook %s is inactive; it is established again", gid)
-            await WebhooksApi.delete_webhook(self._api, gid)
+            await self._api.delete_webhook(gid)
             await self._store.retire(route.id)
             return None
         if _as_set(webhook.filters) != _as_set(filters):
-            webhook = await WebhooksApi.update_webhook(self._api, gid, filters=filters or ())
+            webhook = await self._api.update_webhook(gid, filters=filters or ())
             await self._store.set_filters(route.id, filters)
         return msgspec.structs.replace(webhook, secret=route.secret)
 
@@ -283,9 +283,10 @@ class Establishment:
     async def _look_up_lost(self, route: Route, error: AsanaWebhooksError) -> Webhook:
         logger.warning("the answer to a create call was lost; looking for its webhook")
         webhook = None
+        refusals: dict[str, ApiError] = {}
         try:
             with anyio.fail_after(CLEAN_UP_TIMEOUT):
-                webhook = await self._look_up_patiently(route)
+                webhook = await self._look_up_patiently(route, refusals)
         except (AsanaWebhooksError, TimeoutError) as also:
             why = str(also) or "it took too long"
             error.add_note(f"whether a webhook was made could not be found out: {why}")
@@ -294,28 +295,31 @@ class Establishment:
             raise
         if webhook is None:
             await self._undo_reservation(route)
+            for workspace, refusal in refusals.items():
+                error.add_note(f"it was not looked for in workspace {workspace}: {refusal}")
             raise error
         return webhook
 
-    async def _look_up_patiently(self, route: Route) -> Webhook | None:
+    async def _look_up_patiently(
+        self, route: Route, refusals: dict[str, ApiError]
+    ) -> Webhook | None:
         for delay in LOOK_UPS:
             await anyio.sleep(delay)
-            webhook = await self._look_up(route)
+            refusals.clear()
+            webhook = await self._look_up(route, refusals)
             if webhook is not None:
                 return webhook
         return None
 
-    async def _look_up(self, route: Route) -> Webhook | None:
-        for workspace in await self._workspaces():
-            async for webhook in self._api.iter_webhooks(workspace, resource=route.resource):
+    async def _look_up(self, route: Route, refusals: dict[str, ApiError]) -> Webhook | None:
+        found = walk_webhooks(
+            self._api, refusals, workspace=self._workspace, resource=route.resource
+        )
+        async with contextlib.aclosing(found):
+            async for webhook in found:
                 if (webhook.target or "").rstrip("/").endswith("/" + route.id):
                     return webhook
         return None
-
-    async def _workspaces(self) -> list[str]:
-        if self._workspace is not None:
-            return [self._workspace]
-        return [workspace.gid async for workspace in self._api.iter_workspaces()]
 
     # Undoing; what raised, a cancellation too, goes on afterwards whatever fails here
 
@@ -327,14 +331,17 @@ class Establishment:
         with _cleanup("a webhook may be left at Asana, without a receiver"):
             if not await self._forget(route):
                 return  # no secret was echoed, so Asana cannot have made the webhook
-            webhook = await self._look_up_patiently(route)
+            refusals: dict[str, ApiError] = {}
+            webhook = await self._look_up_patiently(route, refusals)
             if webhook is not None:
-                await WebhooksApi.delete_webhook(self._api, webhook.gid)
+                await self._api.delete_webhook(webhook.gid)
+            for refusal in refusals.values():
+                raise refusal
 
     async def _undo(self, route: Route, gid: str) -> None:
         with _cleanup(f"webhook {gid} may be left at Asana, delete it by hand"):
             await self._forget(route)
-            await WebhooksApi.delete_webhook(self._api, gid)
+            await self._api.delete_webhook(gid)
 
     async def _forget(self, route: Route) -> bool:
         """Drop the route, or retire it; return whether a handshake may have been echoed for it."""

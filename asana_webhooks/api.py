@@ -1,79 +1,42 @@
-"""Asana's webhook operations over HTTP: calls, retries and pages.
-
-=====================  ==========================================================================
-operation              is repeated after
-=====================  ==========================================================================
-GET, PUT, DELETE       no answer, 429, 500, 502, 503, 504
-POST                   429 only: it was refused, so it had no effect; after any other failure it
-                       may have had one, and Asana takes no key that would make a repeat harmless
-=====================  ==========================================================================
-
-Up to 5 tries, with exponential back-off and jitter; none follows a failure that comes later than
-45 seconds after the start. A ``Retry-After`` of up to a minute is waited for. A longer one, or one
-that outlasts a timeout of anyio around the call, is the caller's to wait: the error is raised at
-once.
+"""Asana's webhook operations over HTTP, and their pages.
 
 Source: https://developers.asana.com/reference/webhooks
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import functools
 import logging
-import random
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlencode, urlsplit
 
-import aiohttp
-import anyio
 import httpx
-import msgspec
-import stamina
 
 from ._asana_responses import (
-    accept,
+    Records,
     decode_created,
     decode_nothing,
     decode_webhook,
     decode_webhooks,
     decode_workspaces,
-    is_untrusted,
-    unanswered,
 )
-from ._asana_transport import (
-    CALL_SECONDS,
-    CONNECT_SECONDS,
-    check_base_url,
-    find_auth,
-    find_proxy,
-    make_client,
-)
-from .errors import (
-    AsanaWebhooksError,
-    ConnectionFailedError,
-    NotFoundError,
-    RateLimitedError,
-    ServerError,
-)
+from ._asana_transport import AsanaTransport
+from ._logging import ThrottledLogger
+from .errors import ApiError, BadRequestError, NotFoundError
 from .models import Page, Resource, Webhook, WebhookFilter, check_gid
 
-__all__ = ["WebhooksApi", "check_timeout"]
+__all__ = ["WebhooksApi", "check_timeout", "walk_webhooks"]
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
+T = TypeVar("T", Webhook, Resource)
 
-MAX_ANSWER = 10 * 1024 * 1024
-LONGEST_WAIT = 60.0
+MAX_RESTARTS = 2
+"""How often a list is begun anew because the place to go on from expired at Asana."""
 
-_retrying = stamina.AsyncRetryingCaller(
-    attempts=5, timeout=45.0, wait_initial=0.5, wait_max=10.0, wait_jitter=1.0
-)
+REFUSALS = (402, 403, 404, 451)
+"""Statuses by which Asana refuses to list a workspace, and which say nothing of others."""
 
 
 class WebhooksApi:
@@ -99,17 +62,12 @@ class WebhooksApi:
         base_url: str = "https://app.asana.com/api/1.0",
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        self._base_url = check_base_url(base_url)
-        self._auth = find_auth(token, http_client)
-        self._proxy = find_proxy(self._base_url) if http_client is None else None
-        self._given = http_client
-        self._own: httpx.AsyncClient | None = None
-        self._closed = False
-        self._announced: set[str] = set()
+        self._transport = AsanaTransport(token, base_url=base_url, http_client=http_client)
+        self._log = ThrottledLogger(logger)
 
     async def __aenter__(self) -> Self:
         """Return it. Raises RuntimeError after ``aclose``."""
-        self._check_not_closed()
+        self._transport.check_not_closed()
         return self
 
     async def __aexit__(
@@ -120,11 +78,19 @@ class WebhooksApi:
     ) -> None:
         await self.aclose()
 
+    def _over_the_same(self) -> WebhooksApi:
+        """Return the calls alone, over the same connections, whatever a subclass makes of them."""
+        api = WebhooksApi.__new__(WebhooksApi)
+        api._transport, api._log = self._transport, self._log
+        return api
+
     async def aclose(self) -> None:
         """Close the connections; a client that was given stays open. May be called twice."""
-        self._closed = True
-        if self._own is not None:
-            await self._own.aclose()
+        await self._transport.aclose()
+
+    def asana_now(self) -> datetime:
+        """Return the time by Asana's clock, as its last answer told it; before any, by ours."""
+        return self._transport.now()
 
     async def create_webhook(
         self,
@@ -151,7 +117,9 @@ class WebhooksApi:
         if filters is not None:
             wanted["filters"] = list(filters)
         query = _query(opt_fields=opt_fields)
-        body = await self._call("POST", "/webhooks", query, content=wanted, seconds=timeout)
+        body = await self._transport.call(
+            "POST", "/webhooks", query, content=wanted, seconds=timeout
+        )
         return decode_created(body)
 
     async def get_webhook(self, gid: str, *, opt_fields: Sequence[str] | None = None) -> Webhook:
@@ -161,7 +129,9 @@ class WebhooksApi:
 
         Source: https://developers.asana.com/reference/getwebhook
         """
-        return decode_webhook(await self._call("GET", _path(gid), _query(opt_fields=opt_fields)))
+        return decode_webhook(
+            await self._transport.call("GET", _path(gid), _query(opt_fields=opt_fields))
+        )
 
     async def get_webhooks(
         self,
@@ -180,7 +150,8 @@ class WebhooksApi:
         """
         query = _list_query(workspace, resource, limit, opt_fields)
         query |= _query(offset=offset)
-        return decode_webhooks(await self._call("GET", "/webhooks", query))
+        body = await self._transport.call("GET", "/webhooks", query)
+        return self._page("/webhooks", decode_webhooks(body))
 
     def iter_webhooks(
         self,
@@ -207,7 +178,7 @@ class WebhooksApi:
         """
         query = _query(opt_fields=opt_fields)
         wanted = {"filters": list(filters)}
-        return decode_webhook(await self._call("PUT", _path(gid), query, content=wanted))
+        return decode_webhook(await self._transport.call("PUT", _path(gid), query, content=wanted))
 
     async def delete_webhook(self, gid: str) -> None:
         """Delete a webhook for good; one that does not exist is deleted already.
@@ -218,7 +189,7 @@ class WebhooksApi:
         """
         path = _path(gid)
         try:
-            decode_nothing(await self._call("DELETE", path, {}))
+            decode_nothing(await self._transport.call("DELETE", path, {}))
         except NotFoundError:
             logger.debug("DELETE %s: there is no such webhook", path)
 
@@ -230,137 +201,67 @@ class WebhooksApi:
         return self._iterate("/workspaces", _query(limit=100), decode_workspaces)
 
     async def _iterate(
-        self, path: str, query: dict[str, str], decode: Callable[[bytes], Page[T]]
+        self, path: str, query: dict[str, str], decode: Callable[[bytes], Records[T]]
     ) -> AsyncIterator[T]:
-        seen: set[str] = set()
+        yielded: set[str] = set()
+        offsets: set[str] = set()
+        restarts, page_query = 0, query
         while True:
-            page = decode(await self._call("GET", path, query))
+            try:
+                page = self._page(path, decode(await self._transport.call("GET", path, page_query)))
+            except BadRequestError:
+                # Asana took the query of the first page, so it is the offset that it refuses.
+                if page_query is query or restarts == MAX_RESTARTS:
+                    raise
+                restarts, page_query = restarts + 1, query
+                offsets.clear()
+                continue
             for entry in page:
-                yield entry
+                if entry.gid not in yielded:
+                    yielded.add(entry.gid)
+                    yield entry
             if page.offset is None:
                 return
-            if page.offset in seen:
+            if page.offset in offsets:
                 logger.warning("the pages of %s lead back to themselves: stopped", path)
                 return
-            seen.add(page.offset)
-            query = {**query, "offset": page.offset}
+            offsets.add(page.offset)
+            page_query = {**query, "offset": page.offset}
 
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        query: dict[str, str],
-        *,
-        content: dict[str, Any] | None = None,
-        seconds: float | None = None,
-    ) -> bytes:
-        address = f"{path}?{urlencode(query)}" if query else path
-        options: dict[str, Any] = {"headers": {"Accept": "application/json"}}
-        if content is not None:
-            options["content"] = msgspec.json.encode({"data": content})
-            options["headers"]["Content-Type"] = "application/json"
-        if seconds is not None:
-            options["timeout"] = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-        call = functools.partial(self._try, method, address, seconds or CALL_SECONDS, options)
-        try:
-            return await call()
-        except AsanaWebhooksError as error:
-            again = _again_if_refused if method == "POST" else _again_if_transient
-            return await _retrying(again, _after(error, call))
-
-    async def _try(
-        self, method: str, address: str, seconds: float, options: dict[str, Any]
-    ) -> bytes:
-        client = self._client()
-        auth = {} if self._auth is None else {"auth": self._auth}
-        try:
-            request = client.build_request(method, f"{self._base_url}{address}", **options)
-            # httpx limits each read; this limits the whole, however slowly it drips.
-            async with asyncio.timeout(seconds):
-                response = await client.send(request, stream=True, follow_redirects=False, **auth)
-                async with contextlib.aclosing(response):
-                    body = await _read(response)
-        except (httpx.RequestError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
-            host = urlsplit(self._base_url).netloc
-            raise unanswered(error, method=method, host=host) from error
-        logger.debug("%s %s: %d", method, address, response.status_code)
-        self._announce(response.headers.get("Asana-Change", ""))
-        return accept(response.status_code, response.headers.get("Retry-After"), body)
-
-    def _check_not_closed(self) -> None:
-        if self._closed:
-            msg = "this client was closed; make a new one"
-            raise RuntimeError(msg)
-
-    def _client(self) -> httpx.AsyncClient:
-        self._check_not_closed()
-        if self._given is not None:
-            return self._given
-        if self._own is None:
-            self._own = make_client(self._proxy)
-        return self._own
-
-    def _announce(self, changes: str) -> None:
-        # Asana warns of deprecations here: https://developers.asana.com/docs/deprecations
-        for change in _CHANGES.split(changes):
-            text = change.strip()[:200]
-            if text and text not in self._announced and len(self._announced) < 100:
-                self._announced.add(text)
-                logger.warning("Asana announces a change of its API: %r", text)
+    def _page(self, path: str, records: Records[T]) -> Page[T]:
+        if records.odd:
+            text = "%d records of %s are not of the documented shape, and are left out: %s"
+            self._log.log(logging.WARNING, path, text, len(records.odd), path, records.odd[0])
+        return records.page
 
 
-_CHANGES = re.compile(r",(?=\s*name=)")
+async def walk_webhooks(
+    api: WebhooksApi,
+    refusals: dict[str, ApiError],
+    *,
+    workspace: str | None = None,
+    resource: str | None = None,
+    opt_fields: Sequence[str] | None = None,
+) -> AsyncGenerator[Webhook, None]:
+    """Yield the webhooks of one workspace, or of each that the token sees.
 
-
-async def _read(response: httpx.Response) -> bytes | None:
-    """Return the body, None when it is larger than MAX_ANSWER or badly compressed."""
-    body = bytearray()
-    try:
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                return None
-    except httpx.DecodingError:
-        return None
-    return bytes(body)
-
-
-def _after(
-    error: AsanaWebhooksError, call: Callable[[], Awaitable[T]]
-) -> Callable[[], Awaitable[T]]:
-    """Return the call, failing with this error the first time: so it failed before.
-
-    A call that succeeds at once, as nearly all do, never comes to the machinery of retries.
+    Of several, one that Asana refuses to list does not end the walk: its gid and the error are put
+    into ``refusals``. The refusal of the one that was asked for is raised.
     """
-    errors = [error]
-
-    async def again() -> T:
-        if errors:
-            raise errors.pop()
-        return await call()
-
-    return again
-
-
-def _again_if_refused(error: Exception) -> bool | float:
-    """Return whether to repeat a call that Asana refused to look at, or after how many seconds."""
-    if not isinstance(error, RateLimitedError):
-        return False
-    if error.retry_after is None:
-        return True
-    # All who were refused hear the same number; they should not come back as one.
-    wait = error.retry_after + random.uniform(0.0, 1.0)  # noqa: S311 - nothing to be guessed
-    left = anyio.current_effective_deadline() - anyio.current_time()
-    return error.retry_after <= LONGEST_WAIT and wait < left and wait
-
-
-def _again_if_transient(error: Exception) -> bool | float:
-    """Return whether to repeat a call that is harmless to repeat, or after how many seconds."""
-    if isinstance(error, ConnectionFailedError):
-        return not is_untrusted(error)
-    if isinstance(error, ServerError):
-        return error.status in (500, 502, 503, 504)
-    return _again_if_refused(error)
+    if workspace is not None:
+        async for webhook in api.iter_webhooks(workspace, resource=resource, opt_fields=opt_fields):
+            yield webhook
+        return
+    async for each in api.iter_workspaces():
+        try:
+            async for webhook in api.iter_webhooks(
+                each.gid, resource=resource, opt_fields=opt_fields
+            ):
+                yield webhook
+        except ApiError as error:
+            if error.status not in REFUSALS:
+                raise
+            refusals[each.gid] = error
 
 
 def check_timeout(seconds: float) -> None:

@@ -122,7 +122,11 @@ class WebhooksClient(WebhooksApi):
             telemetry=observer,
         )
         establishment = Establishment(
-            self, opened, public_url=public_url, workspace=workspace, seen=endpoint.seen
+            self._over_the_same(),
+            opened,
+            public_url=public_url,
+            workspace=workspace,
+            seen=endpoint.seen,
         )
         care = Upkeep(establishment.ensure, interval=look_after)
         self._components = _Components(
@@ -394,7 +398,7 @@ class WebhooksClient(WebhooksApi):
 
     def _opened(self) -> _Components:
         parts = self._configured()
-        self._check_not_closed()
+        self._transport.check_not_closed()
         if self._stack is None:
             msg = "the client is not open; use it inside `async with client:`"
             raise RuntimeError(msg)

@@ -5,6 +5,7 @@ import logging
 import socket
 import ssl
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,16 +14,16 @@ import anyio
 import httpx
 import pytest
 import respx
-import stamina
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from asana_webhooks import __version__
-from asana_webhooks._asana_transport import TOKEN_VARIABLES, find_proxy
-from asana_webhooks.api import MAX_ANSWER, WebhooksApi
+from asana_webhooks._asana_transport import MAX_ANSWER, TOKEN_VARIABLES, find_proxy
+from asana_webhooks.api import WebhooksApi, walk_webhooks
 from asana_webhooks.errors import (
     ApiError,
     AsanaWebhooksError,
+    AuthenticationError,
     BadRequestError,
     ConnectionFailedError,
     DecodeError,
@@ -386,7 +387,7 @@ async def test_pages_that_lead_back_to_themselves_end(
     api: WebhooksApi, asana: respx.MockRouter, caplog: pytest.LogCaptureFixture, offsets: str
 ) -> None:
     asana.get("/webhooks").side_effect = pages(*(([at], at) for at in offsets))
-    assert [webhook.gid async for webhook in api.iter_webhooks("1331")] == list(offsets)
+    assert [webhook.gid async for webhook in api.iter_webhooks("1331")] == sorted(set(offsets))
     assert "lead back to themselves" in caplog.text
 
 
@@ -397,13 +398,105 @@ async def test_workspaces_are_iterated_alike(api: WebhooksApi, asana: respx.Mock
     assert dict(route.calls[0].request.url.params) == {"limit": "100"}
 
 
-async def test_offset_that_expired_midway_is_asanas_error(
+EXPIRED = httpx.Response(400, json={"errors": [{"message": "offset: Your token has expired"}]})
+
+
+async def test_list_whose_offset_expired_begins_anew_without_duplicates(
     api: WebhooksApi, asana: respx.MockRouter
 ) -> None:
-    expired = httpx.Response(400, json={"errors": [{"message": "offset: Your token has expired"}]})
-    asana.get("/webhooks").side_effect = [*pages((["1"], "a")), expired]
+    route = asana.get("/webhooks")
+    route.side_effect = [
+        *(*pages((["1", "2"], "a")), EXPIRED),
+        *(*pages((["1"], "b"), (["3"], "a")), EXPIRED),
+        *pages((["2"], "a"), (["3", "4"], None)),
+    ]
+    assert [webhook.gid async for webhook in api.iter_webhooks("1331")] == ["1", "2", "3", "4"]
+    offsets = [call.request.url.params.get("offset") for call in route.calls]
+    assert offsets == [None, "a", None, "b", "a", None, "a"]
+
+
+async def test_list_whose_offsets_expire_again_and_again_ends_with_asanas_error(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    route = asana.get("/webhooks")
+    route.side_effect = [*pages((["1"], "a")), EXPIRED] * 3
     with pytest.raises(BadRequestError, match="expired"):
         [webhook async for webhook in api.iter_webhooks("1331")]
+    assert route.call_count == 6
+
+
+async def test_query_that_asana_refuses_is_not_asked_again(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    route = asana.get("/webhooks").respond(400)
+    with pytest.raises(BadRequestError):
+        [webhook async for webhook in api.iter_webhooks("1331")]
+    assert route.call_count == 1
+
+
+async def test_record_of_an_odd_shape_costs_that_record_and_one_warning(
+    api: WebhooksApi, asana: respx.MockRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = [{"gid": 1}, "text", {"gid": "2", "active": "perhaps"}]
+    asana.get("/webhooks").respond(json={"data": [{"gid": "1"}, *odd, {"gid": "3"}]})
+    for _ in range(20):
+        assert [webhook.gid async for webhook in api.iter_webhooks("1331")] == ["1", "3"]
+        assert [webhook.gid for webhook in await api.get_webhooks("1331")] == ["1", "3"]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "3 records of /webhooks are not of the documented shape, and are left out:"
+        " Expected `str`, got `int` - at `$.gid`"
+    )
+
+
+# All workspaces of a token.
+
+
+def workspaces(asana: respx.MockRouter, answers: dict[str, httpx.Response]) -> None:
+    """Let each workspace's list of webhooks be answered like this."""
+    asana.get("/workspaces").respond(json={"data": [{"gid": gid} for gid in answers]})
+    for gid, answer in answers.items():
+        asana.get("/webhooks", params={"workspace": gid}).return_value = answer
+
+
+@pytest.mark.parametrize("status", [402, 403, 404, 451])
+async def test_workspace_that_is_refused_does_not_end_the_walk(
+    api: WebhooksApi, asana: respx.MockRouter, status: int
+) -> None:
+    refused = httpx.Response(status, json={"errors": [{"message": "not here"}]})
+    workspaces(asana, {"1": pages((["11"], None))[0], "2": refused, "3": pages((["33"], None))[0]})
+    refusals: dict[str, ApiError] = {}
+    assert [webhook.gid async for webhook in walk_webhooks(api, refusals)] == ["11", "33"]
+    assert {gid: error.status for gid, error in refusals.items()} == {"2": status}
+
+
+async def test_token_that_is_refused_ends_the_walk(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    asana.get("/workspaces").respond(json={"data": [{"gid": "1"}, {"gid": "2"}]})
+    asana.get("/webhooks").respond(401)
+    refusals: dict[str, ApiError] = {}
+    with pytest.raises(AuthenticationError):
+        [webhook async for webhook in walk_webhooks(api, refusals)]
+    assert refusals == {}
+
+
+async def test_refusal_of_the_one_workspace_that_was_asked_for_is_raised(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    asana.get("/webhooks", params={"workspace": "1"}).respond(404)
+    with pytest.raises(NotFoundError):
+        [webhook async for webhook in walk_webhooks(api, {}, workspace="1")]
+
+
+async def test_walk_narrows_its_lists(api: WebhooksApi, asana: respx.MockRouter) -> None:
+    asana.get("/workspaces").respond(json={"data": [{"gid": "1"}]})
+    route = asana.get("/webhooks").respond(json={"data": []})
+    [_ async for _ in walk_webhooks(api, {}, resource="7", opt_fields=["target"])]
+    [_ async for _ in walk_webhooks(api, {}, workspace="1", resource="7", opt_fields=["target"])]
+    narrowing = {"workspace": "1", "resource": "7", "limit": "100", "opt_fields": "target"}
+    assert [dict(call.request.url.params) for call in route.calls] == [narrowing] * 2
 
 
 # What is repeated, and after how long.
@@ -628,32 +721,108 @@ async def test_cancellation_passes_through_without_another_try(waits: list[float
 # What reaches logs and errors.
 
 
-async def test_neither_token_nor_body_is_in_logs_errors_or_retry_hooks(
+async def test_neither_token_nor_body_is_in_logs_or_errors(
     api: WebhooksApi,
     asana: respx.MockRouter,
     waits: list[float],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    hooked: list[object] = []
-    hooks = stamina.instrumentation.get_on_retry_hooks()
-    stamina.instrumentation.set_on_retry_hooks([*hooks, hooked.append])
-    try:
-        asana.post("/webhooks").side_effect = [
-            httpx.Response(429),
-            httpx.Response(201, json={**ONE, "X-Hook-Secret": SECRET}),
-        ]
-        webhook = await api.create_webhook("1", TARGET)
-        asana.get("/webhooks/1").respond(500, html=f"<p>{TOKEN} page</p>")
-        with pytest.raises(ServerError) as caught:
-            await api.get_webhook("1")
-    finally:
-        stamina.instrumentation.set_on_retry_hooks(hooks)
+    asana.post("/webhooks").side_effect = [
+        httpx.Response(429),
+        httpx.Response(201, json={**ONE, "X-Hook-Secret": SECRET}),
+    ]
+    webhook = await api.create_webhook("1", TARGET)
+    asana.get("/webhooks/1").respond(500, html=f"<p>{TOKEN} page</p>")
+    with pytest.raises(ServerError) as caught:
+        await api.get_webhook("1")
     records = "".join(f"{record.__dict__}" for record in caplog.records)
-    assert "stamina.retry_scheduled" in records
-    shown = f"{records} {hooked} {webhook} {caught.value} {caught.value!r} {api}"
+    shown = f"{records} {webhook} {caught.value} {caught.value!r} {api}"
     for hidden in (TOKEN, "page", SECRET):
         assert hidden not in shown
+
+
+def report(error: BaseException) -> str:
+    """Return what the interpreter prints of an error that nobody catches."""
+    return "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize("status", [404, 503], ids=["refused", "tried again"])
+async def test_report_of_a_refusal_is_short(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float], status: int
+) -> None:
+    asana.get("/webhooks/1").respond(status)
+    with pytest.raises(ApiError) as caught:
+        await api.get_webhook("1")
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    files = [frame.filename.rpartition("/")[2] for frame in frames]
+    assert files == [
+        "test_api.py",
+        "api.py",
+        *["_asana_transport.py"] * 2,
+        "_asana_responses.py",
+    ] + ["_asana_responses.py"] * (len(files) - 5)
+    assert len(report(caught.value).splitlines()) < 25
+
+
+async def test_report_of_a_failed_connection_is_short_and_names_its_cause(
+    waits: list[float],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        port = closing.getsockname()[1]
+    async with WebhooksApi(TOKEN, base_url=f"http://127.0.0.1:{port}") as api:
+        with pytest.raises(ConnectionFailedError) as caught:
+            await api.get_webhook("1")
+    text = report(caught.value)
+    assert "ClientConnectorError: Cannot connect to host 127.0.0.1" in text
+    assert len(text.splitlines()) < 40
+
+
+async def test_retries_are_no_news_of_other_loggers(
+    api: WebhooksApi,
+    asana: respx.MockRouter,
+    waits: list[float],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    asana.get("/webhooks/1").side_effect = [httpx.Response(502)] * 2 + [
+        httpx.Response(200, json=ONE)
+    ]
+    await api.get_webhook("1")
+    assert sum(waits) < 5  # a short wait is not worth a line
+    assert [record for record in caplog.records if record.name != "httpx"] == []
+
+
+async def test_long_wait_for_asana_is_said_once_a_call(
+    api: WebhooksApi,
+    asana: respx.MockRouter,
+    waits: list[float],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    asana.get("/webhooks/1").respond(429, headers={"Retry-After": "20"})
+    for _ in range(2):
+        caplog.clear()
+        with pytest.raises(RateLimitedError):
+            await api.get_webhook("1")
+        (said,) = [record for record in caplog.records if record.name != "httpx"]
+        assert (said.levelno, said.name) == (logging.INFO, "asana_webhooks._asana_transport")
+        assert "GET /webhooks/1 waits for Asana, the next try follows in 2" in said.getMessage()
+        assert "Asana answered 429" in said.getMessage()
+
+
+async def test_slow_failure_counts_against_the_time_for_retries(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float]
+) -> None:
+    def fail_late(request: httpx.Request) -> httpx.Response:
+        waits.append(29.0)  # the clock goes on while Asana is silent
+        raise httpx.ReadTimeout("no")
+
+    route = asana.get("/webhooks/1")
+    route.side_effect = fail_late
+    with pytest.raises(ConnectionFailedError):
+        await api.get_webhook("1")
+    assert route.call_count == 2  # the second failed after a minute
 
 
 async def test_announced_changes_are_logged_once_each(

@@ -266,14 +266,36 @@ def test_secret_inside_the_data_of_a_create_call_is_not_believed() -> None:
     ],
 )
 def test_page_knows_its_next_offset(next_page: bytes, offset: str | None) -> None:
-    page = decode_webhooks(b'{"data":[{"gid":"1"},{"gid":"2"}]%s}' % next_page)
+    page, odd = decode_webhooks(b'{"data":[{"gid":"1"},{"gid":"2"}]%s}' % next_page)
+    assert odd == ()
     assert [webhook.gid for webhook in page] == ["1", "2"]
     assert page.offset == offset
 
 
+def test_causes_that_go_in_a_circle_end() -> None:
+    first, second = RuntimeError("first"), RuntimeError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert "RuntimeError" in str(unanswered(first, method="GET", host="asana.example"))
+    assert not is_untrusted(first)
+
+
+def test_each_record_of_an_odd_shape_is_left_out_with_its_reason() -> None:
+    deep = b'{"gid":"4","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    odd = b'{"gid":1},[],{"gid":"2","created_at":"yesterday"}'
+    page, reasons = decode_webhooks(b'{"data":[{"gid":"1"},' + odd + b',{"gid":"3"}]}')
+    assert [webhook.gid for webhook in page] == ["1", "3"]
+    assert [reason.partition(" - at")[0] for reason in reasons] == [
+        "Expected `str`, got `int`",
+        "Expected `object`, got `array`",
+        "Invalid RFC3339 encoded datetime",
+    ]
+    with pytest.raises(DecodeError, match="too deeply nested"):
+        decode_webhooks(b'{"data":[' + deep + b"]}")
+
+
 def test_workspaces_are_resources() -> None:
     body = b'{"data":[{"gid":"1","name":"example.com","resource_type":"workspace"}]}'
-    (workspace,) = decode_workspaces(body)
+    (workspace,) = decode_workspaces(body).page
     assert workspace == Resource(gid="1", resource_type="workspace", name="example.com")
 
 

@@ -249,7 +249,8 @@ async def change(client: WebhooksClient, what: str, gid: str) -> None:
 def held_after_reading(client: WebhooksClient) -> tuple[asyncio.Event, asyncio.Event]:
     """Hold the next look between its reading of the webhook and what it does then."""
     reached, go_on = asyncio.Event(), asyncio.Event()
-    original = client.get_webhook
+    api = client._opened().establishment._api
+    original = api.get_webhook
 
     async def get_webhook(gid: str) -> Webhook:
         webhook = await original(gid)
@@ -257,7 +258,7 @@ def held_after_reading(client: WebhooksClient) -> tuple[asyncio.Event, asyncio.E
         await go_on.wait()
         return webhook
 
-    client.get_webhook = get_webhook  # type: ignore[method-assign] # a gate
+    api.get_webhook = get_webhook  # type: ignore[method-assign] # a gate
     return reached, go_on
 
 
@@ -267,14 +268,15 @@ async def test_asana_that_fails_is_one_warning_and_the_next_look_succeeds(
     async with make_client(look_after=SOON) as client, looking(client) as looks:
         webhook = await client.ensure(asana.project)
         failures = [ConnectionFailedError("Asana did not answer")]
-        original = client.get_webhook
+        api = client._opened().establishment._api
+        original = api.get_webhook
 
         async def get_webhook(gid: str) -> Webhook:
             if failures:
                 raise failures.pop()
             return await original(gid)
 
-        client.get_webhook = get_webhook  # type: ignore[assignment,method-assign] # fails once
+        api.get_webhook = get_webhook  # type: ignore[assignment,method-assign] # fails once
         looks.clear()
         await until(lambda: len(looks) >= 3)
         assert set(asana.webhooks) == {webhook.gid}

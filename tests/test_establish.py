@@ -9,6 +9,7 @@ import pytest
 from conftest import eventually
 
 from asana_webhooks import (
+    ApiError,
     AuthenticationError,
     BadRequestError,
     ConnectionFailedError,
@@ -16,6 +17,7 @@ from asana_webhooks import (
     HandshakeMissingError,
     MemoryStore,
     NotFoundError,
+    PermissionDeniedError,
     RateLimitedError,
     ServerError,
     StoreError,
@@ -26,7 +28,7 @@ from asana_webhooks import (
 )
 from asana_webhooks import _establish as module
 from asana_webhooks._establish import check_filters, check_public_url
-from asana_webhooks.models import Claim, Route
+from asana_webhooks.models import Claim, Resource, Route
 from asana_webhooks.simulator import AsanaSimulator
 
 REAL = "https://app.asana.com/api/1.0"
@@ -49,6 +51,11 @@ async def client(
 ) -> AsyncIterator[WebhooksClient]:
     async with make_client(store=store) as client:
         yield client
+
+
+def api_of(client: WebhooksClient) -> WebhooksApi:
+    """Return the calls by which the client establishes."""
+    return client._opened().establishment._api
 
 
 async def held(store: MemoryStore) -> Claim | None:
@@ -249,6 +256,85 @@ async def test_lost_answer_is_made_good_by_looking_the_target_up(
     assert route.secret == asana.webhooks[webhook.gid].secret
 
 
+def several_workspaces(
+    monkeypatch: pytest.MonkeyPatch, client: WebhooksClient, refusals: dict[str, ApiError | None]
+) -> None:
+    """Let the token see these workspaces before its own: empty ones, and those that refuse."""
+    api = api_of(client)
+    own_workspaces, own_webhooks = api.iter_workspaces, api.iter_webhooks
+
+    async def iter_workspaces() -> AsyncIterator[Resource]:
+        for gid in refusals:
+            yield Resource(gid=gid)
+        async for workspace in own_workspaces():
+            yield workspace
+
+    async def iter_webhooks(workspace: str, **options: Any) -> AsyncIterator[Webhook]:
+        refusal = refusals.get(workspace)
+        if refusal is not None:
+            raise refusal
+        if workspace not in refusals:
+            async for webhook in own_webhooks(workspace, **options):
+                yield webhook
+
+    monkeypatch.setattr(api, "iter_workspaces", iter_workspaces)
+    monkeypatch.setattr(api, "iter_webhooks", iter_webhooks)
+
+
+ELSEWHERE: dict[str, ApiError | None] = {
+    "11": None,
+    "12": ApiError(402, ("Payment required",)),
+    "13": PermissionDeniedError(403, ("Forbidden",)),
+    "14": NotFoundError(404, ("Unknown",)),
+}
+
+
+async def test_lost_webhook_is_found_behind_workspaces_that_are_empty_or_refused(
+    client: WebhooksClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several_workspaces(monkeypatch, client, ELSEWHERE)
+    asana.faults.add("lost-201")
+    webhook = await client.establish(asana.project)
+    assert set(asana.webhooks) == {webhook.gid}
+
+
+async def test_workspaces_that_were_refused_are_named_when_nothing_was_found(
+    client: WebhooksClient,
+    asana: AsanaSimulator,
+    store: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hang_up(*_: Any, **__: Any) -> Webhook:
+        raise ConnectionFailedError("the connection was cut")
+
+    several_workspaces(monkeypatch, client, ELSEWHERE)
+    monkeypatch.setattr(api_of(client), "create_webhook", hang_up)
+    with pytest.raises(ConnectionFailedError, match="was cut") as caught:
+        await client.establish(asana.project)
+    assert caught.value.__notes__ == [
+        f"it was not looked for in workspace {gid}: {refusal}"
+        for gid, refusal in ELSEWHERE.items()
+        if refusal is not None
+    ]
+    assert await store.list_routes() == []
+
+
+async def test_webhook_that_may_be_left_in_a_workspace_that_was_refused_is_said(
+    client: WebhooksClient,
+    asana: AsanaSimulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asana.faults.add("slow-201")
+    several_workspaces(monkeypatch, client, ELSEWHERE)
+    await cancelled_while(client, asana, asana.handshake_done.wait)
+    asana.release_201.set()
+    left = (
+        "a webhook may be left at Asana, without a receiver: Asana answered 402: Payment required"
+    )
+    assert left in caplog.text
+
+
 async def test_lost_answer_with_several_candidates_deletes_the_webhook(
     client: WebhooksClient, asana: AsanaSimulator, store: MemoryStore
 ) -> None:
@@ -269,7 +355,7 @@ async def test_lost_answer_without_a_webhook_raises_it_and_leaves_nothing(
     async def hang_up(*_: Any, **__: Any) -> Webhook:
         raise ConnectionFailedError("the connection was cut")
 
-    monkeypatch.setattr(client, "create_webhook", hang_up)
+    monkeypatch.setattr(api_of(client), "create_webhook", hang_up)
     with pytest.raises(ConnectionFailedError, match="was cut"):
         await client.establish(asana.project)
     assert await store.list_routes() == []
@@ -281,11 +367,12 @@ async def test_lost_answer_that_cannot_be_looked_up_says_so(
     store: MemoryStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def refuse(*_: Any, **__: Any) -> list[str]:
+    async def refuse() -> AsyncIterator[Resource]:
         raise AuthenticationError(401, ("Not Authorized",))
+        yield
 
     asana.faults.add("server-error")
-    monkeypatch.setattr(client._opened().establishment, "_workspaces", refuse)
+    monkeypatch.setattr(api_of(client), "iter_workspaces", refuse)
     with pytest.raises(ServerError) as caught:
         await client.establish(asana.project)
     assert "could not be found out" in caught.value.__notes__[0]
@@ -295,12 +382,12 @@ async def test_lost_answer_that_cannot_be_looked_up_says_so(
 async def test_look_for_a_lost_webhook_that_takes_too_long_says_so(
     client: WebhooksClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def hang(*_: Any, **__: Any) -> list[str]:
+    async def hang() -> AsyncIterator[Resource]:
         await asyncio.Event().wait()
-        return []
+        yield Resource(gid="1331")
 
     asana.faults.add("lost-201")
-    monkeypatch.setattr(client._opened().establishment, "_workspaces", hang)
+    monkeypatch.setattr(api_of(client), "iter_workspaces", hang)
     monkeypatch.setattr(module, "CLEAN_UP_TIMEOUT", 0.05)
     with pytest.raises(ConnectionFailedError) as caught:
         await client.establish(asana.project)
@@ -536,14 +623,14 @@ async def test_cancelled_after_the_handshake_leaves_no_orphan_at_asana(
     store: MemoryStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    look_up = client.iter_webhooks
+    look_up = api_of(client).iter_webhooks
 
     def release_then_look_up(*args: Any, **options: Any) -> AsyncIterator[Webhook]:
         asana.release_201.set()  # Asana comes to its end although the caller has hung up
         return look_up(*args, **options)
 
     asana.faults.add("slow-201")
-    monkeypatch.setattr(client, "iter_webhooks", release_then_look_up)
+    monkeypatch.setattr(api_of(client), "iter_webhooks", release_then_look_up)
     monkeypatch.setattr(module, "LOOK_UPS", (0.0, 0.1, 0.1))
     await cancelled_while(client, asana, asana.handshake_done.wait)
     await asana.settled()
@@ -566,7 +653,7 @@ async def test_cancelled_after_the_handshake_looks_a_limited_number_of_times(
         yield
 
     asana.faults.add("slow-201")
-    monkeypatch.setattr(client, "iter_webhooks", none_yet)
+    monkeypatch.setattr(api_of(client), "iter_webhooks", none_yet)
     await cancelled_while(client, asana, asana.handshake_done.wait)
     assert looks == 3
     assert await store.list_routes() == []
@@ -598,11 +685,12 @@ async def test_clean_up_that_fails_does_not_swallow_the_cancellation(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def refuse(*_: Any, **__: Any) -> list[str]:
+    async def refuse() -> AsyncIterator[Resource]:
         raise AuthenticationError(401, ("Not Authorized",))
+        yield
 
     asana.faults.add("slow-201")
-    monkeypatch.setattr(client._opened().establishment, "_workspaces", refuse)
+    monkeypatch.setattr(api_of(client), "iter_workspaces", refuse)
     await cancelled_while(client, asana, asana.handshake_done.wait)
     assert "may be left at Asana" in caplog.text
     asana.release_201.set()
@@ -644,13 +732,13 @@ async def test_clean_up_that_takes_too_long_is_given_up_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def hang(*_: Any, **__: Any) -> list[str]:
+    async def hang() -> AsyncIterator[Resource]:
         await asyncio.Event().wait()
-        return []
+        yield Resource(gid="1331")
 
     asana.faults.add("slow-201")
     monkeypatch.setattr(module, "CLEAN_UP_TIMEOUT", 0.05)
-    monkeypatch.setattr(client._opened().establishment, "_workspaces", hang)
+    monkeypatch.setattr(api_of(client), "iter_workspaces", hang)
     await cancelled_while(client, asana, asana.handshake_done.wait)
     assert "may be left at Asana, without a receiver: cleaning up did not end" in caplog.text
     asana.release_201.set()
@@ -663,16 +751,17 @@ async def test_cancelled_while_looking_for_a_lost_webhook_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looking = asyncio.Event()
-    workspaces = client._opened().establishment._workspaces
+    workspaces = api_of(client).iter_workspaces
 
-    async def hang_once() -> list[str]:
+    async def hang_once() -> AsyncIterator[Resource]:
         if not looking.is_set():
             looking.set()
             await asyncio.Event().wait()
-        return await workspaces()
+        async for workspace in workspaces():
+            yield workspace
 
     asana.faults.add("lost-201")
-    monkeypatch.setattr(client._opened().establishment, "_workspaces", hang_once)
+    monkeypatch.setattr(api_of(client), "iter_workspaces", hang_once)
     await cancelled_while(client, asana, looking.wait)
     assert await store.list_routes() == []
     assert not asana.webhooks

@@ -14,8 +14,8 @@ PACKAGE = Path(asana_webhooks.__file__).parent
 LAYERS = (
     {"_version", "errors"},
     {"_addresses", "_background", "_deadline", "_logging", "models", "signature"},
+    {"_asana_responses"},
     {
-        "_asana_responses",
         "_asana_transport",
         "protocol",
         "stores",

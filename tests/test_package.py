@@ -9,7 +9,7 @@ import pytest
 import asana_webhooks
 from asana_webhooks import errors
 
-HEAVY = {"aiohttp", "anyio", "httpx", "httpx_aiohttp", "sqlite3", "stamina"}
+HEAVY = {"aiohttp", "anyio", "httpx", "httpx_aiohttp", "sqlite3"}
 
 
 def modules_after(program: str) -> set[str]:

@@ -21,9 +21,6 @@ __all__ = ["COMMANDS", "cli"]
 
 INTERRUPTED = 130
 
-LOGGERS = ("asana_webhooks", "stamina")
-"""Whose warnings Python would print by itself; stamina announces each repeated call."""
-
 NEXT_STEPS = {
     errno.EADDRINUSE: "end what listens there, or choose another port",
     errno.EADDRNOTAVAIL: "choose an address of this machine",
@@ -121,8 +118,7 @@ def cli(*, debug: bool) -> None:
     if debug:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in LOGGERS:
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        if debug:
-            logger.setLevel(logging.DEBUG)
+    logger = logging.getLogger("asana_webhooks")
+    logger.addHandler(handler)
+    if debug:
+        logger.setLevel(logging.DEBUG)
