@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -216,13 +217,16 @@ async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
         assert await living.claim(limit=10, lease=30) is None
         owner = await eventually(lambda: living.claim(limit=10, lease=30))
         assert owner.fence > late.fence
-        assert numbers(owner) == [1, 2]
+        assert numbers(owner) == [1]  # alone: it may be what the worker died of
         assert not await dead.end_claim(late, late.deliveries)
         assert not await dead.ack(late, late.deliveries)
         assert not await dead.renew(late, lease=30)
         assert not await dead.release(late, late.deliveries[0], delay=0.0, attempts=1, done=0)
         assert not await dead.bury(late, late.deliveries[0], [letter()])
         assert await living.end_claim(owner, owner.deliveries)
+        last = await take(living)
+        assert [each.crashes for each in (*owner.deliveries, *last.deliveries)] == [1, 1]
+        assert await living.end_claim(last, last.deliveries)
         assert (await living.counts()).waiting == 0
 
 
@@ -456,6 +460,82 @@ async def test_what_was_kept_before_traces_and_seals_is_read(server: ValkeyServe
         assert await store.counts() == Counts(waiting=1, dead_letters=0, oldest_at=NOON)
         (kept,) = (await take(store)).deliveries
         assert kept == replace(delivery(5), id=kept.id)
+
+
+LAYOUT_1 = Path(__file__).parent / "support" / "redis_layout_1.jsonl"
+"""The commands that make the keys which version 1 of the layout had; bytes are in latin-1."""
+KEY_OF_LAYOUT_1 = "bGF5b3V0LTEtb2YtdGVzdHMtMzItYnl0ZXMtbG9uZyE="
+
+
+def restore_layout_1(server: ValkeyServer) -> None:
+    with server.client() as client:
+        for line in LAYOUT_1.read_text().splitlines():
+            client.execute_command(*(part.encode("latin-1") for part in json.loads(line)))
+
+
+async def test_keys_of_the_first_layout_are_taken_over_with_all_that_they_hold(
+    server: ValkeyServer,
+) -> None:
+    restore_layout_1(server)
+    async with RedisStore(server.url, encryption_keys=[KEY_OF_LAYOUT_1]) as store:
+        assert (await store.counts()).waiting == 6
+        first = await store.get_route("r1")
+        assert first is not None
+        assert (first.state, first.gid, first.secret) == ("confirmed", "77", "secret")
+        assert first.heartbeat_at == NOON.replace(microsecond=0)
+        assert [found.id for found in await store.list_routes()] == ["r1", "r4"]
+        assert [letter.reason for letter in await store.dead_letters()] == ["given up", "odd"]
+        assert await store.confirm("r4", gid="80", secret="secret")
+        taken = [await take(store) for _ in range(3)]
+        assert [numbers(claim) for claim in taken] == [[20], [1, 2], [41, 42]]
+        told = [(each.attempts, each.done, each.crashes) for each in taken[1].deliveries]
+        assert told == [(3, 1, 0), (0, 0, 0)]
+        assert [each.trace for each in taken[2].deliveries] == ["", TRACE]
+        for claim in taken:
+            assert await store.end_claim(claim, claim.deliveries)
+        assert (await store.counts()).waiting == 0
+        assert not await store.put(delivery(41, route="r4"), candidate="secret")
+    assert keys_of(server, "*held*") == [b"{asana-webhooks}:held"]
+
+
+async def test_route_that_was_retired_before_routes_ended_ends_after_the_first_opening(
+    server: ValkeyServer, clock: Clock
+) -> None:
+    restore_layout_1(server)
+    clock.now = 2e9
+    for opened_after in (timedelta(), timedelta(hours=24)):
+        clock.now += opened_after.total_seconds()
+        async with ClockedRedisStore(
+            server, clock, "asana-webhooks", encryption_keys=[KEY_OF_LAYOUT_1]
+        ) as store:
+            assert await store.get_route("r3") is not None
+    clock.now += 24 * 3600
+    async with ClockedRedisStore(
+        server, clock, "asana-webhooks", encryption_keys=[KEY_OF_LAYOUT_1]
+    ) as store:
+        assert await store.get_route("r3") is None
+        assert await store.get_route("r2") is not None  # something of it waits
+        claim = await take(store)
+        assert numbers(claim) == [20]
+        assert await store.end_claim(claim, claim.deliveries)
+        assert await store.get_route("r2") is None
+        clock.now += 3600
+        await store.counts()
+    assert keys_of(server, "*route:r[23]") == []
+
+
+async def test_keys_are_taken_over_once_by_processes_that_open_them_at_once(
+    server: ValkeyServer,
+) -> None:
+    restore_layout_1(server)
+    stores = [RedisStore(server.url, encryption_keys=[KEY_OF_LAYOUT_1]) for _ in range(4)]
+    async with contextlib.AsyncExitStack() as opened:
+        await asyncio.gather(*map(opened.enter_async_context, stores))
+        assert (await stores[0].counts()).waiting == 6
+        with server.client() as client:
+            assert client.mget("{asana-webhooks}:waiting", "{asana-webhooks}:held") == [b"3", b"3"]
+        assert await stores[0].drop("r4") is not None
+        assert (await stores[1].counts()).waiting == 3
 
 
 # Counting

@@ -9,16 +9,18 @@ the next one. The keys, all in one slot of a cluster through the hash tag ``{asa
 ``clock``                       hash           the last reading, how much is added to the server's
 ``route:ROUTE``                 hash           the route's fields, see below for its secrets
 ``routes``, ``resource:GID``    sorted set     routes that are not retired, in order of arrival
-``expiries``                    sorted set     reserved routes, by when they are forgotten
+``expiries``                    sorted set     reserved and retired routes, by when they end
+``owners``                      hash           until when each holder has the store, for which URL
 ``seen:DIGEST``                 string         when it was received; expires an hour late
-``waiting``                     string         how many deliveries are in the inbox
+``waiting``, ``held``           string         how many deliveries wait, how many are held
 ``deliveries:ROUTE``            hash           time of receipt, digest and body of each delivery
-``tries:ROUTE``                 hash           attempts and handled events of those released
+``tries:ROUTE``                 hash           attempts, handled events and crashes of deliveries
 ``traces:ROUTE``                hash           traces of those that have one
 ``queue:ROUTE``                 sorted set     claimable deliveries, by when they are due
 ``held:SLOT:ROUTE``             list           deliveries held for a candidate
 ``agenda``                      sorted set     routes, by when they may be claimed
 ``leases``                      hash           the fence of each leased route
+``claimed:ROUTE``               string         deliveries that its last claim holds
 ``letters``                     stream         dead letters
 ==============================  =============  ====================================================
 
@@ -44,12 +46,25 @@ import anyio
 
 from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
-from .. import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES, MAX_WAITING
+from .. import (
+    DUPLICATES_KNOWN_FOR,
+    MAX_CANDIDATES,
+    MAX_CLAIM_BYTES,
+    MAX_HELD,
+    MAX_HELD_BYTES,
+    MAX_WAITING,
+    RETIRED_KNOWN_FOR,
+    check_ids,
+    check_limit,
+    held_full,
+    inbox_full,
+)
 from .._encryption import SecretCipher
 from . import _scripts
-from ._batch import LARGEST_MESSAGE, Batcher
+from ._batch import Batcher
 from ._records import (
     FULL,
+    HELD_FULL,
     KEPT,
     LETTER_ID,
     MICROSECOND,
@@ -77,7 +92,9 @@ logger = logging.getLogger(__name__)
 CLOSE_TIMEOUT = 5.0
 """For how many seconds closing waits for what is under way."""
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
+
+KEPT_RETIRED = RETIRED_KNOWN_FOR // MICROSECOND
 
 
 class RedisStore:
@@ -138,6 +155,8 @@ class RedisStore:
                     " asana-webhooks: install that version, or choose another prefix"
                 )
                 raise StoreError(msg)
+            if version < LAYOUT_VERSION:
+                await self._upgrade()
             await renew_secrets(self._server, self._cipher)
             await self._server.check()
         except BaseException:
@@ -216,12 +235,21 @@ class RedisStore:
 
     async def retire(self, route: str) -> bool:
         """Retire a confirmed route; True for the one call that did it."""
-        return bool(await self._opened().run(_scripts.RETIRE, route))
+        return bool(await self._opened().run(_scripts.RETIRE, route, KEPT_RETIRED))
 
     async def drop(self, route: str) -> Route | None:
         """Forget a reserved route with its candidates and what is held for them."""
         found = await self._opened().run(_scripts.DROP, route)
         return None if found is None else route_of(found, self._cipher)
+
+    async def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
+        """Let this public URL have the store; returns another one whose holders live."""
+        found = await self._opened().run(_scripts.OWN, public_url, holder, micros(ttl))
+        return None if found is None else str(found.decode())
+
+    async def disown(self, holder: str) -> None:
+        """End what this holder holds."""
+        await self._opened().run(_scripts.DISOWN, holder)
 
     # Inbox
 
@@ -244,8 +272,9 @@ class RedisStore:
             b"" if reason is None else note(datetime.now(UTC), reason),
         )
         if answer == FULL:
-            msg = f"the inbox is full, {self._max_waiting} deliveries wait: let their handlers run"
-            raise StoreError(msg)
+            raise inbox_full(self._max_waiting)
+        if answer == HELD_FULL:
+            raise held_full()
         return answer == KEPT
 
     async def notify(self) -> None:
@@ -266,9 +295,7 @@ class RedisStore:
         A delivery whose lease ran out waits from then on. Fewer are given when they are large. A
         claim that is cancelled is given back.
         """
-        if limit < 1:
-            msg = f"a claim needs a limit of at least 1, not {limit}"
-            raise ValueError(msg)
+        check_limit(limit)
         self._opened()
         claiming = asyncio.create_task(self._claim(limit, lease), name="asana-webhooks claim")
         try:
@@ -326,30 +353,33 @@ class RedisStore:
             return []
         return await self._letters(limit, f"({after}" if after else "-", "+")
 
-    async def get_dead_letter(self, letter: str) -> DeadLetter | None:
+    async def get_dead_letter(self, id: str) -> DeadLetter | None:  # noqa: A002 - the contract's
         """Return the dead letter with this id."""
         self._opened()
-        if not LETTER_ID.fullmatch(letter):
+        if not LETTER_ID.fullmatch(id):
             return None
-        found = await self._letters(1, letter, letter)
+        found = await self._letters(1, id, id)
         return found[0] if found else None
 
-    async def replay(self, letters: Sequence[str]) -> int:
+    async def replay(self, ids: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""
-        ids = filter(LETTER_ID.fullmatch, letters)
-        return int(await self._opened().run(_scripts.REPLAY, *ids))
+        check_ids(ids)
+        known = filter(LETTER_ID.fullmatch, ids)
+        return int(await self._opened().run(_scripts.REPLAY, *known))
 
-    async def discard(self, letters: Sequence[str]) -> int:
+    async def discard(self, ids: Sequence[str]) -> int:
         """Remove the dead letters with these ids for good; returns how many there were."""
-        ids = filter(LETTER_ID.fullmatch, letters)
-        return int(await self._opened().run(_scripts.DISCARD, *ids))
+        check_ids(ids)
+        known = filter(LETTER_ID.fullmatch, ids)
+        return int(await self._opened().run(_scripts.DISCARD, *known))
 
     async def _letters(self, limit: int, begin: str, end: str) -> list[DeadLetter]:
-        found = await self._server.run(_scripts.LETTERS, limit, begin, end)
+        found = await self._server.run(_scripts.LETTERS, limit, begin, end, MAX_CLAIM_BYTES)
         return [letter_of(*entry) for entry in found]
 
     async def _send_puts(self, puts: Sequence[bytes]) -> Sequence[int]:
-        limits = (self._max_waiting, DUPLICATES_KNOWN_FOR // MICROSECOND)
+        known_for = DUPLICATES_KNOWN_FOR // MICROSECOND
+        limits = (self._max_waiting, MAX_HELD, MAX_HELD_BYTES, known_for)
         answers: bytes = await self._server.run(_scripts.PUT, *limits, *puts)
         return answers
 
@@ -358,7 +388,7 @@ class RedisStore:
         return found
 
     async def _claim(self, limit: int, lease: float) -> Claim | None:
-        arguments = (limit, micros(lease), LARGEST_MESSAGE)
+        arguments = (limit, micros(lease), MAX_CLAIM_BYTES)
         found = await self._server.run(_scripts.CLAIM, *arguments)
         if found is None:
             return None
@@ -378,6 +408,13 @@ class RedisStore:
     async def _finish(server: Server, claim: Claim, handled: Sequence[Delivery]) -> bool:
         arguments = (*lease_of(claim), *(delivery.id for delivery in handled))
         return bool(await server.run(_scripts.FINISH, *arguments))
+
+    async def _upgrade(self) -> None:
+        """Bring what an earlier version wrote up to date; another process may do so meanwhile."""
+        cursor = b""
+        while cursor != b"0":
+            cursor = await self._server.run(_scripts.END_RETIRED, cursor or b"0", KEPT_RETIRED)
+        await self._server.run(_scripts.UPGRADE, LAYOUT_VERSION, MAX_CANDIDATES)
 
     def _opened(self) -> Server:
         if not self._open:

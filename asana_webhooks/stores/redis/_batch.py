@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from ...errors import StoreError
 
-__all__ = ["LARGEST_MESSAGE", "Batcher"]
+__all__ = ["Batcher"]
 
 A = TypeVar("A")
 
@@ -17,7 +17,7 @@ LARGEST_BATCH = 128
 """How many questions share a round trip."""
 
 LARGEST_MESSAGE = 8 * 1024 * 1024
-"""Bytes of bodies after which a claim, or a batch of puts, takes no more."""
+"""Bytes after which a batch takes no more questions."""
 
 
 class Batcher(Generic[A]):

@@ -17,10 +17,10 @@ from .._encryption import EncryptedSecret, SecretCipher
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
-KEPT, FULL = b"kf"
+KEPT, FULL, HELD_FULL = b"kfh"
 LETTER_ID = re.compile(r"(?:0|[1-9][0-9]{0,18})-(?:0|[1-9][0-9]{0,18})")
 RECORD = struct.Struct(">q32s")
-TAKEN = struct.Struct(">16s10s10sq32s")
+TAKEN = struct.Struct(">16s10s10s10sq32s")
 
 _filters = msgspec.json.Decoder(tuple[WebhookFilter, ...])
 _fields = msgspec.msgpack.Decoder(dict[str, str])
@@ -87,7 +87,7 @@ def _open(fields: dict[str, str], name: str, encrypted: str, cipher: SecretCiphe
 
 def delivery_of(route: str, taken: bytes, trace: bytes) -> Delivery:
     """Return the delivery in a record that was taken."""
-    number, attempts, done, received_at, digest = TAKEN.unpack_from(taken)
+    number, attempts, done, crashes, received_at, digest = TAKEN.unpack_from(taken)
     return Delivery(
         id=number.decode(),
         route=route,
@@ -96,6 +96,7 @@ def delivery_of(route: str, taken: bytes, trace: bytes) -> Delivery:
         received_at=date_of(received_at),
         attempts=int(attempts),
         done=int(done),
+        crashes=int(crashes),
         trace=trace.decode(),
     )
 

@@ -50,6 +50,8 @@ def _script(file: str, call: str, flags: str) -> Script:
 
 
 OPEN = _script("opening.lua", "open", DRAINS)
+END_RETIRED = _script("opening.lua", "end_retired", DRAINS)
+UPGRADE = _script("opening.lua", "upgrade", DRAINS)
 LIST_SECRETS = _script("opening.lua", "list_secrets", DRAINS)
 RENEW_SECRETS = _script("opening.lua", "renew_secrets", DRAINS)
 
@@ -61,6 +63,8 @@ CONFIRM = _script("routes.lua", "confirm", WRITES)
 CHANGE = _script("routes.lua", "change", WRITES)
 RETIRE = _script("routes.lua", "retire", WRITES)
 DROP = _script("routes.lua", "drop", DRAINS)
+OWN = _script("routes.lua", "own", WRITES)
+DISOWN = _script("routes.lua", "disown", DRAINS)
 
 PUT = _script("inbox.lua", "put", WRITES)
 CLAIM = _script("inbox.lua", "claim", DRAINS)

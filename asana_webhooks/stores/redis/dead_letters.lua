@@ -1,6 +1,16 @@
--- ARGV: limit, where to begin, where to end
+-- ARGV: limit, where to begin, where to end, how many bytes of bodies
 function calls.letters()
-    return redis.call('XRANGE', KEYS[1] .. 'letters', ARGV[2], ARGV[3], 'COUNT', ARGV[1])
+    local found, bytes, begin = {}, 0, ARGV[2]
+    while #found < tonumber(ARGV[1]) do
+        local letter = call('XRANGE', base .. 'letters', begin, ARGV[3], 'COUNT', 1)[1]
+        bytes = bytes + (letter and #letter[2][8] - HEADER or 0)
+        if not letter or found[1] and bytes > tonumber(ARGV[4]) then
+            break
+        end
+        found[#found + 1] = letter
+        begin = '(' .. letter[1]
+    end
+    return found
 end
 
 -- ARGV: the ids of letters
@@ -12,7 +22,7 @@ function calls.replay()
             local letter, delivery = found[1][2], add_number(at)
             local route, done, record = letter[2], letter[4], letter[8]
             call('HSET', base .. 'deliveries:' .. route, delivery, record)
-            call('HSET', base .. 'tries:' .. route, delivery, string.format('%010d%010d', 0, done))
+            set_tries(route, delivery, string.format('%010d%010d', 0, done), 0)
             enqueue(route, delivery, at)
             call('XDEL', letters, ARGV[i])
             count = count + 1
@@ -26,7 +36,7 @@ end
 function calls.discard()
     local count = 0
     for i = 1, #ARGV do
-        count = count + redis.call('XDEL', KEYS[1] .. 'letters', ARGV[i])
+        count = count + call('XDEL', base .. 'letters', ARGV[i])
     end
     return count
 end

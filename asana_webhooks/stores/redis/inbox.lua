@@ -1,37 +1,47 @@
--- ARGV: how many may wait, for how long digests are known, then for each delivery: route, digest,
--- received_at, record, trace or nothing, '=' and a candidate's mark or nothing, a letter's note or
--- nothing.
--- Returns a letter for each: k kept, n not, f full. A digest is forgotten an hour late, since the
--- clocks of receivers may differ.
+-- ARGV: how many may wait, how many may be held for a candidate, bytes of their bodies, for how long
+-- digests are known, then for each delivery: route, digest, received_at, record, trace or nothing,
+-- '=' and a candidate's fingerprint or nothing, a letter's note or nothing.
+-- Returns a letter for each: k kept, n not, f full, h too many are held. A digest is forgotten an
+-- hour late, since the clocks of receivers may differ.
 function calls.put()
     local at = tick()
-    local most, known_for = tonumber(ARGV[1]), tonumber(ARGV[2])
+    local most, most_held, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+    local known_for = tonumber(ARGV[4])
     local kept_for = text(known_for / 1000 + 3600000)
-    local before, added, offers = count_waiting(), 0, {}
-    local count = (#ARGV - 2) / 7
-    local number = add_numbers(count, at)
+    local waiting, added, held, offers = count_waiting(), 0, 0, {}
+    local number = add_numbers((#ARGV - 4) / 7, at)
 
-    local function is_full()
-        if before + added >= most then
-            purge(at)
-            before = count_waiting()
-        end
-        return before + added >= most
-    end
-
-    local function store(route, record, trace, slot)
-        local delivery = string.format('%016d', number + added + 1)
+    local function add(route, record, trace)
+        local delivery = string.format('%016d', number + added + held + 1)
         call('HSET', base .. 'deliveries:' .. route, delivery, record)
         if trace ~= '' then
             call('HSET', base .. 'traces:' .. route, delivery, trace)
         end
-        if slot then
-            call('RPUSH', base .. 'held:' .. slot .. ':' .. route, delivery)
-        else
-            call('ZADD', base .. 'queue:' .. route, text(at), delivery)
-            offers[route] = true
+        return delivery
+    end
+
+    local function enqueue_later(route, record, trace)
+        if waiting + added >= most then
+            return 'f'
         end
+        call('ZADD', base .. 'queue:' .. route, text(at), add(route, record, trace))
+        offers[route] = true
         added = added + 1
+        return 'k'
+    end
+
+    local function hold(route, slot, record, trace)
+        local key = base .. 'held:' .. slot .. ':' .. route
+        local others, bytes = call('LRANGE', key, 0, -1), #record - HEADER
+        for _, other in ipairs(others) do
+            bytes = bytes + call('HSTRLEN', base .. 'deliveries:' .. route, other) - HEADER
+        end
+        if #others >= most_held or bytes > most_bytes then
+            return 'h'
+        end
+        call('RPUSH', key, add(route, record, trace))
+        held = held + 1
+        return 'k'
     end
 
     local function put(id, digest, received_at, record, trace, candidate, note)
@@ -39,55 +49,65 @@ function calls.put()
         if seen and math.abs(received_at - seen) <= known_for then
             return 'n'
         end
-        local slot, held = nil, false
+        local slot, is_candidate = nil, false
         if candidate ~= '' then
-            local route, mark = find(id, at) or {}, candidate:sub(2)
-            slot, held = find_slot(route, mark)
-            if not held and route.secret ~= mark then
+            local route, fingerprint = find(id, at) or {}, candidate:sub(2)
+            slot, is_candidate = find_slot(route, fingerprint)
+            if not is_candidate and route.secret ~= fingerprint then
                 return 'n'
             end
         end
+        local answer = 'k'
         if note ~= '' then
             bury(id, 0, note, record)
-        elseif is_full() then
-            return 'f'
+        elseif is_candidate then
+            answer = hold(id, slot, record, trace)
         else
-            store(id, record, trace, held and slot)
+            answer = enqueue_later(id, record, trace)
         end
-        call('SET', base .. 'seen:' .. digest, received_at, 'PX', kept_for)
-        return 'k'
+        if answer == 'k' then
+            call('SET', base .. 'seen:' .. digest, received_at, 'PX', kept_for)
+        end
+        return answer
     end
 
     local answers = {}
-    for i = 3, #ARGV, 7 do
+    for i = 5, #ARGV, 7 do
         answers[#answers + 1] = put(unpack(ARGV, i, i + 6))
     end
     call('INCRBY', base .. 'waiting', added)
+    call('INCRBY', base .. 'held', held)
     for route in pairs(offers) do
         offer(route, at)
     end
     return table.concat(answers)
 end
 
--- ARGV: limit, lease, how many bytes are enough. Returns route, fence, and for each delivery its
--- number, its tries and its record in one, and its trace. One that the server lost is handed out
--- without a body: it becomes a dead letter, while an error would hold up all others.
+-- ARGV: limit, lease, how many bytes of bodies. Returns route, fence, and for each delivery its
+-- number, its tries and its record in one, and its trace. A delivery that crashed a claim comes
+-- alone. One that the server lost is handed out without a body: it becomes a dead letter, while an
+-- error would hold up all others.
 function calls.claim()
-    local untried, lost = string.rep('0', 20), string.rep('\0', 40)
+    local lost = string.rep('\0', HEADER)
 
     local function take(route, due)
-        local taken, bytes = {}, 0
+        local taken, ids, bytes = {}, {}, 0
         for _, delivery in ipairs(due) do
-            local tries = call('HGET', base .. 'tries:' .. route, delivery) or untried
+            local tries = tries_of(route, delivery)
+            local has_crashed = tonumber(tries:sub(21)) > 0
             local record = call('HGET', base .. 'deliveries:' .. route, delivery) or lost
+            bytes = bytes + #record - HEADER
+            if ids[1] and (has_crashed or bytes > tonumber(ARGV[3])) then
+                break
+            end
             local trace = call('HGET', base .. 'traces:' .. route, delivery) or ''
             taken[#taken + 1] = {delivery .. tries .. record, trace}
-            bytes = bytes + #record
-            if bytes >= tonumber(ARGV[3]) then
+            ids[#ids + 1] = delivery
+            if has_crashed then
                 break
             end
         end
-        return taken
+        return taken, ids
     end
 
     local at = now()
@@ -97,13 +117,16 @@ function calls.claim()
             return false
         end
         local route = first[1]
+        count_crashes(route)
         local due = call('ZRANGEBYSCORE', base .. 'queue:' .. route, '-inf', text(at),
             'LIMIT', 0, ARGV[1])
         if due[1] then
             local fence = add_number(at)
+            local taken, ids = take(route, due)
             call('ZADD', base .. 'agenda', text(tick() + ARGV[2]), route)
             call('HSET', base .. 'leases', route, fence)
-            return {route, fence, take(route, due)}
+            call('SET', base .. 'claimed:' .. route, table.concat(ids, ' '))
+            return {route, fence, taken}
         end
         give_back(route)
     end
@@ -123,7 +146,7 @@ function calls.ack()
     if not is_leased(ARGV[1], ARGV[2]) then
         return 0
     end
-    remove(ARGV[1], 3, #ARGV)
+    remove(ARGV[1], ARGV, 3, #ARGV)
     return 1
 end
 
@@ -132,18 +155,22 @@ function calls.finish()
     if not is_leased(ARGV[1], ARGV[2]) then
         return 0
     end
-    remove(ARGV[1], 3, #ARGV)
+    remove(ARGV[1], ARGV, 3, #ARGV)
     give_back(ARGV[1])
     return 1
 end
 
--- ARGV: route, fence, delivery, delay or 0, tries
+-- ARGV: route, fence, delivery, delay or 0, attempts and handled events. The worker lives, so of
+-- its crashes only one is remembered: it still comes alone.
 function calls.release()
     local queue = base .. 'queue:' .. ARGV[1]
     if not is_leased(ARGV[1], ARGV[2]) or not call('ZSCORE', queue, ARGV[3]) then
         return 0
     end
-    call('HSET', base .. 'tries:' .. ARGV[1], ARGV[3], ARGV[5])
+    local crashes = tonumber(tries_of(ARGV[1], ARGV[3]):sub(21))
+    set_tries(ARGV[1], ARGV[3], ARGV[5], math.min(crashes, 1))
+    local claimed = call('GET', base .. 'claimed:' .. ARGV[1]) or ''
+    call('SET', base .. 'claimed:' .. ARGV[1], (claimed:gsub(ARGV[3], '')))
     if ARGV[4] ~= '0' then
         call('ZADD', queue, text(tick() + ARGV[4]), ARGV[3])
     end
@@ -152,7 +179,7 @@ end
 
 -- ARGV: route, fence, delivery, then for each letter: route, done, note, record
 function calls.bury()
-    if not is_leased(ARGV[1], ARGV[2]) or remove(ARGV[1], 3, 3) == 0 then
+    if not is_leased(ARGV[1], ARGV[2]) or remove(ARGV[1], ARGV, 3, 3) == 0 then
         return 0
     end
     for i = 4, #ARGV, 4 do
@@ -178,5 +205,6 @@ function calls.counts()
             oldest = at
         end
     end
-    return {count_waiting(), call('XLEN', base .. 'letters'), oldest and text(oldest) or false}
+    local waiting = count_waiting() + (call('GET', base .. 'held') or 0)
+    return {waiting, call('XLEN', base .. 'letters'), oldest and text(oldest) or false}
 end

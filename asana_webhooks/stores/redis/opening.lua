@@ -5,6 +5,38 @@ function calls.open()
     return tonumber(call('GET', base .. 'version'))
 end
 
+-- ARGV: where to go on, for how long retired routes stay known. Gives those an end that were retired
+-- when there was none. Returns where to go on next, 0 at the end.
+function calls.end_retired()
+    local at = tick()
+    local pattern = base:gsub('[%[%]%?%*\\]', '\\%0') .. 'route:*'
+    local found = call('SCAN', ARGV[1], 'MATCH', pattern, 'COUNT', 10000)
+    for _, key in ipairs(found[2]) do
+        local known = call('HMGET', key, 'state', 'expires')
+        if known[1] == 'retired' and not known[2] then
+            set_end(key:sub(#base + #'route:' + 1), at + ARGV[2])
+        end
+    end
+    return found[1]
+end
+
+-- ARGV: the version of the layout, how many candidates there may be. Counts what is held apart from
+-- what waits, once.
+function calls.upgrade()
+    if call('GET', base .. 'version') == ARGV[1] then
+        return
+    end
+    local held = 0
+    for _, id in ipairs(call('ZRANGE', base .. 'expiries', 0, -1)) do
+        for slot = 1, ARGV[2] do
+            held = held + call('LLEN', base .. 'held:' .. slot .. ':' .. id)
+        end
+    end
+    call('DECRBY', base .. 'waiting', held)
+    call('SET', base .. 'held', held)
+    call('SET', base .. 'version', ARGV[1])
+end
+
 -- Returns, packed, for each secret and each candidate: the route's id, the fields of its mark and
 -- of its seal, mark, seal. Expired routes are forgotten first, so that nobody needs their keys.
 function calls.list_secrets()

@@ -79,9 +79,12 @@ function calls.confirm()
         return 0
     end
     local key, held = base .. 'route:' .. route.id, base .. 'held:' .. slot .. ':' .. route.id
-    for _, delivery in ipairs(call('LRANGE', held, 0, -1)) do
+    local deliveries = call('LRANGE', held, 0, -1)
+    for _, delivery in ipairs(deliveries) do
         enqueue(route.id, delivery, at)
     end
+    call('INCRBY', base .. 'waiting', #deliveries)
+    call('DECRBY', base .. 'held', #deliveries)
     call('DEL', held)
     drop_candidates(route)
     call('HSET', key, 'state', 'confirmed', 'gid', ARGV[2], 'secret', ARGV[3])
@@ -106,16 +109,17 @@ function calls.change()
     return 1
 end
 
--- ARGV: the route's id
+-- ARGV: id, for how long it stays known
 function calls.retire()
-    local route = find(ARGV[1], now())
+    local at = tick()
+    local route = find(ARGV[1], at)
     if not route or route.state ~= 'confirmed' then
         return 0
     end
-    local key = base .. 'route:' .. route.id
-    call('HSET', key, 'state', 'retired')
-    call('HDEL', key, 'secret', 'seal')
     unlist(route.id, route.resource)
+    call('HDEL', base .. 'route:' .. route.id, 'secret', 'seal')
+    call('HSET', base .. 'route:' .. route.id, 'state', 'retired')
+    set_end(route.id, at + ARGV[2])
     return 1
 end
 
@@ -127,4 +131,25 @@ function calls.drop()
     end
     forget(route)
     return cmsgpack.pack(route)
+end
+
+-- ARGV: public URL, holder, for how long. Returns another URL whose holders live, or nil.
+function calls.own()
+    local at, owners = tick(), base .. 'owners'
+    local known = call('HGETALL', owners)
+    for i = 1, #known, 2 do
+        local ends, url = known[i + 1]:match('^(%d+) (.*)$')
+        if not ends or tonumber(ends) <= at then
+            call('HDEL', owners, known[i])
+        elseif url ~= ARGV[1] and known[i] ~= ARGV[2] then
+            return url
+        end
+    end
+    call('HSET', owners, ARGV[2], text(at + ARGV[3]) .. ' ' .. ARGV[1])
+    return false
+end
+
+-- ARGV: holder
+function calls.disown()
+    call('HDEL', base .. 'owners', ARGV[1])
 end

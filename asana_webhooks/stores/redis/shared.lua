@@ -1,5 +1,7 @@
 local calls = {}
 local base, call = KEYS[1], redis.call
+local HEADER = 40 -- the bytes of a record before the body: time of receipt and digest
+local LOOK_AGAIN = 3600 * 1000000
 
 local function text(number)
     return string.format('%.0f', number)
@@ -23,13 +25,22 @@ local function tick()
     return time + ahead
 end
 
+local function is_over(route, at)
+    return route.expires and (tonumber(route.expires) or 0) <= at
+end
+
+-- A retired route stays known while something of it waits.
+local function is_needed(route)
+    return route.state == 'retired' and call('EXISTS', base .. 'queue:' .. route.id) == 1
+end
+
 local function find(id, at)
     local fields = call('HGETALL', base .. 'route:' .. id)
     local route = {}
     for i = 1, #fields, 2 do
         route[fields[i]] = fields[i + 1]
     end
-    if route.id and not (route.expires and tonumber(route.expires) <= at) then
+    if route.id and not (is_over(route, at) and not is_needed(route)) then
         return route
     end
 end
@@ -40,6 +51,11 @@ local function find_slot(route, mark)
         slot = slot + 1
     end
     return slot, route['candidate' .. slot] == mark
+end
+
+local function set_end(id, at)
+    call('HSET', base .. 'route:' .. id, 'expires', text(at))
+    call('ZADD', base .. 'expiries', text(at), id)
 end
 
 local function unlist(id, resource)
@@ -54,7 +70,7 @@ local function drop_held(id, slot)
         call('HDEL', base .. 'deliveries:' .. id, delivery)
         call('HDEL', base .. 'traces:' .. id, delivery)
     end
-    call('DECRBY', base .. 'waiting', #held)
+    call('DECRBY', base .. 'held', #held)
     call('DEL', key)
 end
 
@@ -74,9 +90,15 @@ local function forget(route)
     call('DEL', base .. 'route:' .. route.id)
 end
 
+-- Forgets the routes whose time is over; one that is needed still is looked at an hour later.
 local function purge(at)
     for _, id in ipairs(call('ZRANGEBYSCORE', base .. 'expiries', '-inf', text(at))) do
-        forget(find(id, 0) or {id = id, resource = ''})
+        local route = find(id, 0) or {id = id, resource = ''}
+        if is_needed(route) then
+            call('ZADD', base .. 'expiries', text(at + LOOK_AGAIN), id)
+        else
+            forget(route)
+        end
     end
 end
 
@@ -105,17 +127,41 @@ local function enqueue(route, delivery, at)
     offer(route, at)
 end
 
+-- Returns attempts, handled events and crashes of a delivery, of ten digits each.
+local function tries_of(route, delivery)
+    local known = call('HGET', base .. 'tries:' .. route, delivery) or ''
+    local digits = known:match('^%d+$') or ''
+    return (digits .. string.rep('0', 30)):sub(1, 30)
+end
+
+local function set_tries(route, delivery, progress, crashes)
+    local tries = progress .. string.format('%010d', crashes)
+    call('HSET', base .. 'tries:' .. route, delivery, tries)
+end
+
+-- Ends the last claim of a route: what it held and did not settle was at hand when it crashed.
+local function count_crashes(route)
+    local claimed = base .. 'claimed:' .. route
+    for delivery in (call('GET', claimed) or ''):gmatch('%d+') do
+        if call('ZSCORE', base .. 'queue:' .. route, delivery) then
+            local tries = tries_of(route, delivery)
+            set_tries(route, delivery, tries:sub(1, 20), tries:sub(21) + 1)
+        end
+    end
+    call('DEL', claimed)
+end
+
 local function is_leased(route, fence)
     return call('HGET', base .. 'leases', route) == fence
 end
 
-local function remove(route, first, last)
+local function remove(route, deliveries, first, last)
     local gone = 0
     for i = first, last do
-        if call('ZREM', base .. 'queue:' .. route, ARGV[i]) == 1 then
-            call('HDEL', base .. 'deliveries:' .. route, ARGV[i])
-            call('HDEL', base .. 'tries:' .. route, ARGV[i])
-            call('HDEL', base .. 'traces:' .. route, ARGV[i])
+        if call('ZREM', base .. 'queue:' .. route, deliveries[i]) == 1 then
+            call('HDEL', base .. 'deliveries:' .. route, deliveries[i])
+            call('HDEL', base .. 'tries:' .. route, deliveries[i])
+            call('HDEL', base .. 'traces:' .. route, deliveries[i])
             gone = gone + 1
         end
     end
@@ -127,6 +173,7 @@ end
 
 local function give_back(route)
     call('HDEL', base .. 'leases', route)
+    call('DEL', base .. 'claimed:' .. route)
     local first = call('ZRANGE', base .. 'queue:' .. route, 0, 0, 'WITHSCORES')
     if first[1] then
         call('ZADD', base .. 'agenda', first[2], route)
