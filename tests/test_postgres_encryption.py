@@ -107,7 +107,7 @@ async def test_secret_that_is_forgotten_while_it_is_renewed_stays_so(
     async with make(keys) as store:
         await confirm(store)
     async with session.transaction():
-        await session.execute("UPDATE routes SET state = 'retired', secret = NULL, seal = NULL")
+        await session.execute("SELECT retire('r1', '48 h')")
         opening = await renewing(make, session)
     await opening
     async with make([NEW]) as store:
@@ -166,7 +166,7 @@ async def test_delivery_that_is_held_while_its_candidate_is_renewed_is_kept(
         await reserve(serving)
         await serving.put(delivery(1), candidate=SECRET)
         async with session.transaction():
-            await session.execute("SELECT FROM routes FOR SHARE")
+            await session.execute("SELECT FROM routes FOR KEY SHARE")
             opening = await renewing(make, session)
             await serving.put(delivery(2), candidate=SECRET)
         await opening

@@ -27,7 +27,7 @@ from test_stores import NOON, Clock, delivery, letter, numbers, put, route, take
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Counts
 from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, Store, postgres
-from asana_webhooks.stores.postgres import PostgresStore, sql
+from asana_webhooks.stores.postgres import PostgresStore
 from asana_webhooks.stores.postgres import _batch as putting
 from asana_webhooks.stores.postgres import _server as calling
 
@@ -48,20 +48,18 @@ class FrozenStore(PostgresStore):
             await connection.execute(server._localised(FREEZE))
         fetch = server.start
 
-        def start(statement: str, *values: Any) -> asyncio.Task[list[Any]]:
-            return server.keep(self._at_the_time(fetch, statement, values))
+        def start(function: str, *values: Any) -> asyncio.Task[list[Any]]:
+            return server.keep(self._at_the_time(fetch, function, values))
 
         server.start = start
         return self
 
-    async def _at_the_time(self, fetch: Any, statement: str, values: tuple[Any, ...]) -> Any:
+    async def _at_the_time(self, fetch: Any, function: str, values: tuple[Any, ...]) -> Any:
         async with self._telling:
             if self._told != (now := self._clock()):
-                await fetch(
-                    "UPDATE schema.test_clock SET at = $1", datetime.fromtimestamp(now, UTC)
-                )
+                await fetch("set_test_clock", datetime.fromtimestamp(now, UTC))
                 self._told = now
-        return await fetch(statement, *values)
+        return await fetch(function, *values)
 
 
 FREEZE = """
@@ -69,6 +67,8 @@ CREATE TABLE IF NOT EXISTS schema.test_clock (at timestamptz);
 INSERT INTO schema.test_clock SELECT 'epoch' WHERE NOT EXISTS (SELECT FROM schema.test_clock);
 CREATE OR REPLACE FUNCTION schema.clock() RETURNS timestamptz LANGUAGE sql
 AS 'SELECT at FROM schema.test_clock';
+CREATE OR REPLACE FUNCTION schema.set_test_clock(_at timestamptz) RETURNS void LANGUAGE sql
+AS 'UPDATE schema.test_clock SET at = _at';
 """
 
 
@@ -154,7 +154,8 @@ async def put_in(
     given = delivery(number)
     one = [[given.route], [given.digest], [given.received_at], [candidate], [None]]
     one += [[given.trace], [given.body]]
-    await session.fetch(in_schema(store, sql.PUT), *one, DUPLICATES_KNOWN_FOR, 0, 10, 10)
+    call = "SELECT * FROM schema.put($1, $2, $3, $4, $5, $6, $7, $8, 0, 10, 1000, 10, 10)"
+    await session.fetch(in_schema(store, call), *one, DUPLICATES_KNOWN_FOR)
 
 
 # Many processes
@@ -203,7 +204,7 @@ async def test_dead_workers_delivery_is_taken_over_and_its_late_word_refused(
     await put(real, 1)
     late = await take(real, lease=0.05)
     claim = await eventually(partial(other.claim, limit=1, lease=30))
-    assert claim.deliveries == late.deliveries
+    assert numbers(claim) == numbers(late)
     assert claim.fence > late.fence
     assert not await real.end_claim(late, late.deliveries)
     assert not await real.ack(late, late.deliveries)
@@ -372,13 +373,13 @@ async def test_batches_are_of_limited_size(
 ) -> None:
     monkeypatch.setattr(putting, name, most)
     sizes: list[int] = []
-    send = real._puts._send
+    send = real._batcher._send
 
     async def spy(batch: list[Any]) -> list[Any]:
         sizes.append(len(batch))
         return await send(batch)
 
-    monkeypatch.setattr(real._puts, "_send", spy)
+    monkeypatch.setattr(real._batcher, "_send", spy)
     assert await asyncio.gather(*(real.put(delivery(number)) for number in range(5))) == [True] * 5
     assert sizes == [2, 2, 1]
 
@@ -490,7 +491,7 @@ async def test_large_bodies_are_kept_and_claimed_a_few_at_a_time(
     real: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 2 * 1024 * 1024
-    monkeypatch.setattr(postgres, "CLAIM_BYTES", 2 * size)
+    monkeypatch.setattr(postgres, "MAX_CLAIM_BYTES", 2 * size)
     bodies = [bytes([number]) * size for number in range(3)]
     given = [msgspec.structs.replace(delivery(n), body=body) for n, body in enumerate(bodies)]
     assert await asyncio.gather(*map(real.put, given)) == [True] * 3
@@ -789,7 +790,7 @@ async def test_given_pool_is_used_and_left_open(server: PostgresServer, schema: 
         store = PostgresStore(pool, schema=schema)
         async with store:
             await put(store, 1)
-        assert await pool.fetchval(in_schema(store, sql.COUNTS)) == 1
+        assert await pool.fetchval(in_schema(store, "SELECT * FROM schema.counts()")) == 1
         await pool.execute(in_schema(store, calling.SET_VERSION), 99)
         with pytest.raises(StoreError, match="given pool was made by a newer version"):
             await store.__aenter__()
@@ -1017,15 +1018,17 @@ async def rows_read(store: PostgresStore, session: Any) -> dict[str, int]:
     transaction = session.transaction()
     await transaction.start()
     before = dict(await session.fetch(ROWS_READ, store._schema))
-    rows = await session.fetch(in_schema(store, sql.CLAIM), 1, 1000, 30.0)
+    rows = await session.fetch(in_schema(store, CLAIM), 1, 1000, 30.0)
     assert len(rows) == 1
     lease = (rows[0]["route"], rows[0]["fence"], [rows[0]["id"]])
-    assert await session.fetchval(in_schema(store, sql.FINISH), *lease)
+    assert await session.fetchval(in_schema(store, END_CLAIM), *lease)
     after = dict(await session.fetch(ROWS_READ, store._schema))
     await transaction.rollback()
     return {table: after[table] - before[table] for table in ("deliveries", "queues")}
 
 
+CLAIM = "SELECT * FROM schema.claim_due($1, $2, $3)"
+END_CLAIM = "SELECT schema.end_claim($1, $2, $3)"
 ROWS_READ = """
 SELECT relname, seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE schemaname = $1
 """

@@ -1,13 +1,14 @@
 """The store on a PostgreSQL server, for many receivers and many workers.
 
-Each call is one statement of ``sql``, a claim two when no queue is free; it runs to its end even if
-its caller is cancelled. Deliveries that are put while others are on their way go together in the
-next statement.
+Each call of the store is one call of a function in ``functions.sql``, a claim two when no queue is
+free; it runs to its end even if its caller is cancelled. Deliveries that are put while others are
+on their way go together in the next call.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -16,22 +17,34 @@ from typing import Any, Self
 
 import msgspec
 
+from ..._logging import ThrottledLogger
 from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
-from .. import MAX_CANDIDATES, MAX_WAITING
+from .. import (
+    DUPLICATES_KNOWN_FOR,
+    MAX_CANDIDATES,
+    MAX_CLAIM_BYTES,
+    MAX_WAITING,
+    RETIRED_KNOWN_FOR,
+    check_ids,
+    check_limit,
+)
 from .._encryption import EncryptedSecret, SecretCipher
-from . import sql
 from ._address import name_of
 from ._batch import Batcher
+from ._errors import DamagedError
 from ._server import Pool, Server, connect, library
 
 __all__ = ["PostgresStore"]
 
+logger = logging.getLogger(__name__)
+throttled = ThrottledLogger(logger)
+
 PARTING_TIMEOUT = 1.0
 """Seconds that closing waits for the connections to end."""
 
-CLAIM_BYTES = 8 * 1024 * 1024
-"""Bytes of bodies beyond which a claim takes no more deliveries."""
+FORGOTTEN_AT_ONCE = 10_000
+"""How many digests are forgotten at the most when the store is opened."""
 
 
 class PostgresStore:
@@ -49,12 +62,12 @@ class PostgresStore:
     The inbox takes somewhat more than ``max_waiting`` when several processes fill it at once: each
     looks only once a second.
 
-    Nothing but hints needs a session, so PgBouncer in transaction mode is fine. Statements are
-    prepared: it needs version 1.21 or newer and ``max_prepared_statements`` above 0.
+    Nothing but notifications needs a session, so PgBouncer in transaction mode is fine. Statements
+    are prepared: it needs version 1.21 or newer and ``max_prepared_statements`` above 0.
 
-    With ``encryption_keys``, the newest first, secrets are encrypted at the server;
-    opening the store encrypts with the newest what is not yet. Earlier rows stay in the server's
-    files and its log until it writes over them.
+    With ``encryption_keys``, the newest first, secrets are encrypted at the server; opening the
+    store encrypts with the newest what is not yet. Earlier rows stay in the server's files and its
+    log until it writes over them.
 
     Raises ValueError when the address or the schema's name is of no use, when a key is none, and
     when asyncpg is not installed.
@@ -95,13 +108,15 @@ class PostgresStore:
         self._server = server = Server(pool, self._name, self._schema)
         try:
             await server.prepare()
-            await _reencrypt(server, self._cipher)
+            await server.call("purge")
+            await server.call("forget", DUPLICATES_KNOWN_FOR, FORGOTTEN_AT_ONCE)
+            self._undecryptable = await _reencrypt(server, self._cipher)
         except BaseException:
             self._server = None
             if pool is not self._source:
                 pool.terminate()
             raise
-        self._puts = Batcher(server, self._max_waiting)
+        self._batcher = Batcher(server, self._max_waiting)
         return self
 
     async def __aexit__(
@@ -120,7 +135,7 @@ class PostgresStore:
             raise
 
     async def _close(self, server: Server) -> None:
-        await server.end_claim()
+        await server.finish()
         if server.pool is not self._source:
             try:
                 async with asyncio.timeout(PARTING_TIMEOUT):
@@ -131,69 +146,68 @@ class PostgresStore:
     # Routes
 
     async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
-        """Add a reserved route for ``ttl`` seconds; False when ``exclusive`` or its id is taken."""
-        place, filters = route.target.rpartition("/")[0], _text_of(route.filters)
-        known = (route.id, route.target, place, route.resource, filters)
+        prefix, filters = route.target.rpartition("/")[0], _text_of(route.filters)
+        known = (route.id, route.target, prefix, route.resource, filters)
         times = (route.created_at, route.heartbeat_at, ttl)
-        return await self._opened().ask(sql.RESERVE, *known, *times, exclusive)
+        return await self._opened().ask("reserve", *known, *times, exclusive)
 
     async def get_route(self, route: str) -> Route | None:
-        """Return the route with this id."""
         if not _is_text(route):  # a stranger's path; no route has such an id
             return None
-        rows = await self._opened().fetch(sql.GET_ROUTE, route)
+        rows = await self._opened().call("find_route", route)
         return _route_of(rows[0], self._cipher) if rows else None
 
     async def list_routes(self, resource: str | None = None) -> list[Route]:
-        """Return the reserved and confirmed routes, oldest first."""
-        rows = await self._opened().fetch(sql.LIST_ROUTES, resource)
-        return [_route_of(row, self._cipher) for row in rows]
+        rows = await self._opened().call("list_routes", resource)
+        return [_route_of(row, self._cipher) for row in rows if row[0] not in self._undecryptable]
 
     async def add_candidate(self, route: str, secret: str) -> bool:
-        """Keep a handshake's secret; True when the route holds it now."""
         encrypted = self._cipher.encrypt(route, secret)
-        return await self._opened().ask(sql.ADD_CANDIDATE, route, *encrypted, MAX_CANDIDATES)
+        return await self._opened().ask("add_candidate", route, *encrypted, MAX_CANDIDATES)
 
     async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
-        """Turn a reserved route into a confirmed one."""
         fingerprint = self._cipher.fingerprint(route, secret)
-        return await self._opened().ask(sql.CONFIRM, route, gid, fingerprint)
+        confirmed = await self._opened().ask("confirm_candidate", route, gid, fingerprint)
+        self._batcher.look_again()
+        return confirmed
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
-        """Keep the filters that the webhook of this route has now."""
-        await self._opened().fetch(sql.SET_FILTERS, route, _text_of(filters))
+        await self._opened().call("set_filters", route, _text_of(filters))
 
     async def note_heartbeat(self, route: str, at: datetime) -> None:
-        """Keep when the last heartbeat came."""
-        await self._opened().fetch(sql.SET_HEARTBEAT, route, at)
+        await self._opened().call("set_heartbeat", route, at)
 
     async def retire(self, route: str) -> bool:
-        """Retire a confirmed route; True for the one call that did it."""
-        return await self._opened().ask(sql.RETIRE, route)
+        return await self._opened().ask("retire", route, RETIRED_KNOWN_FOR)
 
     async def drop(self, route: str) -> Route | None:
-        """Forget a reserved route with its candidates and what is held for them."""
-        rows = await self._opened().fetch(sql.DROP, route)
+        rows = await self._opened().call("drop_route", route)
         return _route_of(rows[0], self._cipher) if rows else None
+
+    async def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
+        owner = (public_url, holder, ttl)
+        ((other,),) = await self._opened().call("own", *owner, DUPLICATES_KNOWN_FOR)
+        return None if other is None else str(other)
+
+    async def disown(self, holder: str) -> None:
+        await self._opened().call("disown", holder)
 
     # Inbox
 
     async def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
     ) -> bool:
-        """Keep a delivery; False for a duplicate, or when its candidate is none any more."""
         self._opened()
         kept_reason = None if reason is None else _clean(reason)
         if candidate is not None:
             candidate = self._cipher.fingerprint(delivery.route, candidate)
-        return await self._puts.put(delivery, candidate, kept_reason)
+        return await self._batcher.put(delivery, candidate, kept_reason)
 
     async def notify(self) -> None:
-        """Tell all who watch, in other processes too, that a delivery was stored."""
-        await self._opened().fetch(sql.ANNOUNCE, self._schema)
+        await self._opened().call("announce", self._schema)
 
     async def listen(self, arrived: Callable[[], None]) -> None:
-        """Call ``arrived`` whenever somebody announces, until cancelled.
+        """Call ``arrived`` whenever somebody notifies, until cancelled.
 
         It needs a connection of its own: with a pool of a single one it returns at once. Raises
         StoreError when the connection is lost. Behind PgBouncer in transaction mode nothing comes.
@@ -201,21 +215,14 @@ class PostgresStore:
         await self._opened().listen(self._schema, arrived)
 
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
-        """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.
-
-        Fewer when their bodies are large. A delivery whose lease ran out waits from then on. A
-        claim that is cancelled is given back.
-        """
-        if limit < 1:
-            msg = f"a claim needs a limit of at least 1, not {limit}"
-            raise ValueError(msg)
+        check_limit(limit)
         server = self._opened()
-        claiming = server.keep(self._lease(server, limit, lease))
+        claiming = server.keep(_claim(server, limit, lease))
 
         def give_back(claimed: asyncio.Task[list[Any]]) -> None:
             if not claimed.cancelled() and not claimed.exception() and claimed.result():
                 route, fence, *_ = claimed.result()[0]
-                server.start(sql.FINISH, route, fence, [])
+                server.start("end_claim", route, fence, [])
 
         try:
             return _claim_of(await server.outcome(asyncio.shield(claiming)))
@@ -223,34 +230,23 @@ class PostgresStore:
             claiming.add_done_callback(give_back)
             raise
 
-    @staticmethod
-    async def _lease(server: Server, limit: int, lease: float) -> list[Any]:
-        """Return the rows of a claim; only when no queue is free, wait for one in use."""
-        values = (limit, CLAIM_BYTES, lease)
-        free = await server.start(sql.CLAIM, *values)
-        return free or await server.start(sql.CLAIM_PATIENTLY, *values)
-
     async def renew(self, claim: Claim, *, lease: float) -> bool:
-        """Let the lease end ``lease`` seconds from now; False when it is lost."""
-        return await self._opened().ask(sql.RENEW, claim.route, claim.fence, lease)
+        return await self._opened().ask("renew", claim.route, claim.fence, lease)
 
     async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
-        """Remove handled deliveries; False when the lease is lost."""
         ids = [int(delivery.id) for delivery in handled]
-        return await self._opened().ask(sql.ACK, claim.route, claim.fence, ids)
+        return await self._opened().ask("ack", claim.route, claim.fence, ids)
 
     async def release(
         self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
     ) -> bool:
-        """Make a delivery due again in ``delay`` seconds; False when the lease is lost."""
         lease = (claim.route, claim.fence, int(delivery.id))
-        return await self._opened().ask(sql.RELEASE, *lease, delay, attempts, done)
+        return await self._opened().ask("release", *lease, delay, attempts, done)
 
     async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
-        """Remove a delivery and leave these dead letters; False when the lease is lost."""
         lease = (claim.route, claim.fence, int(delivery.id))
         return await self._opened().ask(
-            sql.BURY,
+            "bury",
             *lease,
             [letter.route for letter in letters],
             [_clean(letter.reason) for letter in letters],
@@ -261,38 +257,36 @@ class PostgresStore:
         )
 
     async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
-        """Remove handled deliveries, then give the lease back; False when it is lost."""
         ids = [int(delivery.id) for delivery in handled]
-        return await self._opened().ask(sql.FINISH, claim.route, claim.fence, ids)
+        return await self._opened().ask("end_claim", claim.route, claim.fence, ids)
 
     async def counts(self) -> Counts:
-        """Return how much is in the inbox; it is counted."""
-        rows = await self._opened().fetch(sql.COUNTS)
-        return Counts(**rows[0])
+        (counts,) = await self._opened().call("counts")
+        return Counts(**counts)
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
-        """Return dead letters, oldest first, from behind the one with the id ``after``."""
         behind = [0] if after == "" else _numbers_of([after])
         if not behind:
             return []
-        rows = await self._opened().fetch(sql.LIST_LETTERS, *behind, limit)
+        rows = await self._opened().call("list_letters", *behind, limit, MAX_CLAIM_BYTES)
         return [_letter_of(row) for row in rows]
 
-    async def get_dead_letter(self, letter: str) -> DeadLetter | None:
-        """Return the dead letter with this id."""
-        rows = await self._opened().fetch(sql.GET_LETTER, _numbers_of([letter]))
-        return _letter_of(rows[0]) if rows else None
+    async def get_dead_letter(self, id: str) -> DeadLetter | None:  # noqa: A002 - the contract's
+        for number in _numbers_of([id]):
+            for row in await self._opened().call("find_letter", number):
+                return _letter_of(row)
+        return None
 
-    async def replay(self, letters: Sequence[str]) -> int:
-        """Move the dead letters with these ids back to the inbox; returns how many there were."""
-        rows = await self._opened().fetch(sql.REPLAY, _numbers_of(letters))
-        self._puts.look_again()
-        return int(rows[0][0])
+    async def replay(self, ids: Sequence[str]) -> int:
+        check_ids(ids)
+        ((replayed,),) = await self._opened().call("replay", _numbers_of(ids))
+        self._batcher.look_again()
+        return int(replayed)
 
-    async def discard(self, letters: Sequence[str]) -> int:
-        """Remove the dead letters with these ids for good; returns how many there were."""
-        rows = await self._opened().fetch(sql.DISCARD, _numbers_of(letters))
-        return int(rows[0][0])
+    async def discard(self, ids: Sequence[str]) -> int:
+        check_ids(ids)
+        ((discarded,),) = await self._opened().call("discard", _numbers_of(ids))
+        return int(discarded)
 
     def _opened(self) -> Server:
         if self._server is None:
@@ -301,20 +295,73 @@ class PostgresStore:
         return self._server
 
 
-async def _reencrypt(server: Server, cipher: SecretCipher) -> None:
+async def _claim(server: Server, limit: int, lease: float) -> list[Any]:
+    """Return the rows of a claim; what is damaged is no hindrance."""
+    while True:
+        try:
+            return await _claim_readable(server, limit, lease)
+        except DamagedError:
+            ((buried,),) = await server.start("bury_unreadable", limit)
+            if buried is None:
+                raise
+        if buried:
+            logger.error(
+                "%d deliveries at %s cannot be read, they were damaged: each is a dead letter now;"
+                " check the disk of the server",
+                *(buried, server.name),
+            )
+        else:
+            logger.error(
+                "the deliveries of a webhook at %s can neither be read nor buried, they were"
+                " damaged: they are set aside; check the disk of the server",
+                server.name,
+            )
+
+
+async def _claim_readable(server: Server, limit: int, lease: float) -> list[Any]:
+    """Return the rows of a claim; only when no queue is free, wait for one in use."""
+    values = (limit, MAX_CLAIM_BYTES, lease)
+    free = await server.start("claim_due", *values)
+    return free or await server.start("claim_due_patiently", *values)
+
+
+async def _reencrypt(server: Server, cipher: SecretCipher) -> set[str]:
     """Encrypt with the newest key what is not, unless another process changed it meanwhile.
 
-    Raises StoreError when a secret cannot be opened.
+    Returns the routes of which a secret cannot be decrypted, which are told. Raises StoreError
+    when that is so of all secrets: then the key is missing.
     """
-    await server.fetch(sql.PURGE)
+    damaged: set[str] = set()
+    errors: list[StoreError] = []
+    decrypted = False
     # first the candidates: one that is confirmed meanwhile is found among the others
     for listing, change in (
-        (sql.LIST_CANDIDATES, sql.RESEAL_CANDIDATE),
-        (sql.LIST_CONFIRMED, sql.RESEAL_CONFIRMED),
+        ("list_candidates", "reseal_candidate"),
+        ("list_confirmed", "reseal_confirmed"),
     ):
-        for id_, route, *kept in await server.fetch(listing):
-            if renewed := cipher.reencrypt(route, EncryptedSecret(*kept)):
-                await server.fetch(change, id_, *kept, *renewed)
+        for id_, route, mark, seal, gid, resource in await server.call(listing):
+            kept = EncryptedSecret(mark, seal)
+            try:
+                renewed = cipher.reencrypt(route, kept)
+            except StoreError as error:
+                errors.append(error)
+                if route not in damaged:
+                    logger.error(UNDECRYPTABLE, gid, resource, server.name)
+                damaged.add(route)
+                continue
+            decrypted = decrypted or seal is not None
+            if renewed:
+                await server.call(change, id_, *kept, *renewed)
+    if errors and not decrypted:
+        raise errors[0]
+    return damaged
+
+
+UNDECRYPTABLE = (
+    "a secret of webhook %s for %s at %s cannot be decrypted, others can: its record was damaged,"
+    " or its key is missing among encryption_keys; it is set aside. Add the key, or delete the"
+    " webhook at Asana and establish it again"
+)
 
 
 _filters = msgspec.json.Decoder(tuple[WebhookFilter, ...])
@@ -333,7 +380,7 @@ def _route_of(row: Any, cipher: SecretCipher) -> Route:
         id=id_,
         target=target,
         resource=resource,
-        filters=None if filters is None else _filters.decode(filters),
+        filters=None if filters is None else _filters_of(filters, gid, resource),
         state=state,
         gid=gid,
         secret=None
@@ -343,6 +390,16 @@ def _route_of(row: Any, cipher: SecretCipher) -> Route:
         created_at=created_at,
         heartbeat_at=heartbeat_at,
     )
+
+
+def _filters_of(text: str, gid: str | None, resource: str) -> tuple[WebhookFilter, ...] | None:
+    """Return the filters of a text, None when it is damaged: they are set anew when compared."""
+    try:
+        return _filters.decode(text)
+    except msgspec.MsgspecError:
+        message = "the filters of webhook %s for %s were damaged in the store, and are left out"
+        throttled.log(logging.ERROR, "filters", message, gid, resource)
+        return None
 
 
 def _claim_of(rows: list[Any]) -> Claim | None:
@@ -357,10 +414,11 @@ def _claim_of(rows: list[Any]) -> Claim | None:
             received_at=received_at,
             attempts=attempts,
             done=done,
+            crashes=crashes,
             trace=trace,
             body=body,
         )
-        for route, _, number, digest, received_at, attempts, done, trace, body in rows
+        for route, _, number, digest, received_at, attempts, done, crashes, trace, body in rows
     )
     return Claim(route=rows[0]["route"], fence=rows[0]["fence"], deliveries=deliveries)
 

@@ -9,8 +9,7 @@ from typing import Any, TypeAlias
 
 from ...errors import StoreError
 from ...models import Delivery
-from .. import DUPLICATES_KNOWN_FOR
-from . import sql
+from .. import DUPLICATES_KNOWN_FOR, MAX_HELD, MAX_HELD_BYTES, held_full, inbox_full
 from ._errors import UnfitError
 from ._server import Server
 
@@ -84,7 +83,7 @@ class Batcher:
     async def _send(self, batch: list[_Put]) -> list[_Put]:
         """Return those to be sent one by one, lest one bad delivery costs the others theirs."""
         try:
-            (row,) = await self._server.start(sql.PUT, *self._values(batch))
+            (row,) = await self._server.start("put", *self._values(batch))
         except StoreError as error:
             if isinstance(error, UnfitError) and len(batch) > 1:
                 return batch
@@ -106,6 +105,8 @@ class Batcher:
             [delivery.body for delivery in deliveries],
             DUPLICATES_KNOWN_FOR,
             forget,
+            MAX_HELD,
+            MAX_HELD_BYTES,
             self._max_waiting,
             self._known_room(len(batch)),
         )
@@ -119,20 +120,17 @@ class Batcher:
         return None
 
     def _answer(self, batch: list[_Put], row: Any) -> None:
-        self._room, kept, refused = row
-        kept, refused = set(kept or ()), set(refused or ())
+        self._room, kept, refused, crowded = row[0], *(set(some or ()) for some in row[1:])
         self._learnt = len(kept) + (self._learnt if self._learnt < FORGET_EVERY else 0)
         for place, (future, delivery, _, _) in enumerate(batch, 1):
             if future.done():
                 continue
             if delivery.digest in refused:
-                future.set_exception(self._full())
+                future.set_exception(inbox_full(self._max_waiting))
+            elif delivery.digest in crowded:
+                future.set_exception(held_full())
             else:
                 future.set_result(place in kept)
-
-    def _full(self) -> StoreError:
-        most = self._max_waiting
-        return StoreError(f"the inbox is full, {most} deliveries wait: let their handlers run")
 
 
 def _fail(batch: list[_Put], error: StoreError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...errors import StoreError
 
-__all__ = ["REMEDIES", "UnfitError", "cause_of", "failure", "is_deadlock"]
+__all__ = ["REMEDIES", "DamagedError", "UnfitError", "cause_of", "failure", "is_deadlock"]
 
 POOLED = (
     "what stands before it mixes up prepared statements: PgBouncer needs version 1.21 and"
@@ -29,11 +29,16 @@ REMEDIES = {
     "53": "it is short of resources: see its log",
     "57014": "the call was cancelled there: raise its statement_timeout above 4 s",
     "57P": "it is starting or stopping: wait for it",
+    "XX": "it cannot read what it has stored: see its log, check its disk, restore a copy",
     "58": "reading or writing failed there: see its log, check its disk",
 }
 
 LOST = {"InterfaceError", "InternalClientError"}
 """What asyncpg raises, without a SQLSTATE, when a connection ends while it is being used."""
+
+
+class DamagedError(StoreError):
+    """The server could not read what it has stored."""
 
 
 class UnfitError(StoreError):
@@ -47,7 +52,8 @@ def failure(name: str, error: Exception) -> StoreError:
     if _quotes_values(error) and not _is_about_the_address(error):
         msg = f"the store at {name} failed: PostgreSQL cannot hold this ({type(error).__name__})"
         return UnfitError(msg)
-    return StoreError(f"the store at {name} failed: {_explain(error)}")
+    kind = DamagedError if _state(error).startswith("XX") else StoreError
+    return kind(f"the store at {name} failed: {_explain(error)}")
 
 
 def _quotes_values(error: Exception) -> bool:

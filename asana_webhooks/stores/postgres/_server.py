@@ -13,7 +13,6 @@ import anyio
 
 from ..._deadline import Deadline
 from ...errors import StoreError
-from . import sql
 from ._errors import REMEDIES, cause_of, failure, is_deadlock
 
 __all__ = ["Connection", "Pool", "Server", "connect", "library"]
@@ -32,10 +31,15 @@ OPEN_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 9.0
 """Seconds that closing waits for calls under way."""
 
-
-MIGRATIONS = ("2_seals_and_traces", "3_patient_claims")
+MIGRATIONS = ("2_seals_and_traces", "3_patient_claims", "4_crashes_and_owners")
 """The files that bring a schema from each version to the next one."""
 
+READ_SETTINGS = """
+SELECT current_setting('transaction_read_only') = 'on' AS read_only,
+    current_setting('transaction_isolation') AS isolation,
+    current_setting('synchronous_commit') AS synchronous_commit,
+    current_setting('fsync') AS fsync
+"""
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
 SET_VERSION = "UPDATE schema.meta SET version = $1"
 
@@ -123,7 +127,7 @@ class Server:
             raise failure(self.name, error) from cause_of(error)
 
     async def _check(self, connection: Connection) -> None:
-        ((read_only, isolation, *risks),) = await connection.fetch(sql.READ_SETTINGS)
+        ((read_only, isolation, *risks),) = await connection.fetch(READ_SETTINGS)
         if read_only:
             msg = f"the store at {self.name} failed: {REMEDIES['25006']}"
             raise StoreError(msg)
@@ -183,9 +187,9 @@ class Server:
             raise StoreError(msg)
         return int(version)
 
-    def start(self, statement: str, *values: Any) -> asyncio.Task[list[Any]]:
+    def start(self, function: str, *values: Any) -> asyncio.Task[list[Any]]:
         """Begin a call; it runs to its end whether or not somebody waits for it."""
-        return self.keep(self._run(statement, values))
+        return self.keep(self._run(function, values))
 
     def keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Have this done before the store is closed."""
@@ -201,15 +205,15 @@ class Server:
         except TimeoutError as error:
             raise failure(self.name, error) from None
 
-    async def fetch(self, statement: str, *values: Any) -> list[Any]:
-        """Return the rows of a statement, which runs to its end even if the caller is gone."""
-        rows: list[Any] = await self.outcome(asyncio.shield(self.start(statement, *values)))
+    async def call(self, function: str, *values: Any) -> list[Any]:
+        """Return the rows of a function, which runs to its end even if the caller is gone."""
+        rows: list[Any] = await self.outcome(asyncio.shield(self.start(function, *values)))
         return rows
 
-    async def ask(self, statement: str, *values: Any) -> bool:
-        """Return what a statement says, False when it says nothing."""
-        rows = await self.fetch(statement, *values)
-        return bool(rows and rows[0][0])
+    async def ask(self, function: str, *values: Any) -> bool:
+        """Return what a function says; nothing is False."""
+        ((answer,),) = await self.call(function, *values)
+        return bool(answer)
 
     async def listen(self, channel: str, heard: Callable[[], None]) -> None:
         """Call ``heard`` at each notification, until cancelled. Raises StoreError when it ends."""
@@ -232,14 +236,16 @@ class Server:
             raise failure(self.name, error) from cause_of(error)
         raise StoreError(f"the store at {self.name} failed: {REMEDIES['08']}")
 
-    async def end_claim(self) -> None:
+    async def finish(self) -> None:
         """Wait for the calls that are under way, for a while."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 while self._tasks:
                     await asyncio.wait(self._tasks)
 
-    async def _run(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
+    async def _run(self, function: str, values: tuple[Any, ...]) -> list[Any]:
+        given = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+        statement = f"SELECT * FROM schema.{function}({given})"  # noqa: S608 - a name of ours
         try:
             async with (
                 asyncio.timeout(CALL_TIMEOUT),

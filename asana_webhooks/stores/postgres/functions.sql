@@ -1,13 +1,14 @@
--- The functions of the PostgreSQL store: what takes several steps and yet is one statement.
+-- The functions of the PostgreSQL store. Each call of the store is a call of one of them, and so
+-- one statement, one round trip and one transaction.
 --
 -- A row of ``queues`` stands for a route with something to claim; its ``due`` is when that is, or
 -- when the lease ends. To claim is one look into the index of that column, however many deliveries
 -- wait and however many routes are leased.
 --
 -- Who makes a delivery claimable locks the row of its queue, before the commit; who frees a queue
--- locks it before looking for what waits. So none of them misses what the other does. Rows are locked
--- in this order, each kind by its key: routes, seen, deliveries, queues. The functions rely on each
--- of their statements seeing what was committed before it: on "read committed".
+-- locks it before looking for what waits. So none of them misses what the other does. Rows are
+-- locked in this order, each kind by its key: routes, seen, deliveries, queues. The functions rely
+-- on each of their statements seeing what was committed before it: on "read committed".
 --
 -- ``schema.`` stands for the name that the user chose. A mark is a fingerprint, a seal a
 -- ciphertext.
@@ -15,21 +16,70 @@
 CREATE OR REPLACE FUNCTION schema.clock() RETURNS timestamptz LANGUAGE sql
 AS 'SELECT clock_timestamp()';
 
+CREATE OR REPLACE FUNCTION schema.is_handled_still(_route text, _state text)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT _state = 'retired'
+        AND EXISTS (SELECT FROM schema.deliveries WHERE route = _route AND candidate IS NULL)
+$$;
+
 -- Each candidate is a pair of its mark and its seal.
 CREATE OR REPLACE VIEW schema.live_routes AS
 SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, number, secret, seal,
     ARRAY(
         SELECT ARRAY[c.secret, c.seal] FROM schema.candidates c WHERE c.route = r.id ORDER BY c.id
     ) AS candidates
-FROM schema.routes r WHERE expires IS NULL OR expires > schema.clock();
+FROM schema.routes r
+WHERE expires IS NULL OR expires > schema.clock() OR schema.is_handled_still(id, state);
 
 CREATE OR REPLACE FUNCTION schema.purge() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    gone text[];
 BEGIN
-    DELETE FROM schema.routes WHERE id IN (
-        SELECT id FROM schema.routes WHERE expires <= (SELECT schema.clock())
+    WITH lapsed AS (
+        SELECT id FROM schema.routes
+        WHERE expires <= (SELECT schema.clock()) AND NOT schema.is_handled_still(id, state)
         FOR UPDATE SKIP LOCKED
-    );
+    ), deleted AS (
+        DELETE FROM schema.routes WHERE id IN (SELECT id FROM lapsed) RETURNING id
+    )
+    SELECT array_agg(id) INTO gone FROM deleted;
+    DELETE FROM schema.queues WHERE route = ANY (gone) AND due IS NULL;
 END $$;
+
+CREATE OR REPLACE FUNCTION schema.forget(_known_for interval, _most integer)
+RETURNS void LANGUAGE sql AS $$
+    DELETE FROM schema.seen WHERE digest IN (
+        SELECT digest FROM schema.seen WHERE at < schema.clock() - _known_for
+        ORDER BY at LIMIT _most FOR UPDATE SKIP LOCKED
+    )
+$$;
+
+CREATE OR REPLACE FUNCTION schema.own(
+    _public_url text, _holder text, _ttl double precision, _known_for interval
+) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    moment timestamptz;
+    other text;
+BEGIN
+    PERFORM schema.purge();
+    PERFORM schema.forget(_known_for, 10000);
+    PERFORM pg_advisory_xact_lock(hashtextextended('schema.owners', 0));
+    moment := schema.clock();
+    DELETE FROM schema.owners WHERE expires <= moment;
+    SELECT public_url INTO other FROM schema.owners
+    WHERE public_url <> _public_url AND holder <> _holder ORDER BY expires DESC LIMIT 1;
+    IF NOT FOUND THEN
+        INSERT INTO schema.owners AS o (holder, public_url, expires)
+        VALUES (_holder, _public_url, moment + make_interval(secs => _ttl))
+        ON CONFLICT (holder) DO UPDATE
+        SET public_url = excluded.public_url, expires = excluded.expires;
+    END IF;
+    RETURN other;
+END $$;
+
+CREATE OR REPLACE FUNCTION schema.disown(_holder text) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM schema.owners WHERE holder = _holder OR expires <= schema.clock()
+$$;
 
 CREATE OR REPLACE FUNCTION schema.reserve(
     _id text, _target text, _place text, _resource text, _filters text, _created_at timestamptz,
@@ -53,6 +103,18 @@ BEGIN
     ON CONFLICT DO NOTHING;
     RETURN FOUND;
 END $$;
+
+CREATE OR REPLACE FUNCTION schema.find_route(_route text)
+RETURNS SETOF schema.live_routes LANGUAGE sql STABLE AS $$
+    SELECT * FROM schema.live_routes WHERE id = _route
+$$;
+
+CREATE OR REPLACE FUNCTION schema.list_routes(_resource text)
+RETURNS SETOF schema.live_routes LANGUAGE sql STABLE AS $$
+    SELECT * FROM schema.live_routes
+    WHERE state <> 'retired' AND (_resource IS NULL OR resource = _resource)
+    ORDER BY created_at, number
+$$;
 
 CREATE OR REPLACE FUNCTION schema.add_candidate(
     _route text, _mark text, _seal text, _most integer
@@ -96,6 +158,23 @@ BEGIN
     RETURN true;
 END $$;
 
+CREATE OR REPLACE FUNCTION schema.set_filters(_route text, _filters text)
+RETURNS void LANGUAGE sql AS $$
+    UPDATE schema.routes SET filters = _filters WHERE id = _route
+$$;
+
+CREATE OR REPLACE FUNCTION schema.set_heartbeat(_route text, _at timestamptz)
+RETURNS void LANGUAGE sql AS $$
+    UPDATE schema.routes SET heartbeat_at = _at WHERE id = _route
+$$;
+
+CREATE OR REPLACE FUNCTION schema.retire(_route text, _known_for interval)
+RETURNS boolean LANGUAGE sql AS $$
+    UPDATE schema.routes
+    SET state = 'retired', secret = NULL, seal = NULL, expires = schema.clock() + _known_for
+    WHERE id = _route AND state = 'confirmed' RETURNING true
+$$;
+
 CREATE OR REPLACE FUNCTION schema.drop_route(_route text)
 RETURNS SETOF schema.live_routes LANGUAGE plpgsql AS $$
 BEGIN
@@ -106,12 +185,27 @@ BEGIN
     END IF;
 END $$;
 
+CREATE OR REPLACE FUNCTION schema.list_candidates()
+RETURNS TABLE (id text, route text, secret text, seal text, gid text, resource text)
+LANGUAGE sql STABLE AS $$
+    SELECT c.id::text, r.id, c.secret, c.seal, r.gid, r.resource
+    FROM schema.candidates c JOIN schema.routes r ON r.id = c.route
+$$;
+
+CREATE OR REPLACE FUNCTION schema.list_confirmed()
+RETURNS TABLE (id text, route text, secret text, seal text, gid text, resource text)
+LANGUAGE sql STABLE AS $$
+    SELECT r.id, r.id, r.secret, r.seal, r.gid, r.resource
+    FROM schema.routes r WHERE r.secret IS NOT NULL
+$$;
+
 -- A candidate that is sealed anew may be there a second time: when a process without keys kept it,
 -- and one with keys kept it again. What is held for the one is then held for the other.
 CREATE OR REPLACE FUNCTION schema.reseal_candidate(
-    _id bigint, _old_mark text, _old_seal text, _mark text, _seal text
+    _candidate text, _old_mark text, _old_seal text, _mark text, _seal text
 ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    _id bigint := _candidate;
     twin bigint;
 BEGIN
     PERFORM FROM schema.routes WHERE id = (SELECT route FROM schema.candidates WHERE id = _id)
@@ -127,6 +221,17 @@ BEGIN
     END IF;
 END $$;
 
+CREATE OR REPLACE FUNCTION schema.reseal_confirmed(
+    _route text, _old_mark text, _old_seal text, _mark text, _seal text
+) RETURNS void LANGUAGE sql AS $$
+    UPDATE schema.routes SET secret = _mark, seal = _seal
+    WHERE id = _route AND secret = _old_mark AND seal IS NOT DISTINCT FROM _old_seal
+$$;
+
+CREATE OR REPLACE FUNCTION schema.announce(_channel text) RETURNS void LANGUAGE sql AS $$
+    SELECT pg_notify(_channel, '')
+$$;
+
 CREATE OR REPLACE FUNCTION schema.offer(_routes text[], _due timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -136,11 +241,21 @@ BEGIN
     WHERE NOT q.leased AND (q.due IS NULL OR q.due > excluded.due);
 END $$;
 
-CREATE OR REPLACE FUNCTION schema.count_waiting(_most integer)
+-- Ids grow, so the first and the last tell how many deliveries there are at most: only when that is
+-- too many are they counted.
+CREATE OR REPLACE FUNCTION schema.find_room(_wanted integer, _most integer)
 RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    room integer;
 BEGIN
-    PERFORM schema.purge();
-    RETURN (SELECT count(*) FROM (SELECT FROM schema.deliveries LIMIT _most) AS counted);
+    SELECT greatest(_most - coalesce(max(id) - min(id) + 1, 0), 0) INTO room
+    FROM schema.deliveries;
+    IF room < _wanted THEN
+        SELECT _most - count(*) INTO room FROM (
+            SELECT FROM schema.deliveries WHERE candidate IS NULL LIMIT _most
+        ) AS counted;
+    END IF;
+    RETURN room;
 END $$;
 
 CREATE OR REPLACE FUNCTION schema.find_oldest() RETURNS timestamptz LANGUAGE plpgsql
@@ -159,39 +274,41 @@ CREATE OR REPLACE FUNCTION schema.counts(
     OUT waiting integer, OUT dead_letters integer, OUT oldest_at timestamptz
 ) LANGUAGE plpgsql AS $$
 BEGIN
-    waiting := schema.count_waiting(NULL);
+    PERFORM schema.purge();
+    waiting := (SELECT count(*) FROM schema.deliveries);
     dead_letters := (SELECT count(*) FROM schema.dead_letters);
     oldest_at := schema.find_oldest();
 END $$;
+
+-- Times that Python has: what somebody else wrote may be beyond.
+CREATE OR REPLACE FUNCTION schema.bounded(_at timestamptz)
+RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
+    SELECT least(greatest(_at, '0001-01-02Z'), '9999-12-30Z')
+$$;
 
 -- Of equal digests the first that is admitted stands for all; "place" is where a delivery
 -- stands in the batch. The routes of candidates are locked, so that none is confirmed or dropped
 -- between the look at it and the commit: what is held for it then would be lost.
 --
--- Ids grow, so the first and the last tell how many deliveries there are at most: only when that is
--- too many are they counted.
+-- What is held for a candidate has a limit of its own, and takes no room until it is confirmed.
 CREATE OR REPLACE FUNCTION schema.put(
     _routes text[], _digests bytea[], _times timestamptz[], _candidates text[], _reasons text[],
-    _traces text[], _bodies bytea[], _known_for interval, _forget integer, _most integer,
-    INOUT room integer, OUT kept bigint[], OUT refused bytea[]
+    _traces text[], _bodies bytea[], _known_for interval, _forget integer, _held integer,
+    _held_bytes integer, _most integer,
+    INOUT room integer, OUT kept bigint[], OUT refused bytea[], OUT crowded bytea[]
 ) LANGUAGE plpgsql AS $$
 DECLARE
     moment timestamptz := schema.clock();
     offered text[];
-    added integer;
 BEGIN
     IF room IS NULL THEN
-        SELECT greatest(_most - coalesce(max(id) - min(id) + 1, 0), 0) INTO room
-        FROM schema.deliveries;
-        IF room < cardinality(_routes) THEN
-            room := _most - schema.count_waiting(_most);
-        END IF;
+        room := schema.find_room(cardinality(_routes), _most);
     END IF;
     IF cardinality(array_remove(_candidates, NULL)) > 0 THEN
         PERFORM FROM schema.routes WHERE id IN (
             SELECT g.route FROM unnest(_routes, _candidates) AS g (route, candidate)
             WHERE g.candidate IS NOT NULL
-        ) ORDER BY id FOR SHARE;
+        ) ORDER BY id FOR NO KEY UPDATE;
     END IF;
     WITH admitted AS (
         SELECT DISTINCT ON (g.digest) g.*, c.id AS holder
@@ -208,9 +325,17 @@ BEGIN
         WHERE excluded.at - s.at NOT BETWEEN - _known_for AND _known_for
         RETURNING digest
     ), fresh AS (
-        SELECT a.*, reason IS NOT NULL
-            OR row_number() OVER (PARTITION BY reason IS NULL ORDER BY place) <= room AS taken
-        FROM admitted a JOIN learnt USING (digest)
+        SELECT a.*, CASE
+            WHEN reason IS NOT NULL THEN true
+            WHEN holder IS NULL THEN row_number() OVER line <= room
+            ELSE held.number + row_number() OVER line <= _held
+                AND held.bytes + sum(octet_length(body)) OVER line <= _held_bytes
+        END AS taken
+        FROM admitted a JOIN learnt USING (digest) LEFT JOIN LATERAL (
+            SELECT count(*) AS number, coalesce(sum(octet_length(h.body)), 0) AS bytes
+            FROM schema.deliveries h WHERE h.candidate = a.holder
+        ) AS held ON a.holder IS NOT NULL
+        WINDOW line AS (PARTITION BY reason IS NULL, holder ORDER BY place)
     ), inbox AS (
         INSERT INTO schema.deliveries (route, digest, received_at, due, candidate, trace, body)
         SELECT route, digest, at, moment, holder, trace, body FROM fresh
@@ -220,13 +345,14 @@ BEGIN
         SELECT route, reason, at, clock_timestamp(), 0, body FROM fresh
         WHERE reason IS NOT NULL ORDER BY place
     )
-    SELECT array_agg(place) FILTER (WHERE taken), array_agg(digest) FILTER (WHERE NOT taken),
-        array_agg(route) FILTER (WHERE taken AND reason IS NULL AND holder IS NULL),
-        count(*) FILTER (WHERE taken AND reason IS NULL)
-    INTO kept, refused, offered, added FROM fresh;
-    room := room - added;
-    IF refused IS NOT NULL THEN
-        DELETE FROM schema.seen WHERE digest = ANY (refused);
+    SELECT array_agg(place) FILTER (WHERE taken),
+        array_agg(digest) FILTER (WHERE NOT taken AND holder IS NULL),
+        array_agg(digest) FILTER (WHERE NOT taken AND holder IS NOT NULL),
+        array_agg(route) FILTER (WHERE taken AND reason IS NULL AND holder IS NULL)
+    INTO kept, refused, crowded, offered FROM fresh;
+    room := room - coalesce(cardinality(offered), 0);
+    IF refused IS NOT NULL OR crowded IS NOT NULL THEN
+        DELETE FROM schema.seen WHERE digest = ANY (refused) OR digest = ANY (crowded);
     END IF;
     IF offered IS NOT NULL THEN
         PERFORM schema.offer(offered, moment);
@@ -243,57 +369,110 @@ END $$;
 CREATE OR REPLACE FUNCTION schema.free(_route text) RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
-    UPDATE schema.queues SET leased = false, due = (
+    UPDATE schema.queues SET leased = false, claimed = '{}', due = (
         SELECT min(due) FROM schema.deliveries WHERE route = _route AND candidate IS NULL
     ) WHERE route = _route;
 END $$;
 
 -- A claim passes by the queues that others are busy with. A patient one waits for the first that is
 -- due, which may be put to without a pause, and does so before it locks any other: even a row that
--- turns out not to be due any more, and is not returned, stays locked, and who puts may wait for it.
+-- turns out not to be due any more, and is not returned, stays locked, and who puts may wait for
+-- it.
 --
--- A fence is not below the clock's microseconds, so that a standby which takes over, and had not got
--- the last ones, gives none of them again.
-CREATE OR REPLACE FUNCTION schema.lease(
-    _limit integer, _bytes bigint, _lease double precision, _patient boolean
+-- A queue that is leased and due again belonged to a claim that ended without a word. What that
+-- claim still held may have ended its process, so each of it is claimed alone.
+--
+-- A fence is not below the clock's microseconds, so that a standby which takes over, and had not
+-- got the last ones, gives none of them again.
+CREATE OR REPLACE FUNCTION schema.claim_due(
+    _limit integer, _bytes bigint, _lease double precision
 ) RETURNS TABLE (
     route text, fence bigint, id bigint, digest bytea, received_at timestamptz, attempts integer,
-    done integer, trace text, body bytea
+    done integer, crashes integer, trace text, body bytea
 ) LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     moment timestamptz := schema.clock();
     queue schema.queues;
     next_fence bigint;
+    chosen bigint[];
 BEGIN
-    IF _patient THEN
-        SELECT * INTO queue FROM schema.queues q WHERE q.due <= moment ORDER BY q.due LIMIT 1;
-        PERFORM FROM schema.queues q WHERE q.route = queue.route FOR UPDATE;
-    END IF;
     LOOP
         SELECT * INTO queue FROM schema.queues q WHERE q.due <= moment ORDER BY q.due LIMIT 1
         FOR UPDATE SKIP LOCKED;
         EXIT WHEN NOT FOUND;
-        next_fence := greatest(queue.fence + 1, extract(epoch FROM moment) * 1000000);
-        RETURN QUERY
-        SELECT d.route, next_fence, d.id, d.digest, d.received_at, d.attempts, d.done,
-            d.trace, d.body
-        FROM (
-            SELECT due.*, sum(octet_length(due.body)) OVER (ORDER BY due.due, due.id) AS so_far
+        IF queue.leased THEN
+            UPDATE schema.deliveries d SET crashes = d.crashes + 1
+            WHERE d.id = ANY (queue.claimed) AND d.route = queue.route;
+        END IF;
+        SELECT array_agg(c.id) INTO chosen FROM (
+            SELECT w.id, row_number() OVER line AS place,
+                sum(octet_length(w.body)) OVER line AS bytes,
+                bool_or(w.crashes > 0) OVER line AS crashed
             FROM (
-                SELECT * FROM schema.deliveries w
-                WHERE w.route = queue.route AND w.candidate IS NULL AND w.due <= moment
-                ORDER BY w.due, w.id LIMIT _limit
-            ) AS due
-        ) AS d
-        WHERE d.so_far - octet_length(d.body) < _bytes ORDER BY d.due, d.id;
-        IF FOUND THEN
-            UPDATE schema.queues q SET leased = true, fence = next_fence,
+                SELECT * FROM schema.deliveries d
+                WHERE d.route = queue.route AND d.candidate IS NULL AND d.due <= moment
+                ORDER BY d.due, d.id LIMIT _limit
+            ) AS w WINDOW line AS (ORDER BY w.due, w.id)
+        ) AS c WHERE c.place = 1 OR (c.bytes <= _bytes AND NOT c.crashed);
+        IF chosen IS NOT NULL THEN
+            next_fence := greatest(queue.fence + 1, extract(epoch FROM moment) * 1000000);
+            UPDATE schema.queues q SET leased = true, fence = next_fence, claimed = chosen,
                 due = schema.clock() + make_interval(secs => _lease)
             WHERE q.route = queue.route;
+            RETURN QUERY
+            SELECT d.route, next_fence, d.id, d.digest, schema.bounded(d.received_at), d.attempts,
+                d.done, d.crashes, d.trace, d.body
+            FROM schema.deliveries d WHERE d.id = ANY (chosen) ORDER BY d.due, d.id;
             EXIT;
         END IF;
         PERFORM schema.free(queue.route);
     END LOOP;
+END $$;
+
+CREATE OR REPLACE FUNCTION schema.claim_due_patiently(
+    _limit integer, _bytes bigint, _lease double precision
+) RETURNS TABLE (
+    route text, fence bigint, id bigint, digest bytea, received_at timestamptz, attempts integer,
+    done integer, crashes integer, trace text, body bytea
+) LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+BEGIN
+    PERFORM FROM schema.queues q WHERE q.route = (
+        SELECT p.route FROM schema.queues p WHERE p.due <= schema.clock() ORDER BY p.due LIMIT 1
+    ) FOR UPDATE;
+    RETURN QUERY SELECT * FROM schema.claim_due(_limit, _bytes, _lease);
+END $$;
+
+-- Called when the server cannot read what a claim takes. Makes a dead letter of each delivery that
+-- is damaged among those next in line, and returns how many; if not even that can be, it sets their
+-- queue aside until something is put to it, and returns 0. NULL when nothing is damaged.
+CREATE OR REPLACE FUNCTION schema.bury_unreadable(_limit integer)
+RETURNS integer LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+    moment timestamptz := schema.clock();
+    queue schema.queues;
+    number bigint;
+    buried integer;
+BEGIN
+    SELECT * INTO queue FROM schema.queues WHERE due <= moment ORDER BY due LIMIT 1 FOR UPDATE;
+    FOR number IN
+        SELECT id FROM schema.deliveries
+        WHERE route = queue.route AND candidate IS NULL AND due <= moment
+        ORDER BY due, id LIMIT _limit
+    LOOP
+        BEGIN
+            PERFORM hashtext(d::text) FROM schema.deliveries d WHERE id = number;
+        EXCEPTION WHEN data_corrupted OR internal_error OR data_exception THEN
+            DELETE FROM schema.deliveries WHERE id = number;
+            INSERT INTO schema.dead_letters (route, reason, received_at, buried_at, done, body)
+            VALUES (queue.route, format('delivery %s was damaged at the server (SQLSTATE %s); its'
+                ' body is lost', number, SQLSTATE), moment, clock_timestamp(), 0, '');
+            buried := coalesce(buried, 0) + 1;
+        END;
+    END LOOP;
+    RETURN buried;
+EXCEPTION WHEN data_corrupted OR internal_error OR data_exception THEN
+    UPDATE schema.queues SET due = NULL, leased = false, claimed = '{}' WHERE route = queue.route;
+    RETURN 0;
 END $$;
 
 CREATE OR REPLACE FUNCTION schema.is_leased(_route text, _fence bigint)
@@ -303,17 +482,29 @@ BEGIN
     RETURN FOUND;
 END $$;
 
-CREATE OR REPLACE FUNCTION schema.settle(
-    _route text, _fence bigint, _handled bigint[], _finish boolean
-) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION schema.renew(_route text, _fence bigint, _lease double precision)
+RETURNS boolean LANGUAGE sql AS $$
+    UPDATE schema.queues SET due = schema.clock() + make_interval(secs => _lease)
+    WHERE route = _route AND fence = _fence AND leased RETURNING true
+$$;
+
+CREATE OR REPLACE FUNCTION schema.ack(_route text, _fence bigint, _handled bigint[])
+RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT schema.is_leased(_route, _fence) THEN
         RETURN false;
     END IF;
     DELETE FROM schema.deliveries WHERE id = ANY (_handled) AND route = _route;
-    IF _finish THEN
-        PERFORM schema.free(_route);
+    RETURN true;
+END $$;
+
+CREATE OR REPLACE FUNCTION schema.end_claim(_route text, _fence bigint, _handled bigint[])
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT schema.ack(_route, _fence, _handled) THEN
+        RETURN false;
     END IF;
+    PERFORM schema.free(_route);
     RETURN true;
 END $$;
 
@@ -325,7 +516,9 @@ BEGIN
     IF NOT schema.is_leased(_route, _fence) THEN
         RETURN false;
     END IF;
-    UPDATE schema.deliveries SET attempts = _attempts, done = _done, due = CASE
+    UPDATE schema.queues SET claimed = array_remove(claimed, _id) WHERE route = _route;
+    UPDATE schema.deliveries
+    SET attempts = _attempts, done = _done, crashes = least(crashes, 1), due = CASE
         WHEN _delay > 0 THEN schema.clock() + make_interval(secs => _delay) ELSE due
     END WHERE id = _id AND route = _route;
     RETURN FOUND;
@@ -350,6 +543,49 @@ BEGIN
     ORDER BY place;
     RETURN true;
 END $$;
+
+-- A dead letter whose body is damaged is shown without it: it hinders no other, and can be
+-- discarded.
+CREATE OR REPLACE FUNCTION schema.read_letter(_letter schema.dead_letters)
+RETURNS schema.dead_letters LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    _letter.received_at := schema.bounded(_letter.received_at);
+    _letter.buried_at := schema.bounded(_letter.buried_at);
+    BEGIN
+        _letter.body := _letter.body || ''::bytea;
+    EXCEPTION WHEN data_corrupted OR internal_error THEN
+        _letter.reason := format('its body was damaged at the server (SQLSTATE %s) and is lost; %s',
+            SQLSTATE, _letter.reason);
+        _letter.body := '';
+    END;
+    RETURN _letter;
+END $$;
+
+CREATE OR REPLACE FUNCTION schema.list_letters(_after bigint, _limit integer, _bytes bigint)
+RETURNS SETOF schema.dead_letters LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    letter schema.dead_letters;
+    bytes bigint := 0;
+BEGIN
+    FOR letter IN
+        SELECT * FROM schema.dead_letters WHERE id > _after ORDER BY id LIMIT _limit
+    LOOP
+        bytes := bytes + octet_length(letter.body);
+        EXIT WHEN bytes > _bytes AND bytes > octet_length(letter.body);
+        RETURN NEXT schema.read_letter(letter);
+    END LOOP;
+END $$;
+
+CREATE OR REPLACE FUNCTION schema.find_letter(_id bigint)
+RETURNS SETOF schema.dead_letters LANGUAGE sql STABLE AS $$
+    SELECT r.* FROM schema.dead_letters l CROSS JOIN LATERAL schema.read_letter(l) r
+    WHERE l.id = _id
+$$;
+
+CREATE OR REPLACE FUNCTION schema.discard(_ids bigint[]) RETURNS integer LANGUAGE sql AS $$
+    WITH gone AS (DELETE FROM schema.dead_letters WHERE id = ANY (_ids) RETURNING id)
+    SELECT count(*)::integer FROM gone
+$$;
 
 CREATE OR REPLACE FUNCTION schema.replay(_ids bigint[]) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,7 +1,10 @@
 -- The tables of the PostgreSQL store. ``schema.`` stands for the name that the user chose.
 --
 -- A delivery with a candidate is held, and goes when its candidate goes. A row of queues stays when
--- nothing waits, with due NULL: the next fence of the route must be larger than its last.
+-- nothing waits, with due NULL, as long as its route is known: the next fence of the route must be
+-- larger than its last. While it is leased, claimed are the ids of the deliveries that were handed
+-- out and not released. A route that is reserved or retired expires; a retired one stays beyond
+-- that while deliveries of it wait.
 --
 -- Of queues every row is rewritten often: there is room in its pages, and it is vacuumed early.
 -- Bodies are not compressed: they stay for a moment, and it would take longer than to write them.
@@ -23,7 +26,8 @@ CREATE TABLE schema.routes (
     created_at timestamptz NOT NULL,
     heartbeat_at timestamptz,
     expires timestamptz,
-    CONSTRAINT routes_seal CHECK (seal IS NULL OR secret IS NOT NULL)
+    CONSTRAINT routes_seal CHECK (seal IS NULL OR secret IS NOT NULL),
+    CONSTRAINT routes_retired CHECK (state <> 'retired' OR expires IS NOT NULL)
 );
 CREATE INDEX routes_resource ON schema.routes (resource);
 CREATE INDEX routes_expires ON schema.routes (expires) WHERE expires IS NOT NULL;
@@ -46,6 +50,7 @@ CREATE TABLE schema.deliveries (
     received_at timestamptz NOT NULL,
     attempts integer NOT NULL DEFAULT 0,
     done integer NOT NULL DEFAULT 0,
+    crashes integer NOT NULL DEFAULT 0,
     due timestamptz NOT NULL,
     candidate bigint REFERENCES schema.candidates ON DELETE CASCADE,
     trace text NOT NULL DEFAULT '',
@@ -59,7 +64,8 @@ CREATE TABLE schema.queues (
     route text COLLATE "C" PRIMARY KEY,
     due timestamptz,
     leased boolean NOT NULL DEFAULT false,
-    fence bigint NOT NULL DEFAULT 0
+    fence bigint NOT NULL DEFAULT 0,
+    claimed bigint[] NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 CREATE INDEX queues_due ON schema.queues (due) WHERE due IS NOT NULL;
 
@@ -73,3 +79,9 @@ CREATE TABLE schema.dead_letters (
     body bytea NOT NULL
 );
 ALTER TABLE schema.dead_letters ALTER COLUMN body SET STORAGE EXTERNAL;
+
+CREATE TABLE schema.owners (
+    holder text COLLATE "C" PRIMARY KEY,
+    public_url text NOT NULL,
+    expires timestamptz NOT NULL
+);
