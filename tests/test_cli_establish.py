@@ -120,8 +120,8 @@ def test_address_that_cannot_be_listened_on_is_told_as_it_is(
 
 
 def test_public_url_that_asana_cannot_reach_is_refused_before_anything(shell: Shell) -> None:
-    told = {"ASANA_BASE_URL": None}
-    line = shell.failure("establish", "12", "--public-url", "https://localhost/x", **told)
+    arguments = ("establish", "12", "--public-url", "https://localhost/x")
+    line = shell.failure(*arguments, ASANA_BASE_URL=None)
     assert "must be on the public internet" in line
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import json
-import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,8 +13,7 @@ from typing import TypeVar
 import pytest
 from click.testing import CliRunner, Result
 
-from asana_webhooks.cli.app import COMMANDS, cli
-from asana_webhooks.cli.output import print_records
+from asana_webhooks.cli.app import cli
 from asana_webhooks.models import Delivery, Route
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.sqlite import SqliteStore
@@ -235,81 +232,3 @@ def test_store_that_does_not_open_is_one_line(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
     assert "it is not a SQLite database" in result.stderr
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("no_colour", ["", "1"], ids=["colour", "NO_COLOR"])
-def test_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, no_colour: str) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stdout", terminal)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setenv("NO_COLOR", no_colour)
-    records = [{"id": "1", "reason": "[red]\x1b"}, {"id": "2", "reason": None}]
-    print_records(records, as_json=False, none="nothing")
-    printed = terminal.getvalue()
-    assert "\x1b[31m" not in printed
-    assert "[red]\\x1b" in printed
-    assert "id" in printed.splitlines()[0]
-    assert printed.splitlines()[2].split() == ["2", "-"]
-
-
-WEBHOOKS = [
-    {
-        "gid": f"12046190000000{number}",
-        "resource": "1204619000000099",
-        "name": "The login forgets its visitors",
-        "active": "yes",
-        "last success": "1 day, 2:00:00",
-        "retries": 12,
-        "deletion": "2026-11-22 17:06:03",
-        "secret": "yes",
-    }
-    for number in (10, 20)
-]
-
-
-def printed_at(monkeypatch: pytest.MonkeyPatch, width: int) -> list[str]:
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stdout", terminal)
-    monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    print_records(WEBHOOKS, as_json=False, none="nothing")
-    return re.sub(r"\x1b\[\d*m", "", terminal.getvalue()).splitlines()
-
-
-@pytest.mark.parametrize("width", [76, 80, 120, 200])
-def test_table_leaves_nothing_out(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    lines = printed_at(monkeypatch, width)
-    assert max(map(len, lines)) <= width
-    assert [line.split()[0] for line in lines if line.startswith("12")] == [
-        record["gid"] for record in WEBHOOKS
-    ]
-    assert "…" not in "".join(lines)
-
-
-def test_terminal_without_room_for_a_table_gets_a_field_a_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    lines = printed_at(monkeypatch, 75)
-    assert lines[0] == f"gid:          {WEBHOOKS[0]['gid']}"
-    assert lines[8] == ""
-    assert lines[9] == f"gid:          {WEBHOOKS[1]['gid']}"
-
-
-def test_output_that_was_closed_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdout", None)
-    print_records(WEBHOOKS, as_json=False, none="nothing")
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_says_of_itself_what_the_list_says(name: str) -> None:
-    command = cli.get_command(None, name)  # type: ignore[arg-type] # it needs no context
-    assert command is not None
-    assert command.name == name
-    assert (command.help or "").splitlines()[0] == COMMANDS[name]

@@ -1,14 +1,11 @@
-"""``asana-webhooks list`` and ``show``: what Asana says, and what the store holds."""
+"""``asana-webhooks list``: what Asana says, and what the store holds."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from support.cli_shell import Shell, shell
 
-from asana_webhooks import Webhook
-from asana_webhooks.cli.webhooks import print_webhook, shortened
 from asana_webhooks.simulator import Fault
 
 __all__ = ["shell"]
@@ -76,66 +73,7 @@ def test_list_waits_where_asana_limits_the_rate(shell: Shell) -> None:
     assert [record["gid"] for record in shell.records("list")] == [gid]
 
 
-def test_show_tells_all_of_one_webhook(shell: Shell) -> None:
-    gid = shell.establish_and_settle(f"sqlite:///{shell.file}")
-    record = shell.record(gid)
-    record.last_failure_content = "503 \x1b[31mred"
-    record.next_attempt_after = datetime.now(UTC) + timedelta(minutes=5, seconds=30)
-    lines = shell.lines("show", gid)
-    fields = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    assert fields["gid"] == gid
-    assert fields["filters"] == "every event"
-    assert fields["last_failure_content"] == "503 \\x1b[31mred"
-    assert "(in 0:05:" in fields["next_attempt_after"]
-    assert fields["is_workspace_webhook"] == "no"
-    assert fields["secret_held"] == "yes"
-
-
-def test_show_says_when_the_secret_is_not_here(shell: Shell) -> None:
-    gid = shell.establish()
-    elsewhere = shell.run("show", gid, "--json", ASANA_WEBHOOKS_STORE="sqlite:///nowhere.db")
-    assert '"secret_held": false' in elsewhere.stdout
-
-
-def test_show_of_an_unknown_webhook_is_one_line(shell: Shell) -> None:
-    assert shell.failure("show", "99") == ("Error: Asana answered 404: webhook: Unknown object: 99")
-
-
-def test_gid_that_is_none_is_one_line(shell: Shell) -> None:
-    assert "must be a gid" in shell.failure("show", "../users/me")
-
-
 def test_store_that_does_not_open_is_one_line(shell: Shell) -> None:
     shell.establish()
     shell.file.write_text("this is a text, and no database, however long one makes it")
     assert "is not a SQLite database" in shell.failure("list")
-
-
-@pytest.mark.parametrize(
-    ("target", "shown"),
-    [
-        pytest.param(None, None, id="none"),
-        pytest.param("https://h.example/a/" + "r" * 32, "https://h.example/a/rrrr...", id="route"),
-        pytest.param(
-            "https://h.example/a/" + "r" * 32 + "/", "https://h.example/a/rrrr...", id="/"
-        ),
-        pytest.param("https://h.example/in", "https://h.example/in", id="short"),
-        pytest.param("https://h.example", "https://h.example", id="host"),
-        pytest.param("https://h.example/a?key=1", "https://h.example/a?...", id="query"),
-        pytest.param("https://me:pw@h.example:8/a", "https://h.example:8/a", id="password"),
-    ],
-)
-def test_target_is_shown_without_what_makes_it_secret(
-    target: str | None, shown: str | None
-) -> None:
-    assert shortened(target) == shown
-
-
-def test_webhook_of_which_little_is_known_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    print_webhook(Webhook(gid="7", secret="hush"), held=False, as_json=False)
-    printed = capsys.readouterr().out
-    fields = {
-        name: value.strip() for name, _, value in (x.partition(":") for x in printed.splitlines())
-    }
-    assert (fields["resource"], fields["active"], fields["target"]) == ("-", "-", "-")
-    assert "hush" not in printed

@@ -23,7 +23,7 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner
 from conftest import guard, until
-from test_tunnels import NGROK, Install, install, is_running
+from support.tunnel_program import NGROK, Install, install, is_running
 
 from asana_webhooks import (
     AsanaWebhooksError,
@@ -36,14 +36,11 @@ from asana_webhooks import (
 from asana_webhooks.cli import forwarding
 from asana_webhooks.cli.access import Access
 from asana_webhooks.cli.app import cli
-from asana_webhooks.cli.demo import story
-from asana_webhooks.cli.demo.console import Narrator
 from asana_webhooks.cli.listen import session
 from asana_webhooks.cli.listen.printing import as_fields, as_lines
 from asana_webhooks.cli.listen.session import ListenOptions, listen
-from asana_webhooks.cli.recorded import Recorded
-from asana_webhooks.cli.records import Record
-from asana_webhooks.cli.signals import stopping, terminable
+from asana_webhooks.cli.recording import Record
+from asana_webhooks.cli.replay import Recorded
 from asana_webhooks.simulator import AsanaSimulator, Fault
 from asana_webhooks.stores.sqlite import SqliteStore
 
@@ -490,37 +487,6 @@ async def test_failure_to_print_deletes_the_webhook(
     assert dict(asana.webhooks) == {}
 
 
-async def test_signals_are_as_before_in_the_end() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with stopping() as told:
-        signal.raise_signal(signal.SIGTERM)
-        with guard():
-            await told.once.wait()
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    assert not told.twice.is_set()
-
-
-@pytest.mark.parametrize("interrupts", [signal.default_int_handler, signal.SIG_IGN])
-def test_sigterm_interrupts_work_that_cleans_up(interrupts: Any) -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, interrupts)
-    try:
-        with pytest.raises(KeyboardInterrupt), terminable():
-            signal.raise_signal(signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) is before[0]
-    finally:
-        signal.signal(signal.SIGINT, before[1])
-
-
-async def test_hangup_that_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with stopping():
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
 # A tunnel
 
 
@@ -609,37 +575,6 @@ async def test_port_that_is_taken_is_an_error_before_anything_is_established(
         with pytest.raises(OSError, match="address already in use|bind"), guard():
             await run.task
     assert not asana.create_started.is_set()
-
-
-async def test_demo_with_an_inspector_stays_until_it_is_told(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    showing = asyncio.create_task(story.show(Narrator(sys.stdout), 0))
-    out = ""
-
-    def stays() -> bool:
-        nonlocal out
-        out += capsys.readouterr().out
-        return showing.done() or "stay until Ctrl-C" in out
-
-    await until(stays)
-    url = out.split("inspector: ")[1].split(maxsplit=1)[0]
-    async with aiohttp.ClientSession() as http:
-        async with http.get(f"{url}stream") as stream:
-            text = (await stream.content.readuntil(b"\n\n")).decode()
-        records = json.loads(text.partition("data: ")[2])["records"]
-        verdicts = [each["verdict"] for each in records]
-        assert verdicts.count("refused") == 2
-        assert "duplicate" in verdicts
-        [first, *_] = [each for each in records if each["verdict"] == "accepted"]
-        assert first["attempts"]
-        headers = {"Origin": url.rstrip("/")}
-        again = await http.post(f"{url}records/{first['id']}/Post again", headers=headers)
-        assert (await again.json())["said"] == "Posted; the receiver answered 200."
-    signal.raise_signal(signal.SIGINT)
-    with guard():
-        await showing
-    assert "All 19 checks passed" in out
 
 
 # As users call it

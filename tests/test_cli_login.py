@@ -1,4 +1,4 @@
-"""``asana-webhooks login`` and ``logout``: OAuth at the local Asana, with a browser of sorts."""
+"""``asana-webhooks login``: OAuth at the local Asana, with a browser of sorts."""
 
 from __future__ import annotations
 
@@ -11,93 +11,28 @@ import sys
 import textwrap
 import threading
 import webbrowser
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import click
-import httpx
 import pytest
-from click.testing import CliRunner, Result
-from support.simulated import Simulated, simulated
+from click.testing import CliRunner
+from support.login_shell import SECRET, Shell, asana, browse, consent, shell, who
 
-from asana_webhooks import LoginRequiredError, Resource
+from asana_webhooks import Resource
 from asana_webhooks.auth import AsanaOAuth, Token, TokenFile
 from asana_webhooks.cli import login
 from asana_webhooks.cli.access import default_login_file, token_of_login
 from asana_webhooks.cli.app import cli
 
+__all__ = ["asana", "shell"]
+
 ASANA = "https://app.asana.com/api/1.0"
-BACK = "http://127.0.0.1:0/callback"
-SECRET = "the-secret-of-the-app"
 BROWSER = """\
     #!{python}
     import sys, httpx
     httpx.get(sys.argv[1], follow_redirects=True, trust_env=False).raise_for_status()
 """
-
-Open = Callable[[str], bool]
-
-
-@pytest.fixture(scope="module")
-def asana() -> Iterator[Simulated]:
-    with simulated("--quiet") as asana:
-        yield asana
-
-
-class Shell:
-    """The command line with a configuration directory of its own."""
-
-    def __init__(self, config: Path, base_url: str) -> None:
-        self.config = config
-        self.base_url = base_url
-        self.variables = {
-            "XDG_CONFIG_HOME": str(config),
-            "ASANA_BASE_URL": base_url,
-            "ASANA_CLIENT_ID": "1204619",
-            "ASANA_CLIENT_SECRET": SECRET,
-        }
-
-    @property
-    def file(self) -> Path:
-        url = urlsplit(self.base_url)
-        return self.config / "asana-webhooks" / f"127.0.0.1-{url.port}.json"
-
-    def run(self, *arguments: str, **variables: str | None) -> Result:
-        return CliRunner().invoke(cli, arguments, env=self.variables | variables)
-
-    def login(self, *options: str, **variables: str | None) -> Result:
-        return self.run("login", "--redirect-uri", BACK, *options, **variables)
-
-    def token(self) -> Token:
-        token = TokenFile(self.file).load()
-        assert token is not None
-        return token
-
-
-@pytest.fixture
-def shell(asana: Simulated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    monkeypatch.setattr(webbrowser, "open", browse)
-    shell = Shell(tmp_path / "config", asana.base_url)
-    for name, value in shell.variables.items():
-        monkeypatch.setenv(name, value)
-    return shell
-
-
-def browse(url: str) -> bool:
-    return httpx.get(url, follow_redirects=True, trust_env=False).is_success
-
-
-def consent(url: str) -> str:
-    """Return where Asana sends a user who agrees."""
-    return httpx.get(url, trust_env=False).headers["Location"]
-
-
-async def who(oauth: AsanaOAuth, base_url: str) -> str:
-    """Return the name of the user as whom calls are made."""
-    async with httpx.AsyncClient(base_url=base_url, auth=oauth, trust_env=False) as api:
-        name: str = (await api.get("/users/me")).json()["data"]["name"]
-        return name
 
 
 # Log in
@@ -307,34 +242,6 @@ def test_login_without_the_apps_id_is_named(shell: Shell, monkeypatch: pytest.Mo
     monkeypatch.delenv("ASANA_CLIENT_ID")
     with pytest.raises(click.UsageError, match="needs the app's id: set ASANA_CLIENT_ID"):
         token_of_login(base_url=shell.base_url)
-
-
-# Log out
-
-
-async def test_logout_ends_the_access_and_deletes_the_file(shell: Shell) -> None:
-    await asyncio.to_thread(shell.login)
-    kept = shell.token()
-    result = await asyncio.to_thread(shell.run, "logout")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "logged out\n", "")
-    assert not shell.file.exists()
-    oauth = AsanaOAuth("1204619", SECRET, token=kept, base_url=shell.base_url)
-    with pytest.raises(LoginRequiredError):
-        await who(oauth, shell.base_url)
-
-
-def test_logout_of_nobody_is_no_failure(shell: Shell) -> None:
-    result = shell.run("logout")
-    assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == "nobody is logged in\n"
-
-
-def test_token_stays_when_it_could_not_be_revoked(shell: Shell) -> None:
-    shell.login()
-    result = shell.run("logout", ASANA_CLIENT_SECRET=None)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "invalid_client" in result.stderr
-    assert shell.file.exists()
 
 
 # As users run it

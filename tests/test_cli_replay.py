@@ -15,7 +15,7 @@ from support.cli_shell import Shell, shell
 from support.ports import free_tcp_port
 
 from asana_webhooks.cli.app import cli
-from asana_webhooks.cli.recorded import Recorded
+from asana_webhooks.cli.replay import Recorded
 from asana_webhooks.signature import sign
 
 __all__ = ["shell"]

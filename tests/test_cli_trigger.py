@@ -14,9 +14,9 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 from conftest import eventually
+from support.cli_serve import Place, Serve, place, serve
 from support.simulated import Simulated, simulated
 from support.target import Target, new_webhook
-from test_cli_serve import Place, Serve, place, serve  # noqa: F401 - fixtures
 from test_serving import ROUTE, SECRET, is_ready
 
 from asana_webhooks import verify_signature
@@ -27,6 +27,8 @@ from asana_webhooks.cli.trigger.clicks import CLICKS
 from asana_webhooks.models import Route
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.stores.sqlite import SqliteStore
+
+__all__ = ["place", "serve"]
 
 PROJECT = "8675309"
 
@@ -452,7 +454,7 @@ def test_silent_receiver_is_named_without_its_target(
     assert not any(hidden in result.output for hidden in stored.secrets)
 
 
-async def test_real_receiver_stores_what_it_is_delivered(place: Place, serve: Serve) -> None:  # noqa: F811 - fixtures
+async def test_real_receiver_stores_what_it_is_delivered(place: Place, serve: Serve) -> None:
     await place.target()
     serve("--port", str(place.port))
     await eventually(lambda: is_ready(place.port))

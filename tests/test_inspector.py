@@ -18,11 +18,10 @@ from support.chromium import Page, browsing
 
 from asana_webhooks import Event, MemoryStore, StoreError, WebhooksClient, sign
 from asana_webhooks._background import background_task
-from asana_webhooks.cli import recorder as recording
+from asana_webhooks.cli import recording
 from asana_webhooks.cli.inspector import Inspector, handle_again, post_again
 from asana_webhooks.cli.inspector.page import shown_route
-from asana_webhooks.cli.recorder import Recorder
-from asana_webhooks.cli.records import Record
+from asana_webhooks.cli.recording import Record, Recorder
 from asana_webhooks.models import Delivery, Route, Webhook, WebhookFilter
 from asana_webhooks.protocol import ACCEPTED, WRONG_SIGNATURE, Request, Response
 from asana_webhooks.simulator import AsanaSimulator

@@ -6,17 +6,18 @@ import contextlib
 import json
 import os
 import signal
-import stat
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 from conftest import guard, until
+from support.tunnel_program import NGROK, WAIT, Install, install, is_running
 
 from asana_webhooks.cli import tunnels
 from asana_webhooks.cli.tunnels import tunnel
+
+__all__ = ["install"]
 
 BOX = "+--------------------------------------------------------------------------+"
 CLOUDFLARED = [
@@ -34,12 +35,6 @@ OLD_CLOUDFLARED = [
     *CLOUDFLARED[:-1],
     "2022-06-01T16:23:12Z INF Connection c206cf44-945f-4c3c-a85c-af60c6338dc2 registered"
     " connIndex=0 location=ORD",
-]
-NGROK = [
-    json.dumps({"lvl": "info", "msg": "open config file", "path": "/ngrok.yml", "t": "2026"}),
-    json.dumps({"addr": "127.0.0.1:4040", "lvl": "info", "msg": "starting web service"}),
-    '{"addr":"http://localhost:8080","lvl":"info","msg":"started tunnel","name":"command_line",'
-    '"obj":"tunnels","t":"2026","url":"https://3f1c-2001-db8.ngrok-free.app"}',
 ]
 TAILSCALE = [
     "Available on the internet:",
@@ -62,53 +57,6 @@ OUTPUTS = [
         id="tailscale on another port",
     ),
 ]
-
-PROGRAM = """#!{python}
-import json, os, signal, sys, time
-with open({trace!r} + ".new", "w") as trace:
-    json.dump({{"pid": os.getpid(), "arguments": sys.argv[1:], "environment": dict(os.environ)}},
-              trace)
-os.rename({trace!r} + ".new", {trace!r})  # whole when it is there
-{before}
-for line in {lines!r}:
-    print(line, file=sys.{stream}, flush=True)
-{after}
-"""
-WAIT = "time.sleep(600)"
-
-Install = Callable[..., Path]
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Return what puts a program on PATH, where nothing else is, and returns its trace."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    monkeypatch.setenv("PATH", str(programs))
-
-    def install(
-        name: str,
-        lines: list[str],
-        *,
-        before: str = "",
-        after: str = WAIT,
-        stream: str = "stdout",
-    ) -> Path:
-        trace, program = tmp_path / f"{name}.json", programs / name
-        parts = {"trace": str(trace), "lines": lines, "before": before, "after": after}
-        program.write_text(PROGRAM.format(python=sys.executable, stream=stream, **parts))
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        return trace
-
-    return install
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

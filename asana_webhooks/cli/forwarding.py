@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from .records import Attempt, Record
+from .recording import Attempt, Record
 
 __all__ = ["check_url", "forward", "post", "session"]
 

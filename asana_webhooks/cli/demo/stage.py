@@ -20,7 +20,7 @@ from ...models import Event
 from ...simulator import AsanaSimulator, Attempt
 from ...stores import Store
 from ...stores.urls import open_store
-from ..recorder import Recorder
+from ..recording import Recorder
 from .console import Untrue
 
 __all__ = ["FILE", "PATIENCE", "TOKEN", "Running", "Stage"]

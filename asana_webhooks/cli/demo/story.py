@@ -23,7 +23,7 @@ from ...simulator import Fault
 from ...stores import Store
 from ..inspector import Inspector, handle_again, post_again
 from ..output import describe
-from ..recorder import Recorder
+from ..recording import Recorder
 from ..signals import stopping, until_told
 from .console import Narrator, Untrue
 from .stage import FILE, PATIENCE, TOKEN, Running, Stage

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...models import Route
 from ..output import describe
-from ..records import Attempt, Record
+from ..recording import Attempt, Record
 
 __all__ = ["read_page", "shown_record", "shown_route"]
 

@@ -22,8 +22,7 @@ from ...errors import StoreError
 from ...models import Route
 from ...stores import Store
 from ..forwarding import post, session
-from ..recorder import Feed, Recorder
-from ..records import Record
+from ..recording import Feed, Record, Recorder
 from .page import read_page, shown_record, shown_route
 
 __all__ = ["Action", "Inspector", "handle_again", "post_again"]

@@ -14,9 +14,8 @@ from ...models import Route
 from ...stores import Store
 from ..forwarding import forward, session
 from ..output import describe, on_one_line
-from ..recorded import Recorded
-from ..recorder import Recorder
-from ..records import Attempt, Record
+from ..recording import Attempt, Record, Recorder
+from ..replay import Recorded
 
 __all__ = ["Printer", "as_fields", "as_lines"]
 

@@ -25,7 +25,7 @@ from ..access import Access
 from ..forwarding import check_url
 from ..inspector import Inspector, post_again
 from ..output import warnings_shown
-from ..recorder import Recorder
+from ..recording import Recorder
 from ..signals import stopping, until_told
 from ..tunnels import Tunnel, tunnel
 from ..webhooks import routes_of

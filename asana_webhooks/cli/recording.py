@@ -6,23 +6,75 @@ A recorder is a telemetry: endpoint and inbox tell it what happens, and nothing 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
-from ..models import Delivery
+from ..errors import DecodeError
+from ..models import Delivery, Event, read_event, split_events
 from ..protocol import UNKNOWN_ROUTE, Request, Response
 from ..router import HandlerError
 from ..signature import parse_signature
 from ..telemetry import Outcome, Telemetry
-from .records import Attempt, Record, Verdict
 
-__all__ = ["Feed", "Recorder"]
+__all__ = ["Attempt", "Feed", "Record", "Recorder", "Verdict"]
+
+Verdict: TypeAlias = Literal[
+    "accepted", "duplicate", "heartbeat", "handshake", "dead letter", "refused"
+]
+
+
+@dataclass(slots=True, frozen=True)
+class Attempt:
+    """One try to do something with a delivery, how it ended, and after how many seconds."""
+
+    kind: Literal["handler", "forward"]
+    ok: bool
+    text: str
+    seconds: float
+    at: datetime
+
+
+@dataclass(slots=True, repr=False)
+class Record:
+    """A request and its answer; ``body`` is empty when it was refused unread."""
+
+    id: int
+    received_at: datetime
+    route: str
+    method: str
+    headers: tuple[tuple[str, str], ...]
+    signed: bool
+    body: bytes = b""
+    verdict: Verdict = "refused"
+    status: int = 0
+    reason: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def without_route(self, text: str) -> str:
+        """Return a header's value without the route: proxies write the path into some."""
+        return text.replace(self.route, "<route>") if self.route else text
+
+    def events(self) -> list[Event]:
+        """Return the events that can be decoded, of whatever was signed correctly."""
+        if self.verdict in ("refused", "handshake"):
+            return []
+        try:
+            texts = split_events(self.body)
+        except DecodeError:
+            return []
+        events = []
+        for text in texts:
+            with contextlib.suppress(DecodeError):
+                events.append(read_event(text, received_at=self.received_at))
+        return events
+
 
 MAX_RECORDS = 200
 """How many requests are remembered; the oldest go."""
@@ -92,7 +144,7 @@ class Recorder(Telemetry):
         """Return the record with this id; None when there is none, or no more."""
         return next((record for record in self._records if record.id == number), None)
 
-    @contextmanager
+    @contextlib.contextmanager
     def following(self) -> Iterator[Feed]:
         """Open a feed of what changes from now on."""
         feed = Feed()
@@ -123,7 +175,7 @@ class Recorder(Telemetry):
 
     # What it is told
 
-    @contextmanager
+    @contextlib.contextmanager
     def receiving(self, request: Request) -> Iterator[None]:
         """Begin a record; attempts count for it from now on: a handler may be quicker than we."""
         record = self._begin(request)
@@ -157,7 +209,7 @@ class Recorder(Telemetry):
         if self._on_answer is not None:
             self._on_answer(record)
 
-    @contextmanager
+    @contextlib.contextmanager
     def processing(self, delivery: Delivery) -> Iterator[None]:
         """Note how one attempt to handle a delivery ended."""
         started = time.monotonic()

@@ -1,10 +1,12 @@
-"""The command line: as users run it, and with parts of the package broken on purpose."""
+"""``asana-webhooks demo``: as users run it, and with parts of the package broken on purpose."""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hmac
 import io
+import json
 import os
 import re
 import secrets
@@ -17,15 +19,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anyio
-import click
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from conftest import guard, until
+from support.cli_process import TERMINAL, environment, run
 
 from asana_webhooks import Event, StoreError, WebhooksClient
-from asana_webhooks.cli import main
-from asana_webhooks.cli.app import COMMANDS, cli
+from asana_webhooks._background import background_task
+from asana_webhooks.cli.app import cli
 from asana_webhooks.cli.demo import stage, story
 from asana_webhooks.cli.demo.console import Narrator
 from asana_webhooks.models import Delivery
@@ -54,28 +58,10 @@ CLAIMS = [
     "a new event was verified with it, and handled once",
     "closed again: nothing waits, nothing was given up",
 ]
-TERMINAL = ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 SECRET_OR_ROUTE = re.compile(r"[A-Za-z0-9_-]{32,}")
 ESCAPE = "\x1b"
 
 Sabotage = Callable[[pytest.MonkeyPatch], None]
-
-
-def environment(**variables: str) -> dict[str, str]:
-    mine = {name: value for name, value in os.environ.items() if name not in TERMINAL}
-    return mine | {"TERM": "xterm-256color", "PYTHONUTF8": "1"} | variables
-
-
-def run(*arguments: str, cwd: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env=environment(**variables),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=40,
-        check=False,
-    )
 
 
 def run_on_terminal(cwd: Path, **variables: str) -> str:
@@ -161,6 +147,7 @@ def test_demo_ends_quietly_when_nobody_reads_on(tmp_path: Path) -> None:
 
 WAITING_DEMO = """
 import asyncio
+from asana_webhooks._background import background_task
 from asana_webhooks.cli import main
 from asana_webhooks.cli.demo import story
 
@@ -192,46 +179,6 @@ def test_an_interrupted_demo_cleans_up_and_exits_with_130(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def calls(group: click.Group, *names: str) -> Iterator[tuple[str, ...]]:
-    """Yield how a group, each command that it lists, and each below one of these is called."""
-    yield names
-    with click.Context(group) as context:
-        for name in group.list_commands(context):
-            command = group.get_command(context, name)
-            if isinstance(command, click.Group):
-                yield from calls(command, *names, name)
-            else:
-                yield (*names, name)
-
-
-HEAVY = {"aiohttp", "anyio", "asyncio", "httpx", "rich.console", "sqlite3"}
-ASK_FOR_HELP = f"""
-import sys
-from asana_webhooks.cli import main
-try: main()
-finally: print({HEAVY} & set(sys.modules))
-"""
-
-
-@pytest.mark.parametrize(
-    "call", [pytest.param(call, id=" ".join(call) or "itself") for call in calls(cli)]
-)
-def test_help_loads_nothing_heavy(tmp_path: Path, call: tuple[str, ...]) -> None:
-    ended = run("-c", ASK_FOR_HELP, *call, "--help", cwd=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith(f"Usage: {' '.join(('asana-webhooks', *call))} ")
-    assert ended.stdout.endswith("\nset()\n")
-
-
-@pytest.mark.parametrize("library", ["click", "rich"])
-def test_without_the_extra_one_line_says_how_to_install_it(tmp_path: Path, library: str) -> None:
-    (tmp_path / f"{library}.py").write_text("raise ImportError('not installed')")
-    ended = run("-m", "asana_webhooks", "demo", cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.count("\n") == 1
-    assert 'pip install "asana-webhooks[cli]"' in ended.stderr
-
-
 # In this process
 
 
@@ -250,29 +197,6 @@ def simulators(monkeypatch: pytest.MonkeyPatch) -> list[AsanaSimulator]:
 
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(cli, arguments, prog_name="asana-webhooks")
-
-
-def test_version_is_that_of_the_package(tmp_path: Path) -> None:
-    ended = run("-m", "asana_webhooks", "--version", cwd=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert re.fullmatch(r"asana-webhooks \d+\.\d+\.\d+\n", ended.stdout)
-
-
-def test_a_missing_library_is_named_instead_of_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rich", None)
-    with pytest.raises(SystemExit, match=r"asana-webhooks\[cli\]"):
-        main()
-
-
-def test_help_lists_every_command_with_what_it_is_good_for() -> None:
-    shown = " ".join(invoke("--help").stdout.split())
-    assert [name for name, told in COMMANDS.items() if f"{name} {told}" not in shown] == []
-
-
-def test_a_wrong_use_exits_with_2_and_names_the_help() -> None:
-    result = invoke("dance")
-    assert result.exit_code == 2
-    assert "Try 'asana-webhooks --help'" in result.output
 
 
 def test_demo_shows_neither_secret_nor_target(simulators: list[AsanaSimulator]) -> None:
@@ -332,54 +256,6 @@ def test_demo_tries_another_port_when_one_is_taken(monkeypatch: pytest.MonkeyPat
         result = invoke("demo")
     assert result.exit_code == 0
     assert f"client: http://127.0.0.1:{ports[1]}," in result.output
-
-
-def raising(error: BaseException) -> Callable[[object], Any]:
-    async def tell(narrator: object) -> None:
-        raise error
-
-    return tell
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        pytest.param(StoreError("full; make\nroom"), "full; make room", id="of the package"),
-        pytest.param(ValueError("no token"), "no token", id="in the configuration"),
-        pytest.param(OSError("disk"), "disk; `asana-webhooks --debug ...` shows where", id="OS"),
-        pytest.param(
-            OSError(errno.EADDRINUSE, "taken"),
-            "taken; end what listens there, or choose another port",
-            id="port",
-        ),
-        pytest.param(
-            FileNotFoundError(errno.ENOENT, "No such file", "/nowhere"),
-            "/nowhere: No such file; check the path",
-            id="file",
-        ),
-        pytest.param(
-            KeyError("x"),
-            "KeyError: 'x'; this is a mistake here: please report what --debug shows",
-            id="unexpected",
-        ),
-    ],
-)
-def test_an_error_is_one_line_and_a_traceback_only_with_debug(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
-) -> None:
-    monkeypatch.setattr(story, "tell", raising(error))
-    result = invoke("demo")
-    assert (result.exit_code, result.output) == (1, f"Error: {line}\n")
-    result = invoke("--debug", "demo")
-    assert result.exit_code == 1
-    assert result.output.startswith("Traceback (most recent call last):\n")
-    assert result.output.endswith(f"\nError: {line}\n")
-
-
-def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(story, "tell", raising(KeyboardInterrupt()))
-    result = invoke("demo")
-    assert (result.exit_code, result.output) == (130, "\n")
 
 
 # With something broken, the demo must say so
@@ -524,9 +400,40 @@ async def test_what_fails_beside_the_story_is_the_reason_that_is_given() -> None
         raise StoreError("broken")
 
     async def play() -> None:
-        async with stage.background_task(fail(), "failure") as task:
+        async with background_task(fail(), "failure") as task:
             await asyncio.wait([task])
             raise AssertionError
 
     with pytest.raises(StoreError, match="broken"):
         await play()
+
+
+async def test_demo_with_an_inspector_stays_until_it_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    showing = asyncio.create_task(story.show(Narrator(sys.stdout), 0))
+    out = ""
+
+    def stays() -> bool:
+        nonlocal out
+        out += capsys.readouterr().out
+        return showing.done() or "stay until Ctrl-C" in out
+
+    await until(stays)
+    url = out.split("inspector: ")[1].split(maxsplit=1)[0]
+    async with aiohttp.ClientSession() as http:
+        async with http.get(f"{url}stream") as stream:
+            text = (await stream.content.readuntil(b"\n\n")).decode()
+        records = json.loads(text.partition("data: ")[2])["records"]
+        verdicts = [each["verdict"] for each in records]
+        assert verdicts.count("refused") == 2
+        assert "duplicate" in verdicts
+        [first, *_] = [each for each in records if each["verdict"] == "accepted"]
+        assert first["attempts"]
+        headers = {"Origin": url.rstrip("/")}
+        again = await http.post(f"{url}records/{first['id']}/Post again", headers=headers)
+        assert (await again.json())["said"] == "Posted; the receiver answered 200."
+    signal.raise_signal(signal.SIGINT)
+    with guard():
+        await showing
+    assert "All 19 checks passed" in out
