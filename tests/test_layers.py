@@ -35,7 +35,7 @@ LAYER_OF = {owner: number for number, names in enumerate(LAYERS) for owner in na
 
 KNOWN_TO_THE_SIMULATOR = {"models", "signature"}
 
-# Rooms that decide and never do I/O: what they may import background_task names of the package.
+# Modules that decide and never do I/O: what they may import beside modules of the package.
 PURE = {
     "errors": {"typing"},
     "models": {"collections", "datetime", "contextlib", "hashlib", "msgspec", "re", "typing"},

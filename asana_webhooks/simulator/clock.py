@@ -21,7 +21,7 @@ __all__ = ["Clock"]
 
 @dataclass(slots=True, eq=False)
 class _Timer:
-    """What is to happen at one moment; ``due`` is in seconds since 1970, of the clock."""
+    """A task that waits for one moment; ``due`` is in seconds since 1970, of the clock."""
 
     due: float
     ring: Callable[[], None]
@@ -72,7 +72,7 @@ class Clock:
         task.add_done_callback(self._forget)
 
     async def advance(self, seconds: float, *, patience: float) -> None:
-        """Let time pass; when this returns, all that became due in it has been done.
+        """Pass time; when this returns, all that became due in it has been done.
 
         Raises TimeoutError when the tasks that a timer woke are awake for longer than ``patience``
         seconds of real time; the clock then shows the time of that timer.

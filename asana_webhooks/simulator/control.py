@@ -111,7 +111,7 @@ def control(asana: Driven) -> web.Application:
 
 @web.middleware
 async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let processes of this machine in; turn what goes wrong into answers."""
+    """Pass on calls of processes of this machine; turn errors into answers."""
     try:
         from_page = not FROM_PAGES.isdisjoint(request.headers)
         if from_page or not _is_here(request.remote):

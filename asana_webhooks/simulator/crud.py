@@ -83,7 +83,7 @@ BELOW: Mapping[tuple[str, str], Callable[[State, AsanaObject], list[AsanaObject]
     ("workspaces", "teams"): _linked("team", "organization"),
     ("workspaces", "users"): _members("workspace"),
 }
-"""What ``GET /{first}/{gid}/{second}`` lists."""
+"""The lists of ``GET /{first}/{gid}/{second}``."""
 
 
 def tasks(state: State, query: Query) -> list[AsanaObject]:

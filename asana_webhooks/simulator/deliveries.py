@@ -53,7 +53,7 @@ class _Delivery:
 
 @dataclass(slots=True, eq=False)
 class _Line:
-    """What is still to be delivered for one webhook, first things first."""
+    """The deliveries of one webhook that still wait, the first one first."""
 
     webhook: WebhookRecord
     waiting: list[_Delivery] = field(default_factory=list)

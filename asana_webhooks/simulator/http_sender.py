@@ -33,7 +33,7 @@ CUT = "the connection was cut"
 
 
 class Answer(NamedTuple):
-    """What a target answered; ``content`` is what a webhook's record says of a failure."""
+    """The answer of a target; ``content`` is what a webhook's record says of a failure."""
 
     status: int | None = None
     echo: str | None = None

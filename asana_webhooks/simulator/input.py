@@ -177,7 +177,7 @@ WRITABLE: Mapping[str, Mapping[str, Check]] = {
     "user": {"name": _text},
     "workspace": {"name": _text},
 }
-"""What calls may write, by the type of the object."""
+"""The fields that calls may write, by the type of the object."""
 
 
 LASTS = timedelta(minutes=15)
@@ -188,7 +188,7 @@ WHOLE = 1_000
 
 
 class Listed(Protocol):
-    """What a list consists of."""
+    """An item of a list."""
 
     gid: str
 

@@ -43,7 +43,7 @@ GRANULAR = frozenset(
     }
 )
 KNOWN = GRANULAR | {"default", "openid", "email", "profile"}
-"""What an app may ask for; ``default`` stands for everything."""
+"""The scopes that an app may ask for; ``default`` stands for everything."""
 
 VERBS = {"GET": "read", "DELETE": "delete"}
 MEANT = {"subtasks": "tasks", "addTask": "tasks"}
@@ -79,7 +79,7 @@ class OAuthError(Exception):
 
 
 class Issued(NamedTuple):
-    """What a call to the token endpoint gives out; a refresh token only when there is a new one."""
+    """The tokens of one answer; a refresh token only when there is a new one."""
 
     access_token: str
     refresh_token: str | None

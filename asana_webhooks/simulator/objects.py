@@ -32,7 +32,7 @@ COMPACT = {
     "team_membership": ("user", "team"),
     "workspace_membership": ("user", "workspace"),
 }
-"""What compact records show beside gid and type; of a type that is not named here, the name."""
+"""Fields of compact records beside gid and type; other types than these show their name."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -53,7 +53,7 @@ class AsanaObject:
 
     @property
     def name(self) -> str:
-        """What users call it; empty for objects without a name."""
+        """Its name; empty for objects without one."""
         name: str = self.fields.get("name", "")
         return name
 
@@ -72,13 +72,13 @@ class AsanaObject:
 
     @property
     def compact(self) -> dict[str, Any]:
-        """How answers of the API refer to it."""
+        """Its compact record, as answers of the API refer to it."""
         record, names = self.record, COMPACT.get(self.resource_type, ("name",))
         return {name: record[name] for name in ("gid", "resource_type", *names)}
 
     @property
     def reference(self) -> dict[str, Any]:
-        """How events refer to it: without its name."""
+        """Its reference in events: without its name."""
         bare = {"gid": self.gid, "resource_type": self.resource_type}
         return bare | ({"resource_subtype": self.resource_subtype} if self.resource_subtype else {})
 

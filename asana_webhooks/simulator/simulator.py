@@ -305,7 +305,7 @@ class AsanaSimulator:
     async def advance(
         self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0
     ) -> None:
-        """Let so much time pass at this Asana, and return when all that was due in it is done.
+        """Pass so much time at this Asana; return when all that was due in it is done.
 
         Gathered events, retries, heartbeats and deletions come in their order, each at its own
         time; what is posted is really posted, and its answer waited for before time goes on. Only

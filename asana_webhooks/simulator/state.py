@@ -132,11 +132,11 @@ class State:
         return self._ever[gid]
 
     def keep(self, webhook: WebhookRecord) -> None:
-        """Let this webhook exist."""
+        """Add a webhook."""
         self.webhooks[webhook.gid] = self._ever[webhook.gid] = webhook
 
     def delete(self, webhook: WebhookRecord) -> None:
-        """Let this webhook exist no longer; twice is as good as once."""
+        """Remove a webhook; a second call does nothing."""
         self.webhooks.pop(webhook.gid, None)
         webhook.active = False
         webhook.deleted.set()
