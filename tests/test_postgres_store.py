@@ -26,7 +26,7 @@ from test_stores import NOON, Clock, delivery, letter, numbers, put, route, take
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Counts
-from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, Store, postgres
+from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, MAX_HELD, Store, postgres
 from asana_webhooks.stores.postgres import PostgresStore
 from asana_webhooks.stores.postgres import _batch as putting
 from asana_webhooks.stores.postgres import _server as calling
@@ -224,6 +224,85 @@ async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_re
     assert not await real.end_claim(late, late.deliveries)
     assert (await real.counts()).waiting == 1
     assert await real.end_claim(mine, mine.deliveries)
+
+
+async def test_delivery_that_a_dead_worker_still_held_counts_a_crash_and_no_other_does(
+    real: PostgresStore, other: PostgresStore, session: Any
+) -> None:
+    for number in (1, 2, 3):
+        await put(real, number)
+    claim = await take(real, limit=2, lease=0.0)
+    await real.release(claim, claim.deliveries[0], delay=3600, attempts=1, done=0)
+    await put(real, 4)
+    alone = await take(other)
+    assert (numbers(alone), alone.deliveries[0].crashes) == ([2], 1)
+    assert await other.end_claim(alone, alone.deliveries)
+    last = await take(other)
+    assert numbers(last) == [3, 4]
+    assert (
+        await session.fetchval(in_schema(real, "SELECT sum(crashes) FROM schema.deliveries")) == 0
+    )
+
+
+async def test_of_two_addresses_that_want_the_store_at_once_one_has_it(
+    real: PostgresStore, other: PostgresStore
+) -> None:
+    urls = [f"https://h{number % 2}.example" for number in range(20)]
+    calls = [
+        (real, other)[number % 2].own(url, holder=f"holder {number}", ttl=30)
+        for number, url in enumerate(urls)
+    ]
+    answers = await asyncio.gather(*calls)
+    (owner,) = {answer for answer in answers if answer is not None}
+    assert [answer is None for answer in answers] == [url == owner for url in urls]
+
+
+async def test_retired_route_of_which_a_delivery_is_put_while_it_is_forgotten_loses_none(
+    real: PostgresStore, session: Any
+) -> None:
+    await real.reserve(route(), ttl=60)
+    await real.add_candidate("r1", "secret")
+    await real.confirm("r1", gid="77", secret="secret")
+    await put(real, 1)
+    claim = await take(real)
+    await real.end_claim(claim, claim.deliveries)
+    await real.retire("r1")
+    await session.execute(in_schema(real, LET_48_HOURS_GO_BY))
+    async with session.transaction():
+        await put_in(session, real, 2)
+        counting = asyncio.create_task(real.counts())
+        await blocked(session)
+    await counting
+    assert await real.get_route("r1") is None
+    assert numbers(await take(real)) == [2]
+
+
+async def test_held_deliveries_of_many_processes_at_once_stay_within_their_limit(
+    real: PostgresStore, other: PostgresStore
+) -> None:
+    await real.reserve(route(), ttl=60)
+    await real.add_candidate("r1", "secret")
+    calls = [
+        (real, other)[number % 2].put(delivery(number), candidate="secret")
+        for number in range(2 * MAX_HELD)
+    ]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert answers.count(True) == MAX_HELD
+    assert (await real.counts()).waiting == MAX_HELD
+
+
+async def test_digests_are_forgotten_after_48_hours_though_nothing_new_comes(
+    real: PostgresStore, other: PostgresStore, session: Any
+) -> None:
+    now = datetime.now(UTC)
+    for number, age in [(1, timedelta(hours=49)), (2, timedelta(hours=47))]:
+        await real.put(delivery(number, at=now - age))
+    assert await other.own("https://h.example", holder="one", ttl=30) is None
+    kept = await session.fetch(in_schema(real, "SELECT digest FROM schema.seen"))
+    assert [digest for (digest,) in kept] == [delivery(2).digest]
+    await session.execute(in_schema(real, "UPDATE schema.seen SET at = at - interval '2 h'"))
+    async with PostgresStore(other._source, schema=other._schema):
+        assert await session.fetchval(in_schema(real, "SELECT count(*) FROM schema.seen")) == 0
 
 
 async def test_same_delivery_at_two_processes_at_once_is_kept_once(
@@ -843,8 +922,18 @@ async def test_warns_when_commits_do_not_wait_for_the_disk(
 @pytest.fixture
 async def first_version(session: Any, schema: str) -> None:
     """Leave a schema as the first version made and filled it."""
-    made = (Path(__file__).parent / "support/postgres_version_1.sql").read_text()
-    script = f'CREATE SCHEMA "{schema}";{made}{FILLED_BY_THE_FIRST_VERSION}'
+    await leave_schema_of(1, FILLED_BY_THE_FIRST_VERSION, session, schema)
+
+
+@pytest.fixture
+async def third_version(session: Any, schema: str) -> None:
+    """Leave a schema as the third version made and filled it."""
+    await leave_schema_of(3, FILLED_BY_THE_THIRD_VERSION, session, schema)
+
+
+async def leave_schema_of(version: int, filled: str, session: Any, schema: str) -> None:
+    made = (Path(__file__).parent / f"support/postgres_version_{version}.sql").read_text()
+    script = f'CREATE SCHEMA "{schema}";{made}{filled}'
     await session.execute(script.replace("schema.", f'"{schema}".'))
 
 
@@ -861,6 +950,128 @@ SELECT schema.put(ARRAY['r1', 'r2', 'r1'], ARRAY['d1', 'd2', 'd3']::bytea[],
     ARRAY[NULL, 'secret of r2', NULL], ARRAY[NULL, NULL, 'odd'],
     ARRAY['{"events":[1]}', '{"events":[2]}', 'odd']::bytea[],
     '48 h', 0, 10, 10);
+"""
+
+
+# As before, and two retired routes, of which the one has a delivery that waits; the delivery of the
+# confirmed route is leased.
+FILLED_BY_THE_THIRD_VERSION = """
+SELECT schema.reserve(id, 'https://h.example/' || id, 'https://h.example', '12', NULL,
+    '2026-03-01 12:00Z', NULL, 3600, false) FROM unnest(ARRAY['r1', 'r2', 'r3', 'r4']) AS id;
+SELECT schema.add_candidate(id, 'secret of ' || id, NULL, 4)
+FROM unnest(ARRAY['r1', 'r2', 'r3', 'r4']) AS id;
+SELECT schema.confirm_candidate(id, '77', 'secret of ' || id)
+FROM unnest(ARRAY['r1', 'r3', 'r4']) AS id;
+SELECT schema.put(ARRAY['r1', 'r2', 'r1', 'r4'], ARRAY['d1', 'd2', 'd3', 'd4']::bytea[],
+    array_fill('2026-03-01 12:00:00.123457Z'::timestamptz, ARRAY[4]),
+    ARRAY[NULL, 'secret of r2', NULL, NULL], ARRAY[NULL, NULL, 'odd', NULL],
+    ARRAY['trace', '', '', ''],
+    ARRAY['{"events":[1]}', '{"events":[2]}', 'odd', '{"events":[4]}']::bytea[],
+    '48 h', 0, 10, 10);
+UPDATE schema.routes SET state = 'retired', secret = NULL, seal = NULL WHERE id IN ('r3', 'r4');
+UPDATE schema.queues SET due = due - interval '1 min' WHERE route = 'r1';
+SELECT schema.lease(10, 1000, 0, false);
+"""
+
+
+@pytest.mark.usefixtures("third_version")
+async def test_schema_of_the_third_version_is_brought_up_to_date_with_what_it_holds(
+    server: PostgresServer, schema: str
+) -> None:
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        counts = await store.counts()
+        assert counts == Counts(waiting=3, dead_letters=1, oldest_at=NOON)
+        first, second = await store.list_routes()
+        assert (first.id, first.gid, first.secret) == ("r1", "77", "secret of r1")
+        assert (second.state, second.candidates) == ("reserved", ("secret of r2",))
+        claims = [await take(store), await take(store)]
+        assert {(claim.route, *numbers(claim)) for claim in claims} == {("r1", 1), ("r4", 4)}
+        assert {claim.deliveries[0].crashes for claim in claims} == {0}
+        assert {claim.deliveries[0].trace for claim in claims} == {"trace", ""}
+        assert await store.confirm("r2", gid="78", secret="secret of r2")
+        assert numbers(await take(store)) == [2]
+
+
+@pytest.mark.usefixtures("third_version")
+async def test_route_that_an_older_version_retired_is_forgotten_48_hours_after_the_first_opening(
+    server: PostgresServer, schema: str, session: Any
+) -> None:
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        pass
+    question = "SELECT id, expires > now() + interval '47 h' FROM schema.routes"
+    question += " WHERE state = 'retired' ORDER BY id"
+    retired = await session.fetch(in_schema(store, question))
+    assert [tuple(row) for row in retired] == [("r3", True), ("r4", True)]
+    await session.execute(in_schema(store, LET_48_HOURS_GO_BY))
+    async with store:
+        assert await store.get_route("r3") is None
+        assert await store.get_route("r4") is not None  # a delivery of it waits
+        claims = [await take(store), await take(store)]
+        for claim in claims:
+            await store.end_claim(claim, claim.deliveries)
+        assert await store.get_route("r4") is None
+    async with store:
+        remembered = await session.fetch(in_schema(store, "SELECT route FROM schema.queues"))
+        assert [route for (route,) in remembered] == ["r1"]
+
+
+LET_48_HOURS_GO_BY = "UPDATE schema.routes SET expires = expires - interval '48 h'"
+
+
+@pytest.mark.usefixtures("third_version")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "SELECT schema.put('{r1}', '{d9}', '{2026-03-01 12:00Z}', '{NULL}', '{NULL}', '{x}', '{x}',"
+        " '48 h', 0, 10, 10)",
+        "SELECT schema.lease(10, 1000, 30, false)",
+        "SELECT schema.settle('r1', 0, '{}', true)",
+        "UPDATE schema.routes SET state = 'retired', secret = NULL, seal = NULL WHERE id = 'r1'",
+    ],
+    ids=["put", "claim", "end of a claim", "retire"],
+)
+async def test_call_of_the_third_version_is_refused_from_then_on(
+    server: PostgresServer, schema: str, session: Any, call: str
+) -> None:
+    before = call.replace("schema.", f'"{schema}".')
+    transaction = session.transaction()
+    await transaction.start()
+    await session.execute(before)
+    await transaction.rollback()
+    async with PostgresStore(server.dsn, schema=schema):
+        with pytest.raises(asyncpg.PostgresError):
+            await session.execute(before)
+
+
+@pytest.mark.parametrize(
+    ("version", "filled"),
+    [(1, "UPDATE schema.meta SET version = 1"), (3, "")],
+    ids=["version 1", "version 3"],
+)
+async def test_schema_that_is_brought_up_to_date_becomes_as_a_new_one_is(
+    server: PostgresServer, schema: str, session: Any, version: int, filled: str
+) -> None:
+    await leave_schema_of(version, filled, session, schema)
+    shapes = []
+    for name in (schema, schema_name()):
+        async with PostgresStore(server.dsn, schema=name):
+            rows = await session.fetch(SHAPE, name)
+            shapes.append([text.replace(name, "schema") for (text,) in rows])
+    assert shapes[0] == shapes[1]
+    assert len(shapes[0]) > 100
+
+
+SHAPE = """
+SELECT format('column %s.%s %s %s %s %s', table_name, column_name, data_type, is_nullable,
+    collation_name, column_default) AS part
+FROM information_schema.columns WHERE table_schema = $1
+UNION ALL SELECT 'index ' || indexdef FROM pg_indexes WHERE schemaname = $1
+UNION ALL SELECT format('constraint %s %s', conrelid::regclass, pg_get_constraintdef(oid))
+FROM pg_constraint WHERE connamespace = to_regnamespace($1)
+UNION ALL SELECT 'function ' || pg_get_functiondef(oid)
+FROM pg_proc WHERE pronamespace = to_regnamespace($1)
+UNION ALL SELECT 'view ' || definition FROM pg_views WHERE schemaname = $1
+ORDER BY part
 """
 
 

@@ -186,9 +186,9 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION schema.list_candidates()
-RETURNS TABLE (id text, route text, secret text, seal text, gid text, resource text)
+RETURNS TABLE (id bigint, route text, secret text, seal text, gid text, resource text)
 LANGUAGE sql STABLE AS $$
-    SELECT c.id::text, r.id, c.secret, c.seal, r.gid, r.resource
+    SELECT c.id, r.id, c.secret, c.seal, r.gid, r.resource
     FROM schema.candidates c JOIN schema.routes r ON r.id = c.route
 $$;
 
@@ -202,10 +202,9 @@ $$;
 -- A candidate that is sealed anew may be there a second time: when a process without keys kept it,
 -- and one with keys kept it again. What is held for the one is then held for the other.
 CREATE OR REPLACE FUNCTION schema.reseal_candidate(
-    _candidate text, _old_mark text, _old_seal text, _mark text, _seal text
+    _id bigint, _old_mark text, _old_seal text, _mark text, _seal text
 ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    _id bigint := _candidate;
     twin bigint;
 BEGIN
     PERFORM FROM schema.routes WHERE id = (SELECT route FROM schema.candidates WHERE id = _id)
