@@ -22,7 +22,7 @@ from ._receiver_asgi import AsgiApp
 from .api import WebhooksApi
 from .models import DeadLetter, Event, Route, Webhook, WebhookFilter
 from .protocol import MAX_BODY
-from .router import Dispatcher, H
+from .router import H, Router
 from .stores import Store
 from .stores.urls import store_of
 from .telemetry import Counters, Stats, Telemetry, Together
@@ -97,7 +97,7 @@ class WebhooksClient(WebhooksApi):
         telemetry: Telemetry | None = None,
     ) -> None:
         super().__init__(token, base_url=base_url, http_client=http_client)
-        self._dispatcher = Dispatcher()
+        self._router = Router()
         self._stack: AsyncExitStack | None = None
         self._closing = asyncio.Lock()
         self._components: _Components | None = None
@@ -307,7 +307,7 @@ class WebhooksClient(WebhooksApi):
         ``field`` is that of the event's change. What is None fits any event; an event that several
         handlers want is given to each, in the order of registration.
         """
-        return self._dispatcher.on(resource_type, subtype=subtype, action=action, field=field)
+        return self._router.on(resource_type, subtype=subtype, action=action, field=field)
 
     async def run(self) -> None:
         """Hand deliveries to the handlers until cancelled, or until the client is closed.
@@ -317,10 +317,10 @@ class WebhooksClient(WebhooksApi):
         handlers have 8 seconds to end. Raises RuntimeError without a handler.
         """
         inbox = self._opened().inbox
-        if not self._dispatcher:
+        if not self._router:
             msg = "no handler is registered: use @client.on(...) first, or client.events()"
             raise RuntimeError(msg)
-        await inbox.drain(self._dispatcher.dispatch)
+        await inbox.drain(self._router.dispatch)
 
     def events(self) -> AsyncGenerator[Event, None]:
         """Return an iterator over events; one counts as handled when the next is asked for.

@@ -14,7 +14,7 @@ import msgspec
 
 from .models import Event
 
-__all__ = ["Dispatcher", "Handler", "HandlerError"]
+__all__ = ["Handler", "HandlerError", "Router"]
 
 BLOCKED_FOR = 0.5
 """Seconds without an await after which a handler is said to block the event loop."""
@@ -51,7 +51,7 @@ class _Subscription(msgspec.Struct, frozen=True):
         )
 
 
-class Dispatcher:
+class Router:
     """Gives each event to the handlers that want it, one after the other as registered."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ from asana_webhooks.cli.app import cli
 from asana_webhooks.cli.demo import stage, story
 from asana_webhooks.cli.demo.console import Narrator
 from asana_webhooks.models import Delivery
-from asana_webhooks.router import Dispatcher, HandlerError
+from asana_webhooks.router import HandlerError, Router
 from asana_webhooks.simulator import AsanaSimulator, Fault
 from asana_webhooks.stores.sqlite import SqliteStore
 
@@ -270,20 +270,20 @@ def no_signature_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_handler_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def dispatch(self: Dispatcher, event: Event) -> None:
+    async def dispatch(self: Router, event: Event) -> None:
         pass
 
-    monkeypatch.setattr(Dispatcher, "dispatch", dispatch)
+    monkeypatch.setattr(Router, "dispatch", dispatch)
 
 
 def each_handler_is_called_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    once = Dispatcher.dispatch
+    once = Router.dispatch
 
-    async def dispatch(self: Dispatcher, event: Event) -> None:
+    async def dispatch(self: Router, event: Event) -> None:
         await once(self, event)
         await once(self, event)
 
-    monkeypatch.setattr(Dispatcher, "dispatch", dispatch)
+    monkeypatch.setattr(Router, "dispatch", dispatch)
 
 
 def handlers_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,14 +297,14 @@ def handlers_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_handler_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    well = Dispatcher.dispatch
+    well = Router.dispatch
 
-    async def dispatch(self: Dispatcher, event: Event) -> None:
+    async def dispatch(self: Router, event: Event) -> None:
         await well(self, event)
         if event.resource.resource_type == "story":
             raise HandlerError("handle") from ValueError("too late")
 
-    monkeypatch.setattr(Dispatcher, "dispatch", dispatch)
+    monkeypatch.setattr(Router, "dispatch", dispatch)
 
 
 def repeats_are_not_recognised(monkeypatch: pytest.MonkeyPatch) -> None:

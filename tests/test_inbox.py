@@ -15,7 +15,7 @@ from asana_webhooks import _inbox as module
 from asana_webhooks._background import background_task
 from asana_webhooks._inbox import Inbox
 from asana_webhooks.models import Claim, DeadLetter, Delivery
-from asana_webhooks.router import Dispatcher, HandlerError
+from asana_webhooks.router import HandlerError, Router
 from asana_webhooks.stores import Store
 from asana_webhooks.telemetry import Counters, Telemetry
 
@@ -67,11 +67,11 @@ async def draining(
     store: Store, handler: Callable[[Event], object], **options: object
 ) -> AsyncIterator[Inbox]:
     """Drain into the handler, at a pace for tests, until the block is left."""
-    dispatcher = Dispatcher()
-    dispatcher.on()(handler)  # type: ignore[type-var] # callable objects are handlers too
+    router = Router()
+    router.on()(handler)  # type: ignore[type-var] # callable objects are handlers too
     settings = {"poll": 0.01, "first_delay": 0.001, **options}
     async with Inbox(store, **settings) as inbox:  # type: ignore[arg-type] # of mixed types
-        task = asyncio.create_task(inbox.drain(dispatcher.dispatch))
+        task = asyncio.create_task(inbox.drain(router.dispatch))
         try:
             yield inbox
         finally:
@@ -441,10 +441,10 @@ async def test_drain_that_is_stopped_lets_the_running_handler_end_and_begins_no_
 
     await put(store, "a", event(1))
     await put(store, "a", event(2))
-    dispatcher = Dispatcher()
-    dispatcher.on()(slow)
+    router = Router()
+    router.on()(slow)
     async with Inbox(store) as inbox:
-        task = asyncio.create_task(inbox.drain(dispatcher.dispatch))
+        task = asyncio.create_task(inbox.drain(router.dispatch))
         await started.wait()
         if how == "cancelled":
             task.cancel()
@@ -481,10 +481,10 @@ async def test_handler_that_does_not_end_is_cancelled_and_its_delivery_kept_in_p
 
 
 async def test_closing_ends_the_drain(store: MemoryStore, seen: Seen) -> None:
-    dispatcher = Dispatcher()
-    dispatcher.on()(seen)
+    router = Router()
+    router.on()(seen)
     async with Inbox(store) as inbox:
-        task = asyncio.create_task(inbox.drain(dispatcher.dispatch))
+        task = asyncio.create_task(inbox.drain(router.dispatch))
         await put(store, "a", event(1))
         inbox.arrived()
         await until(lambda: seen.gids == ["1"])
@@ -517,9 +517,9 @@ async def test_closing_that_is_cancelled_leaves_no_task_behind(
     store: MemoryStore, how: str
 ) -> None:
     before, started = asyncio.all_tasks(), asyncio.Event()
-    dispatcher, scope = Dispatcher(), anyio.CancelScope()
+    router, scope = Router(), anyio.CancelScope()
 
-    @dispatcher.on()
+    @router.on()
     async def slow(event: Event) -> None:
         started.set()
         await anyio.sleep_forever()
@@ -530,7 +530,7 @@ async def test_closing_that_is_cancelled_leaves_no_task_behind(
 
     await put(store, "a", event(1))
     inbox = await Inbox(store, grace=0.1).__aenter__()
-    draining = asyncio.create_task(inbox.drain(dispatcher.dispatch))
+    draining = asyncio.create_task(inbox.drain(router.dispatch))
     await started.wait()
     closing = asyncio.create_task(close())
     await anyio.wait_all_tasks_blocked()

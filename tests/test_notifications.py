@@ -15,7 +15,7 @@ from asana_webhooks import Event, MemoryStore, PostgresStore, RedisStore, StoreE
 from asana_webhooks import _inbox as module
 from asana_webhooks._background import background_task
 from asana_webhooks._inbox import Inbox, listen_for_arrivals, notify_arrivals
-from asana_webhooks.router import Dispatcher
+from asana_webhooks.router import Router
 from asana_webhooks.serving import serve_store
 from asana_webhooks.stores import Store
 
@@ -267,9 +267,9 @@ async def test_connection_that_listened_is_given_back_as_it_was(world: World) ->
 
 
 def dispatching(handler: Callable[[Event], Awaitable[None]]) -> Callable[[Event], Awaitable[None]]:
-    dispatcher = Dispatcher()
-    dispatcher.on()(handler)
-    return dispatcher.dispatch
+    router = Router()
+    router.on()(handler)
+    return router.dispatch
 
 
 async def is_accepted(webhook: Webhook, port: int) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import anyio
 import pytest
 
-from asana_webhooks import router as room
+from asana_webhooks import router as module
 from asana_webhooks.models import Change, Event, Resource
-from asana_webhooks.router import BLOCKED_FOR, Dispatcher, HandlerError
+from asana_webhooks.router import BLOCKED_FOR, HandlerError, Router
 
 
 def event(
@@ -42,14 +42,14 @@ class Clock:
 
 
 @pytest.fixture
-def dispatcher() -> Dispatcher:
-    return Dispatcher()
+def router() -> Router:
+    return Router()
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(room, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock))
     return clock
 
 
@@ -97,26 +97,26 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     ],
 )
 async def test_handler_gets_the_events_that_fit(
-    dispatcher: Dispatcher,
+    router: Router,
     wanted: dict[str, str],
     given: Event,
     fits: bool,  # noqa: FBT001 - a column of the table
 ) -> None:
     got: list[Event] = []
 
-    @dispatcher.on(**wanted)
+    @router.on(**wanted)
     async def handler(event: Event) -> None:
         got.append(event)
 
-    await dispatcher.dispatch(given)
+    await router.dispatch(given)
     assert got == ([given] if fits else [])
 
 
-async def test_handlers_run_one_after_the_other_as_registered(dispatcher: Dispatcher) -> None:
+async def test_handlers_run_one_after_the_other_as_registered(router: Router) -> None:
     steps: list[str] = []
 
     def register(name: str, **wanted: str) -> None:
-        @dispatcher.on(**wanted)
+        @router.on(**wanted)
         async def handler(event: Event) -> None:
             steps.append(f"{name} begins")
             await asyncio.sleep(0)
@@ -125,33 +125,33 @@ async def test_handlers_run_one_after_the_other_as_registered(dispatcher: Dispat
     register("first")
     register("other", action="added")
     register("second", resource_type="task")
-    await dispatcher.dispatch(COMPLETED)
+    await router.dispatch(COMPLETED)
     assert steps == ["first begins", "first ends", "second begins", "second ends"]
 
 
-async def test_event_that_nobody_wants_is_dispatched(dispatcher: Dispatcher) -> None:
-    await dispatcher.dispatch(COMPLETED)
+async def test_event_that_nobody_wants_is_dispatched(router: Router) -> None:
+    await router.dispatch(COMPLETED)
 
 
-async def test_handler_that_is_registered_twice_runs_twice(dispatcher: Dispatcher) -> None:
+async def test_handler_that_is_registered_twice_runs_twice(router: Router) -> None:
     got: list[Event] = []
 
     async def handler(event: Event) -> None:
         got.append(event)
 
-    dispatcher.on(action="changed")(handler)
-    dispatcher.on(resource_type="task")(handler)
-    await dispatcher.dispatch(COMPLETED)
+    router.on(action="changed")(handler)
+    router.on(resource_type="task")(handler)
+    await router.dispatch(COMPLETED)
     assert len(got) == 2
 
 
-def test_dispatcher_is_true_with_a_handler(dispatcher: Dispatcher) -> None:
-    assert not dispatcher
+def test_router_is_true_with_a_handler(router: Router) -> None:
+    assert not router
 
-    @dispatcher.on()
+    @router.on()
     async def handler(event: Event) -> None: ...
 
-    assert dispatcher
+    assert router
 
 
 # What may be a handler
@@ -205,11 +205,11 @@ class Speaking:
     ],
 )
 async def test_whatever_is_async_is_a_handler_and_its_name_shows_no_arguments(
-    dispatcher: Dispatcher, handler: Callable[..., Any], name: str
+    router: Router, handler: Callable[..., Any], name: str
 ) -> None:
-    assert dispatcher.on()(handler) is handler
+    assert router.on()(handler) is handler
     with pytest.raises(HandlerError) as caught:
-        await dispatcher.dispatch(COMPLETED)
+        await router.dispatch(COMPLETED)
     assert caught.value.handler == name
     assert isinstance(caught.value.__cause__, ValueError)
 
@@ -241,17 +241,17 @@ async def generator(event: Event) -> Any:
     ],
 )
 def test_function_that_is_not_async_is_refused_by_name(
-    dispatcher: Dispatcher, handler: Any, name: str
+    router: Router, handler: Any, name: str
 ) -> None:
     with pytest.raises(TypeError, match=rf"{name} must be `async def`"):
-        dispatcher.on()(handler)
-    assert not dispatcher
+        router.on()(handler)
+    assert not router
 
 
-def test_decorator_without_parentheses_is_refused(dispatcher: Dispatcher) -> None:
+def test_decorator_without_parentheses_is_refused(router: Router) -> None:
     with pytest.raises(TypeError, match="parentheses"):
-        dispatcher.on(takes_a_token)  # type: ignore[arg-type] # the mistake itself
-    assert not dispatcher
+        router.on(takes_a_token)  # type: ignore[arg-type] # the mistake itself
+    assert not router
 
 
 # Failed attempts
@@ -283,61 +283,61 @@ def fails_with(error: BaseException) -> Callable[[Event], Any]:
     ],
 )
 async def test_handler_that_raises_is_a_failed_attempt_with_the_cause(
-    dispatcher: Dispatcher, error: BaseException
+    router: Router, error: BaseException
 ) -> None:
-    dispatcher.on()(fails_with(error))
+    router.on()(fails_with(error))
     with pytest.raises(HandlerError) as caught:
-        await dispatcher.dispatch(COMPLETED)
+        await router.dispatch(COMPLETED)
     assert caught.value.__cause__ is error
     assert caught.value.handler == "fails_with.<locals>.failing"
 
 
 async def test_handler_that_calls_itself_for_ever_is_a_failed_attempt(
-    dispatcher: Dispatcher,
+    router: Router,
 ) -> None:
-    @dispatcher.on()
+    @router.on()
     async def handler(event: Event) -> None:
         await handler(event)
 
     with pytest.raises(HandlerError) as caught:
-        await dispatcher.dispatch(COMPLETED)
+        await router.dispatch(COMPLETED)
     assert isinstance(caught.value.__cause__, RecursionError)
 
 
-async def test_cancelled_child_of_a_handler_is_a_failed_attempt(dispatcher: Dispatcher) -> None:
-    @dispatcher.on()
+async def test_cancelled_child_of_a_handler_is_a_failed_attempt(router: Router) -> None:
+    @router.on()
     async def handler(event: Event) -> None:
         child = asyncio.create_task(anyio.sleep_forever())
         child.cancel()
         await child
 
     with pytest.raises(HandlerError) as caught:
-        await dispatcher.dispatch(COMPLETED)
+        await router.dispatch(COMPLETED)
     assert isinstance(caught.value.__cause__, asyncio.CancelledError)
 
 
-async def test_handlers_behind_one_that_failed_do_not_run(dispatcher: Dispatcher) -> None:
+async def test_handlers_behind_one_that_failed_do_not_run(router: Router) -> None:
     ran: list[str] = []
 
-    @dispatcher.on()
+    @router.on()
     async def before(event: Event) -> None:
         ran.append("before")
 
-    dispatcher.on()(fails_with(ValueError()))
+    router.on()(fails_with(ValueError()))
 
-    @dispatcher.on()
+    @router.on()
     async def behind(event: Event) -> None:
         ran.append("behind")
 
     with pytest.raises(HandlerError):
-        await dispatcher.dispatch(COMPLETED)
+        await router.dispatch(COMPLETED)
     assert ran == ["before"]
 
 
-async def test_interrupt_is_no_failed_attempt(dispatcher: Dispatcher) -> None:
-    dispatcher.on()(fails_with(Interrupt()))
+async def test_interrupt_is_no_failed_attempt(router: Router) -> None:
+    router.on()(fails_with(Interrupt()))
     with pytest.raises(Interrupt):
-        await dispatcher.dispatch(COMPLETED)
+        await router.dispatch(COMPLETED)
 
 
 # Cancellation
@@ -345,11 +345,11 @@ async def test_interrupt_is_no_failed_attempt(dispatcher: Dispatcher) -> None:
 
 @pytest.mark.parametrize("how", ["the task", "a scope"])
 async def test_handler_that_is_cancelled_ends_and_who_dispatched_it_is_told(
-    dispatcher: Dispatcher, how: str
+    router: Router, how: str
 ) -> None:
     said: list[str] = []
 
-    @dispatcher.on()
+    @router.on()
     async def handler(event: Event) -> None:
         said.append("begins")
         try:
@@ -359,7 +359,7 @@ async def test_handler_that_is_cancelled_ends_and_who_dispatched_it_is_told(
 
     async def dispatch(scope: anyio.CancelScope) -> None:
         with scope, pytest.raises(HandlerError) as caught:
-            await dispatcher.dispatch(COMPLETED)
+            await router.dispatch(COMPLETED)
         assert isinstance(caught.value.__cause__, asyncio.CancelledError)
         assert "handler" in caught.value.handler
 
@@ -374,9 +374,9 @@ async def test_handler_that_is_cancelled_ends_and_who_dispatched_it_is_told(
 
 @pytest.mark.parametrize("limit", [anyio.fail_after, asyncio.timeout])
 async def test_timeout_of_the_handler_itself_is_a_failed_attempt(
-    dispatcher: Dispatcher, limit: Callable[[float], Any]
+    router: Router, limit: Callable[[float], Any]
 ) -> None:
-    @dispatcher.on()
+    @router.on()
     async def handler(event: Event) -> None:
         scope = limit(0)
         if hasattr(scope, "__aenter__"):
@@ -386,22 +386,22 @@ async def test_timeout_of_the_handler_itself_is_a_failed_attempt(
             await anyio.sleep_forever()
 
     with pytest.raises(HandlerError) as caught:
-        await dispatcher.dispatch(COMPLETED)
+        await router.dispatch(COMPLETED)
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 
-async def test_dispatching_goes_on_after_a_handlers_own_timeout(dispatcher: Dispatcher) -> None:
+async def test_dispatching_goes_on_after_a_handlers_own_timeout(router: Router) -> None:
     got: list[bool] = []
 
-    @dispatcher.on()
+    @router.on()
     async def gives_up(event: Event) -> None:
         with anyio.move_on_after(0) as scope:
             await anyio.sleep_forever()
         got.append(scope.cancelled_caught)
 
-    dispatcher.on()(fails_with(asyncio.CancelledError()))
+    router.on()(fails_with(asyncio.CancelledError()))
     with pytest.raises(HandlerError):
-        await dispatcher.dispatch(COMPLETED)
+        await router.dispatch(COMPLETED)
     assert got == [True]
 
 
@@ -409,14 +409,14 @@ async def test_dispatching_goes_on_after_a_handlers_own_timeout(dispatcher: Disp
 
 
 async def test_handler_that_blocks_the_loop_is_named(
-    dispatcher: Dispatcher, clock: Clock, caplog: pytest.LogCaptureFixture
+    router: Router, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @dispatcher.on()
+    @router.on()
     async def slow(event: Event) -> None:
         await asyncio.sleep(0)
         clock.now += BLOCKED_FOR + 1
 
-    await dispatcher.dispatch(COMPLETED)
+    await router.dispatch(COMPLETED)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().endswith(
@@ -425,42 +425,42 @@ async def test_handler_that_blocks_the_loop_is_named(
 
 
 async def test_handler_that_blocks_and_then_fails_is_named(
-    dispatcher: Dispatcher, clock: Clock, caplog: pytest.LogCaptureFixture
+    router: Router, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @dispatcher.on()
+    @router.on()
     async def slow(event: Event) -> None:
         clock.now += BLOCKED_FOR + 1
         raise ValueError
 
     with pytest.raises(HandlerError):
-        await dispatcher.dispatch(COMPLETED)
+        await router.dispatch(COMPLETED)
     assert len(caplog.records) == 1
 
 
 async def test_handler_that_blocks_as_long_as_it_may_is_not_named(
-    dispatcher: Dispatcher, clock: Clock, caplog: pytest.LogCaptureFixture
+    router: Router, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @dispatcher.on()
+    @router.on()
     async def quick(event: Event) -> None:
         for _ in range(10):
             clock.now += BLOCKED_FOR
             await asyncio.sleep(0)
 
-    await dispatcher.dispatch(COMPLETED)
+    await router.dispatch(COMPLETED)
     assert caplog.records == []
 
 
 async def test_time_in_which_a_handler_waits_is_not_counted(
-    dispatcher: Dispatcher, clock: Clock, caplog: pytest.LogCaptureFixture
+    router: Router, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     released = anyio.Event()
 
-    @dispatcher.on()
+    @router.on()
     async def patient(event: Event) -> None:
         await released.wait()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(dispatcher.dispatch, COMPLETED)
+        tasks.start_soon(router.dispatch, COMPLETED)
         await anyio.wait_all_tasks_blocked()
         clock.now += 3600
         released.set()
@@ -490,7 +490,7 @@ async def asks_twice() -> list[Any]:
 @pytest.mark.parametrize("watched", [False, True], ids=["bare", "watched"])
 def test_watched_coroutine_is_driven_like_a_bare_one(watched: bool) -> None:  # noqa: FBT001 - both are compared
     coroutine = asks_twice()
-    steps = room._Watched(coroutine, "h").__await__() if watched else coroutine.__await__()
+    steps = module._Watched(coroutine, "h").__await__() if watched else coroutine.__await__()
     assert steps.send(None) == "waits"
     assert steps.send("a value") == "waits"
     with pytest.raises(StopIteration) as stopped:
@@ -499,7 +499,7 @@ def test_watched_coroutine_is_driven_like_a_bare_one(watched: bool) -> None:  # 
 
 
 def test_watched_coroutine_goes_on_after_an_exception_that_it_handled() -> None:
-    steps = room._Watched(asks_twice(), "h").__await__()
+    steps = module._Watched(asks_twice(), "h").__await__()
     assert steps.send(None) == "waits"
     assert steps.throw(ValueError()) == "waits"
     with pytest.raises(StopIteration) as stopped:
@@ -512,7 +512,7 @@ def test_exception_of_a_watched_coroutine_is_passed_on() -> None:
         await Turn()
         raise LookupError
 
-    steps = room._Watched(fails(), "h").__await__()
+    steps = module._Watched(fails(), "h").__await__()
     steps.send(None)
     with pytest.raises(LookupError):
         steps.send(None)
@@ -527,7 +527,7 @@ def test_watched_coroutine_that_is_given_up_is_closed() -> None:
         finally:
             closed.append(True)
 
-    steps = room._Watched(waits(), "h").__await__()
+    steps = module._Watched(waits(), "h").__await__()
     steps.send(None)
     steps.close()
     assert closed == [True]

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from asana_webhooks import DecodeError, Event, Resource, WebhooksClient, verify_signature
 from asana_webhooks.models import decode_event, split_events
-from asana_webhooks.router import Dispatcher
+from asana_webhooks.router import Router
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.testing import (
     Post,
@@ -38,15 +38,15 @@ def test_event_is_a_change_of_a_task_now_unless_told_otherwise() -> None:
 
 
 async def test_event_reaches_the_handler_that_was_registered_with_the_same_words() -> None:
-    dispatcher, reached = Dispatcher(), []
+    router, reached = Router(), []
 
-    @dispatcher.on("task", subtype="milestone", action="changed", field="completed")
+    @router.on("task", subtype="milestone", action="changed", field="completed")
     async def handle(event: Event) -> None:
         reached.append(event)
 
     wanted = make_event("task", subtype="milestone", action="changed", field="completed")
-    await dispatcher.dispatch(make_event("task", action="changed", field="completed"))
-    await dispatcher.dispatch(wanted)
+    await router.dispatch(make_event("task", action="changed", field="completed"))
+    await router.dispatch(wanted)
     assert reached == [wanted]
 
 
