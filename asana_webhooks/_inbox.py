@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
-import msgspec
 
+from ._attempt import Attempt
 from ._background import background_task
+from ._handlers import HandlerError, HandlerRunner
 from ._logging import ThrottledLogger
-from .errors import DecodeError, StoreError
-from .models import Claim, DeadLetter, Delivery, Event, Route, read_event, split_events
-from .router import HandlerError
+from ._options import check_count, check_seconds
+from .errors import StoreError
+from .models import Claim, DeadLetter, Delivery, Event, Route
+from .router import Router
 from .stores import Store
 from .telemetry import Telemetry
 
-__all__ = ["Attempt", "Inbox", "iter_dead_letters", "listen_for_arrivals", "notify_arrivals"]
+__all__ = ["Inbox", "iter_dead_letters", "listen_for_arrivals", "notify_arrivals"]
 
 LEASE = 30.0
 """Seconds after which a dead worker's deliveries are taken over; a living one renews."""
@@ -38,11 +40,11 @@ POLL = 1.0
 ACK_AFTER = 0.05
 """Seconds of handled work that is done again, at most, when the process is killed."""
 
-FIRST_DELAY, LONGEST_DELAY = 1.0, 600.0
-"""Seconds before the second attempt, doubled for each further one up to the longest."""
-
 GRACE = 8.0
-"""Seconds that handlers have to end when the drain is cancelled."""
+"""Seconds that handlers have to end when the drain, or they themselves, are to end."""
+
+LAST_GRACE = 1.0
+"""Seconds that a handler has to clean up when the drain ends and it was cancelled."""
 
 FINISH_TIMEOUT = 5.0
 
@@ -51,16 +53,24 @@ LISTEN_PAUSE = 5.0
 
 LETTERS_PAGE = 100
 
-logger = logging.getLogger(__name__)
+MAX_UNWANTED = 100
+"""For how many kinds of events it is said that no handler wants them."""
 
-Handle = Callable[[Event], Awaitable[None]]
+logger = logging.getLogger(__name__)
 
 
 class _ActiveClaim:
-    """A claim being worked on: the attempt under way, and what is handled but not yet acked."""
+    """A claim being worked on: the attempt under way, and what is handled but not yet acked.
+
+    ``worker`` is the task that handles it, None for a stream. It is ``abandoned`` when a handler
+    does not let go of it.
+    """
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
+        self.worker: asyncio.Task[Any] | None = None
+        self.runner: HandlerRunner | None = None
+        self.abandoned = False
         self.leased = True
         self.attempt: Attempt | None = None
         self.handled: list[Delivery] = []
@@ -74,7 +84,11 @@ class Inbox:
     side by side. As a context manager it keeps the leases of what is being worked on.
     ``telemetry`` is told of each attempt, and of what becomes of deliveries.
 
-    Raises ValueError for a ``concurrency`` or ``max_attempts`` below 1.
+    A handler has ``handler_timeout`` seconds, None: no limit. What failed is tried again after
+    ``first_delay`` seconds, which double up to ``longest_delay``, until it has failed
+    ``max_attempts`` times.
+
+    Raises TypeError or ValueError for what is no such number.
     """
 
     def __init__(
@@ -83,40 +97,54 @@ class Inbox:
         *,
         concurrency: int = 10,
         max_attempts: int = 10,
-        first_delay: float = FIRST_DELAY,
+        first_delay: float = 1.0,
+        longest_delay: float = 600.0,
+        handler_timeout: float | None = 300.0,
         lease: float = LEASE,
         poll: float = POLL,
         grace: float = GRACE,
         telemetry: Telemetry | None = None,
     ) -> None:
-        for name, number in (("concurrency", concurrency), ("max_attempts", max_attempts)):
-            if number < 1:
-                msg = f"{name} must be at least 1, not {number}"
-                raise ValueError(msg)
+        check_count("concurrency", concurrency)
+        check_count("max_attempts", max_attempts)
+        check_seconds("first_delay", first_delay)
+        check_seconds("longest_delay", longest_delay)
+        if handler_timeout is not None:
+            check_seconds("handler_timeout", handler_timeout)
+        if longest_delay < first_delay:
+            msg = f"longest_delay must be at least first_delay, not {longest_delay}"
+            raise ValueError(msg)
         self._telemetry = telemetry or Telemetry()
         self._store = store
         self._concurrency = concurrency
         self._max_attempts = max_attempts
         self._first_delay = first_delay
+        self._longest_delay = longest_delay
+        self._handler_timeout = handler_timeout
         self._lease = lease
         self._poll = poll
         self._grace = grace
         self._arrived = asyncio.Event()
         self._closed = False
-        self._feeding: asyncio.Task[Any] | None = None
-        self._draining: anyio.CancelScope | None = None
+        self._feeding: asyncio.Task[None] | None = None
+        self._slots: asyncio.Semaphore
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._claiming: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
         self._drained = asyncio.Event()
         self._works: set[_ActiveClaim] = set()
-        self._workers: dict[asyncio.Task[Any] | None, anyio.CancelScope] = {}
-        self._announcing: anyio.CancelScope
+        self._unwanted: set[tuple[str | None, str]] = set()
+        self._notifying: anyio.CancelScope
         self._beside = AsyncExitStack()
         self._log = ThrottledLogger(logger)
 
     async def __aenter__(self) -> Self:
         self._closed = False
-        announcing = self._announcing = anyio.CancelScope()
+        notifying = self._notifying = anyio.CancelScope()
         await self._beside.enter_async_context(background_task(self._renew(), "leases"))
-        await self._beside.enter_async_context(background_task(self._hint(announcing), "hints"))
+        await self._beside.enter_async_context(
+            background_task(self._exchange(notifying), "notifications")
+        )
         return self
 
     async def __aexit__(
@@ -128,74 +156,169 @@ class Inbox:
         """Stop, and wait for what is under way to end."""
         self.stop()
         try:
-            if self._draining is not None:
-                await self._drained.wait()
+            if self._feeding is not None:
+                await self._wait_for_drain()
             for work in list(self._works):
                 await self._end(work)
         finally:
             await self._beside.aclose()
 
+    async def _wait_for_drain(self) -> None:
+        try:
+            await self._drained.wait()
+        except asyncio.CancelledError:  # whoever closes does not wait for the grace of handlers
+            self._cancel_workers()
+            with anyio.move_on_after(LAST_GRACE, shield=True):
+                await self._drained.wait()
+            raise
+
     def stop(self) -> None:
         """End the drain as if it were cancelled, and streams where they stand."""
         self._closed = True
         self._arrived.set()
-        if self._draining is not None:
-            self._draining.cancel()
+        if self._feeding is not None:
+            self._feeding.cancel()
 
     def is_worker(self) -> bool:
         """Return whether the task that asks is one in which the drain runs handlers."""
-        return asyncio.current_task() in self._workers
+        asking = asyncio.current_task()
+        return any(work.worker is asking for work in self._works)
 
     def arrived(self) -> None:
         """Tell that a delivery was stored: who works here, or else who works elsewhere."""
         self._arrived.set()
 
-    async def drain(self, handle: Handle) -> None:
-        """Give each event to ``handle``, which raises HandlerError, until cancelled or closed.
+    async def drain(self, router: Router) -> None:
+        """Give each event to the handlers that want it, until cancelled or closed.
 
-        Then it claims no more, lets what is being handled end within the grace, and cancels what
+        Then it claims no more, lets the handlers that run end within the grace, and cancels what
         is left; that stays in the store. Raises RuntimeError when it is under way already.
         """
-        if self._draining is not None:
+        if self._feeding is not None:
             msg = "deliveries are being handed to handlers already"
             raise RuntimeError(msg)
         self._drained.clear()
+        self._slots = asyncio.Semaphore(self._concurrency)
+        feeding = self._feeding = self._start(self._feed(router))
         try:
-            with anyio.CancelScope() as self._draining:
-                await self._drain(handle)
+            await asyncio.wait([feeding])
         finally:
-            self._draining = None
-            self._drained.set()
-
-    async def _drain(self, handle: Handle) -> None:
-        slots = asyncio.Semaphore(self._concurrency)
-
-        async def work_on(claim: Claim) -> None:
-            worker = asyncio.current_task()
-            with anyio.CancelScope(shield=True) as self._workers[worker]:
-                await self._work_on(claim, handle)
-            del self._workers[worker]
-            workers.start_soon(go_on)  # another task: a program may cancel that of a handler late
-
-        async def go_on() -> None:
-            claim = None if self._is_stopping() else await self._next_at_once()
-            if claim is None:
-                slots.release()
-            else:
-                await work_on(claim)
-
-        async def feed() -> None:
-            self._feeding = asyncio.current_task()
+            feeding.cancel()
             try:
-                while await slots.acquire() and (claim := await self._next()) is not None:
-                    workers.start_soon(work_on, claim)
+                await self._let_workers_end()
             finally:
-                for scope in self._workers.values():
-                    scope.deadline = anyio.current_time() + self._grace
+                self._feeding = None
+                self._drained.set()
+        if not feeding.cancelled():
+            feeding.result()
 
-        # Everything is in child tasks: a shield does not hold against Task.cancel of its own task.
-        async with anyio.create_task_group() as workers:
-            workers.start_soon(feed)
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task of the drain, which waits for it in the end."""
+        task = asyncio.create_task(work, name="asana-webhooks handling")
+        self._tasks.add(task)
+        self._idle.clear()
+        task.add_done_callback(self._part_from)
+        return task
+
+    def _part_from(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._idle.set()
+
+    async def _let_workers_end(self) -> None:
+        """Wait for the workers to end in their grace, although the waiting task be cancelled."""
+        for task in self._tasks & self._claiming:
+            task.cancel()
+        loop = asyncio.get_running_loop()
+        timers = [
+            loop.call_later(self._grace, self._cancel_workers),
+            loop.call_later(self._grace + LAST_GRACE, self._abandon_workers),
+        ]
+        cancelled = False
+        with anyio.CancelScope(shield=True):
+            while not self._idle.is_set():
+                try:
+                    await self._idle.wait()
+                except asyncio.CancelledError:
+                    cancelled = True
+        for timer in timers:
+            timer.cancel()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    def _cancel_workers(self) -> None:
+        for work in self._works:
+            if work.worker is not None:
+                work.worker.cancel()
+
+    def _abandon_workers(self) -> None:
+        for work in self._works:
+            if work.worker is not None and work.runner is not None and work.runner.running:
+                logger.warning(
+                    "handler %s goes on although it was cancelled; its event stays in the store",
+                    work.runner.running,
+                )
+                self._abandon(work)
+                self._start(self._end(work))
+
+    async def _feed(self, router: Router) -> None:
+        while await self._slots.acquire() and (claim := await self._next()) is not None:
+            self._start(self._work(self._begin(claim), router))
+
+    async def _work(self, work: _ActiveClaim, router: Router) -> None:
+        work.worker = asyncio.current_task()
+        try:
+            await self._work_on(work, router)
+        finally:
+            if not work.abandoned:
+                self._start(self._go_on(router))  # a program may cancel a handler's task late
+
+    async def _go_on(self, router: Router) -> None:
+        claim = None if self._is_stopping() else await self._next_at_once()
+        if claim is None:
+            self._slots.release()
+        else:
+            await self._work(self._begin(claim), router)
+
+    async def _work_on(self, work: _ActiveClaim, router: Router) -> None:
+        runner = work.runner = HandlerRunner(
+            timeout=self._handler_timeout,
+            grace=self._grace,
+            is_stopping=self._is_stopping,
+            abandon=partial(self._replace, work, router),
+        )
+        try:
+            for delivery in work.claim.deliveries:
+                if self._is_stopping() or not work.leased or work.abandoned:
+                    break
+                await self._attempt(work, delivery, runner, router)
+        except Exception as error:  # noqa: BLE001 - the others' deliveries do not wait for it
+            self._report(error)
+        finally:
+            runner.close()
+            await self._end(work)
+
+    def _replace(self, work: _ActiveClaim, router: Router, failure: HandlerError) -> None:
+        """Go on without a worker that its handler does not let go."""
+        self._abandon(work)
+        self._start(self._go_on_without(work, router, failure))
+
+    def _abandon(self, work: _ActiveClaim) -> None:
+        work.abandoned = True
+        if work.worker is not None:
+            self._part_from(work.worker)
+
+    async def _go_on_without(
+        self, work: _ActiveClaim, router: Router, failure: HandlerError
+    ) -> None:
+        try:
+            if work.attempt is not None:
+                await self._failed(work, work.attempt, failure)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._report(error)
+        finally:
+            await self._end(work)
+            self._start(self._go_on(router))
 
     async def stream(self) -> AsyncGenerator[Event, None]:
         """Yield events, webhook by webhook; one is handled when the next is asked for.
@@ -206,12 +329,16 @@ class Inbox:
             work = self._begin(claim)
             try:
                 for delivery in claim.deliveries:
-                    work.attempt = Attempt(delivery)
-                    for event in work.attempt.events():
+                    attempt = await self._begin_attempt(work, delivery)
+                    while attempt is not None and (event := attempt.next_event()) is not None:
                         yield event
                         if work not in self._works:
                             return
-                    await self._handled(work, work.attempt)
+                        attempt.done += 1
+                        if attempt.is_suspect:
+                            break
+                    if attempt is not None:
+                        await self._end_attempt(work, attempt)
                     if not work.leased:
                         break
             except StoreError as error:
@@ -222,7 +349,7 @@ class Inbox:
 
     async def _next(self) -> Claim | None:
         """Return the next claim as soon as there is one, None when the inbox is closed."""
-        self._announcing.cancel()  # who works here need not be told through the store
+        self._notifying.cancel()  # who works here need not be told through the store
         while not self._closed:
             self._arrived.clear()
             claim = await self._claim()
@@ -243,24 +370,17 @@ class Inbox:
         return claim
 
     async def _claim(self) -> Claim | None:
+        claiming = asyncio.current_task()
+        assert claiming is not None  # noqa: S101 - coroutines run in tasks; for the type checker
+        self._claiming.add(claiming)
         try:
             return await self._store.claim(limit=BATCH, lease=self._lease)
-        except StoreError as error:
-            self._log.log(logging.ERROR, "claim", "cannot claim deliveries: %s", error)
+        except Exception as error:  # noqa: BLE001 - it is tried again, whatever it was
+            self._say("claim", "cannot claim deliveries", error)
             await anyio.sleep(self._poll)
             return None
-
-    async def _work_on(self, claim: Claim, handle: Handle) -> None:
-        work = self._begin(claim)
-        try:
-            for delivery in claim.deliveries:
-                if self._is_stopping() or not work.leased:
-                    break
-                await self._attempt(work, delivery, handle)
-        except StoreError as error:
-            self._report(error)
         finally:
-            await self._end(work)
+            self._claiming.discard(claiming)
 
     def _is_stopping(self) -> bool:
         feeding = self._feeding
@@ -278,67 +398,112 @@ class Inbox:
         with anyio.move_on_after(FINISH_TIMEOUT, shield=True):
             try:
                 await self._give_back(work)
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - the lease ends by itself
                 self._report(error)
 
     async def _give_back(self, work: _ActiveClaim) -> None:
-        attempt = work.attempt
-        if attempt is not None and attempt.done > attempt.delivery.done:
-            await self._release(work, attempt, delay=0.0, attempts=attempt.delivery.attempts)
+        if work.attempt is not None and work.attempt.progress:
+            try:
+                await self._release(work, work.attempt, delay=0.0, attempts=0)
+            except StoreError as error:
+                self._report(error)  # what was handled before it can be removed all the same
         self._keep_if(work, await self._store.end_claim(work.claim, work.handled))
 
-    def _report(self, error: StoreError) -> None:
-        self._log.log(logging.ERROR, "work", "deliveries will be handled again: %s", error)
+    def _report(self, error: Exception) -> None:
+        self._say("work", "deliveries will be handled again", error)
 
-    async def _attempt(self, work: _ActiveClaim, delivery: Delivery, handle: Handle) -> None:
-        work.attempt = attempt = Attempt(delivery)
-        event: Event
+    def _say(self, kind: str, what: str, error: Exception) -> None:
+        if isinstance(error, StoreError):
+            self._log.log(logging.ERROR, kind, "%s: %s", what, error)
+        else:
+            self._log.log(logging.ERROR, kind, "%s", what, exc_info=True)
+
+    async def _attempt(
+        self, work: _ActiveClaim, delivery: Delivery, runner: HandlerRunner, router: Router
+    ) -> None:
+        attempt = await self._begin_attempt(work, delivery)
+        if attempt is None:
+            return
         try:
             with self._telemetry.processing(delivery):
-                for event in attempt.events():
-                    await self._hand_over(event, handle)
+                await self._handle(work, attempt, runner, router)
         except HandlerError as failure:
-            await self._failed(work, attempt, event, failure)
+            if not work.abandoned:
+                await self._failed(work, attempt, failure)
         else:
-            await self._handled(work, attempt)
+            await self._end_attempt(work, attempt)
 
-    async def _hand_over(self, event: Event, handle: Handle) -> None:
-        try:
-            await handle(event)
-        except HandlerError as failure:
-            cause, worker = failure.__cause__, asyncio.current_task()
-            if isinstance(cause, asyncio.CancelledError):
-                if self._is_stopping():
-                    raise cause from None
-                while worker is not None and worker.uncancel():
-                    pass  # it was not us: the program cancelled a handler, and the worker goes on
-            raise
+    async def _handle(
+        self, work: _ActiveClaim, attempt: Attempt, runner: HandlerRunner, router: Router
+    ) -> None:
+        while (event := attempt.next_event()) is not None:
+            handlers = router.handlers(event)
+            if not handlers:
+                self._note_unwanted(event)
+            for handler in handlers:
+                await runner.run(handler, event)
+            attempt.done += 1
+            if attempt.is_suspect or not work.leased or self._is_over(work):
+                return
+
+    def _is_over(self, work: _ActiveClaim) -> bool:
+        """Return whether the worker was cancelled for good, although its handler swallowed it."""
+        return work.worker is not None and work.worker.cancelling() > 0 and self._is_stopping()
+
+    def _note_unwanted(self, event: Event) -> None:
+        self._telemetry.unwanted(event)
+        kind = (event.resource.resource_type, event.action)
+        if kind not in self._unwanted and len(self._unwanted) < MAX_UNWANTED:
+            self._unwanted.add(kind)
+            logger.info(
+                "no handler wants events of type %.50r with action %.50r; they count as handled",
+                *kind,
+            )
+
+    async def _begin_attempt(self, work: _ActiveClaim, delivery: Delivery) -> Attempt | None:
+        """Return the attempt to go on with, None when the delivery has ended too many processes."""
+        attempt = Attempt(delivery)
+        if attempt.kills and delivery.attempts + attempt.kills >= self._max_attempts:
+            times = f"{attempt.kills} time{'s' if attempt.kills > 1 else ''}"
+            reason = f"its handlers ended the process {times} without a word"
+            await self._bury(work, attempt, [attempt.letter(reason)])
+            return None
+        work.attempt = attempt
+        return attempt
+
+    async def _end_attempt(self, work: _ActiveClaim, attempt: Attempt) -> None:
+        if work.abandoned:
+            return
+        if attempt.next_event() is None:
+            await self._handled(work, attempt)
+        elif attempt.is_suspect:
+            work.attempt = None
+            await self._release(work, attempt, delay=0.0, attempts=0)
 
     async def _handled(self, work: _ActiveClaim, attempt: Attempt) -> None:
         work.attempt = None
-        odd = attempt.odd()
-        if odd:
-            await self._bury(work, attempt, odd)
+        undecodable = attempt.undecodable()
+        if undecodable:
+            await self._bury(work, attempt, undecodable)
             return
         self._telemetry.became(attempt.delivery, "handled")
         work.handled.append(attempt.delivery)
         if time.monotonic() - work.acked_at > ACK_AFTER:
-            handled, work.handled = work.handled, []
-            self._keep_if(work, await self._store.ack(work.claim, handled))
+            self._keep_if(work, await self._store.ack(work.claim, work.handled))
+            work.handled = []  # not before: the claim's end removes what could not be removed here
             work.acked_at = time.monotonic()
 
-    async def _failed(
-        self, work: _ActiveClaim, attempt: Attempt, event: Event, failure: HandlerError
-    ) -> None:
+    async def _failed(self, work: _ActiveClaim, attempt: Attempt, failure: HandlerError) -> None:
         work.attempt = None
-        delivery, cause = attempt.delivery, failure.__cause__
-        attempts = 1 if attempt.done > delivery.done else delivery.attempts + 1
+        event, cause = attempt.next_event(), failure.__cause__
+        attempts = 1 if attempt.progress else attempt.delivery.attempts + 1
+        kills = 0 if attempt.progress else attempt.kills
         delay = self._delay(attempts)
-        last = attempts >= self._max_attempts
+        last = attempts + kills >= self._max_attempts
         logger.error(
             "handler %s failed on event %s, attempt %d of %d, %s",
             failure.handler,
-            event.key,
+            None if event is None else event.key,
             attempts,
             self._max_attempts,
             "now a dead letter" if last else f"again in {delay:.1f} s",
@@ -352,7 +517,7 @@ class Inbox:
             await self._release(work, attempt, delay=delay, attempts=attempts)
 
     def _delay(self, attempts: int) -> float:
-        longest = min(LONGEST_DELAY, self._first_delay * 2.0 ** (attempts - 1))
+        longest = min(self._longest_delay, self._first_delay * 2.0 ** min(attempts - 1, 60))
         return random.uniform(longest / 2, longest)  # noqa: S311 - jitter is no secret
 
     async def _release(
@@ -376,9 +541,9 @@ class Inbox:
             work.leased = False
             logger.warning("a lease ran out under a handler: its deliveries are handled again")
 
-    async def _hint(self, announcing: anyio.CancelScope) -> None:
+    async def _exchange(self, notifying: anyio.CancelScope) -> None:
         """Tell other processes of arrivals; from the first claim on hear of theirs instead."""
-        with announcing:
+        with notifying:
             await notify_arrivals(self._store, self._arrived)
         self._arrived.set()  # it may have taken the last one from those who work
         await listen_for_arrivals(self._store, self._arrived)
@@ -386,101 +551,53 @@ class Inbox:
     async def _renew(self) -> None:
         while True:
             await anyio.sleep(self._lease / 3)
-            for work in list(self._works):
-                try:
-                    renewed = await self._store.renew(work.claim, lease=self._lease)
-                    if work in self._works:  # what ended meanwhile needs no lease
-                        self._keep_if(work, renewed)
-                except StoreError as error:
-                    self._log.log(logging.ERROR, "renew", "cannot renew a lease: %s", error)
+            await asyncio.gather(*(self._renew_one(work) for work in list(self._works)))
+
+    async def _renew_one(self, work: _ActiveClaim) -> None:
+        try:
+            renewed = await self._store.renew(work.claim, lease=self._lease)
+        except Exception as error:  # noqa: BLE001 - all leases would end with this task
+            self._say("renew", "cannot renew a lease", error)
+        else:
+            if work in self._works:  # what ended meanwhile needs no lease
+                self._keep_if(work, renewed)
 
 
 def _one_line(error: BaseException | None) -> str:
     """Return what an exception of a handler shows of itself, safe for logs and terminals."""
     try:
         text = repr(error)
-    except Exception:  # noqa: BLE001 - a user's class, whose repr may have mistakes
+    except BaseException:  # noqa: BLE001 - a user's class, whose repr may have mistakes
         text = type(error).__name__
     return "".join(char if char.isprintable() else " " for char in text[:200])
 
 
-class _Undecodable(msgspec.Struct, frozen=True):
-    """What could not be decoded, as a delivery's body of its own, and why."""
-
-    body: bytes
-    reason: str
-
-
-class Attempt:
-    """One try to have a delivery's events handled: what is decoded, and how far it came."""
-
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        self.done = delivery.done
-        self._items = _decode(delivery)
-
-    def events(self) -> Iterator[Event]:
-        """Yield the events that are not done; one is done when the next is asked for."""
-        while self.done < len(self._items):
-            item = self._items[self.done]
-            if isinstance(item, Event):
-                yield item
-            self.done += 1
-
-    def odd(self) -> list[DeadLetter]:
-        """Return what could not be decoded, each as a dead letter of its own."""
-        return [
-            _letter(self.delivery, item.reason, item.body, done=0)
-            for item in self._items
-            if isinstance(item, _Undecodable)
-        ]
-
-    def letter(self, reason: str) -> DeadLetter:
-        """Return the delivery as a dead letter, which knows what was handled of it."""
-        return _letter(self.delivery, reason, self.delivery.body, done=self.done)
-
-
-def _letter(delivery: Delivery, reason: str, body: bytes, *, done: int) -> DeadLetter:
-    return DeadLetter(
-        route=delivery.route,
-        body=body,
-        reason=reason,
-        received_at=delivery.received_at,
-        buried_at=datetime.now(UTC),
-        done=done,
-    )
-
-
-def _decode(delivery: Delivery) -> list[Event | _Undecodable]:
-    try:
-        return [_decode_one(text, delivery.received_at) for text in split_events(delivery.body)]
-    except DecodeError as error:
-        return [_Undecodable(delivery.body, str(error))]
-
-
-def _decode_one(text: msgspec.Raw, received_at: datetime) -> Event | _Undecodable:
-    try:
-        return read_event(text, received_at=received_at)
-    except DecodeError as error:
-        return _Undecodable(b'{"events":[%b]}' % bytes(text), str(error))
-
-
 async def notify_arrivals(store: Store, arrived: asyncio.Event) -> None:
     """Tell other processes whenever the event is set, until cancelled."""
+    log = ThrottledLogger(logger)
     while True:
         await arrived.wait()
         arrived.clear()
-        with contextlib.suppress(StoreError):
+        try:
             await store.notify()
+        except StoreError as error:
+            logger.debug("other processes are not told of deliveries: %s", error)
+        except Exception:
+            log.log(
+                logging.ERROR, "notify", "cannot tell other processes of deliveries", exc_info=True
+            )
 
 
 async def listen_for_arrivals(store: Store, arrived: asyncio.Event) -> None:
     """Set the event whenever another process tells, until cancelled or where none can."""
+    log = ThrottledLogger(logger)
     while True:
         try:
             return await store.listen(arrived.set)
         except StoreError as error:
             logger.debug("deliveries of other processes are only looked for: %s", error)
+        except Exception:
+            log.log(logging.ERROR, "listen", "cannot hear of other processes", exc_info=True)
         await anyio.sleep(LISTEN_PAUSE)
 
 
@@ -495,20 +612,22 @@ async def iter_dead_letters(
     """Yield the dead letters, oldest first, that fit all that is given.
 
     ``resource`` and ``webhook`` are gids, ``reason`` is a part of the letter's reason whatever the
-    case. Letters may be replayed or discarded meanwhile; what is buried only then is left out, so
-    that replaying what fails again comes to an end.
+    case. Letters may be replayed or discarded meanwhile. It goes through as many as there were at
+    the beginning and no more, so that replaying what fails again comes to an end.
     """
-    begun = datetime.now(UTC)
+    left = (await store.counts()).dead_letters
     routes: dict[str, Route | None] = {}
     after = ""
-    while letters := await store.dead_letters(limit=LETTERS_PAGE, after=after):
+    while left > 0 and (
+        letters := await store.dead_letters(limit=min(left, LETTERS_PAGE), after=after)
+    ):
+        left -= len(letters)
         for letter in letters:
             if letter.route not in routes:
                 routes[letter.route] = await store.get_route(letter.route)
             route = routes[letter.route]
             if (
-                letter.buried_at <= begun
-                and (resource is None or (route and route.resource == resource))
+                (resource is None or (route and route.resource == resource))
                 and (webhook is None or (route and route.gid == webhook))
                 and (reason is None or reason.casefold() in letter.reason.casefold())
                 and (buried_before is None or letter.buried_at < buried_before)

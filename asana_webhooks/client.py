@@ -1,8 +1,9 @@
-"""``WebhooksClient``: the rooms joined."""
+"""``WebhooksClient``: what receives, keeps, handles and establishes, as one object."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -17,6 +18,7 @@ from ._desired import Upkeep
 from ._endpoint import Endpoint
 from ._establish import Establishment, check_public_url
 from ._inbox import Inbox, iter_dead_letters
+from ._logging import ThrottledLogger
 from ._receiver_aiohttp import MAX_CONNECTIONS, Receiver, aiohttp_app
 from ._receiver_asgi import AsgiApp
 from .api import WebhooksApi
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 __all__ = ["WebhooksClient"]
+
+OBSERVE_PAUSE = 5.0
+"""Seconds before telemetry that failed is asked again to watch."""
+
+logger = logging.getLogger(__name__)
 
 
 class _Components(NamedTuple):
@@ -48,6 +55,18 @@ class _Components(NamedTuple):
         counts, routes = await self.store.counts(), await self.store.list_routes()
         return self.counters.snapshot(counts, routes)
 
+    async def observe(self) -> None:
+        """Have the telemetry take its snapshots, until cancelled; what it raises is logged."""
+        task, log = asyncio.current_task(), ThrottledLogger(logger)
+        while True:
+            try:
+                return await self.telemetry.watch(self.stats)
+            except Exception:
+                log.log(logging.ERROR, "watch", "the telemetry failed to watch", exc_info=True)
+            if task is not None and task.cancelling():  # it failed in its clean-up
+                return None
+            await anyio.sleep(OBSERVE_PAUSE)
+
 
 class WebhooksClient(WebhooksApi):
     """Establishes webhooks, receives their deliveries and hands their events to handlers.
@@ -61,14 +80,18 @@ class WebhooksClient(WebhooksApi):
     secrets in the store; None takes those of ``ASANA_WEBHOOKS_ENCRYPTION_KEYS``. ``workspace``
     is where to look for a webhook whose creation got no answer; None: everywhere.
     ``max_body`` is in bytes, ``keepalive_timeout`` in seconds (None: 75 behind a proxy, which a
-    loopback address or a Unix socket stands for, else 15). A delivery is tried ``max_attempts``
-    times; ``concurrency`` webhooks are handled side by side. ``answer_gone`` answers deliveries
+    loopback address or a Unix socket stands for, else 15). ``answer_gone`` answers deliveries
     for a webhook that was deleted here with 410, on which Asana ends it. ``reuse_port`` lets
     several processes listen on one port, where the system can (Linux, BSD). Every ``look_after``
     seconds each webhook that was ensured is looked after again; None: never. ``telemetry`` is an
     ``otel.OpenTelemetry``, or a ``telemetry.Telemetry`` of one's own.
 
-    Raises ValueError for what cannot work, before any I/O.
+    Up to ``concurrency`` webhooks are handled side by side. A handler that runs for
+    ``handler_timeout`` seconds (None: no limit) is cancelled, and has failed. A delivery is tried
+    again after ``first_delay`` seconds, which double up to ``longest_delay``; it is given up when
+    it has failed, or ended its process, ``max_attempts`` times.
+
+    Raises ValueError, or TypeError, for what cannot work, before any I/O.
     """
 
     def __init__(
@@ -91,6 +114,9 @@ class WebhooksClient(WebhooksApi):
         max_connections: int = MAX_CONNECTIONS,
         keepalive_timeout: float | None = None,
         max_attempts: int = 10,
+        first_delay: float = 1.0,
+        longest_delay: float = 600.0,
+        handler_timeout: float | None = 300.0,
         concurrency: int = 10,
         answer_gone: bool = False,
         look_after: float | None = 3600.0,
@@ -112,6 +138,9 @@ class WebhooksClient(WebhooksApi):
             opened,
             concurrency=concurrency,
             max_attempts=max_attempts,
+            first_delay=first_delay,
+            longest_delay=longest_delay,
+            handler_timeout=handler_timeout,
             telemetry=observer,
         )
         endpoint = Endpoint(
@@ -163,8 +192,7 @@ class WebhooksClient(WebhooksApi):
 
     async def _open(self, parts: _Components, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(parts.store)
-        watching = parts.telemetry.watch(parts.stats)
-        await stack.enter_async_context(background_task(watching, "telemetry"))
+        await stack.enter_async_context(background_task(parts.observe(), "telemetry"))
         await stack.enter_async_context(parts.inbox)
         if self._receiver is not None:
             await stack.enter_async_context(self._receiver)
@@ -314,13 +342,14 @@ class WebhooksClient(WebhooksApi):
 
         An event that no handler wants counts as handled. When one raises, the delivery is tried
         again with growing delays, from that event on, then kept as a dead letter. When cancelled,
-        handlers have 8 seconds to end. Raises RuntimeError without a handler.
+        handlers have 8 seconds to end. Nothing that a handler raises ends it but KeyboardInterrupt.
+        Raises RuntimeError without a handler.
         """
         inbox = self._opened().inbox
         if not self._router:
             msg = "no handler is registered: use @client.on(...) first, or client.events()"
             raise RuntimeError(msg)
-        await inbox.drain(self._router.dispatch)
+        await inbox.drain(self._router)
 
     def events(self) -> AsyncGenerator[Event, None]:
         """Return an iterator over events; one counts as handled when the next is asked for.

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from .models import Counts, Delivery, Route
+from .models import Counts, Delivery, Event, Route
 from .protocol import Request, Response
 
 __all__ = ["Counters", "Outcome", "Stats", "Telemetry", "Together", "WebhookStats"]
@@ -51,6 +51,9 @@ class Telemetry:
 
     def became(self, delivery: Delivery, outcome: Outcome, reason: str = "") -> None:
         """Note what became of a delivery, and why it is dead; when received, in ``receiving``."""
+
+    def unwanted(self, event: Event) -> None:
+        """Note that no handler wants an event, which counts as handled."""
 
     def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
         """Surround one attempt to handle a delivery; an exception that passes means it failed."""
@@ -87,6 +90,11 @@ class Together(Telemetry):
         """Note what became of a delivery."""
         for observer in self._observers:
             observer.became(delivery, outcome, reason)
+
+    def unwanted(self, event: Event) -> None:
+        """Note that no handler wants an event."""
+        for observer in self._observers:
+            observer.unwanted(event)
 
     @contextmanager
     def processing(self, delivery: Delivery) -> Iterator[None]:
@@ -129,7 +137,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     ``waiting`` and ``dead_letters`` are how many there are in the store, ``oldest_age`` is in
     seconds, None when nothing is in line. Counted since this process began: deliveries that were
     ``stored``; ``duplicates``, known already and answered 200; ``handled``; failed attempts that
-    are ``retried``; deliveries that became ``dead`` letters; requests ``refused``, by reason.
+    are ``retried``; deliveries that became ``dead`` letters; events ``unwanted`` by any handler,
+    which count as handled; requests ``refused``, by reason.
     """
 
     waiting: int
@@ -140,6 +149,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     handled: int
     retried: int
     dead: int
+    unwanted: int
     refused: dict[str, int]
     webhooks: tuple[WebhookStats, ...]
 
@@ -149,6 +159,7 @@ class Counters(Telemetry):
 
     def __init__(self) -> None:
         self.outcomes: Counter[Outcome] = Counter()
+        self.unwanted_events = 0
         self.refused: Counter[str] = Counter()
         self._delivered: dict[str, float] = {}
 
@@ -166,6 +177,10 @@ class Counters(Telemetry):
             if len(self._delivered) > MAX_ROUTES:
                 del self._delivered[next(iter(self._delivered))]
 
+    def unwanted(self, event: Event) -> None:
+        """Count an event that no handler wants."""
+        self.unwanted_events += 1
+
     def snapshot(self, counts: Counts, routes: Iterable[Route]) -> Stats:
         """Return what is counted here together with what a store has told."""
         now = datetime.now(UTC)
@@ -178,6 +193,7 @@ class Counters(Telemetry):
             handled=self.outcomes["handled"],
             retried=self.outcomes["retried"],
             dead=self.outcomes["dead"],
+            unwanted=self.unwanted_events,
             refused=dict(self.refused),
             webhooks=tuple(self._silence(route, now) for route in routes),
         )

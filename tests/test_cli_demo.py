@@ -29,11 +29,12 @@ from support.cli_process import TERMINAL, environment, run
 
 from asana_webhooks import Event, StoreError, WebhooksClient
 from asana_webhooks._background import background_task
+from asana_webhooks._handlers import HandlerError, HandlerRunner
 from asana_webhooks.cli.app import cli
 from asana_webhooks.cli.demo import stage, story
 from asana_webhooks.cli.demo.console import Narrator
 from asana_webhooks.models import Delivery
-from asana_webhooks.router import HandlerError, Router
+from asana_webhooks.router import Router, Subscription
 from asana_webhooks.simulator import AsanaSimulator, Fault
 from asana_webhooks.stores.sqlite import SqliteStore
 
@@ -270,20 +271,12 @@ def no_signature_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_handler_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def dispatch(self: Router, event: Event) -> None:
-        pass
-
-    monkeypatch.setattr(Router, "dispatch", dispatch)
+    monkeypatch.setattr(Router, "handlers", lambda router, event: [])
 
 
 def each_handler_is_called_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    once = Router.dispatch
-
-    async def dispatch(self: Router, event: Event) -> None:
-        await once(self, event)
-        await once(self, event)
-
-    monkeypatch.setattr(Router, "dispatch", dispatch)
+    once = Router.handlers
+    monkeypatch.setattr(Router, "handlers", lambda router, event: 2 * once(router, event))
 
 
 def handlers_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,14 +290,14 @@ def handlers_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_handler_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    well = Router.dispatch
+    well = HandlerRunner.run
 
-    async def dispatch(self: Router, event: Event) -> None:
-        await well(self, event)
+    async def run(self: HandlerRunner, handler: Subscription, event: Event) -> None:
+        await well(self, handler, event)
         if event.resource.resource_type == "story":
             raise HandlerError("handle") from ValueError("too late")
 
-    monkeypatch.setattr(Router, "dispatch", dispatch)
+    monkeypatch.setattr(HandlerRunner, "run", run)
 
 
 def repeats_are_not_recognised(monkeypatch: pytest.MonkeyPatch) -> None:

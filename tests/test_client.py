@@ -392,6 +392,41 @@ async def test_handler_that_ends_while_the_client_is_closed_may_use_it(busy: Bus
     assert busy.said
 
 
+async def test_closing_begins_no_handler_while_a_request_is_still_under_way(
+    make_client: MakeClient, asana: AsanaSimulator, free_port: int
+) -> None:
+    client, began, go_on = make_client(concurrency=1), [], asyncio.Event()
+
+    @client.on()
+    async def handler(event: Event) -> None:
+        began.append(event.resource.gid)
+        await go_on.wait()
+
+    async with client:
+        webhook = await client.ensure(asana.project)
+        running = asyncio.create_task(client.run())
+        for name in ("Fix the login", "Fix the logout"):
+            await asana.create_task(name, project=asana.project)
+        await asana.settled()
+        await until(lambda: began)
+        path = str(webhook.target).rpartition("/")[2]
+        reader, writer = await asyncio.open_connection("127.0.0.1", free_port)
+        head = f"POST /hooks/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
+        writer.write(f"{head}X-Hook-Signature: {'0' * 64}\r\n\r\n{{".encode())
+        await writer.drain()
+        await anyio.sleep(0.05)  # until the receiver reads the body
+        closing = asyncio.create_task(client.aclose())
+        await anyio.wait_all_tasks_blocked()
+        go_on.set()
+        await running
+        assert not closing.done()
+        writer.write(b'"a":1234}')
+        await reader.read()
+        writer.close()
+        await closing
+    assert set(began) == {began[0]}  # of one delivery
+
+
 async def test_who_closes_while_another_does_waits_for_the_end_of_it(busy: Busy) -> None:
     closing = [asyncio.create_task(busy.client.aclose()) for _ in range(2)]
     await anyio.wait_all_tasks_blocked()
@@ -420,8 +455,8 @@ async def test_closing_that_is_cancelled_leaves_no_task_and_no_connection_open(
     (closing if how == "the task" else scope).cancel()
     await asyncio.wait([closing])
     assert not ours()
-    assert busy.client._own is not None
-    assert busy.client._own.is_closed
+    assert busy.client._transport._own is not None
+    assert busy.client._transport._own.is_closed
     with pytest.raises(OSError, match="Connect call failed"):
         await asyncio.open_connection("127.0.0.1", free_port)
 
@@ -582,6 +617,9 @@ def test_other_store_urls_are_refused_without_repeating_them(url: str) -> None:
         {"max_connections": 0},
         {"port": -1},
         {"port": 65_536},
+        {"first_delay": 0},
+        {"longest_delay": float("nan")},
+        {"handler_timeout": 0.0},
     ],
     ids=str,
 )

@@ -141,6 +141,25 @@ async def test_what_is_buried_meanwhile_is_left_out(store: Store) -> None:
     assert await names(store) == ["a", "a!"]
 
 
+async def test_letters_of_a_machine_whose_clock_is_ahead_are_found(store: Store) -> None:
+    await bury_at(store, "a", datetime.now(UTC) + timedelta(hours=3))
+    await bury(store, "b")
+    assert await names(store) == ["a", "b"]
+
+
+async def test_no_more_letters_are_gone_through_than_there_were_at_the_beginning(
+    store: Store,
+) -> None:
+    for number in range(150):
+        await bury(store, str(number))
+    found = []
+    with guard():
+        async for letter in iter_dead_letters(store):
+            found.append(letter.body.decode())
+            await bury(store, f"{found[-1]}!")
+    assert found == [str(number) for number in range(150)]
+
+
 # Through the client
 
 

@@ -2,9 +2,11 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import anyio
 import pytest
@@ -13,18 +15,19 @@ from conftest import eventually, guard, until
 from asana_webhooks import Event, MemoryStore, StoreError
 from asana_webhooks import _inbox as module
 from asana_webhooks._background import background_task
+from asana_webhooks._handlers import HandlerError
 from asana_webhooks._inbox import Inbox
 from asana_webhooks.models import Claim, DeadLetter, Delivery
-from asana_webhooks.router import HandlerError, Router
+from asana_webhooks.router import Router
 from asana_webhooks.stores import Store
 from asana_webhooks.telemetry import Counters, Telemetry
 
 NOW = datetime(2026, 7, 4, tzinfo=UTC)
 
 
-def event(gid: object, **fields: str) -> str:
+def event(gid: object, *, action: str = "changed") -> str:
     return (
-        f'{{"created_at":"2026-07-04T10:00:00.000Z","action":"changed",'
+        f'{{"created_at":"2026-07-04T10:00:00.000Z","action":"{action}",'
         f'"resource":{{"gid":"{gid}","resource_type":"task"}}}}'
     )
 
@@ -37,6 +40,10 @@ async def put(store: Store, route: str, *events: str, body: bytes | None = None)
 
 async def is_empty(store: Store) -> bool:
     return (await store.counts()).waiting == 0
+
+
+class PanicException(BaseException):
+    """What a library in Rust raises when it panics."""
 
 
 class Seen:
@@ -71,7 +78,7 @@ async def draining(
     router.on()(handler)  # type: ignore[type-var] # callable objects are handlers too
     settings = {"poll": 0.01, "first_delay": 0.001, **options}
     async with Inbox(store, **settings) as inbox:  # type: ignore[arg-type] # of mixed types
-        task = asyncio.create_task(inbox.drain(router.dispatch))
+        task = asyncio.create_task(inbox.drain(router))
         try:
             yield inbox
         finally:
@@ -231,7 +238,11 @@ async def test_replayed_dead_letter_goes_on_with_the_event_that_failed(
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("x"), SystemExit(3), RecursionError("deep"), asyncio.CancelledError()],
+    [
+        *(RuntimeError("x"), SystemExit(3), RecursionError("deep"), asyncio.CancelledError()),
+        *(GeneratorExit(), PanicException("in Rust"), pytest.fail.Exception("by hand")),
+        BaseExceptionGroup("one", [PanicException("in Rust")]),
+    ],
     ids=lambda error: type(error).__name__,
 )
 async def test_whatever_a_handler_raises_is_a_failed_attempt_and_the_worker_lives(
@@ -321,6 +332,233 @@ async def test_loop_that_ends_while_a_handler_runs_is_no_failed_attempt(
     assert told(counters) == (0, 0, 0)
 
 
+def test_interrupt_that_a_handler_raises_ends_the_program(store: MemoryStore) -> None:
+    async def interrupt(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    async def program() -> None:
+        await put(store, "a", event(1))
+        async with draining(store, interrupt):
+            await anyio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(program())
+
+
+# Handlers that do not end
+
+
+async def test_handler_that_runs_for_too_long_is_a_failed_attempt_and_others_go_on(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    gids: list[str] = []
+
+    async def hang_at_first(event: Event) -> None:
+        gids.append(event.resource.gid)
+        if event.resource.gid == "1":
+            await anyio.sleep_forever()
+
+    await put(store, "a", event(1))
+    await put(store, "b", event(2))
+    async with draining(store, hang_at_first, concurrency=1, handler_timeout=0.01, max_attempts=2):
+        (letter,) = await eventually(store.dead_letters)
+        await until(lambda: "2" in gids)
+    assert gids.count("1") == 2
+    assert letter.reason.endswith(
+        "hang_at_first failed 2 times: TimeoutError('cancelled after 0.01 s')"
+    )
+    assert "attempt 1 of 2" in caplog.text
+
+
+class Swallowing:
+    """A handler that swallows its cancellation for some gids, until it is let go."""
+
+    def __init__(self, *gids: str) -> None:
+        self.swallowed = gids
+        self.go_on = asyncio.Event()
+        self.began: list[str] = []
+        self.ended: list[str] = []
+
+    async def __call__(self, event: Event) -> None:
+        gid = event.resource.gid
+        self.began.append(gid)
+        while gid in self.swallowed and not self.go_on.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.go_on.wait()
+        self.ended.append(gid)
+
+
+async def test_handler_that_swallows_its_cancellation_loses_its_slot_and_its_event_has_failed(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler, counters, before = Swallowing("1"), Counters(), asyncio.all_tasks()
+    await put(store, "a", event(1), event(2))
+    await put(store, "a", event(3))
+    options = {"concurrency": 1, "handler_timeout": 0.01, "grace": 0.01, "max_attempts": 1}
+    async with draining(store, handler, telemetry=counters, **options):
+        (letter,) = await eventually(store.dead_letters)
+        await until(lambda: handler.ended == ["3"])
+        assert "Swallowing goes on although it was cancelled" in caplog.text
+        assert letter.done == 0
+        assert "TimeoutError" in letter.reason
+        handler.go_on.set()
+        await until(lambda: handler.ended == ["3", "1"])
+        await put(store, "a", event(4))
+        await until(lambda: "4" in handler.ended)
+        await eventually(lambda: is_empty(store))
+    assert handler.began == ["1", "3", "4"]  # the rest of its delivery is in the dead letter
+    assert told(counters) == (2, 0, 1)
+    assert "a lease ran out" not in caplog.text
+    await until(lambda: asyncio.all_tasks() == before)
+
+
+async def test_ten_handlers_that_swallow_their_cancellation_do_not_stop_the_drain(
+    store: MemoryStore,
+) -> None:
+    gids = [str(number) for number in range(10)]
+    handler = Swallowing(*gids)
+    for gid in gids:
+        await put(store, gid, event(gid))
+    async with draining(store, handler, handler_timeout=0.01, grace=0.01, first_delay=600.0):
+        await until(lambda: len(handler.began) == 10)
+        await put(store, "a", event("last"))
+        await until(lambda: handler.ended == ["last"])
+    handler.go_on.set()
+    await until(lambda: len(handler.ended) == 11)
+
+
+async def test_drain_ends_although_a_handler_swallows_its_cancellation(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "LAST_GRACE", 0.01)
+    handler = Swallowing("2")
+    await put(store, "a", event(1), event(2), event(3))
+    with guard():
+        async with draining(store, handler, grace=0.01):
+            await until(lambda: handler.began == ["1", "2"])
+    assert "Swallowing goes on although it was cancelled" in caplog.text
+    claim = await store.claim(limit=10, lease=60.0)
+    assert claim is not None
+    assert [(delivery.done, delivery.attempts) for delivery in claim.deliveries] == [(1, 0)]
+    handler.go_on.set()
+    await until(lambda: handler.ended == ["1", "2"])
+    assert handler.began == ["1", "2"]
+
+
+async def test_handler_that_swallows_the_end_of_its_grace_begins_no_other_event(
+    store: MemoryStore,
+) -> None:
+    began: list[str] = []
+
+    async def return_late(event: Event) -> None:
+        began.append(event.resource.gid)
+        with contextlib.suppress(asyncio.CancelledError):
+            await anyio.sleep_forever()
+
+    await put(store, "a", event(1), event(2))
+    async with draining(store, return_late, grace=0.01):
+        await until(lambda: began)
+    assert began == ["1"]
+    claim = await store.claim(limit=10, lease=60.0)
+    assert claim is not None
+    assert [delivery.done for delivery in claim.deliveries] == [1]
+
+
+# Deliveries that end the process
+
+
+async def put_suspect(store: Store, *events: str, crashes: int, attempts: int = 0) -> None:
+    """Store a delivery as it is after its claims ended so often without a word."""
+    body = ('{"events":[' + ",".join(events) + "]}").encode()
+    assert await store.put(
+        Delivery(
+            route="suspect",
+            body=body,
+            digest=body,
+            received_at=NOW,
+            crashes=crashes,
+            attempts=attempts,
+        )
+    )
+
+
+@pytest.mark.parametrize("how", ["drain", "stream"])
+async def test_each_event_of_a_delivery_that_ended_a_process_is_kept_as_handled_at_once(
+    seen: Seen, how: str
+) -> None:
+    progress: list[tuple[int, float, int]] = []
+
+    class Noting(MemoryStore):
+        async def release(
+            self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
+        ) -> bool:
+            progress.append((done, delay, attempts))
+            return await super().release(claim, delivery, delay=delay, attempts=attempts, done=done)
+
+    store = Noting()
+    await put_suspect(store, event(1), event(2), event(3), crashes=1, attempts=2)
+    if how == "drain":
+        async with draining(store, seen):
+            await until(lambda: len(seen.gids) == 3)
+            await eventually(lambda: is_empty(store))
+    else:
+        async with Inbox(store, poll=0.001) as inbox:
+            stream = inbox.stream()
+            for _ in range(3):
+                seen.gids.append((await anext(stream)).resource.gid)
+            following = asyncio.create_task(anext(stream))  # type: ignore[arg-type] # a coroutine
+            await eventually(lambda: is_empty(store))
+        with pytest.raises(StopAsyncIteration):
+            await following
+    assert seen.gids == ["1", "2", "3"]
+    assert progress == [(1, 0.0, 0), (2, 0.0, 0)]
+
+
+@pytest.mark.parametrize("how", ["drain", "stream"])
+@pytest.mark.parametrize(
+    ("crashes", "attempts", "is_buried"),
+    [(1, 0, False), (1, 9, False), (10, 0, False), (11, 0, True), (3, 8, True), (30, 30, True)],
+)
+async def test_delivery_that_ended_its_process_too_often_becomes_a_dead_letter(
+    store: MemoryStore,
+    seen: Seen,
+    how: str,
+    crashes: int,
+    attempts: int,
+    is_buried: bool,  # noqa: FBT001 - a column of the table
+) -> None:
+    await put_suspect(store, event(1), crashes=crashes, attempts=attempts)
+    await put(store, "other", event(2))
+    if how == "drain":
+        async with draining(store, seen):
+            await eventually(lambda: is_empty(store))
+    else:
+        async with Inbox(store, poll=0.001) as inbox:
+            stream = inbox.stream()
+            seen.gids.append((await anext(stream)).resource.gid)
+            if not is_buried:
+                seen.gids.append((await anext(stream)).resource.gid)
+            following = asyncio.create_task(anext(stream))  # type: ignore[arg-type] # a coroutine
+            await eventually(lambda: is_empty(store))
+        with pytest.raises(StopAsyncIteration):
+            await following
+    assert sorted(seen.gids) == (["2"] if is_buried else ["1", "2"])
+    reasons = [letter.reason for letter in await store.dead_letters()]
+    said = f"its handlers ended the process {crashes - 1} times without a word"
+    assert reasons == ([said] if is_buried else [])
+
+
+async def test_failure_of_a_delivery_that_ended_processes_counts_beside_them(
+    store: MemoryStore, seen: Seen
+) -> None:
+    seen.failing["1"] = RuntimeError("too")
+    await put_suspect(store, event(1), crashes=9, attempts=1)
+    async with draining(store, seen):
+        (letter,) = await eventually(store.dead_letters)
+    assert seen.gids == ["1"]
+    assert "failed 2 times" in letter.reason
+
+
 class ManyLinesError(Exception):
     def __repr__(self) -> str:
         return "two\nlines\x1b[31m"
@@ -328,7 +566,7 @@ class ManyLinesError(Exception):
 
 class BrokenError(Exception):
     def __repr__(self) -> str:
-        raise ValueError("no repr")
+        raise PanicException
 
 
 @pytest.mark.parametrize(
@@ -369,8 +607,8 @@ async def test_log_of_a_failure_names_handler_and_event_key(
 
 @pytest.mark.parametrize("attempts", range(1, 30))
 def test_delays_double_with_jitter_up_to_the_longest(attempts: int) -> None:
-    inbox = Inbox(MemoryStore(), first_delay=1.0)
-    longest = min(2.0 ** (attempts - 1), module.LONGEST_DELAY)
+    inbox = Inbox(MemoryStore(), first_delay=1.5, longest_delay=700.0)
+    longest = min(1.5 * 2.0 ** (attempts - 1), 700.0)
     delays = [inbox._delay(attempts) for _ in range(50)]
     assert all(longest / 2 <= delay <= longest for delay in delays)
     assert len(set(delays)) > 1
@@ -444,7 +682,7 @@ async def test_drain_that_is_stopped_lets_the_running_handler_end_and_begins_no_
     router = Router()
     router.on()(slow)
     async with Inbox(store) as inbox:
-        task = asyncio.create_task(inbox.drain(router.dispatch))
+        task = asyncio.create_task(inbox.drain(router))
         await started.wait()
         if how == "cancelled":
             task.cancel()
@@ -484,7 +722,7 @@ async def test_closing_ends_the_drain(store: MemoryStore, seen: Seen) -> None:
     router = Router()
     router.on()(seen)
     async with Inbox(store) as inbox:
-        task = asyncio.create_task(inbox.drain(router.dispatch))
+        task = asyncio.create_task(inbox.drain(router))
         await put(store, "a", event(1))
         inbox.arrived()
         await until(lambda: seen.gids == ["1"])
@@ -509,7 +747,7 @@ async def test_second_drain_at_once_is_refused(store: MemoryStore, seen: Seen) -
     async with draining(store, seen) as inbox:
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="already"):
-            await inbox.drain(seen)
+            await inbox.drain(Router())
 
 
 @pytest.mark.parametrize("how", ["the task", "a scope"])
@@ -530,7 +768,7 @@ async def test_closing_that_is_cancelled_leaves_no_task_behind(
 
     await put(store, "a", event(1))
     inbox = await Inbox(store, grace=0.1).__aenter__()
-    draining = asyncio.create_task(inbox.drain(router.dispatch))
+    draining = asyncio.create_task(inbox.drain(router))
     await started.wait()
     closing = asyncio.create_task(close())
     await anyio.wait_all_tasks_blocked()
@@ -604,13 +842,28 @@ async def test_others_have_their_turn_although_store_and_handlers_never_wait(
         assert turns >= 200 / 4
 
 
-@pytest.mark.parametrize("number", [0, -1])
-@pytest.mark.parametrize("name", ["concurrency", "max_attempts"])
-def test_number_that_would_handle_nothing_is_refused(
-    store: MemoryStore, name: str, number: int
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        *(({"concurrency": number}, ValueError) for number in (0, -1)),
+        *(({"max_attempts": number}, ValueError) for number in (0, -1)),
+        *(({"concurrency": number}, TypeError) for number in (True, 1.0, "3", None)),
+        *(({"max_attempts": number}, TypeError) for number in (True, math.nan, "3", None)),
+        *(({"first_delay": number}, ValueError) for number in (0, -1.0, math.nan, math.inf)),
+        *(({"longest_delay": number}, ValueError) for number in (0.0, math.nan, math.inf, 0.5)),
+        *(({"handler_timeout": number}, ValueError) for number in (0, -0.1, math.nan, math.inf)),
+        *(({"first_delay": number}, TypeError) for number in (True, "1", None)),
+        *(({"longest_delay": number}, TypeError) for number in (True, "1", None)),
+        *(({"handler_timeout": number}, TypeError) for number in (True, "1")),
+    ],
+    ids=str,
+)
+def test_number_that_cannot_work_is_refused_by_name(
+    store: MemoryStore, option: dict[str, Any], error: type[Exception]
 ) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, not {number}"):
-        Inbox(store, **{name: number})  # type: ignore[arg-type] # of mixed types
+    (name,) = option
+    with pytest.raises(error, match=f"^{name} "):
+        Inbox(store, **option)
 
 
 async def test_no_task_is_left_behind(store: MemoryStore, seen: Seen) -> None:
@@ -619,7 +872,8 @@ async def test_no_task_is_left_behind(store: MemoryStore, seen: Seen) -> None:
     async with draining(store, seen) as inbox:
         await until(lambda: seen.gids == ["1"])
     assert asyncio.all_tasks() == before
-    assert not inbox._workers
+    assert not inbox._works
+    assert not inbox._tasks
 
 
 # Leases
@@ -654,6 +908,48 @@ async def test_lease_of_a_long_handler_is_renewed() -> None:
         go_on.set()
         await handled.wait()
     assert (await store.counts()).waiting == 0
+
+
+async def test_lease_is_renewed_when_a_third_of_it_is_over(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(module.anyio, "sleep", sleep)
+    async with Inbox(store, lease=30.0):
+        await anyio.wait_all_tasks_blocked()
+    assert slept == [10.0]
+
+
+async def test_leases_of_many_claims_are_renewed_together() -> None:
+    renewing, most, all_at_once = 0, 0, asyncio.Event()
+
+    class Counting(MemoryStore):
+        async def renew(self, claim: Claim, *, lease: float) -> bool:
+            nonlocal renewing, most
+            renewing += 1
+            most = max(most, renewing)
+            if renewing == 10:
+                all_at_once.set()
+            await all_at_once.wait()
+            renewing -= 1
+            return await super().renew(claim, lease=lease)
+
+    store = Counting(clock=Clock())
+    for number in range(10):
+        await put(store, f"r{number}", event(number))
+
+    async def wait(event: Event) -> None:
+        await all_at_once.wait()
+
+    async with draining(store, wait, lease=0.3):
+        await until(all_at_once.is_set)
+        await eventually(lambda: is_empty(store))
+    assert most == 10
 
 
 async def test_worker_that_lost_its_lease_cannot_ack_and_stops(
@@ -746,6 +1042,8 @@ async def test_renewal_that_comes_after_the_work_was_finished_is_no_lost_lease(
 class Flaky(MemoryStore):
     """Fails in the named calls as often as asked for."""
 
+    error: type[Exception] = StoreError
+
     def __init__(self, **failures: int) -> None:
         super().__init__()
         self.failures = failures
@@ -753,14 +1051,24 @@ class Flaky(MemoryStore):
     def _maybe_fail(self, call: str) -> None:
         if self.failures.get(call, 0):
             self.failures[call] -= 1
-            raise StoreError(f"{call} failed")
+            raise self.error(f"{call} failed")
 
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
         self._maybe_fail("claim")
         return await super().claim(limit=limit, lease=lease)
 
+    async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
+        self._maybe_fail("ack")
+        return await super().ack(claim, handled)
+
+    async def release(
+        self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
+    ) -> bool:
+        self._maybe_fail("release")
+        return await super().release(claim, delivery, delay=delay, attempts=attempts, done=done)
+
     async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
-        self._maybe_fail("finish")
+        self._maybe_fail("end_claim")
         return await super().end_claim(claim, handled)
 
     async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
@@ -772,31 +1080,79 @@ class Flaky(MemoryStore):
         return await super().renew(claim, lease=lease)
 
 
-@pytest.mark.parametrize("call", ["claim", "finish", "bury"])
+class BrokenFlaky(Flaky):
+    """Fails with what no store should raise."""
+
+    error = LookupError
+
+
+@pytest.mark.parametrize("kind", [Flaky, BrokenFlaky])
+@pytest.mark.parametrize("call", ["claim", "end_claim", "bury"])
 async def test_drain_outlives_a_store_that_fails_once(
-    caplog: pytest.LogCaptureFixture, seen: Seen, call: str
+    caplog: pytest.LogCaptureFixture, seen: Seen, call: str, kind: type[Flaky]
 ) -> None:
-    store = Flaky(**{call: 1})
+    store = kind(**{call: 1})
     await put(store, "a", event(1), "7")
     async with draining(store, seen, lease=0.01):
         await eventually(store.dead_letters)
         await eventually(lambda: is_empty(store))
     assert set(seen.gids) == {"1"}
-    assert any("failed" in record.message for record in caplog.records)
+    assert f"{call} failed" in caplog.text
 
 
-async def test_renewing_outlives_a_store_that_fails(caplog: pytest.LogCaptureFixture) -> None:
-    store, go_on, handled = Flaky(renew=1), asyncio.Event(), asyncio.Event()
+@pytest.mark.parametrize("kind", [Flaky, BrokenFlaky])
+async def test_renewing_outlives_a_store_that_fails(
+    caplog: pytest.LogCaptureFixture, kind: type[Flaky]
+) -> None:
+    store, go_on = kind(renew=1), asyncio.Event()
 
     async def long(event: Event) -> None:
         await go_on.wait()
-        handled.set()
 
     await put(store, "a", event(1))
     async with draining(store, long, lease=0.3):
-        await until(lambda: "cannot renew" in caplog.text)
+        await until(lambda: "cannot renew a lease" in caplog.text)
+        assert "renew failed" in caplog.text
+        await until(lambda: not store.failures["renew"])
         go_on.set()
-        await handled.wait()
+        await eventually(lambda: is_empty(store))
+
+
+@pytest.mark.parametrize("how", ["drain", "stream"])
+async def test_what_was_handled_before_an_acknowledgement_failed_is_not_handled_again(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    monkeypatch.setattr(module, "ACK_AFTER", 0.0)
+    store = Flaky(ack=1)
+    for number in range(3):
+        await put(store, "a", event(number))
+    if how == "drain":
+        async with draining(store, seen):
+            await eventually(lambda: is_empty(store))
+    else:
+        async with Inbox(store, poll=0.001) as inbox:
+            async for got in inbox.stream():
+                seen.gids.append(got.resource.gid)
+                if len(seen.gids) == 3:
+                    inbox.stop()
+    assert seen.gids == ["0", "1", "2"]
+    assert "ack failed" in caplog.text
+
+
+async def test_what_was_handled_is_not_handled_again_although_progress_cannot_be_kept(
+    seen: Seen, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Flaky(release=1)
+    await put(store, "a", event(1))
+    await put(store, "a", event(2), event(3))
+    async with Inbox(store, poll=0.001) as inbox:
+        async for got in inbox.stream():
+            if got.resource.gid == "3":
+                break
+    claim = await store.claim(limit=10, lease=60.0)
+    assert claim is not None
+    assert [delivery.body.count(b"gid") for delivery in claim.deliveries] == [2]
+    assert "release failed" in caplog.text
 
 
 # The stream
@@ -1007,3 +1363,42 @@ async def test_attempt_is_told_from_its_first_event_to_its_last(store: MemorySto
     async with draining(store, handle, telemetry=Telling()):
         await until(lambda: "end" in steps)
     assert steps == ["begin", "1", "2", "failed by one", "begin", "2", "end"]
+
+
+async def test_event_that_no_handler_wants_is_counted_and_its_kind_said_once(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    counters, router, gids = Counters(), Router(), []
+
+    @router.on("task", action="added")
+    async def note(event: Event) -> None:
+        gids.append(event.resource.gid)
+
+    await put(store, "a", event(1), event(2), event(3, action="added"))
+    await put(store, "b", event(4), event(5, action="deleted"))
+    async with Inbox(store, telemetry=counters) as inbox, anyio.create_task_group() as tasks:
+        tasks.start_soon(inbox.drain, router)
+        await eventually(lambda: is_empty(store))
+        inbox.stop()
+    assert gids == ["3"]
+    assert counters.unwanted_events == 4
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert said == [
+        "no handler wants events of type 'task' with action 'changed'; they count as handled",
+        "no handler wants events of type 'task' with action 'deleted'; they count as handled",
+    ]
+
+
+async def test_kinds_of_unwanted_events_that_are_said_are_bounded(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    counters, kinds = Counters(), 2 * module.MAX_UNWANTED
+    await put(store, "a", *(event(1, action=f"action {number}") for number in range(kinds)))
+    async with Inbox(store, telemetry=counters) as inbox, anyio.create_task_group() as tasks:
+        tasks.start_soon(inbox.drain, Router())
+        await eventually(lambda: is_empty(store))
+        inbox.stop()
+    assert counters.unwanted_events == kinds
+    assert len(caplog.records) == module.MAX_UNWANTED

@@ -13,7 +13,7 @@ PACKAGE = Path(asana_webhooks.__file__).parent
 
 LAYERS = (
     {"_version", "errors"},
-    {"_addresses", "_background", "_deadline", "_logging", "models", "signature"},
+    {"_addresses", "_background", "_deadline", "_logging", "_options", "models", "signature"},
     {"_asana_responses"},
     {
         "_asana_transport",
@@ -21,9 +21,10 @@ LAYERS = (
         "stores",
         "stores._encryption",
     },
-    {"_desired", "api", "auth", "router", "telemetry"}
+    {"_attempt", "_desired", "api", "auth", "router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
-    {"_endpoint", "_establish", "_inbox", "otel", "stores.urls"},
+    {"_endpoint", "_establish", "_handlers", "otel", "stores.urls"},
+    {"_inbox"},
     {"_receiver_aiohttp", "_receiver_asgi", "simulator"},
     {"client"},
     {"serving", "testing"},

@@ -1,7 +1,8 @@
 """Workers of one process hear of what another has stored before they would have looked."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import asyncpg
 import httpx
@@ -79,7 +80,7 @@ async def test_inbox_announces_until_somebody_works_in_its_process() -> None:
     async with Inbox(store) as inbox:
         inbox.arrived()
         await until(lambda: store.announced == 1)
-        async with background_task(inbox.drain(dispatching(note)), "drain"):
+        async with background_task(inbox.drain(routed_to(note)), "drain"):
             for count in (1, 2, 3):
                 assert await store.put(webhook.delivery().stored())
                 await until(lambda count=count: len(seen) == count)
@@ -104,6 +105,47 @@ async def test_receiver_without_a_client_announces_what_it_stores() -> None:
 async def test_store_without_hints_is_asked_once() -> None:
     async with MemoryStore() as store:
         await listen_for_arrivals(store, asyncio.Event())
+
+
+class Broken(MemoryStore):
+    """Fails with what no store should raise, the first time; then it works."""
+
+    calls = 0
+
+    async def notify(self) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise LookupError("no such channel")
+
+    async def listen(self, arrived: Callable[[], None]) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise LookupError("no such channel")
+        arrived()
+        await asyncio.Event().wait()
+
+
+async def test_telling_goes_on_after_whatever_a_store_raised(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, arrived = Broken(), asyncio.Event()
+    async with background_task(notify_arrivals(store, arrived), "tell"):
+        for number in (1, 2):
+            arrived.set()
+            await until(lambda number=number: store.calls == number)
+    assert "cannot tell other processes" in caplog.text
+    assert "no such channel" in caplog.text
+
+
+async def test_hearing_goes_on_after_whatever_a_store_raised(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "LISTEN_PAUSE", 0.001)
+    store, arrived = Broken(), asyncio.Event()
+    async with background_task(listen_for_arrivals(store, arrived), "hear"):
+        await until(arrived.is_set)
+    assert "cannot hear of other processes" in caplog.text
+    assert "no such channel" in caplog.text
 
 
 @servers
@@ -217,7 +259,7 @@ async def test_delivery_that_one_process_stored_is_handled_by_another_before_its
         world.place.store() as ours,
         Inbox(theirs) as receiver,
         Inbox(ours, poll=3600.0) as worker,
-        background_task(worker.drain(dispatching(note)), "drain"),
+        background_task(worker.drain(routed_to(note)), "drain"),
     ):
 
         async def is_handled() -> bool:
@@ -266,10 +308,10 @@ async def test_connection_that_listened_is_given_back_as_it_was(world: World) ->
 # What they share
 
 
-def dispatching(handler: Callable[[Event], Awaitable[None]]) -> Callable[[Event], Awaitable[None]]:
+def routed_to(handler: Callable[[Event], Coroutine[Any, Any, None]]) -> Router:
     router = Router()
     router.on()(handler)
-    return router.dispatch
+    return router
 
 
 async def is_accepted(webhook: Webhook, port: int) -> bool:

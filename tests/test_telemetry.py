@@ -1,6 +1,7 @@
 """The observer: what those who listen are told, and the snapshot that is counted from it."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ import pytest
 from conftest import eventually, guard, until
 
 from asana_webhooks import Event, MemoryStore, WebhooksClient, sign
+from asana_webhooks import client as client_module
 from asana_webhooks import telemetry as module
 from asana_webhooks.models import Counts, Delivery, Route
 from asana_webhooks.protocol import UNKNOWN_ROUTE, Request, Response
@@ -140,19 +142,42 @@ async def test_last_snapshot_is_taken_while_the_store_is_open_and_nothing_works_
     assert (notes.stats.stored, notes.stats.handled, notes.stats.waiting) == (1, 1, 0)
 
 
-async def test_telemetry_that_fails_to_watch_fails_the_closing_and_leaves_nothing_open(
-    make_client: MakeClient, asana: AsanaSimulator
+async def test_telemetry_that_fails_to_watch_is_said_and_watches_again(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken(Notes):
-        async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
-            raise LookupError("no exporter")
+    monkeypatch.setattr(client_module, "OBSERVE_PAUSE", 0.001)
 
-    client = make_client(telemetry=Broken())
-    with pytest.raises(LookupError, match="no exporter"):
-        async with client:
-            await client.get_webhooks(asana.workspace)
-    with pytest.raises(RuntimeError, match="was closed"):
-        await client.get_webhooks(asana.workspace)
+    class Broken(Notes):
+        watched = 0
+
+        async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
+            self.watched += 1
+            if self.watched == 1:
+                raise LookupError("no exporter")
+            await super().watch(stats)
+
+    broken = Broken()
+    async with make_client(telemetry=broken):
+        await until(lambda: broken.watched == 2)
+    assert broken.stats is not None
+    (record,) = [record for record in caplog.records if "failed to watch" in record.getMessage()]
+    assert (record.levelno, record.exc_info is not None) == (logging.ERROR, True)
+
+
+async def test_telemetry_that_fails_in_its_clean_up_does_not_hold_up_the_closing(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Telemetry):
+        async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise LookupError("no exporter")
+
+    with guard():
+        async with make_client(telemetry=Broken()):
+            await anyio.wait_all_tasks_blocked()
+    assert "no exporter" in caplog.text
 
 
 def a_delivery(route: str = "r") -> Delivery:
@@ -233,6 +258,7 @@ async def test_snapshot_of_a_client_that_did_nothing_is_empty(make_client: MakeC
             handled=0,
             retried=0,
             dead=0,
+            unwanted=0,
             refused={},
             webhooks=(),
         )

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TypeAlias
 
+from .._handlers import HandlerError
 from ..errors import DecodeError
 from ..models import Delivery, Event, read_event, split_events
 from ..protocol import UNKNOWN_ROUTE, Request, Response
-from ..router import HandlerError
 from ..signature import parse_signature
 from ..telemetry import Outcome, Telemetry
 

@@ -19,6 +19,7 @@ from ..._receiver_aiohttp import Receiver
 from ...api import WebhooksApi
 from ...errors import AsanaWebhooksError
 from ...models import Event, WebhookFilter
+from ...router import Router
 from ...stores import Store
 from ...stores.urls import open_store
 from ..access import Access
@@ -125,12 +126,13 @@ async def _receive(
     stack: AsyncExitStack, options: ListenOptions, store: Store, recorder: Recorder
 ) -> Endpoint:
     """Open the store and the receiver; what would stay in memory for ever is let go."""
-    inbox = Inbox(store, telemetry=recorder)
+    inbox, router = Inbox(store, telemetry=recorder), Router()
+    router.on()(_let_go)
     endpoint = Endpoint(store, on_arrival=inbox.arrived, telemetry=recorder)
     await stack.enter_async_context(store)
     await stack.enter_async_context(inbox)
     if options.store == MEMORY:
-        await stack.enter_async_context(background_task(inbox.drain(_let_go), "inbox"))
+        await stack.enter_async_context(background_task(inbox.drain(router), "inbox"))
     await stack.enter_async_context(Receiver(endpoint, host=options.host, port=options.port))
     endpoint.accepting = True
     return endpoint

@@ -1,0 +1,204 @@
+"""Running handlers: each within its time; whatever one raises is a failed attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+from .models import Event
+from .router import Subscription
+
+__all__ = ["HandlerError", "HandlerRunner"]
+
+BLOCKED_FOR = 0.5
+"""Seconds without an await after which a handler is said to block the event loop."""
+
+LONG = 60.0
+"""Seconds after which a handler that still runs is named."""
+
+logger = logging.getLogger(__name__)
+
+
+class HandlerError(Exception):
+    """A handler raised; ``handler`` is its name, ``__cause__`` what it raised."""
+
+    def __init__(self, handler: str) -> None:
+        self.handler = handler
+        super().__init__(handler)
+
+
+class HandlerRunner:
+    """Runs handlers, one after the other, in the task that makes it.
+
+    A handler that runs for ``timeout`` seconds (None: no limit) is cancelled, and has failed. When
+    it swallows that and goes on for ``grace`` seconds more, ``abandon`` is called with its error:
+    the task is the handler's then, for as long as it likes.
+
+    ``is_stopping`` tells whose cancellation it was that ended a handler: that of the whole, which
+    goes on, or one that the program meant for the handler, which has failed.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float | None,
+        grace: float,
+        is_stopping: Callable[[], bool],
+        abandon: Callable[[HandlerError], None],
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks; for the type checker
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._is_stopping = is_stopping
+        self._abandon = abandon
+        self._steps: list[tuple[float, Callable[[], None]]] = []
+        if timeout is None or timeout > LONG:
+            self._steps.append((LONG, self._say_long))
+        if timeout is not None:
+            self._steps += [(timeout, self._cancel), (timeout + grace, self._give_up)]
+        self._running: Subscription | None = None
+        self._event: Event
+        self._since = 0.0
+        self._next_step = 0
+        self._is_late = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def running(self) -> str | None:
+        """The name of the handler that runs now."""
+        return None if self._running is None else self._running.name
+
+    async def run(self, handler: Subscription, event: Event) -> None:
+        """Run a handler. Raises HandlerError when it fails, or is cancelled by the program."""
+        self._begin(handler, event)
+        try:
+            await _Run(handler, event)
+            if self._is_late:
+                raise HandlerError(handler.name)
+        except HandlerError as failure:
+            cause = failure.__cause__
+            if self._is_late:
+                self._uncancel()
+                failure.__cause__ = self._too_late(cause)
+            elif isinstance(cause, asyncio.CancelledError):
+                if self._is_stopping():
+                    raise cause from None
+                self._uncancel()
+            raise
+        finally:
+            self._end()
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # One timer serves all handlers that run here: most end long before it is looked at.
+
+    def _begin(self, handler: Subscription, event: Event) -> None:
+        self._running, self._event, self._since = handler, event, self._loop.time()
+        self._next_step, self._is_late = 0, False
+        if self._timer is None and self._steps:
+            self._timer = self._loop.call_at(self._since + self._steps[0][0], self._look)
+
+    def _end(self) -> None:
+        self._running = None
+        if self._next_step:
+            self.close()  # it is set for a later step than the next handler's first one
+
+    def _look(self) -> None:
+        self._timer = None
+        while self._running is not None and self._next_step < len(self._steps):
+            after, act = self._steps[self._next_step]
+            if self._loop.time() < self._since + after:
+                self._timer = self._loop.call_at(self._since + after, self._look)
+                return
+            self._next_step += 1
+            act()
+
+    def _say_long(self) -> None:
+        logger.warning(
+            "handler %s has been running for %.0f s on event %s%s",
+            self.running,
+            LONG,
+            self._event.key,
+            "" if self._timeout is None else f"; it is cancelled after {self._timeout:g} s",
+        )
+
+    def _cancel(self) -> None:
+        self._is_late = True
+        self._task.cancel()
+
+    def _give_up(self) -> None:
+        handler = self._running
+        if handler is not None:
+            logger.warning(
+                "handler %s goes on although it was cancelled; nobody waits for it any longer",
+                handler.name,
+            )
+            failure = HandlerError(handler.name)
+            failure.__cause__ = self._too_late(None)
+            self._abandon(failure)
+
+    def _too_late(self, cause: BaseException | None) -> TimeoutError:
+        error = TimeoutError(f"cancelled after {self._timeout:g} s")
+        error.__cause__ = cause  # its traceback shows where the handler was
+        return error
+
+    def _uncancel(self) -> None:
+        while self._task.uncancel():  # or a TaskGroup of the next handler takes it for its own
+            pass
+
+
+class _Run(Awaitable[None]):
+    """Awaits a handler, and measures each of its steps: a long one has blocked the loop.
+
+    Raises HandlerError for all that the handler raises, but for KeyboardInterrupt.
+    """
+
+    def __init__(self, handler: Subscription, event: Event) -> None:
+        self._handler = handler
+        self._event = event
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        name = self._handler.name
+        try:
+            coroutine = self._handler.handler(self._event)
+        except Exception as error:
+            raise HandlerError(name) from error
+        resume: Callable[[Any], Any] = coroutine.send
+        value: Any = None
+        while True:
+            started = time.perf_counter()
+            try:
+                waited_for = resume(value)
+            except StopIteration:
+                return
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                raise HandlerError(name) from error
+            finally:
+                self._judge(time.perf_counter() - started)
+            try:
+                value = yield waited_for
+                resume = coroutine.send
+            except GeneratorExit:  # the task is given up; a handler's own one comes from above
+                coroutine.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - handed on to the coroutine
+                resume, value = coroutine.throw, error
+
+    def _judge(self, seconds: float) -> None:
+        if seconds > BLOCKED_FOR:
+            logger.warning(
+                "handler %s blocked the event loop for %.1f s; use await, or a thread",
+                self._handler.name,
+                seconds,
+            )
