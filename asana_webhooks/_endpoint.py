@@ -1,12 +1,18 @@
-"""Persist, then answer: the one place where a request meets the store."""
+"""Persist, then answer: the one place where a request meets the store.
+
+Heads and bodies are read here too, once for all doors: a door hands over a path, the headers as
+they came, and what gives the next piece of the body.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 import msgspec
 
@@ -15,14 +21,8 @@ from ._logging import ThrottledLogger
 from .errors import StoreError
 from .models import Delivery, Route
 from .protocol import (
-    ALIVE,
     MAX_BODY,
-    NO_MORE_SECRETS,
-    NOT_GET,
-    NOT_READY,
-    PROBES,
-    READY,
-    UNAVAILABLE,
+    TOO_LARGE,
     UNKNOWN_ROUTE,
     WRONG_SIGNATURE,
     Bury,
@@ -30,30 +30,116 @@ from .protocol import (
     Effect,
     Enqueue,
     NoteHeartbeat,
-    Refusal,
     Remember,
     Request,
     Response,
+    _Redacted,
     decide,
+    route_of,
     screen,
 )
 from .stores import Store
 from .telemetry import Telemetry
 
-__all__ = ["STORE_TIMEOUT", "Endpoint"]
+__all__ = ["STORE_TIMEOUT", "Endpoint", "Receive", "Refusal", "check_positive", "read_head"]
 
 STORE_TIMEOUT = 4.4
 """Seconds, an eighth more at most, that the store has for a request; Asana waits 10."""
+
+BODY_TIMEOUT = 5.0
+"""Seconds, an eighth more at most, in which a body must be complete."""
+
+LINGER = 2.0
+"""Seconds for which a door reads the rest of a refused body, so that the answer gets through."""
+
+MAX_BODIES = 64 * 1024 * 1024
+"""Bytes that the bodies of requests under way may have together, but never less than one may."""
 
 ROUTE_KNOWN_FOR = 1.0
 """Seconds for which a confirmed route is not looked up again; its secret never changes."""
 
 MAX_ROUTES_KNOWN = 10_000
 
+MAX_CLOCK_ERROR = timedelta(minutes=5)
+"""How wrong this machine's clock may be before an error names it."""
+
+ALIVE = Response(200, "alive")
+READY = Response(200, "ready")
+BAD_REQUEST = Response(400, "this is not a complete HTTP/1.1 request", closes=True)
+NO_MORE_SECRETS = Response(403, "this route takes no more secrets")
+NOT_GET = Response(405, "a probe takes GET only", (("Allow", "GET, HEAD"),))
+BODY_LATE = Response(408, "the body did not arrive in time", closes=True)
+NOT_READY = Response(503, "not ready")
+UNAVAILABLE = Response(503, "nothing was stored, send it again", (("Retry-After", "10"),))
+TOO_MANY_BODIES = Response(
+    503, "too many bodies at once, send it again", (("Retry-After", "10"),), closes=True
+)
+
+PROBES = ("healthz", "readyz")
+
 logger = logging.getLogger(__name__)
 
+Receive: TypeAlias = Callable[[], Awaitable[tuple[bytes, bool]]]
+"""Returns the next piece of a body, and whether there may be more; may raise Refusal."""
 
-class _HandshakeAttempt(msgspec.Struct, frozen=True):
+_PROBE = re.compile(r"[^?#]*/(healthz|readyz)/?(?:\?[^#]*)?\Z")
+
+_READ = frozenset(
+    {
+        *(b"x-hook-secret", b"x-hook-signature", b"content-encoding", b"transfer-encoding"),
+        b"content-length",
+    }
+)
+
+
+class Refusal(Exception):  # noqa: N818 - not an error: the other way to answer
+    """Raised while a body is read; carries the answer."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        super().__init__(response.status)
+
+
+def read_head(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> Request:
+    """Return the request that has this head; its body is not read yet.
+
+    ``path`` is as it came: its last segment is the route's id, or the name of a probe. ``headers``
+    are as they came, in any case, with or without blanks around their values.
+    """
+    kept = tuple(headers)  # any iterable, says the specification of ASGI
+    found: dict[bytes, list[str]] = {}
+    for name, value in kept:
+        lower = name.lower()
+        if lower in _READ:
+            found.setdefault(lower, []).append(value.decode("latin-1").strip(" \t"))
+    length = found[b"content-length"][0] if b"content-length" in found else ""
+    return Request(
+        method=method,
+        route=route_of(path) or _probe_of(path),
+        secrets=tuple(found.get(b"x-hook-secret", ())),
+        signatures=tuple(found.get(b"x-hook-signature", ())),
+        encodings=tuple(found.get(b"content-encoding", ())),
+        transfers=tuple(found.get(b"transfer-encoding", ())),
+        # 20 digits are too much already, and int() takes no more than 4,300
+        length=int(length[:20]) if length.isdecimal() else None,
+        headers=kept,
+    )
+
+
+def _probe_of(path: str) -> str:
+    match = _PROBE.match(path)
+    return match[1] if match else ""
+
+
+def check_positive(**options: float | None) -> None:
+    """Raise ValueError, which names it, for an option that is no positive number; None is left."""
+    for name, value in options.items():
+        if value is not None and not 0 < value < float("inf"):
+            msg = f"{name} must be a positive number, not {value}"
+            raise ValueError(msg)
+
+
+class _HandshakeAttempt(_Redacted, msgspec.Struct, frozen=True):
     """A request with a handshake's header: when (monotonic seconds), for what, how answered."""
 
     at: float
@@ -61,7 +147,7 @@ class _HandshakeAttempt(msgspec.Struct, frozen=True):
     status: int
 
 
-class _CachedRoute(msgspec.Struct, frozen=True, gc=False):
+class _CachedRoute(_Redacted, msgspec.Struct, frozen=True, gc=False):
     """A confirmed route, when it was read (monotonic seconds), and if to see whether it changed."""
 
     route: Route
@@ -69,12 +155,21 @@ class _CachedRoute(msgspec.Struct, frozen=True, gc=False):
     read_again: bool
 
 
+def machine_time() -> datetime:
+    """Return the time that this machine's clock shows."""
+    return datetime.now(UTC)
+
+
 class Endpoint:
     """Answers requests for routes; it does not know how they came.
 
     ``on_arrival`` is called, on the loop, after a delivery was stored. ``accepting`` is what the
-    readiness probe tells, while the store answers. ``telemetry`` is told of each request and of
-    what becomes of deliveries.
+    readiness probe tells, while the store answers. ``max_body`` is in bytes, ``body_timeout`` and
+    ``store_timeout`` are in seconds. ``now`` returns the time (aware) by which the age of events is
+    judged: Asana's where it is known. ``telemetry`` is told of each request and of what becomes of
+    deliveries.
+
+    Raises ValueError for a limit that is not positive.
     """
 
     def __init__(
@@ -84,36 +179,44 @@ class Endpoint:
         on_arrival: Callable[[], None],
         max_body: int = MAX_BODY,
         answer_gone: bool = False,
+        body_timeout: float = BODY_TIMEOUT,
         store_timeout: float = STORE_TIMEOUT,
+        now: Callable[[], datetime] = machine_time,
         telemetry: Telemetry | None = None,
     ) -> None:
-        self._telemetry = telemetry or Telemetry()
-        self.max_body = max_body
+        check_positive(max_body=max_body, body_timeout=body_timeout, store_timeout=store_timeout)
         self.accepting = False
-        self._sightings: deque[_HandshakeAttempt] = deque(maxlen=100)
         self._store = store
         self._on_arrival = on_arrival
+        self._max_body = max_body
         self._answer_gone = answer_gone
-        self._deadline = Deadline(store_timeout)
+        self._now = now
+        self._telemetry = telemetry or Telemetry()
+        self._clock_is_wrong = False
+        self._store_deadline = Deadline(store_timeout)
+        self._body_deadline = Deadline(body_timeout)
+        self._bodies = 0  # bytes
+        self._max_bodies = max(MAX_BODIES, max_body)
         self._known: dict[str, _CachedRoute] = {}
+        self._attempts: deque[_HandshakeAttempt] = deque(maxlen=100)
         self._log = ThrottledLogger(logger)
 
-    async def handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
+    async def handle(self, request: Request, receive: Receive) -> Response:
         """Return the answer, after its effect is durable.
 
-        ``read`` gives the raw body and is called only when the body matters; it may raise Refusal.
-        A store that fails, or is too slow, is answered 503: Asana sends it again.
+        ``receive`` gives the raw body, and is called only when the body matters. A store that
+        fails, or is too slow, is answered 503: Asana sends it again.
         """
         if request.route in PROBES:
             return await self._probe(request)
         with self._telemetry.receiving(request):
-            response = await self._handle(request, read)
+            response = await self._handle(request, receive)
             self._telemetry.answered(response)
         return response
 
-    async def _handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
+    async def _handle(self, request: Request, receive: Receive) -> Response:
         try:
-            response = await self._answer(request, read)
+            response = await self._answer(request, receive)
         except Refusal as refusal:
             response = refusal.response
         except (StoreError, TimeoutError) as error:
@@ -121,12 +224,13 @@ class Endpoint:
             self._log.log(logging.ERROR, "store", "answered 503: %s", reason, exc_info=True)
             response = UNAVAILABLE
         if request.secrets:
-            self._sightings.append(
+            self._attempts.append(
                 _HandshakeAttempt(time.monotonic(), request.route, response.status)
             )
         if response.reason and response is not UNAVAILABLE:
+            level = logging.WARNING if response is TOO_MANY_BODIES else logging.INFO
             self._log.log(
-                logging.INFO, response.reason, "answered %d: %s", response.status, response.reason
+                level, response.reason, "answered %d: %s", response.status, response.reason
             )
         return response
 
@@ -136,10 +240,10 @@ class Endpoint:
         Those for other routes are left out; those for no route at all may have been meant.
         """
         return tuple(
-            f"a handshake for {'this route' if sighting.route == route else 'an unknown path'},"
-            f" answered {sighting.status}"
-            for sighting in self._sightings
-            if sighting.at >= since and (sighting.route == route or sighting.status == 404)
+            f"a handshake for {'this route' if attempt.route == route else 'an unknown path'},"
+            f" answered {attempt.status}"
+            for attempt in self._attempts
+            if attempt.at >= since and (attempt.route == route or attempt.status == 404)
         )
 
     def forget(self, route: str) -> None:
@@ -155,32 +259,75 @@ class Endpoint:
 
     async def _store_answers(self, request: Request) -> bool:
         try:
-            await self._deadline.wait_for(self._store.get_route(request.route))
+            await self._store_deadline.wait_for(self._store.get_route(request.route))
         except (StoreError, TimeoutError):
             return False
         return True
 
-    async def _answer(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
+    async def _answer(self, request: Request, receive: Receive) -> Response:
         started = time.monotonic()
         route = await self._find(request.route)
         spent = time.monotonic() - started
         if route is None:
             return UNKNOWN_ROUTE
-        refusal = screen(request, route, max_body=self.max_body, answer_gone=self._answer_gone)
+        refusal = screen(request, route, max_body=self._max_body, answer_gone=self._answer_gone)
         if refusal is not None:
             return refusal
-        request.body = await read()
-        now = datetime.now(UTC)
-        decision = decide(request, route, now=now, max_body=self.max_body)
+        request.body = await self._read(receive)
+        try:
+            return await self._judge(request, route, started, spent=spent)
+        finally:
+            self._bodies -= len(request.body)
+
+    async def _read(self, receive: Receive) -> bytes:
+        """Return the body. Raises Refusal when it is too large, too late, cut, or one too many."""
+        try:
+            return await self._body_deadline.wait_for(self._collect(receive))
+        except TimeoutError:
+            raise Refusal(BODY_LATE) from None
+
+    async def _collect(self, receive: Receive) -> bytes:
+        body, more = bytearray(), True
+        try:
+            while more:
+                piece, more = await receive()
+                self._bodies += len(piece)
+                body += piece
+                if len(body) > self._max_body:
+                    raise Refusal(TOO_LARGE)
+                if self._bodies > self._max_bodies:
+                    raise Refusal(TOO_MANY_BODIES)
+        except BaseException:
+            self._bodies -= len(body)
+            raise
+        return bytes(body)
+
+    async def _judge(
+        self, request: Request, route: Route, started: float, *, spent: float
+    ) -> Response:
+        """Return the answer to a request whose body is read, after its effect is durable."""
+        received_at, now = machine_time(), self._now()
+        self._check_clock(received_at - now)
+        decision = decide(request, route, now=now, max_body=self._max_body)
         if decision.response is WRONG_SIGNATURE and self._may_have_changed(request.route, started):
             started = time.monotonic()
             decision = await self._decide_again(request, now, spent=spent)
             spent += time.monotonic() - started
         if decision.effect is None:
             return decision.response
-        return await self._deadline.wait_for(
-            self._perform(decision.effect, request, decision.response, now), spent=spent
+        return await self._store_deadline.wait_for(
+            self._perform(decision.effect, request, decision.response, received_at), spent=spent
         )
+
+    def _check_clock(self, ahead: timedelta) -> None:
+        """Say once that this machine's clock is wrong, for as long as it is."""
+        was_wrong, self._clock_is_wrong = self._clock_is_wrong, abs(ahead) > MAX_CLOCK_ERROR
+        if self._clock_is_wrong and not was_wrong:
+            logger.error(
+                "this machine's clock is %s %s Asana's: set it right",
+                timedelta(seconds=round(abs(ahead).total_seconds())),
+                "ahead of" if ahead > timedelta() else "behind",
+            )
 
     def _may_have_changed(self, route_id: str, since: float) -> bool:
         """Return whether a route was remembered for this request, and may be looked up again.
@@ -196,7 +343,7 @@ class Endpoint:
         self._known[request.route] = msgspec.structs.replace(known, read_again=True)
         route = await self._look_up(request.route, again=True, spent=spent)
         return decide(
-            request, route, now=now, max_body=self.max_body, answer_gone=self._answer_gone
+            request, route, now=now, max_body=self._max_body, answer_gone=self._answer_gone
         )
 
     async def _find(self, route_id: str) -> Route | None:
@@ -211,7 +358,7 @@ class Endpoint:
         self, route_id: str, *, again: bool = False, spent: float = 0.0
     ) -> Route | None:
         now = time.monotonic()
-        route = await self._deadline.wait_for(self._store.get_route(route_id), spent=spent)
+        route = await self._store_deadline.wait_for(self._store.get_route(route_id), spent=spent)
         if route is None or route.state != "confirmed":
             self._known.pop(route_id, None)
             return route
@@ -221,29 +368,29 @@ class Endpoint:
         return route
 
     async def _perform(
-        self, effect: Effect, request: Request, response: Response, now: datetime
+        self, effect: Effect, request: Request, response: Response, received_at: datetime
     ) -> Response:
         if isinstance(effect, Enqueue):
-            await self._enqueue(effect, request, now)
+            await self._enqueue(effect, request, received_at)
         elif isinstance(effect, NoteHeartbeat):
-            await self._store.note_heartbeat(request.route, now)
+            await self._store.note_heartbeat(request.route, received_at)
         elif isinstance(effect, Remember):
             if not await self._store.add_candidate(request.route, effect.secret):
                 return NO_MORE_SECRETS
         else:
-            await self._bury(effect, request, now)
+            await self._bury(effect, request, received_at)
         return response
 
-    async def _enqueue(self, effect: Enqueue, request: Request, now: datetime) -> None:
-        delivery = self._delivery(request, effect.digest, now)
+    async def _enqueue(self, effect: Enqueue, request: Request, received_at: datetime) -> None:
+        delivery = self._delivery(request, effect.digest, received_at)
         if await self._store.put(delivery, candidate=effect.candidate):
             self._telemetry.became(delivery, "stored")
             self._on_arrival()
         else:
             self._telemetry.became(delivery, "duplicate")
 
-    async def _bury(self, effect: Bury, request: Request, now: datetime) -> None:
-        delivery = self._delivery(request, effect.digest, now)
+    async def _bury(self, effect: Bury, request: Request, received_at: datetime) -> None:
+        delivery = self._delivery(request, effect.digest, received_at)
         if await self._store.put(delivery, reason=effect.reason):
             self._telemetry.became(delivery, "dead", effect.reason)
             level = logging.WARNING if effect.replay else logging.ERROR
@@ -252,11 +399,11 @@ class Endpoint:
         else:
             self._telemetry.became(delivery, "duplicate")
 
-    def _delivery(self, request: Request, digest: bytes, now: datetime) -> Delivery:
+    def _delivery(self, request: Request, digest: bytes, received_at: datetime) -> Delivery:
         return Delivery(
             route=request.route,
             body=request.body,
             digest=digest,
-            received_at=now,
+            received_at=received_at,
             trace=self._telemetry.traceparent(),
         )

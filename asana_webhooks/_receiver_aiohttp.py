@@ -22,23 +22,9 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ._addresses import is_loopback
-from ._endpoint import Endpoint
+from ._endpoint import BAD_REQUEST, LINGER, Endpoint, Receive, Refusal, check_positive, read_head
 from ._logging import ThrottledLogger
-from .protocol import (
-    ACCEPTED,
-    BAD_REQUEST,
-    BODY_DEADLINE,
-    BODY_TIMEOUT,
-    FAILED,
-    LINGER,
-    MUST_CLOSE,
-    TOO_LARGE,
-    WRONG_VERSION,
-    Refusal,
-    Request,
-    Response,
-    route_of,
-)
+from .protocol import ACCEPTED, Response
 
 __all__ = ["MAX_CONNECTIONS", "Receiver", "aiohttp_app"]
 
@@ -57,6 +43,9 @@ TURNS = 6
 logger = logging.getLogger(__name__)
 sparse = ThrottledLogger(logger)
 
+FAILED = Response(500, "internal error", closes=True)
+WRONG_VERSION = Response(505, "HTTP/1.1 and HTTP/1.0 only", closes=True)
+
 _VERSIONS = (HttpVersion11, HttpVersion10)
 
 
@@ -64,24 +53,15 @@ async def answer(endpoint: Endpoint, request: web.BaseRequest) -> Response:
     """Return the endpoint's answer to aiohttp's request."""
     if request.version not in _VERSIONS:
         return WRONG_VERSION
-    headers = request.headers
-    head = Request(
-        method=request.method,
-        route=route_of(request.raw_path),
-        secrets=tuple(headers.getall("X-Hook-Secret", ())),
-        signatures=tuple(headers.getall("X-Hook-Signature", ())),
-        encodings=tuple(headers.getall("Content-Encoding", ())),
-        length=request.content_length,
-        headers=request.raw_headers,
-    )
-    return await endpoint.handle(head, lambda: _read(request, endpoint.max_body))
+    head = read_head(request.method, request.raw_path, request.raw_headers)
+    return await endpoint.handle(head, _receiving(request))
 
 
 def _response(response: Response, request: web.BaseRequest) -> web.Response:
     text = response.reason + "\n" if response.reason else None
     result = web.Response(status=response.status, text=text, headers=dict(response.headers))
     # aiohttp's parser gives a trailer to the next request as a header
-    if response in MUST_CLOSE or "Transfer-Encoding" in request.headers:
+    if response.closes or "Transfer-Encoding" in request.headers:
         result.force_close()
     return result
 
@@ -113,19 +93,25 @@ class _Accepted(web.StreamResponse):
 _ACCEPTED = _Accepted()
 
 
-async def _read(request: web.BaseRequest, max_body: int) -> bytes:
+def _receiving(request: web.BaseRequest) -> Receive:
+    """Return what gives the pieces of a request's body, and asks for it first."""
     content = request.content
-    try:
-        if content.is_eof():
-            # empty too when a middleware around us was first; then aiohttp kept the body
-            return content.read_nowait() or await request.read()
-        await _ask_for_body(request)
-        async with asyncio.timeout(BODY_DEADLINE):
-            return await _read_slowly(request, max_body)
-    except TimeoutError:
-        raise Refusal(BODY_TIMEOUT) from None
-    except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
-        raise Refusal(BAD_REQUEST) from None
+    asked = False
+
+    async def receive() -> tuple[bytes, bool]:
+        nonlocal asked
+        try:
+            if content.is_eof():
+                # empty too when a middleware around us was first; then aiohttp kept the body
+                return content.read_nowait() or await request.read(), False
+            if not asked:
+                asked = True
+                await _ask_for_body(request)
+            return await content.readany(), not content.at_eof()
+        except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
+            raise Refusal(BAD_REQUEST) from None
+
+    return receive
 
 
 async def _ask_for_body(request: web.BaseRequest) -> None:
@@ -133,15 +119,6 @@ async def _ask_for_body(request: web.BaseRequest) -> None:
     if expects and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-
-
-async def _read_slowly(request: web.BaseRequest, max_body: int) -> bytes:
-    body = bytearray()
-    while chunk := await request.content.readany():
-        body += chunk
-        if len(body) > max_body:
-            raise Refusal(TOO_LARGE)
-    return bytes(body)
 
 
 def aiohttp_app(endpoint: Endpoint) -> web.Application:
@@ -163,7 +140,7 @@ class Receiver:
 
     On ``host`` and ``port`` (0: any free one, see ``port`` then) or on a Unix socket. With
     ``reuse_port`` several processes listen on one port; the system shares connections out. Raises
-    ValueError for a port that is none, and when it may have no connection.
+    ValueError for a port that is none, and for a limit that is not positive.
     """
 
     def __init__(
@@ -178,9 +155,10 @@ class Receiver:
         max_connections: int = MAX_CONNECTIONS,
         keepalive_timeout: float | None = None,
     ) -> None:
-        if not 0 <= port <= 65_535 or max_connections < 1:
-            msg = "port must be 0 to 65535, max_connections 1 or more"
+        if not 0 <= port <= 65_535:
+            msg = f"port must be 0 to 65535, not {port}"
             raise ValueError(msg)
+        check_positive(max_connections=max_connections, keepalive_timeout=keepalive_timeout)
         self._endpoint = endpoint
         self._host = host
         self.port = port

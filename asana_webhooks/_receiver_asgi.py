@@ -10,24 +10,12 @@ import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from ._endpoint import Endpoint
-from .protocol import (
-    BAD_REQUEST,
-    BODY_DEADLINE,
-    BODY_TIMEOUT,
-    LINGER,
-    MUST_CLOSE,
-    TOO_LARGE,
-    Refusal,
-    Request,
-    Response,
-    route_of,
-)
+from ._endpoint import BAD_REQUEST, LINGER, Endpoint, Refusal, read_head
+from .protocol import Response
 
 __all__ = ["AsgiApp"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
-Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
@@ -47,20 +35,11 @@ class AsgiApp:
         if scope["type"] != "http":
             msg = f"mount this application below one that handles {scope['type']!r} itself"
             raise ValueError(msg)
-        headers: Headers = tuple(scope["headers"])  # any iterable, says the specification
-        request = Request(
-            method=scope["method"],
-            route=route_of(_raw_path(scope)),
-            secrets=_values(headers, b"x-hook-secret"),
-            signatures=_values(headers, b"x-hook-signature"),
-            encodings=_values(headers, b"content-encoding"),
-            length=_length(headers),
-            headers=headers,
-        )
-        body = _Body(receive, self._endpoint.max_body)
-        response = await self._endpoint.handle(request, body.read)
+        head = read_head(scope["method"], _raw_path(scope), scope["headers"])
+        body = _Body(receive)
+        response = await self._endpoint.handle(head, body.receive)
         # HTTP/2 has no header to end a connection, and ends a request without one
-        closing = response in MUST_CLOSE and scope["http_version"] in ("1.0", "1.1")
+        closing = response.closes and scope["http_version"] in ("1.0", "1.1")
         with contextlib.suppress(OSError):  # the client has hung up
             await _send(send, response, unread=body if closing else None)
 
@@ -71,54 +50,27 @@ def _raw_path(scope: Scope) -> str:
     return path
 
 
-def _values(headers: Headers, wanted: bytes) -> tuple[str, ...]:
-    # the blanks that HTTP allows around a value are left by some servers
-    return tuple(
-        value.decode("latin-1").strip(" \t") for name, value in headers if name.lower() == wanted
-    )
-
-
-def _length(headers: Headers) -> int | None:
-    lengths = _values(headers, b"content-length")
-    # 20 digits are too much already, and int() takes no more than 4,300
-    return int(lengths[0][:20]) if lengths and lengths[0].isdecimal() else None
-
-
 class _Body:
     """The body of one request as the server hands it over."""
 
-    def __init__(self, receive: Receive, max_body: int) -> None:
+    def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._max_body = max_body
         self._more = True
 
-    async def read(self) -> bytes:
-        """Return all of it; raises Refusal when it is too large, too late, or cut."""
-        body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_DEADLINE):
-                while self._more:
-                    body += await self._next()
-                    if len(body) > self._max_body:
-                        raise Refusal(TOO_LARGE)
-        except TimeoutError:
-            raise Refusal(BODY_TIMEOUT) from None
-        return bytes(body)
+    async def receive(self) -> tuple[bytes, bool]:
+        """Return the next piece, and whether there are more; raises Refusal when it is cut."""
+        message = await self._receive()
+        self._more = message.get("more_body", False)
+        if message["type"] != "http.request":  # the client has hung up
+            raise Refusal(BAD_REQUEST)
+        return message.get("body", b""), self._more
 
     async def drop(self) -> None:
         """Read what is left of it, for a short time."""
         with contextlib.suppress(TimeoutError, Refusal):
             async with asyncio.timeout(LINGER):
                 while self._more:
-                    await self._next()
-
-    async def _next(self) -> bytes:
-        message = await self._receive()
-        self._more = message.get("more_body", False)
-        if message["type"] != "http.request":  # the client has hung up
-            raise Refusal(BAD_REQUEST)
-        piece: bytes = message.get("body", b"")
-        return piece
+                    await self.receive()
 
 
 async def _send(send: Send, response: Response, *, unread: _Body | None) -> None:

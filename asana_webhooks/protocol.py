@@ -10,6 +10,7 @@ request                                    route      answer              effect
 any                                        unknown    404                 none, body unread
 any                                        retired    404, 410 if asked   none, body unread
 not POST                                   any        405 + Allow         none
+Transfer-Encoding other than chunked       any        501                 none
 Content-Encoding other than identity       any        415                 none
 body over the limit                        any        413, unread         none
 secret, not one header of 16-256 ``!``-~   any        400, no echo        none
@@ -25,7 +26,8 @@ signed, unreadable                         confirmed  200                 ``Bury
 signed, every event older than 26 hours    confirmed  200                 ``Bury``: a replay
 =========================================  =========  ==================  ========================
 
-The endpoint answers 503 where a store fails, and 403 where a fifth candidate comes.
+The endpoint answers 503 where a store fails or bodies are too many, 408 and 400 where one does not
+come or is cut, and 403 where a fifth candidate comes.
 
 Source: https://developers.asana.com/docs/webhooks-guide
 """
@@ -50,22 +52,16 @@ __all__ = [
     "Effect",
     "Enqueue",
     "NoteHeartbeat",
-    "Refusal",
     "Remember",
     "Request",
     "Response",
     "decide",
+    "route_of",
     "screen",
 ]
 
 MAX_BODY = 2 * 1024 * 1024
 """The largest body that is read, in bytes, unless another limit is given."""
-
-BODY_DEADLINE = 5.0
-"""Seconds in which a body must be complete."""
-
-LINGER = 2.0
-"""Seconds for which the rest of a refused body is read, so that the answer gets through."""
 
 REPLAYED_AFTER = timedelta(hours=26)
 """Asana gives up after 24 hours: a delivery of older events alone is somebody's replay."""
@@ -86,11 +82,11 @@ class _Redacted:
 class Request(_Redacted, msgspec.Struct, kw_only=True, gc=False):
     """The part of an HTTP request that matters, as the shells hand it over.
 
-    ``secrets``, ``signatures`` and ``encodings`` hold the values of each ``X-Hook-Secret``,
-    ``X-Hook-Signature`` and ``Content-Encoding`` header, undecodable bytes in any representation.
-    ``length`` is the Content-Length, None when the body is chunked. ``body`` is filled in when it
-    is known that it matters. ``headers`` are all of them as they came, for who records requests;
-    nothing is decided by them.
+    ``secrets``, ``signatures``, ``encodings`` and ``transfers`` hold the values of each
+    ``X-Hook-Secret``, ``X-Hook-Signature``, ``Content-Encoding`` and ``Transfer-Encoding`` header,
+    undecodable bytes in any representation. ``length`` is the Content-Length, None when the body is
+    chunked. ``body`` is filled in when it is known that it matters. ``headers`` are all of them as
+    they came, for telemetry; nothing is decided by them.
     """
 
     method: str
@@ -98,28 +94,25 @@ class Request(_Redacted, msgspec.Struct, kw_only=True, gc=False):
     secrets: tuple[str, ...] = ()
     signatures: tuple[str, ...] = ()
     encodings: tuple[str, ...] = ()
+    transfers: tuple[str, ...] = ()
     length: int | None = None
     body: bytes = b""
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Response(_Redacted, msgspec.Struct, frozen=True, gc=False):
-    """An answer: its status, headers, and one line of plain text that quotes nothing."""
+    """An answer: its status, headers, and one line of plain text that quotes nothing.
+
+    ``closes`` says that the connection ends: nobody knows when the rest of the request would.
+    """
 
     status: int
     reason: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    closes: bool = False
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
-
-
-class Refusal(Exception):  # noqa: N818 - not an error: the other way to answer
-    """Raised by a shell while it reads a body; carries the answer."""
-
-    def __init__(self, response: Response) -> None:
-        self.response = response
-        super().__init__(response.status)
 
 
 class Remember(_Redacted, msgspec.Struct, frozen=True, gc=False):
@@ -158,37 +151,23 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 ACCEPTED = Response(200)
-ALIVE = Response(200, "alive")
-READY = Response(200, "ready")
-BAD_REQUEST = Response(400, "this is not a complete HTTP/1.1 request")
 BAD_SECRET = Response(400, "X-Hook-Secret must be one header of 16 to 256 visible characters")
 BAD_SIGNATURE = Response(401, "X-Hook-Signature is not one header of 64 hex digits")
 WRONG_SIGNATURE = Response(401, "the signature does not fit the body")
 FOREIGN_SECRET = Response(403, "this route has its secret already")
-NO_MORE_SECRETS = Response(403, "this route takes no more secrets")
 UNKNOWN_ROUTE = Response(404, "no webhook here")
 NOT_POST = Response(405, "a webhook target takes POST only", (("Allow", "POST"),))
-NOT_GET = Response(405, "a probe takes GET only", (("Allow", "GET, HEAD"),))
-BODY_TIMEOUT = Response(408, "the body did not arrive in time")
 GONE = Response(410, "this webhook was deleted")
-TOO_LARGE = Response(413, "the body is too large")
+TOO_LARGE = Response(413, "the body is too large", closes=True)
 ENCODED = Response(415, "the body must not be encoded: its signature covers the bytes sent")
-FAILED = Response(500, "internal error")
-NOT_READY = Response(503, "not ready")
-UNAVAILABLE = Response(503, "nothing was stored, send it again", (("Retry-After", "10"),))
-WRONG_VERSION = Response(505, "HTTP/1.1 and HTTP/1.0 only")
+TRANSFERRED = Response(501, "the only Transfer-Encoding taken is chunked", closes=True)
 
-MUST_CLOSE = (BAD_REQUEST, BODY_TIMEOUT, TOO_LARGE, FAILED, WRONG_VERSION)
-"""After these the connection ends: nobody knows when the rest of the request would."""
-
-PROBES = ("healthz", "readyz")
-
-_PATH = re.compile(r"[^?#]*/([A-Za-z0-9_-]{32}|healthz|readyz)/?(?:\?[^#]*)?\Z")
+_PATH = re.compile(r"[^?#]*/([A-Za-z0-9_-]{32})/?(?:\?[^#]*)?\Z")
 _SECRET = re.compile(r"[!-~]{16,256}\Z")
 
 
 def route_of(path: str) -> str:
-    """Return the last segment of a path, as it came, if it can be a route's id or is a probe's.
+    """Return the last segment of a path, as it came, if it can be a route's id.
 
     An empty string otherwise. What stands before it is the business of proxies and mounts.
     """
@@ -204,6 +183,8 @@ def screen(
         return GONE if answer_gone else UNKNOWN_ROUTE
     if request.method != "POST":
         return NOT_POST
+    if any(transfer.strip().lower() != "chunked" for transfer in request.transfers):
+        return TRANSFERRED
     for encoding in request.encodings:
         if encoding.strip().lower() != "identity":
             return ENCODED
@@ -270,5 +251,5 @@ def _effect(body: bytes, given: bytes, candidate: str | None, now: datetime) -> 
     if not events:
         return NoteHeartbeat()
     if candidate is None and all(is_older(event, now - REPLAYED_AFTER) for event in events):
-        return Bury(given, "a replay: every event is older than 26 hours", replay=True)
+        return Bury(given, "older than 26 h: late or replayed", replay=True)
     return Enqueue(given, candidate)

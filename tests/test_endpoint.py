@@ -1,6 +1,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +10,13 @@ import anyio
 import msgspec
 import pytest
 from conftest import guard
+from rich.pretty import pretty_repr
 
-from asana_webhooks import _endpoint as room
-from asana_webhooks._endpoint import Endpoint
+from asana_webhooks import _endpoint as module
+from asana_webhooks._endpoint import BAD_REQUEST, Endpoint, Refusal, read_head
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Delivery, Route
-from asana_webhooks.protocol import BODY_TIMEOUT, Refusal, Request, Response
+from asana_webhooks.protocol import Request, Response
 from asana_webhooks.signature import sign
 from asana_webhooks.stores.memory import MemoryStore
 
@@ -108,11 +110,11 @@ class Harness:
         assert await self.store.confirm(route_id, gid="12", secret=SECRET)
 
     async def ask(self, body: bytes = b"", *, to: str = ID, **fields: Any) -> Response:
-        async def read() -> bytes:
+        async def receive() -> tuple[bytes, bool]:
             self.reads += 1
-            return body
+            return body, False
 
-        return await self.endpoint.handle(Request(method="POST", route=to, **fields), read)
+        return await self.endpoint.handle(Request(method="POST", route=to, **fields), receive)
 
     async def deliver(self, body: bytes, *, to: str = ID, **fields: Any) -> Response:
         return await self.ask(body, to=to, signatures=(sign(body, SECRET),), **fields)
@@ -121,10 +123,10 @@ class Harness:
         return await self.ask(to=to, secrets=(secret,))
 
     async def probe(self, name: str, method: str = "GET") -> Response:
-        async def read() -> bytes:
+        async def receive() -> tuple[bytes, bool]:
             raise AssertionError("a probe has no body to read")
 
-        return await self.endpoint.handle(Request(method=method, route=name), read)
+        return await self.endpoint.handle(Request(method=method, route=name), receive)
 
     async def route(self, route_id: str) -> Route:
         found = await MemoryStore.get_route(self.store, route_id)
@@ -151,7 +153,7 @@ async def here() -> Harness:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
     return clock
 
 
@@ -238,7 +240,7 @@ async def test_heartbeat_is_noted_every_time_and_never_queued(here: Harness) -> 
     ("body", "level", "said"),
     [
         pytest.param(UNREADABLE, logging.ERROR, "not a delivery", id="unreadable"),
-        pytest.param(events(timedelta(hours=27)), logging.WARNING, "a replay", id="replay"),
+        pytest.param(events(timedelta(hours=27)), logging.WARNING, "older than 26 h", id="old"),
     ],
 )
 async def test_what_is_buried_is_a_dead_letter_and_one_line(
@@ -321,11 +323,11 @@ async def test_events_before_the_confirmation_are_held_for_their_candidate(here:
     ],
 )
 async def test_refused_body_is_not_read(here: Harness, fields: dict[str, Any], status: int) -> None:
-    async def read() -> bytes:
+    async def receive() -> tuple[bytes, bool]:
         raise AssertionError("the body was read")
 
     request = Request(**{"method": "POST", "route": ID, **fields})
-    assert (await here.endpoint.handle(request, read)).status == status
+    assert (await here.endpoint.handle(request, receive)).status == status
 
 
 async def test_no_store_is_asked_for_no_route_at_all(here: Harness) -> None:
@@ -345,23 +347,141 @@ async def test_body_for_a_retired_route_is_not_read(answer_gone: bool, status: i
     assert here.reads == 0
 
 
+class Body:
+    """A body in pieces; it stays under way from the piece at which it is held."""
+
+    def __init__(self, *pieces: bytes, hold_at: int | None = None) -> None:
+        self.pieces = list(pieces)
+        self.hold_at = hold_at
+        self.given = 0
+        self.go_on = asyncio.Event()
+
+    async def receive(self) -> tuple[bytes, bool]:
+        if self.given == self.hold_at:
+            await self.go_on.wait()
+        self.given += 1
+        return self.pieces[self.given - 1], self.given < len(self.pieces)
+
+    def request(self) -> Request:
+        signature = sign(b"".join(self.pieces), SECRET)
+        return Request(method="POST", route=ID, signatures=(signature,))
+
+
+async def test_body_may_come_in_pieces_some_of_them_empty(here: Harness) -> None:
+    whole = events()
+    body = Body(b"", whole[:7], b"", whole[7:9], whole[9:], b"")
+    assert (await here.endpoint.handle(body.request(), body.receive)).status == 200
+    assert await here.bodies() == [whole]
+
+
+async def test_body_is_read_no_further_than_its_limit(here: Harness) -> None:
+    here.endpoint = here.make(max_body=10)
+    body = Body(*[b"four"] * 100)
+    response = await here.endpoint.handle(body.request(), body.receive)
+    assert (response.status, response.closes, body.given) == (413, True, 3)
+
+
+async def test_body_that_is_late_is_refused(here: Harness) -> None:
+    here.endpoint = here.make(body_timeout=0.05)
+    body = Body(b"half", b"never", hold_at=1)
+    with guard():
+        response = await here.endpoint.handle(body.request(), body.receive)
+    assert (response.status, response.closes) == (408, True)
+
+
+async def test_bodies_under_way_have_one_limit_together(
+    here: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(module, "MAX_BODIES", 1000)
+    here.endpoint = here.make(max_body=600)
+    slow = Body(b" " * 600, HEARTBEAT[:0], hold_at=1)
+    with guard():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(here.endpoint.handle, slow.request(), slow.receive)
+            await anyio.wait_all_tasks_blocked()
+            refused = await here.deliver(events().ljust(401))
+            assert seen_as(refused) == (503, (("Retry-After", "10"),))
+            assert refused.closes
+            assert (await here.deliver(events().ljust(400))).status == 200
+            slow.go_on.set()
+    assert (await here.deliver(events().ljust(600))).status == 200
+    assert [record.levelno for record in caplog.records if "too many bodies" in record.message] == [
+        logging.WARNING
+    ]
+
+
+async def test_body_counts_until_its_effect_is_durable(
+    here: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_BODIES", 1000)
+    here.endpoint = here.make(max_body=600)
+    here.store.stuck = {"put"}
+    with guard():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(here.deliver, events().ljust(600))
+            await anyio.wait_all_tasks_blocked()
+            assert (await here.deliver(HEARTBEAT + b" " * 500)).status == 503
+            here.store.released.set()
+    assert here.endpoint._bodies == 0
+
+
+@pytest.mark.parametrize(
+    "failure", [Refusal(BAD_REQUEST), asyncio.CancelledError()], ids=["cut", "cancelled"]
+)
+async def test_body_that_does_not_end_is_counted_no_more(
+    here: Harness, failure: BaseException
+) -> None:
+    pieces = iter([b"half"])
+
+    async def receive() -> tuple[bytes, bool]:
+        for piece in pieces:
+            return piece, True
+        raise failure
+
+    with suppress(asyncio.CancelledError):
+        await here.endpoint.handle(Request(method="POST", route=ID), receive)
+    assert here.endpoint._bodies == 0
+
+
+async def test_one_body_may_always_be_as_large_as_its_own_limit(
+    here: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_BODIES", 10)
+    here.endpoint = here.make(max_body=600)
+    assert (await here.deliver(events().ljust(600))).status == 200
+
+
+async def test_limits_are_those_that_are_documented() -> None:
+    assert (module.BODY_TIMEOUT, module.MAX_BODIES) == (5.0, 64 * 1024 * 1024)
+
+
+NOT_POSITIVE = [0, -1, float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("value", NOT_POSITIVE)
+@pytest.mark.parametrize("name", ["max_body", "body_timeout", "store_timeout"])
+def test_limit_that_is_not_positive_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be a positive number"):
+        Endpoint(MemoryStore(), on_arrival=lambda: None, **{name: value})
+
+
 async def test_body_is_read_once(here: Harness) -> None:
     await here.deliver(events())
     assert here.reads == 1
 
 
 async def test_refusal_while_reading_is_the_answer(here: Harness) -> None:
-    async def read() -> bytes:
-        raise Refusal(BODY_TIMEOUT)
+    async def receive() -> tuple[bytes, bool]:
+        raise Refusal(BAD_REQUEST)
 
     request = Request(method="POST", route=ID)
-    assert await here.endpoint.handle(request, read) is BODY_TIMEOUT
+    assert await here.endpoint.handle(request, receive) is BAD_REQUEST
     assert "put..." not in here.store.calls
 
 
 async def test_body_that_was_longer_than_announced_is_refused(here: Harness) -> None:
-    endpoint = here.endpoint = here.make(max_body=100)
-    assert endpoint.max_body == 100
+    here.endpoint = here.make(max_body=100)
     assert (await here.deliver(events() + b" " * 100, length=3)).status == 413
     assert (here.arrivals, (await here.store.counts()).waiting) == (0, 0)
 
@@ -451,13 +571,13 @@ async def test_look_up_and_effect_share_the_time_that_the_store_has(
 async def test_time_for_the_body_is_not_the_stores(here: Harness, clock: Clock) -> None:
     body = events()
 
-    async def read() -> bytes:
+    async def receive() -> tuple[bytes, bool]:
         clock.now += 100.0
         await asyncio.sleep(0)
-        return body
+        return body, False
 
     request = Request(method="POST", route=ID, signatures=(sign(body, SECRET),))
-    assert (await here.endpoint.handle(request, read)).status == 200
+    assert (await here.endpoint.handle(request, receive)).status == 200
 
 
 async def test_full_inbox_is_answered_503_and_what_is_in_it_is_kept() -> None:
@@ -528,7 +648,7 @@ async def test_retired_route_is_served_no_longer_than_it_is_known(
 async def test_memory_for_routes_is_bounded(
     here: Harness, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "MAX_ROUTES_KNOWN", 3)
+    monkeypatch.setattr(module, "MAX_ROUTES_KNOWN", 3)
     ids = [f"{number:032}" for number in range(10)]
     for route_id in ids:
         await here.confirm(route_id)
@@ -844,3 +964,99 @@ async def test_log_holds_nothing_secret(here: Harness, caplog: pytest.LogCapture
     signatures = [sign(body, secret) for body in bodies for secret in (SECRET, "hidden")]
     for secret in (SECRET, ID, OTHER_ID, "x" * 32, "hidden", *signatures):
         assert secret not in shown
+
+
+# The clock
+
+
+async def test_age_of_events_is_judged_by_the_clock_that_is_given(
+    here: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    true_time = datetime.now(UTC) - timedelta(hours=30)  # this machine is 30 hours ahead
+    here.endpoint = here.make(now=lambda: true_time)
+    fresh, old = events(age=timedelta(hours=30)), events(age=timedelta(hours=57))
+    assert (await here.deliver(fresh)).status == 200
+    assert await here.bodies() == [fresh]
+    assert (await here.deliver(old)).status == 200
+    assert [letter.reason for letter in await here.store.dead_letters(limit=9)] == [
+        "older than 26 h: late or replayed"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("offset", "said"),
+    [
+        pytest.param(timedelta(hours=-30), "1 day, 6:00:00 ahead of Asana's", id="ahead"),
+        pytest.param(timedelta(minutes=6), "0:06:00 behind Asana's", id="behind"),
+        pytest.param(timedelta(minutes=4), None, id="nearly right"),
+    ],
+)
+async def test_clock_that_is_wrong_is_an_error_once_until_it_was_right(
+    here: Harness, caplog: pytest.LogCaptureFixture, offset: timedelta, said: str | None
+) -> None:
+    offsets = [offset, offset, timedelta(), offset]
+    here.endpoint = here.make(now=lambda: datetime.now(UTC) + offsets.pop())
+    while offsets:
+        assert (await here.deliver(HEARTBEAT)).status == 200
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert lines == ([f"this machine's clock is {said}: set it right"] * 2 if said else [])
+
+
+# Heads
+
+
+def test_head_is_read_whatever_the_case_and_the_blanks() -> None:
+    head = read_head(
+        "POST",
+        f"/asana/{ID}?a",
+        [
+            *(
+                (b"X-Hook-Secret", b" s"),
+                (b"x-hook-secret", b"t\t"),
+                (b"x-HOOK-signature", b"\xe4"),
+            ),
+            *((b"Content-Encoding", b"br"), (b"Transfer-Encoding", b"gzip, chunked")),
+            *((b"content-length", b"12"), (b"Host", b"a")),
+        ],
+    )
+    assert (head.method, head.route, head.secrets, head.signatures) == (
+        "POST",
+        ID,
+        ("s", "t"),
+        ("ä",),
+    )
+    assert (head.encodings, head.transfers, head.length) == (("br",), ("gzip, chunked",), 12)
+    assert head.headers[-1] == (b"Host", b"a")
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        pytest.param("/healthz", "healthz", id="liveness"),
+        pytest.param("/readyz", "readyz", id="readiness"),
+        pytest.param("/asana/readyz/?verbose", "readyz", id="below a path"),
+        pytest.param("/healthz/live", "", id="below a probe"),
+        pytest.param("/xhealthz", "", id="almost a probe"),
+        pytest.param("/HEALTHZ", "", id="upper case"),
+        pytest.param("/healthz#", "", id="fragment"),
+    ],
+)
+def test_probe_is_the_last_segment_of_the_path(path: str, route: str) -> None:
+    assert read_head("GET", path, ()).route == route
+
+
+# What is shown
+
+
+@pytest.mark.parametrize(
+    "show", [repr, str, pretty_repr, lambda shown: repr([shown])], ids=["repr", "str", "rich", "in"]
+)
+async def test_what_is_remembered_shows_no_route_id_or_secret(
+    here: Harness, show: Callable[[object], str]
+) -> None:
+    await here.deliver(HEARTBEAT)
+    await here.shake(to=ID)
+    shown = show(here.endpoint._known[ID]) + show(here.endpoint._attempts[0])
+    assert ID not in shown
+    assert SECRET not in shown
+    assert SECRET not in show(Refusal(Response(400, headers=(("X", SECRET),))))

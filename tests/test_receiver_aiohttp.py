@@ -27,7 +27,7 @@ from anyio.lowlevel import checkpoint
 from conftest import guard
 
 from asana_webhooks import _receiver_aiohttp as receiver_module
-from asana_webhooks._endpoint import Endpoint
+from asana_webhooks._endpoint import BODY_TIMEOUT, Endpoint, Receive
 from asana_webhooks._logging import ThrottledLogger
 from asana_webhooks._receiver_aiohttp import Receiver, aiohttp_app
 from asana_webhooks.errors import StoreError
@@ -407,17 +407,15 @@ async def test_route_is_the_last_segment_as_it_came(
     assert "x-injected" not in answer.headers
 
 
-async def test_who_stands_before_an_endpoint_is_shown_every_header(endpoint: Endpoint) -> None:
+async def test_endpoint_is_shown_every_header(store: MemoryStore) -> None:
     shown: list[tuple[tuple[bytes, bytes], ...]] = []
 
-    class Front:
-        max_body = endpoint.max_body
-
-        async def handle(self, request: Request, read: Any) -> Response:
+    class Front(Endpoint):
+        async def handle(self, request: Request, receive: Receive) -> Response:
             shown.append(request.headers)
-            return await endpoint.handle(request, read)
+            return await super().handle(request, receive)
 
-    async with Receiver(Front(), host="127.0.0.1", port=0) as receiver:
+    async with serve(Front(store, on_arrival=lambda: None)) as receiver:
         answer = await ask(receiver, signed(b"X-Odd: \xe4", b"x-odd: two"))
     assert answer.status == 200
     assert [value for name, value in shown[0] if name.lower() == b"x-odd"] == [b"\xe4", b"two"]
@@ -629,11 +627,11 @@ SIZED, UNSIZED = b"Content-Length: 5000", b"Transfer-Encoding: chunked"
     ],
 )
 async def test_body_that_does_not_end_is_refused_at_the_deadline(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, header: bytes, pieces: list[bytes]
+    store: MemoryStore, header: bytes, pieces: list[bytes]
 ) -> None:
-    monkeypatch.setattr(receiver_module, "BODY_DEADLINE", 0.1)
+    endpoint = Endpoint(store, on_arrival=lambda: None, max_body=MAX_BODY, body_timeout=0.1)
     head = request(signature(b""), header, body=b"", sized=False)
-    async with connect(receiver) as peer:
+    async with serve(endpoint) as receiver, connect(receiver) as peer:
         with guard():
             assert statuses(await peer.trickle([head, *pieces])) == [408]
 
@@ -658,7 +656,6 @@ async def test_address_decides_how_long_silence_lasts(
 async def test_proxies_give_up_an_idle_connection_before_the_receiver_does() -> None:
     assert receiver_module.KEEPALIVE_ALONE == 15
     assert receiver_module.KEEPALIVE_BEHIND_PROXY > 60
-    assert receiver_module.BODY_DEADLINE == 5
 
 
 # What is not HTTP/1.1
@@ -797,13 +794,13 @@ async def test_what_is_not_http_is_refused_and_quoted_nowhere(
 )
 @pytest.mark.parametrize("parser", [HttpRequestParser, HttpRequestParserPy])
 async def test_body_that_turns_bad_on_its_way_is_refused(
-    endpoint: Endpoint,
+    store: MemoryStore,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     parser: type,
     pieces: list[bytes],
 ) -> None:
-    monkeypatch.setattr(receiver_module, "BODY_DEADLINE", 0.1)
+    endpoint = Endpoint(store, on_arrival=lambda: None, body_timeout=0.1)
     head = signed(CHUNKED, b"Expect: 100-continue", body=b"", sized=False)
     monkeypatch.setattr(web_protocol, "HttpRequestParser", parser)  # the second as on PyPy
     async with serve(endpoint) as receiver, connect(receiver) as peer:
@@ -1086,7 +1083,7 @@ async def test_failing_store_is_answered_with_when_to_try_again(
 class Broken(Endpoint):
     """An endpoint with a bug."""
 
-    async def handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
+    async def handle(self, request: Request, receive: Receive) -> Response:
         msg = "a bug"
         raise RuntimeError(msg)
 
@@ -1122,8 +1119,8 @@ async def test_bug_after_a_body_was_asked_for_is_a_500_too(
 class BrokenLater(Endpoint):
     """An endpoint with a bug behind the body."""
 
-    async def handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
-        await read()
+    async def handle(self, request: Request, receive: Receive) -> Response:
+        await receive()
         msg = "a bug"
         raise RuntimeError(msg)
 
@@ -1131,12 +1128,12 @@ class BrokenLater(Endpoint):
 async def test_bug_after_part_of_an_answer_closes_the_connection(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def read_badly(request: web.BaseRequest, max_body: int) -> bytes:
+    async def answer_badly(endpoint: Endpoint, request: web.BaseRequest) -> Response:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         msg = "a bug"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(receiver_module, "_read", read_badly)
+    monkeypatch.setattr(receiver_module, "answer", answer_badly)
     endpoint = Endpoint(store, on_arrival=lambda: None)
     async with serve(endpoint) as receiver, connect(receiver) as peer:
         peer.send(signed())
@@ -1413,7 +1410,7 @@ async def test_stop_that_is_cancelled_closes_at_once(
 
 async def test_stopping_takes_less_than_ten_seconds() -> None:
     assert receiver_module.SHUTDOWN_TIMEOUT + 2 * receiver_module.CANCEL_TIMEOUT < 10
-    assert receiver_module.SHUTDOWN_TIMEOUT > receiver_module.BODY_DEADLINE
+    assert receiver_module.SHUTDOWN_TIMEOUT > BODY_TIMEOUT * 9 / 8
 
 
 async def test_receiver_leaves_nothing_open(endpoint: Endpoint) -> None:

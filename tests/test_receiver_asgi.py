@@ -138,8 +138,8 @@ async def make_store() -> MemoryStore:
     return store
 
 
-def make_endpoint(store: MemoryStore) -> Endpoint:
-    endpoint = Endpoint(store, on_arrival=lambda: None, max_body=MAX_BODY)
+def make_endpoint(store: MemoryStore, **options: Any) -> Endpoint:
+    endpoint = Endpoint(store, on_arrival=lambda: None, max_body=MAX_BODY, **options)
     endpoint.accepting = True
     return endpoint
 
@@ -349,9 +349,9 @@ async def test_body_over_the_limit_is_refused_before_its_end(app: AsgiApp) -> No
 
 
 async def test_body_that_does_not_come_in_time_is_refused(
-    app: AsgiApp, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asgi_module, "BODY_DEADLINE", 0.05)
+    app = AsgiApp(make_endpoint(store, body_timeout=0.05))
     monkeypatch.setattr(asgi_module, "LINGER", 0.05)
     exchange = Exchange(scope_of(signed(408)))
     monkeypatch.setattr(exchange, "receive", asyncio.Event().wait)
@@ -540,9 +540,9 @@ async def test_server_asks_for_the_body_only_when_it_is_wanted(
     ],
 )
 async def test_refusal_of_an_unread_body_gets_through_and_ends_the_connection(
-    app: AsgiApp, monkeypatch: pytest.MonkeyPatch, length: int, sent: int, status: bytes
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, length: int, sent: int, status: bytes
 ) -> None:
-    monkeypatch.setattr(asgi_module, "BODY_DEADLINE", 0.05)
+    app = AsgiApp(make_endpoint(store, body_timeout=0.05))
     monkeypatch.setattr(asgi_module, "LINGER", 5.0 if sent == length else 0.05)
     head = (
         f"POST {PATH} HTTP/1.1\r\nHost: a\r\nX-Hook-Signature: {GOOD.decode()}\r\n"

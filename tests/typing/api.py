@@ -401,11 +401,11 @@ def mount_in_aiohttp() -> web.Application:
 
 
 async def answer_in_a_server_of_another_kind(path: str, body: bytes) -> int:
-    async def read() -> bytes:
-        return body
+    async def receive() -> tuple[bytes, bool]:
+        return body, False
 
     request = Request(method="POST", route=route_of(path), length=len(body))
-    response = await mounted.endpoint.handle(request, read)
+    response = await mounted.endpoint.handle(request, receive)
     assert_type(response, Response)
     return response.status
 

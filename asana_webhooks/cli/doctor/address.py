@@ -16,8 +16,9 @@ import httpx
 
 from ..._addresses import is_public
 from ..._asana_transport import find_proxy
+from ..._endpoint import ALIVE
 from ..._establish import ROUTE_ID_LENGTH, check_public_url
-from ...protocol import ALIVE, UNKNOWN_ROUTE
+from ...protocol import UNKNOWN_ROUTE
 from .finding import Finding, captured, failed, ok, warning
 
 __all__ = ["address_findings", "certificate_finding"]
