@@ -38,6 +38,7 @@ import msgspec
 
 from ._addresses import is_loopback
 from ._asana_responses import accept, is_untrusted, parse_date, unanswered
+from ._options import Rule, optional
 from ._version import __version__
 from .errors import (
     AsanaWebhooksError,
@@ -48,13 +49,17 @@ from .errors import (
 
 __all__ = [
     "CALL_SECONDS",
+    "HTTP_CLIENT",
     "AsanaTransport",
     "check_base_url",
     "find_auth",
+    "find_base_url",
     "find_proxy",
     "make_client",
 ]
 
+BASE_URL = "https://app.asana.com/api/1.0"
+BASE_URL_VARIABLE = "ASANA_BASE_URL"
 TOKEN_VARIABLES = ("ASANA_ACCESS_TOKEN", "ASANA_PAT", "ASANA_PERSONAL_ACCESS_TOKEN")
 MAX_CONNECTIONS = 50  # as many calls as Asana lets one token make at once
 CALL_SECONDS = 30.0
@@ -76,6 +81,14 @@ QUIET_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
+
+def _is_client(value: object) -> bool:
+    methods = ("build_request", "send")
+    return not isinstance(value, httpx.Client) and all(hasattr(value, name) for name in methods)
+
+
+HTTP_CLIENT = optional(Rule((object,), "an httpx.AsyncClient, or what is used as one", _is_client))
+
 _TOKEN = re.compile(r"[!-~]+")
 _CHANGES = re.compile(r",(?=\s*name=)")
 
@@ -91,12 +104,12 @@ class AsanaTransport:
         self,
         token: str | httpx.Auth | None,
         *,
-        base_url: str,
+        base_url: str | None,
         http_client: httpx.AsyncClient | None,
     ) -> None:
-        self._base_url = check_base_url(base_url)
+        self.base_url = find_base_url(base_url)
         self._auth = find_auth(token, http_client)
-        self._proxy = find_proxy(self._base_url) if http_client is None else None
+        self._proxy = find_proxy(self.base_url) if http_client is None else None
         self._given = http_client
         self._own: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # which the connections belong to
@@ -167,7 +180,7 @@ class AsanaTransport:
         content: dict[str, Any] | None,
     ) -> dict[str, Any]:
         """Return what httpx makes the request of, anew for each try."""
-        url = f"{self._base_url}{path}" + (f"?{urlencode(query)}" if query else "")
+        url = f"{self.base_url}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json"}
         request: dict[str, Any] = {"method": method, "url": url, "headers": headers}
         if content is not None:
@@ -186,7 +199,7 @@ class AsanaTransport:
                 async with contextlib.aclosing(response):
                     body = await _read(response)
         except (httpx.RequestError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
-            host = urlsplit(self._base_url).netloc
+            host = urlsplit(self.base_url).netloc
             raise unanswered(error, method=prepared["method"], host=host) from error
         status, headers = response.status_code, response.headers
         logger.debug("%s %s: %d", request.method, request.url, status)
@@ -297,7 +310,15 @@ def _bearer(name: str, token: str) -> _BearerAuth:
     raise ValueError(msg)
 
 
-def check_base_url(base_url: str) -> str:
+def find_base_url(base_url: str | None) -> str:
+    """Return this URL, None: that of the environment, else Asana's; raises ValueError if wrong."""
+    if base_url is not None:
+        return check_base_url(base_url)
+    told = os.environ.get(BASE_URL_VARIABLE)
+    return check_base_url(told, name=BASE_URL_VARIABLE) if told else BASE_URL
+
+
+def check_base_url(base_url: str, *, name: str = "base_url") -> str:
     """Return the URL without a slash at its end; raises ValueError when it cannot be Asana's."""
     try:
         url = httpx.URL(base_url)
@@ -306,7 +327,7 @@ def check_base_url(base_url: str) -> str:
     is_place = url.host and (url.port is None or 0 < url.port < 65_536)
     if url.scheme in ("http", "https") and is_place and not (url.userinfo or url.query):
         return str(url.copy_with(fragment=None)).rstrip("/")
-    msg = "base_url must be http:// or https:// with a host, without user, password or query"
+    msg = f"{name} must be http:// or https:// with a host, without user, password or query"
     raise ValueError(msg)
 
 

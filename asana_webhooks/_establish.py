@@ -22,13 +22,14 @@ import anyio
 import msgspec
 
 from ._addresses import is_public
-from .api import WebhooksApi, check_timeout, walk_webhooks
+from .api import WebhooksApi, check_filter_list, check_timeout, walk_webhooks
 from .errors import (
     ApiError,
     AsanaWebhooksError,
     BadRequestError,
     ConnectionFailedError,
     DecodeError,
+    EstablishmentError,
     HandshakeMismatchError,
     HandshakeMissingError,
     NotFoundError,
@@ -49,8 +50,8 @@ CLEAN_UP_TIMEOUT = 15.0
 LOOK_UPS = (0.0, 1.0, 3.0)
 """Seconds before each look for a webhook whose create call had no answer: it may appear late."""
 
-ENSURE_POLL = 0.1
-"""Seconds between looks at another call that establishes the same webhook."""
+FIRST_POLL, LONGEST_POLL = 0.05, 2.0
+"""Seconds between looks at another call that establishes the same webhook: they double."""
 
 ACTIONS = ("added", "changed", "removed", "deleted", "undeleted")
 
@@ -72,7 +73,10 @@ def check_public_url(public_url: str, base_url: str) -> None:
     if not is_public(urlsplit(base_url).hostname or ""):
         return
     if not is_public(url.hostname or ""):
-        msg = f"Asana cannot reach {url.hostname!r}: public_url must be on the public internet"
+        msg = (
+            f"Asana cannot reach {url.hostname!r}: public_url must be on the public internet"
+            " (for a local Asana, which can, give base_url or set ASANA_BASE_URL)"
+        )
         raise ValueError(msg)
     if url.scheme == "http":
         logger.warning("public_url is http: whoever is on the way reads secrets and events")
@@ -90,12 +94,10 @@ def _parts(public_url: str) -> SplitResult:
 def check_filters(filters: Sequence[WebhookFilter] | None) -> None:
     """Raise ValueError, with the rule, for a filter that Asana would refuse on any resource.
 
-    Raises TypeError for what is no filter.
+    Raises TypeError for what is no list of filters.
     """
+    check_filter_list(filters)
     for item in filters or ():
-        if not isinstance(item, WebhookFilter):
-            msg = f"filters are a list of WebhookFilter(...), not of {type(item).__name__}"  # type: ignore[unreachable] # unless types lie
-            raise TypeError(msg)
         if item.action is not None and item.action not in ACTIONS:
             msg = f"a filter's action is one of {', '.join(ACTIONS)}, not {item.action!r}"
             raise ValueError(msg)
@@ -123,7 +125,7 @@ class Establishment:
     ) -> None:
         self._api = api
         self._store = store
-        self._place = public_url.rstrip("/") + "/"
+        self._prefix = public_url.rstrip("/") + "/"
         self._workspace = workspace
         self._seen = seen
 
@@ -142,9 +144,11 @@ class Establishment:
         """Return the living webhook of this store for the resource, or a new one.
 
         Calls at once, in any process that shares the store, make one webhook: the reservation is
-        what they compete for.
+        what they compete for. Raises EstablishmentError when another holds it for ``timeout``
+        seconds.
         """
         _check(resource, filters, timeout)
+        deadline, pause = time.monotonic() + timeout, FIRST_POLL
         while True:
             webhook = await self._existing_webhook(resource, filters)
             if webhook is not None:
@@ -152,13 +156,28 @@ class Establishment:
             route = self._new_route(resource, filters)
             if await self._reserve(route, timeout, exclusive=True):
                 return await self._create(route, timeout)
-            await anyio.sleep(ENSURE_POLL)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                msg = (
+                    f"another call was establishing the webhook of {resource} for {timeout:g} s:"
+                    " call again; what a killed process reserved is free soon after its own timeout"
+                )
+                raise EstablishmentError(msg)
+            await anyio.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_POLL)
+
+    async def holds(self, resource: str) -> bool:
+        """Return whether the store has a webhook for the resource, or one that is being made."""
+        return any(map(self._is_ours, await self._store.list_routes(resource)))
+
+    def _is_ours(self, route: Route) -> bool:
+        return route.target == self._prefix + route.id
 
     def _new_route(self, resource: str, filters: Sequence[WebhookFilter] | None) -> Route:
         route_id = secrets.token_urlsafe(ROUTE_ID_LENGTH * 3 // 4)
         return Route(
             id=route_id,
-            target=self._place + route_id,
+            target=self._prefix + route_id,
             resource=resource,
             filters=None if filters is None else tuple(filters),
         )
@@ -178,15 +197,16 @@ class Establishment:
         self, resource: str, filters: Sequence[WebhookFilter] | None
     ) -> Webhook | None:
         for route in await self._store.list_routes(resource):
-            if route.gid is not None and route.target == self._place + route.id:
-                webhook = await self._check(route, route.gid, filters)
+            if route.gid is not None and self._is_ours(route):
+                webhook = await self._up_to_date(route, route.gid, filters)
                 if webhook is not None:
                     return webhook
         return None
 
-    async def _check(
+    async def _up_to_date(
         self, route: Route, gid: str, filters: Sequence[WebhookFilter] | None
     ) -> Webhook | None:
+        """Return the webhook of this route with these filters; None, and retired, if it is gone."""
         try:
             webhook = await self._api.get_webhook(gid)
         except NotFoundError:
@@ -272,7 +292,7 @@ class Establishment:
         msg = (
             f"no handshake was completed. Asana said: {'; '.join(asana).rstrip('.') or 'nothing'}. "
             f"This receiver saw: {_summed_up(seen) or 'no handshake at all'}. "
-            f"Check that {self._place} leads here from the internet (proxy, tunnel, firewall, TLS "
+            f"Check that {self._prefix} leads here from the internet (proxy, tunnel, firewall, TLS "
             "certificate), passes POST and the header X-Hook-Secret in both directions, and that "
             "all receivers behind it share one store."
         )

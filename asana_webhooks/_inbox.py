@@ -19,14 +19,14 @@ from ._attempt import Attempt
 from ._background import background_task
 from ._handlers import HandlerError, HandlerRunner
 from ._logging import ThrottledLogger
-from ._options import check_count, check_seconds
+from ._options import COUNT, SECONDS, check_options, optional
 from .errors import StoreError
 from .models import Claim, DeadLetter, Delivery, Event, Route
 from .router import Router
 from .stores import Store
 from .telemetry import Telemetry
 
-__all__ = ["Inbox", "iter_dead_letters", "listen_for_arrivals", "notify_arrivals"]
+__all__ = ["INBOX_OPTIONS", "Inbox", "iter_dead_letters", "listen_for_arrivals", "notify_arrivals"]
 
 LEASE = 30.0
 """Seconds after which a dead worker's deliveries are taken over; a living one renews."""
@@ -55,6 +55,15 @@ LETTERS_PAGE = 100
 
 MAX_UNWANTED = 100
 """For how many kinds of events it is said that no handler wants them."""
+
+INBOX_OPTIONS = {
+    "concurrency": COUNT,
+    "max_attempts": COUNT,
+    "first_delay": SECONDS,
+    "longest_delay": SECONDS,
+    "handler_timeout": optional(SECONDS, "None for no limit"),
+}
+"""What an inbox may be told by the program."""
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +114,7 @@ class Inbox:
         grace: float = GRACE,
         telemetry: Telemetry | None = None,
     ) -> None:
-        check_count("concurrency", concurrency)
-        check_count("max_attempts", max_attempts)
-        check_seconds("first_delay", first_delay)
-        check_seconds("longest_delay", longest_delay)
-        if handler_timeout is not None:
-            check_seconds("handler_timeout", handler_timeout)
+        check_options(INBOX_OPTIONS, locals())
         if longest_delay < first_delay:
             msg = f"longest_delay must be at least first_delay, not {longest_delay}"
             raise ValueError(msg)

@@ -21,12 +21,13 @@ from ._asana_responses import (
     decode_webhooks,
     decode_workspaces,
 )
-from ._asana_transport import AsanaTransport
+from ._asana_transport import HTTP_CLIENT, AsanaTransport
 from ._logging import ThrottledLogger
+from ._options import NAMES, SECONDS, TEXT, Rule, check_options, optional
 from .errors import ApiError, BadRequestError, NotFoundError
 from .models import Page, Resource, Webhook, WebhookFilter, check_gid
 
-__all__ = ["WebhooksApi", "check_timeout", "walk_webhooks"]
+__all__ = ["WebhooksApi", "check_filter_list", "check_timeout", "walk_webhooks"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class WebhooksApi:
 
     ``token`` is a personal access token, or an ``httpx.Auth`` for anything else; None takes the
     first that is set of the variables ASANA_ACCESS_TOKEN, ASANA_PAT, ASANA_PERSONAL_ACCESS_TOKEN.
+    ``base_url`` is where Asana is; None takes ASANA_BASE_URL, without it Asana itself.
     ``http_client`` replaces the connection pool; who gives one closes it, and may leave out the
     token when the client authenticates by itself. Each try ends after 30 seconds, and earlier
     where the given client's own timeouts say so.
@@ -52,16 +54,17 @@ class WebhooksApi:
     ConnectionFailedError when no answer came, DecodeError when the answer is none of Asana's, and
     RuntimeError after ``aclose``.
 
-    Raises ValueError for a token or a base URL that cannot work, before any I/O.
+    Raises ValueError or TypeError for an option that cannot work, before any I/O.
     """
 
     def __init__(
         self,
         token: str | httpx.Auth | None = None,
         *,
-        base_url: str = "https://app.asana.com/api/1.0",
+        base_url: str | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
+        check_options(_OPTIONS, {"base_url": base_url, "http_client": http_client})
         self._transport = AsanaTransport(token, base_url=base_url, http_client=http_client)
         self._log = ThrottledLogger(logger)
 
@@ -113,6 +116,8 @@ class WebhooksApi:
         Source: https://developers.asana.com/reference/createwebhook
         """
         check_timeout(timeout)
+        check_filter_list(filters)
+        check_options({"target": TEXT}, {"target": target})
         wanted: dict[str, Any] = {"resource": check_gid("resource", resource), "target": target}
         if filters is not None:
             wanted["filters"] = list(filters)
@@ -177,6 +182,7 @@ class WebhooksApi:
         Source: https://developers.asana.com/reference/updatewebhook
         """
         query = _query(opt_fields=opt_fields)
+        check_filter_list(filters)
         wanted = {"filters": list(filters)}
         return decode_webhook(await self._transport.call("PUT", _path(gid), query, content=wanted))
 
@@ -264,11 +270,28 @@ async def walk_webhooks(
             refusals[each.gid] = error
 
 
+_OPTIONS = {"base_url": optional(TEXT), "http_client": HTTP_CLIENT}
+_QUERY = {
+    "limit": optional(Rule((int,), "1 to 100", lambda value: 1 <= value <= 100)),
+    "offset": optional(TEXT),
+    "opt_fields": optional(NAMES),
+}
+
+
 def check_timeout(seconds: float) -> None:
-    """Raise ValueError for what is no time to wait."""
-    if not 0 < seconds < float("inf"):
-        msg = "timeout must be seconds, more than 0 and less than forever"
-        raise ValueError(msg)
+    """Raise ValueError, TypeError for another type, for what is no time to wait."""
+    check_options({"timeout": SECONDS}, {"timeout": seconds})
+
+
+def check_filter_list(filters: object) -> None:
+    """Raise TypeError for what is no list of filters, and not None."""
+    items = filters if isinstance(filters, list | tuple) else (filters,)
+    wrong = [item for item in items if not isinstance(item, WebhookFilter)]
+    if filters is None or (items is filters and not wrong):
+        return
+    given = f"a list of {type(wrong[0]).__name__}" if items is filters else type(filters).__name__
+    msg = f"filters must be a list of WebhookFilter(...), also when there is one, not {given}"
+    raise TypeError(msg)
 
 
 def _path(gid: str) -> str:
@@ -281,11 +304,8 @@ def _query(
     offset: str | None = None,
     opt_fields: Sequence[str] | None = None,
 ) -> dict[str, str]:
-    if limit is not None and not 1 <= limit <= 100:
-        msg = "limit must be 1 to 100"
-        raise ValueError(msg)
-    fields = opt_fields if isinstance(opt_fields, str) else ",".join(opt_fields or ())
-    parts = {"limit": limit, "offset": offset, "opt_fields": fields or None}
+    check_options(_QUERY, {"limit": limit, "offset": offset, "opt_fields": opt_fields})
+    parts = {"limit": limit, "offset": offset, "opt_fields": ",".join(opt_fields or ()) or None}
     return {name: str(value) for name, value in parts.items() if value is not None}
 
 

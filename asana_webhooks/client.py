@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -14,15 +15,27 @@ import anyio
 import httpx
 
 from ._background import background_task
-from ._desired import Upkeep
+from ._desired import DesiredWebhooks
 from ._endpoint import Endpoint
 from ._establish import Establishment, check_public_url
-from ._inbox import Inbox, iter_dead_letters
+from ._inbox import INBOX_OPTIONS, Inbox, iter_dead_letters
 from ._logging import ThrottledLogger
+from ._options import (
+    ANY,
+    COUNT,
+    FLAG,
+    NAMES,
+    PATH,
+    SECONDS,
+    TEXT,
+    Rule,
+    check_options,
+    optional,
+)
 from ._receiver_aiohttp import MAX_CONNECTIONS, Receiver, aiohttp_app
 from ._receiver_asgi import AsgiApp
 from .api import WebhooksApi
-from .models import DeadLetter, Event, Route, Webhook, WebhookFilter
+from .models import DeadLetter, Event, Route, Webhook, WebhookFilter, check_gid
 from .protocol import MAX_BODY
 from .router import H, Router
 from .stores import Store
@@ -40,6 +53,63 @@ OBSERVE_PAUSE = 5.0
 logger = logging.getLogger(__name__)
 
 
+HOST, PORT = "127.0.0.1", 8080
+"""Where the receiver listens unless it is told."""
+
+_OPTIONS = {
+    "token": ANY,  # refused without being quoted, where it is found
+    "public_url": optional(TEXT),
+    "store": Rule((str, Store), "the URL of a store, as 'sqlite:///hooks.db', or a store object"),
+    "encryption_keys": optional(NAMES),
+    "serve": FLAG,
+    "host": optional(TEXT),
+    "port": optional(Rule((int,), "0 to 65535", lambda value: 0 <= value <= 65_535)),
+    "reuse_port": FLAG,
+    "unix_socket": optional(PATH),
+    "ssl_context": optional(Rule((ssl.SSLContext,), "an ssl.SSLContext")),
+    "base_url": optional(TEXT),
+    "workspace": ANY,  # a gid, checked as such
+    "http_client": ANY,  # checked where it is used
+    "max_body": COUNT,
+    "max_connections": COUNT,
+    "keepalive_timeout": optional(SECONDS),
+    **INBOX_OPTIONS,
+    "answer_gone": FLAG,
+    "look_after": optional(SECONDS, "None for never"),
+    "telemetry": optional(Rule((Telemetry,), "a Telemetry")),
+}
+"""What the constructor's options may be."""
+
+_NEXT_STEPS = {
+    errno.EADDRINUSE: "end what listens there, or choose another port (0 takes any free one)",
+    errno.EADDRNOTAVAIL: "choose an address of this machine as host",
+    errno.EACCES: "choose a port above 1023, or a path that may be written",
+}
+
+_LETTERS = {"limit": COUNT, "after": TEXT}
+_CHOICE = {
+    "resource": optional(TEXT),
+    "webhook": optional(TEXT),
+    "reason": optional(TEXT),
+    "buried_before": optional(
+        Rule((datetime,), "an aware datetime", lambda value: value.tzinfo is not None)
+    ),
+}
+
+
+def _check_receiver(*, serve: bool, unix_socket: str | None, options: Mapping[str, object]) -> None:
+    """Raise ValueError for options of a receiver that would not be heeded."""
+    names = ["host", "port", "reuse_port"]
+    because = "unix_socket is where the receiver listens"
+    if not serve:
+        names += ["unix_socket", "ssl_context"]
+        because = "with serve=False there is no receiver, another server listens"
+    unheeded = [name for name in names if not (options[name] is None or options[name] is False)]
+    if unheeded and not (serve and unix_socket is None):
+        msg = f"leave out {', '.join(unheeded)}: {because}"
+        raise ValueError(msg)
+
+
 class _Components(NamedTuple):
     """What a client has beside its REST calls when it has a public URL."""
 
@@ -47,7 +117,7 @@ class _Components(NamedTuple):
     inbox: Inbox
     endpoint: Endpoint
     establishment: Establishment
-    upkeep: Upkeep
+    desired: DesiredWebhooks
     counters: Counters
     telemetry: Telemetry
 
@@ -91,7 +161,7 @@ class WebhooksClient(WebhooksApi):
     again after ``first_delay`` seconds, which double up to ``longest_delay``; it is given up when
     it has failed, or ended its process, ``max_attempts`` times.
 
-    Raises ValueError, or TypeError, for what cannot work, before any I/O.
+    Raises ValueError or TypeError for an option that cannot work, before any I/O.
     """
 
     def __init__(
@@ -102,12 +172,12 @@ class WebhooksClient(WebhooksApi):
         store: str | Store = "sqlite:///asana-webhooks.db",
         encryption_keys: Sequence[str] | None = None,
         serve: bool = True,
-        host: str = "127.0.0.1",
-        port: int = 8080,
+        host: str | None = None,
+        port: int | None = None,
         reuse_port: bool = False,
         unix_socket: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        base_url: str = "https://app.asana.com/api/1.0",
+        base_url: str | None = None,
         workspace: str | None = None,
         http_client: httpx.AsyncClient | None = None,
         max_body: int = MAX_BODY,
@@ -122,15 +192,20 @@ class WebhooksClient(WebhooksApi):
         look_after: float | None = 3600.0,
         telemetry: Telemetry | None = None,
     ) -> None:
+        check_options(_OPTIONS, locals())
+        _check_receiver(serve=serve, unix_socket=unix_socket, options=locals())
+        if workspace is not None:
+            check_gid("workspace", workspace)
         super().__init__(token, base_url=base_url, http_client=http_client)
         self._router = Router()
         self._stack: AsyncExitStack | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # in which it is open
         self._closing = asyncio.Lock()
         self._components: _Components | None = None
         self._receiver: Receiver | None = None
         if public_url is None:
             return
-        check_public_url(public_url, base_url)
+        check_public_url(public_url, self._transport.base_url)
         opened = store_of(store, encryption_keys=encryption_keys)
         counters = Counters()
         observer = counters if telemetry is None else Together(counters, telemetry)
@@ -157,15 +232,15 @@ class WebhooksClient(WebhooksApi):
             workspace=workspace,
             seen=endpoint.seen,
         )
-        care = Upkeep(establishment.ensure, interval=look_after)
+        desired = DesiredWebhooks(establishment, interval=look_after)
         self._components = _Components(
-            opened, inbox, endpoint, establishment, care, counters, observer
+            opened, inbox, endpoint, establishment, desired, counters, observer
         )
         if serve:
             self._receiver = Receiver(
                 endpoint,
-                host=host,
-                port=port,
+                host=HOST if host is None else host,
+                port=PORT if port is None else port,
                 reuse_port=reuse_port,
                 unix_socket=unix_socket,
                 ssl_context=ssl_context,
@@ -187,6 +262,7 @@ class WebhooksClient(WebhooksApi):
             async with AsyncExitStack() as stack:
                 await self._open(self._components, stack)
                 self._stack = stack.pop_all()
+                self._loop = asyncio.get_running_loop()
             self._components.endpoint.accepting = True
         return self
 
@@ -195,8 +271,12 @@ class WebhooksClient(WebhooksApi):
         await stack.enter_async_context(background_task(parts.observe(), "telemetry"))
         await stack.enter_async_context(parts.inbox)
         if self._receiver is not None:
-            await stack.enter_async_context(self._receiver)
-        await stack.enter_async_context(background_task(parts.upkeep.run(), "upkeep"))
+            try:
+                await stack.enter_async_context(self._receiver)
+            except OSError as error:
+                step = _NEXT_STEPS.get(error.errno or 0, "check host, port or unix_socket")
+                raise OSError(error.errno, f"{error.strerror}; {step}") from None
+        await stack.enter_async_context(background_task(parts.desired.run(), "looking after"))
 
     async def aclose(self) -> None:
         """Stop accepting, answer what is under way, let handlers end, close store and connections.
@@ -279,7 +359,7 @@ class WebhooksClient(WebhooksApi):
 
         Raises what ``establish``, ``get_webhook`` and ``update_webhook`` raise.
         """
-        return await self._opened().upkeep.ensure(resource, filters=filters, timeout=timeout)
+        return await self._opened().desired.ensure(resource, filters=filters, timeout=timeout)
 
     async def update_webhook(
         self,
@@ -293,10 +373,10 @@ class WebhooksClient(WebhooksApi):
         if route is None:
             return await super().update_webhook(gid, filters=filters, opt_fields=opt_fields)
         parts = self._opened()
-        async with parts.upkeep.turn(route.resource):
+        async with parts.desired.lock(route.resource):
             webhook = await super().update_webhook(gid, filters=filters, opt_fields=opt_fields)
             await parts.store.set_filters(route.id, filters)
-            parts.upkeep.change(gid, filters)
+            parts.desired.set_filters(gid, filters)
             return webhook
 
     async def delete_webhook(self, gid: str) -> None:
@@ -309,14 +389,14 @@ class WebhooksClient(WebhooksApi):
         if route is None:
             await super().delete_webhook(gid)
             if self._components is not None:
-                self._components.upkeep.leave(
+                self._components.desired.leave(
                     gid
                 )  # when replacing it failed, the store has it no more
             return
         parts = self._opened()
-        async with parts.upkeep.turn(route.resource):
+        async with parts.desired.lock(route.resource):
             await super().delete_webhook(gid)
-            parts.upkeep.leave(gid)
+            parts.desired.leave(gid)
             await parts.store.retire(route.id)
             parts.endpoint.forget(route.id)
 
@@ -360,6 +440,7 @@ class WebhooksClient(WebhooksApi):
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
         """Return what was given up, oldest first, from behind the one with the id ``after``."""
+        check_options(_LETTERS, locals())
         return await self._opened().store.dead_letters(limit=limit, after=after)
 
     async def get_dead_letter(self, letter: str) -> DeadLetter | None:
@@ -380,6 +461,7 @@ class WebhooksClient(WebhooksApi):
         case. What it yields may be replayed or discarded at once; what becomes a dead letter while
         it is iterated is left out.
         """
+        check_options(_CHOICE, locals())
         return iter_dead_letters(
             self._opened().store,
             resource=resource,
@@ -431,6 +513,9 @@ class WebhooksClient(WebhooksApi):
         if self._stack is None:
             msg = "the client is not open; use it inside `async with client:`"
             raise RuntimeError(msg)
+        if self._loop is not _running_loop():
+            msg = "the client is open in another event loop; use it there, or make one for each"
+            raise RuntimeError(msg)
         return parts
 
     async def _route_of(self, gid: str) -> Route | None:
@@ -438,3 +523,12 @@ class WebhooksClient(WebhooksApi):
             return None
         routes = await self._components.store.list_routes()
         return next((route for route in routes if route.gid == gid), None)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop that runs here. Raises RuntimeError, with the next step, for none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        msg = "no event loop runs here; use the client in the one in which it is open"
+        raise RuntimeError(msg) from None

@@ -197,10 +197,11 @@ def local_client(base_url: str, **options: Any) -> Iterator[LocalClient]:
         defaults: dict[str, Any] = {
             "token": "a-token",
             "public_url": f"http://{HOST}:{port}/asana",
-            "reuse_port": CAN_SHARE,
             "store": "memory:",
         }
-        yield LocalClient(base_url=base_url, port=port, **(defaults | options))
+        if options.get("serve", True) and options.get("unix_socket") is None:
+            defaults |= {"port": port, "reuse_port": CAN_SHARE}
+        yield LocalClient(base_url=base_url, **(defaults | options))
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def make_client(asana: AsanaSimulator, free_port: int) -> Callable[..., Webhooks
     def make(**options: Any) -> WebhooksClient:
         options = {
             "public_url": f"http://127.0.0.1:{free_port}/hooks",
-            "port": free_port,
+            **({} if {"serve", "unix_socket"} & set(options) else {"port": free_port}),
             "store": MemoryStore(),
             "base_url": asana.base_url,
             **options,

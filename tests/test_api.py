@@ -64,7 +64,7 @@ DUPLICATE = {"errors": [{"message": "You already have an existing webhook for th
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in TOKEN_VARIABLES:
+    for name in (*TOKEN_VARIABLES, "ASANA_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -258,12 +258,9 @@ async def test_get_returns_the_record(api: WebhooksApi, asana: respx.MockRouter)
     assert sent(route).url.query == b""
 
 
-@pytest.mark.parametrize("fields", [("active", "target"), "active,target"])
-async def test_opt_fields_are_joined_and_a_text_is_taken_as_it_is(
-    api: WebhooksApi, asana: respx.MockRouter, fields: Any
-) -> None:
+async def test_opt_fields_are_joined(api: WebhooksApi, asana: respx.MockRouter) -> None:
     route = asana.get("/webhooks/1").respond(json=ONE)
-    await api.get_webhook("1", opt_fields=fields)
+    await api.get_webhook("1", opt_fields=("active", "target"))
     assert dict(sent(route).url.params) == {"opt_fields": "active,target"}
 
 

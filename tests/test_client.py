@@ -1,8 +1,9 @@
 import asyncio
+import errno
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -501,11 +502,31 @@ async def test_taken_port_is_an_error_that_leaves_the_store_closed(
     threads = threading.active_count()
     async with make_client():
         second = make_client(store=f"sqlite:///{tmp_path}/store.db")
-        with pytest.raises(OSError, match="address already in use"):
+        taken = rf"{free_port}.*: address already in use; .* choose another port"
+        with pytest.raises(OSError, match=taken) as caught:
             async with second:
                 pytest.fail("it must not open")
+        assert caught.value.errno == errno.EADDRINUSE
         await second.aclose()
     assert threading.active_count() == threads
+
+
+async def test_client_that_is_open_in_another_event_loop_says_so(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client() as client:
+        await client.get_webhooks(asana.workspace)
+        calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
+            lambda: client.ensure(asana.project),
+            lambda: client.get_webhooks(asana.workspace),
+            client.stats,
+        ]
+        for call in calls:
+            with pytest.raises(RuntimeError, match="another event loop.* make one for each"):
+                await asyncio.to_thread(lambda call=call: asyncio.run(call()))
+        with pytest.raises(RuntimeError, match="no event loop runs here"):
+            await asyncio.to_thread(client.events)
+        await client.ensure(asana.project)
 
 
 async def test_store_that_does_not_open_is_an_error_before_listening(

@@ -1,10 +1,12 @@
 """Webhooks that were ensured are looked after, with a real client and the local Asana."""
 
 import asyncio
+import gc
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -18,10 +20,11 @@ from asana_webhooks import (
     StoreError,
     Webhook,
     WebhookFilter,
+    WebhooksApi,
     WebhooksClient,
 )
-from asana_webhooks import _desired as module
-from asana_webhooks._desired import Filters, Upkeep
+from asana_webhooks._desired import DesiredWebhooks, Filters
+from asana_webhooks.models import Route
 from asana_webhooks.simulator import AsanaSimulator
 
 MakeClient = Callable[..., WebhooksClient]
@@ -42,7 +45,7 @@ async def tidy() -> AsyncIterator[None]:
     """Nothing that looks is left behind."""
     before = asyncio.all_tasks()
     yield
-    left = {task for task in asyncio.all_tasks() - before if "upkeep" in task.get_name()}
+    left = {task for task in asyncio.all_tasks() - before if "looking after" in task.get_name()}
     assert left == set()
 
 
@@ -94,9 +97,9 @@ async def test_what_lives_is_left_alone(make_client: MakeClient, asana: AsanaSim
 async def looking(client: WebhooksClient) -> AsyncIterator[list[str]]:
     """Give the list in which the resource of each look is noted when it has ended."""
     assert client._components is not None
-    upkeep = client._components.upkeep
+    establishment = client._components.establishment
     looks: list[str] = []
-    original = upkeep._ensure
+    original = establishment.ensure
 
     async def ensure(resource: str, **options: Any) -> Webhook:
         try:
@@ -104,7 +107,7 @@ async def looking(client: WebhooksClient) -> AsyncIterator[list[str]]:
         finally:
             looks.append(resource)
 
-    upkeep._ensure = ensure
+    establishment.ensure = ensure  # type: ignore[method-assign] # notes, and passes on
     yield looks
 
 
@@ -319,17 +322,17 @@ async def test_whatever_fails_does_not_end_the_looking(
 async def test_none_never_looks(make_client: MakeClient, asana: AsanaSimulator) -> None:
     async with make_client(look_after=None) as client:
         await client.ensure(asana.project)
-        await until(lambda: not upkeep_tasks())
+        await until(lambda: not looking_tasks())
 
 
-def upkeep_tasks() -> set[asyncio.Task[Any]]:
-    return {task for task in asyncio.all_tasks() if "upkeep" in task.get_name()}
+def looking_tasks() -> set[asyncio.Task[Any]]:
+    return {task for task in asyncio.all_tasks() if "looking after" in task.get_name()}
 
 
 @pytest.mark.parametrize("seconds", [0, 0.0, -1, -math.inf, math.nan])
 async def test_interval_that_is_not_positive_is_refused(seconds: float) -> None:
     url = "https://hooks.example.com"
-    with pytest.raises(ValueError, match="look_after is a positive number of seconds, or None"):
+    with pytest.raises(ValueError, match="look_after must be a number of seconds"):
         WebhooksClient("a-token", public_url=url, store="memory:", look_after=seconds)
 
 
@@ -343,7 +346,7 @@ async def test_closing_while_it_establishes_leaves_no_webhook_and_no_route(
         asana.faults.add("slow-201")
         remove(asana, webhook.gid)
         await eventually(lambda: has_candidate(store))
-    assert upkeep_tasks() == set()
+    assert looking_tasks() == set()
     assert await store.list_routes() == []
     asana.release_201.set()
     assert not asana.webhooks
@@ -366,97 +369,247 @@ async def test_closing_in_a_cancelled_scope_while_it_establishes_leaves_nothing_
             await eventually(lambda: has_candidate(store))
             scope.cancel()
             await checkpoint()
-    assert upkeep_tasks() == set()
+    assert looking_tasks() == set()
     assert await store.list_routes() == []
     asana.release_201.set()
     assert not asana.webhooks
 
 
-# Upkeep alone
+# Deleted by another, which shares the store
 
 
-class Ensured:
+async def delete_beside(client: WebhooksClient, asana: AsanaSimulator, gid: str) -> None:
+    """Delete a webhook as `asana-webhooks delete` does: at Asana, then in the store."""
+    store = client._opened().store
+    async with WebhooksApi("a-token", base_url=asana.base_url) as api:
+        await api.delete_webhook(gid)
+    (route,) = [route for route in await store.list_routes() if route.gid == gid]
+    await store.retire(route.id)
+
+
+async def test_webhook_that_another_process_deleted_is_not_brought_back(
+    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_client(look_after=0.2) as client, looking(client) as looks:
+        task = await asana.create_task("Fix the login", project=asana.project)
+        kept = await client.ensure(task)
+        deleted = await client.ensure(asana.project)
+        await delete_beside(client, asana, deleted.gid)
+        await until(lambda: "it is looked after no longer" in caplog.text)
+        looks.clear()
+        await until(lambda: len(looks) >= 2)
+        assert set(looks) == {task}
+        assert set(asana.webhooks) == {kept.gid}
+        assert caplog.text.count("it is looked after no longer") == 1
+        said = f"webhook {deleted.gid} of {asana.project} was deleted by another"
+        assert said in caplog.text
+        again = await client.ensure(asana.project)  # whoever ensures it wants it
+        assert set(asana.webhooks) == {kept.gid, again.gid}
+
+
+async def test_webhook_that_another_process_replaced_is_still_looked_after(
+    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore()
+    async with make_client(look_after=0.2, store=store) as client, looking(client) as looks:
+        first = await client.ensure(asana.project)
+        await delete_beside(client, asana, first.gid)
+        second = await client._opened().establishment.establish(
+            asana.project, filters=None, timeout=60.0
+        )
+        looks.clear()
+        await until(lambda: len(looks) >= 2)
+        assert set(asana.webhooks) == {second.gid}
+        remove(asana, second.gid)
+        await until(lambda: asana.webhooks)
+    assert "no longer" not in caplog.text
+
+
+async def test_webhook_whose_replacement_failed_though_the_store_did_too_is_replaced_later(
+    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(MemoryStore):
+        fails = False
+
+        async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
+            if self.fails:
+                raise StoreError("the disk is full")
+            return await super().reserve(route, ttl=ttl, exclusive=exclusive)
+
+        async def list_routes(self, resource: str | None = None) -> list[Route]:
+            routes = await super().list_routes(resource)
+            if self.fails and not routes:
+                raise StoreError("the disk is full")
+            return routes
+
+    store = Failing()
+    async with make_client(look_after=SOON, store=store) as client:
+        first = await client.ensure(asana.project)
+        store.fails = True
+        remove(asana, first.gid)
+        await until(lambda: caplog.text.count("could not be looked after") >= 2)
+        store.fails = False
+        await until(lambda: asana.webhooks)
+    assert "no longer" not in caplog.text
+
+
+# Alone
+
+
+class Establisher:
     """Notes what is ensured, and how."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Filters, float]] = []
+        self.gids: dict[str, str] = {}
+        self.at_once = self.most_at_once = 0
 
-    async def __call__(self, resource: str, *, filters: Filters, timeout: float) -> Webhook:
+    async def ensure(self, resource: str, *, filters: Filters, timeout: float) -> Webhook:
         self.calls.append((resource, filters, timeout))
-        return Webhook(gid=f"gid of {resource}")
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await checkpoint()
+        self.at_once -= 1
+        return Webhook(gid=self.gids.get(resource, f"gid of {resource}"))
+
+    async def holds(self, resource: str) -> bool:
+        return True
 
 
-async def test_pauses_differ_by_a_tenth_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def moments(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were waited for, in seconds; they pass on the clock only."""
     pauses: list[float] = []
 
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 200:
-            raise asyncio.CancelledError
+    @contextmanager
+    def move_on_after(seconds: float) -> Iterator[anyio.CancelScope]:
+        with anyio.CancelScope() as scope:
+            pauses.append(seconds)
+            scope.cancel()
+            yield scope
 
-    monkeypatch.setattr(module.anyio, "sleep", sleep)
-    with pytest.raises(asyncio.CancelledError):
-        await Upkeep(Ensured(), interval=100.0).run()
-    assert len(set(pauses)) > 100
-    assert 90 <= min(pauses) < 95
-    assert 105 < max(pauses) <= 110
+    monkeypatch.setattr(anyio, "move_on_after", move_on_after)
+    monkeypatch.setattr(anyio, "current_time", lambda: sum(pauses))
+    return pauses
+
+
+async def look_until(desired: DesiredWebhooks, enough: Callable[[], bool]) -> None:
+    """Look after them until there was enough of it."""
+    task = asyncio.create_task(desired.run())
+    await until(enough)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_looks_are_spread_over_the_interval_one_after_another(moments: list[float]) -> None:
+    establisher = Establisher()
+    desired = DesiredWebhooks(establisher, interval=3600.0)
+    resources = [str(number) for number in range(600)]
+    async with anyio.create_task_group() as tasks:
+        for resource in resources:
+            tasks.start_soon(partial(desired.ensure, resource, filters=None, timeout=60.0))
+    establisher.calls.clear()
+    establisher.most_at_once = 0
+    await look_until(desired, lambda: len(establisher.calls) >= 1200)
+    looked_at = [resource for resource, _, _ in establisher.calls[:1200]]
+    assert sorted(looked_at[:600]) == sorted(resources)
+    assert looked_at[:600] == looked_at[600:]
+    assert sum(moments[:600]) <= 3600.0
+    assert min(moments[:600]) > 5.0
+    assert establisher.most_at_once == 1
+
+
+async def test_jitter_shortens_a_pause_by_a_tenth_at_most(moments: list[float]) -> None:
+    establisher = Establisher()
+    desired = DesiredWebhooks(establisher, interval=100.0)
+    await desired.ensure("12", filters=None, timeout=60.0)
+    await look_until(desired, lambda: len(moments) >= 200)
+    assert len(set(moments)) > 100
+    assert 90 <= min(moments) < 95
+    assert 95 < max(moments) <= 100
+
+
+async def test_what_is_added_brings_the_next_look_nearer() -> None:
+    establisher = Establisher()
+    desired = DesiredWebhooks(establisher, interval=50.0)
+    await desired.ensure("1", filters=None, timeout=60.0)
+    task = asyncio.create_task(desired.run())
+    for number in range(2, 1002):
+        await desired.ensure(str(number), filters=None, timeout=60.0)
+    establisher.calls.clear()
+    await until(lambda: len(establisher.calls) >= 2)
+    task.cancel()
+    assert [resource for resource, _, _ in establisher.calls[:2]] == ["1", "2"]
 
 
 async def test_it_is_ensured_again_as_it_was_ensured() -> None:
-    ensured = Ensured()
-    upkeep = Upkeep(ensured, interval=1.0)
-    webhook = await upkeep.ensure("12", filters=[ADDED], timeout=7.0)
+    establisher = Establisher()
+    desired = DesiredWebhooks(establisher, interval=1.0)
+    webhook = await desired.ensure("12", filters=[ADDED], timeout=7.0)
     assert webhook.gid == "gid of 12"
-    await upkeep._look("12")
-    assert ensured.calls == [("12", [ADDED], 7.0)] * 2
+    await desired._look("12")
+    assert establisher.calls == [("12", [ADDED], 7.0)] * 2
 
 
 async def test_what_could_not_be_ensured_is_not_looked_after() -> None:
-    async def fail(resource: str, *, filters: Filters, timeout: float) -> Webhook:
-        raise ConnectionFailedError("Asana did not answer")
+    class Failing(Establisher):
+        async def ensure(self, resource: str, *, filters: Filters, timeout: float) -> Webhook:
+            raise ConnectionFailedError("Asana did not answer")
 
-    upkeep = Upkeep(fail, interval=1.0)
+    desired = DesiredWebhooks(Failing(), interval=1.0)
     with pytest.raises(ConnectionFailedError):
-        await upkeep.ensure("12", filters=None, timeout=60.0)
-    assert upkeep._wanted == {}
+        await desired.ensure("12", filters=None, timeout=60.0)
+    assert desired._desired == {}
 
 
 async def test_what_is_left_while_others_are_looked_after_is_passed_over() -> None:
-    upkeep = Upkeep(ensured := Ensured(), interval=1.0)
-    await upkeep.ensure("12", filters=None, timeout=60.0)
-    upkeep.leave("gid of 12")
-    await upkeep._look("12")
-    assert len(ensured.calls) == 1
+    establisher = Establisher()
+    desired = DesiredWebhooks(establisher, interval=1.0)
+    await desired.ensure("12", filters=None, timeout=60.0)
+    desired.leave("gid of 12")
+    await desired._look("12")
+    assert len(establisher.calls) == 1
 
 
-async def test_what_is_left_during_its_look_is_not_taken_up_again() -> None:
-    upkeep = Upkeep(ensured := Ensured(), interval=1.0)
-    await upkeep.ensure("12", filters=None, timeout=60.0)
+@pytest.mark.parametrize("fails", [False, True], ids=["looked", "failed"])
+async def test_what_is_left_during_its_look_is_not_taken_up_again(*, fails: bool) -> None:
+    class Leaving(Establisher):
+        async def ensure(self, resource: str, *, filters: Filters, timeout: float) -> Webhook:
+            webhook = await super().ensure(resource, filters=filters, timeout=timeout)
+            desired.leave("gid of 12")
+            if fails and len(self.calls) == 2:
+                raise ConnectionFailedError("Asana did not answer")
+            return webhook
 
-    async def leave(resource: str, *, filters: Filters, timeout: float) -> Webhook:
-        upkeep.leave("gid of 12")
-        return Webhook(gid="another")
-
-    upkeep._ensure = leave
-    await upkeep._look("12")
-    assert upkeep._wanted == {}
-    assert len(ensured.calls) == 1
+    establisher = Leaving()
+    desired = DesiredWebhooks(establisher, interval=1.0)
+    await desired.ensure("12", filters=None, timeout=60.0)
+    await desired._look("12")
+    assert desired._desired == {}
+    assert len(establisher.calls) == 2
 
 
 async def test_webhook_that_was_replaced_goes_by_its_new_gid() -> None:
-    gids = iter(["first", "second", "second", "second"])
-    looks: list[Filters] = []
+    establisher = Establisher()
+    establisher.gids["12"] = "first"
+    desired = DesiredWebhooks(establisher, interval=1.0)
+    await desired.ensure("12", filters=[ADDED], timeout=60.0)
+    establisher.gids["12"] = "second"
+    await desired._look("12")
+    desired.leave("first")
+    desired.set_filters("second", [REMOVED])
+    await desired._look("12")
+    desired.leave("second")
+    await desired._look("12")
+    assert [filters for _, filters, _ in establisher.calls] == [[ADDED], [ADDED], [REMOVED]]
 
-    async def ensure(resource: str, *, filters: Filters, timeout: float) -> Webhook:
-        looks.append(filters)
-        return Webhook(gid=next(gids))
 
-    upkeep = Upkeep(ensure, interval=1.0)
-    await upkeep.ensure("12", filters=[ADDED], timeout=60.0)
-    await upkeep._look("12")
-    upkeep.leave("first")
-    upkeep.change("second", [REMOVED])
-    await upkeep._look("12")
-    upkeep.leave("second")
-    await upkeep._look("12")
-    assert looks == [[ADDED], [ADDED], [REMOVED]]
+async def test_locks_live_while_they_are_in_use() -> None:
+    desired = DesiredWebhooks(Establisher(), interval=1.0)
+    async with desired.lock("12"):
+        assert desired.lock("12").locked()
+        assert not desired.lock("13").locked()
+    for number in range(100):
+        await desired.ensure(str(number), filters=None, timeout=60.0)
+    gc.collect()
+    assert len(desired._locks) == 0

@@ -13,6 +13,7 @@ from asana_webhooks import (
     AuthenticationError,
     BadRequestError,
     ConnectionFailedError,
+    EstablishmentError,
     HandshakeMismatchError,
     HandshakeMissingError,
     MemoryStore,
@@ -433,8 +434,8 @@ async def test_refused_create_call_raises_asanas_error_and_leaves_nothing(
     [
         ({"resource": "two words"}, ValueError, "resource must be a gid"),
         ({"resource": 1204619}, ValueError, "resource must be a gid"),
-        ({"timeout": 0.0}, ValueError, "timeout must be seconds"),
-        ({"timeout": float("inf")}, ValueError, "timeout must be seconds"),
+        ({"timeout": 0.0}, ValueError, "timeout must be a number of seconds"),
+        ({"timeout": float("inf")}, ValueError, "timeout must be a number of seconds"),
         ({"filters": [{"resource_type": "task"}]}, TypeError, "WebhookFilter"),
     ],
     ids=["no-gid", "number", "no-time", "for-ever", "dict"],
@@ -804,6 +805,30 @@ async def test_ensure_goes_on_when_the_call_that_it_waited_for_fails(
     asana.release_handshake.set()
     await asana.settled()
     assert set(asana.webhooks) == {webhook.gid}
+
+
+async def test_ensure_waits_no_longer_than_its_timeout_for_what_a_killed_process_reserved(
+    client: WebhooksClient, asana: AsanaSimulator, store: MemoryStore, free_port: int
+) -> None:
+    looks = 0
+    list_routes = store.list_routes
+
+    async def count(resource: str | None = None) -> list[Route]:
+        nonlocal looks
+        looks += 1
+        return await list_routes(resource)
+
+    store.list_routes = count  # type: ignore[method-assign] # counts, and passes on
+    left = Route(
+        id="left", target=f"http://127.0.0.1:{free_port}/hooks/left", resource=asana.project
+    )
+    await store.reserve(left, ttl=75.0)
+    with anyio.fail_after(30), pytest.raises(EstablishmentError, match="for 1 s: call again"):
+        await client.ensure(asana.project, timeout=1.0)
+    assert looks <= 7  # after 0.05, 0.15, 0.35, 0.75 and 1 s
+    assert not asana.create_started.is_set()
+    await store.drop("left")
+    await client.ensure(asana.project)
 
 
 async def test_ensure_updates_filters_that_differ(

@@ -119,7 +119,7 @@ async def test_signal_stops_all_clients_that_are_served_in_one_loop(
         for client in clients:
             await eventually(lambda client=client: is_ready(client.port))
         stop.set()
-        await until(lambda: clients[0]._closed)
+        await until(lambda: clients[0]._transport._closed)
         os.kill(os.getpid(), signal.SIGTERM)
         with guard():
             await asyncio.wait([second, third])

@@ -20,7 +20,7 @@ import httpx
 import msgspec
 
 from .._asana_responses import accept, unanswered
-from .._asana_transport import CALL_SECONDS, check_base_url, find_proxy, make_client
+from .._asana_transport import CALL_SECONDS, find_base_url, find_proxy, make_client
 from ..errors import ApiError, AuthenticationError, DecodeError, LoginRequiredError
 from ..models import Resource
 from ._tokens import Authorization, Token, plain
@@ -46,13 +46,13 @@ class Endpoints:
         client_id: str,
         client_secret: str | None,
         *,
-        base_url: str,
+        base_url: str | None,
         http_client: httpx.AsyncClient | None,
     ) -> None:
         _require_authlib()
         self._client_id = client_id
         self._client_secret = client_secret
-        self._base_url = check_base_url(base_url)
+        self._base_url = find_base_url(base_url)
         self._proxy = find_proxy(self._base_url) if http_client is None else None
         self._given = http_client
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from .._options import PATH, check_options
 from ..errors import StoreError
 from ._tokens import Token
 
@@ -30,6 +31,7 @@ class TokenFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        check_options({"path": PATH}, {"path": path})
         self._path = Path(path)
 
     def __repr__(self) -> str:

@@ -18,6 +18,8 @@ from typing import TypeVar
 import anyio
 import httpx
 
+from .._asana_transport import HTTP_CLIENT
+from .._options import NAMES, TEXT, Rule, check_options, optional
 from ..errors import LoginRequiredError
 from ._endpoints import Endpoints
 from ._files import TokenFile
@@ -36,6 +38,20 @@ PATIENCE = 5.0
 """For so many seconds, a call that is cancelled waits for the renewal that is under way."""
 
 
+_FILLED = Rule((str,), "a text that is not empty", bool)
+_OPTIONS = {
+    "client_id": Rule((str,), "what Asana's developer console shows", bool),
+    "client_secret": optional(_FILLED),
+    "token": optional(Rule((Token, TokenFile), "a Token or a TokenFile")),
+    "save": optional(Rule((object,), "a function", callable)),
+    "redirect_uri": _FILLED,
+    "scopes": NAMES,
+    "base_url": optional(TEXT),
+    "http_client": HTTP_CLIENT,
+}
+"""What the constructor's options may be."""
+
+
 class AsanaOAuth(httpx.Auth):
     """Authenticates calls with the access token of a user, for ``WebhooksClient(token=…)``.
 
@@ -44,12 +60,14 @@ class AsanaOAuth(httpx.Auth):
     refresh token that Asana replaces is lost with the process. ``scopes`` are those to ask for at
     a login; none asks for all that the app may have. ``client_secret`` may be None where Asana
     takes the proof (PKCE), which is always sent, for enough. ``http_client`` sends the token
-    requests instead of a client made for each; who gives one closes it.
+    requests instead of a client made for each; who gives one closes it. ``base_url`` is where
+    Asana is; None takes ASANA_BASE_URL, without it Asana itself.
 
     A new token is saved before it is used, and kept for the next try while saving it fails. A
     call raises LoginRequiredError when only a login helps; also an ApiError,
     ConnectionFailedError or DecodeError when the renewal fails, StoreError from a TokenFile, and
-    what ``save`` raises. For one event loop. Raises ValueError for options that cannot work.
+    what ``save`` raises. For one event loop. Raises ValueError or TypeError for an option that
+    cannot work.
     """
 
     def __init__(
@@ -61,12 +79,10 @@ class AsanaOAuth(httpx.Auth):
         save: Callable[[Token], Awaitable[object] | object] | None = None,
         redirect_uri: str = OUT_OF_BAND,
         scopes: Sequence[str] = (),
-        base_url: str = "https://app.asana.com/api/1.0",
+        base_url: str | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        if not client_id:
-            msg = "client_id is empty: Asana's developer console shows it"
-            raise ValueError(msg)
+        check_options(_OPTIONS, locals())
         if isinstance(token, TokenFile) and save is not None:
             msg = "a TokenFile saves by itself: pass either token=TokenFile(…) or save="
             raise ValueError(msg)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from .output import on_one_line, print_records
+from .output import print_records
 
 if TYPE_CHECKING:
     from ..simulator import AsanaSimulator, Handshake
@@ -108,8 +109,14 @@ def command(*, names: tuple[str, ...], quiet: bool, **options: Any) -> None:
 
 
 async def _run(names: tuple[str, ...], *, quiet: bool, **options: Any) -> None:
+    import asyncio
+
     from ..simulator import AsanaSimulator
-    from .signals import stopping
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
 
     def tell(traffic: Traffic) -> None:
         _say(f"{asana.now:%m-%d %H:%M:%S}  {describe(traffic)}")
@@ -117,11 +124,10 @@ async def _run(names: tuple[str, ...], *, quiet: bool, **options: Any) -> None:
     asana = AsanaSimulator(watch=None if quiet else tell, **options)
     for name in names:
         asana.faults.add(name)
-    with stopping() as told:
-        async with asana:
-            click.echo(asana.base_url)  # which flushes
-            _say(_introduction(asana))
-            await told.once.wait()
+    async with asana:
+        click.echo(asana.base_url)  # which flushes
+        _say(_introduction(asana))
+        await stop.wait()
 
 
 def _say(text: str) -> None:
@@ -163,7 +169,7 @@ def describe(traffic: Traffic) -> str:
         again = f" (attempt {traffic.number})" if traffic.number > 1 else ""
         said = f"{_events(traffic.body)} -> {traffic.status or 'no answer'}{again}"
         text = f"delivery   to webhook {traffic.webhook_gid}: {said}"
-    return on_one_line(text)
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _outcome(handshake: Handshake) -> str:

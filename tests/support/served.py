@@ -20,7 +20,7 @@ def make(*, serve: bool = True) -> WebhooksClient:
         public_url=f"http://127.0.0.1:{PORT}/asana",
         store=os.environ["STORE"],
         base_url=os.environ.get("BASE_URL", "http://127.0.0.1:9/api/1.0"),
-        port=PORT,
+        port=PORT if serve else None,
         serve=serve,
     )
 
