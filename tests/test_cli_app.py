@@ -143,3 +143,30 @@ def test_each_command_says_of_itself_what_the_list_says(name: str) -> None:
     assert command is not None
     assert command.name == name
     assert (command.help or "").splitlines()[0] == COMMANDS[name]
+
+
+BELL = "\a\x1b]0;title"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param([f"dance{BELL}"], id="command"),
+        pytest.param([f"--{BELL}"], id="option"),
+        pytest.param(["list", f"--{BELL}"], id="option of a command"),
+        pytest.param(["list", "1", BELL], id="argument too many"),
+        pytest.param(["listen", "1", "--port", BELL], id="number"),
+        pytest.param(["listen", "1", "--filter", BELL], id="filter"),
+        pytest.param(["list", "--token-file", BELL], id="file"),
+        pytest.param(["verify", "--secret-from", f"no{BELL}", "--signature", "x"], id="our file"),
+        pytest.param(["inbox", "--store", f"sqlite:///no{BELL}"], id="store"),
+        pytest.param(["serve", f"no{BELL}:client"], id="module"),
+        pytest.param(["prune", "--public-url", BELL], id="URL"),
+        pytest.param(["delete", BELL], id="question"),
+    ],
+)
+def test_what_is_said_of_an_argument_moves_no_cursor(arguments: list[str]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code in (1, 2)
+    assert "\\x07\\x1b]0;title" in result.stderr
+    assert result.stderr.replace("\n", "").isprintable()

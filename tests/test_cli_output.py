@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from asana_webhooks.cli.output import print_records
+from asana_webhooks.cli.output import on_one_line, print_records
 
 
 class Terminal(io.StringIO):
@@ -81,3 +81,18 @@ def test_terminal_without_room_for_a_table_gets_a_field_a_line(
 def test_output_that_was_closed_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", None)
     print_records(WEBHOOKS, as_json=False, none="nothing")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        (7, "7"),
+        ('it\'s a \\ and a "quote"', 'it\'s a \\ and a "quote"'),
+        ("Jürgen\x1b[2J", "Jürgen\\x1b[2J"),
+        ("two\nlines", "two\\nlines"),
+        ("\udcff\u202e", "\\udcff\\u202e"),
+    ],
+)
+def test_only_what_cannot_be_printed_is_escaped(value: object, shown: str) -> None:
+    assert on_one_line(value) == shown

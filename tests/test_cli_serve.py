@@ -32,6 +32,10 @@ def children(process: subprocess.Popen[bytes]) -> set[int]:
     return {int(pid) for pid in found.read_text().split()}
 
 
+def arguments_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def is_alive(pid: int) -> bool:
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
@@ -101,6 +105,37 @@ async def test_workers_share_the_port_and_one_that_dies_is_replaced(
     process.terminate()
     assert await has_ended(process) == 0
     assert not any(map(is_alive, before))
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+async def test_workers_are_told_the_store_by_no_argument(
+    place: Place, serve: Serve, tmp_path: Path, how: str
+) -> None:
+    file = tmp_path / "a-password.db"
+    arguments = ["--workers", "2", "--port", str(place.port)]
+    if how == "option":
+        process = serve(*arguments, "--store", f"sqlite:///{file}")
+    else:
+        process = serve(*arguments, ASANA_WEBHOOKS_STORE=f"sqlite:///{file}")
+    await eventually(lambda: is_ready(place.port))
+    await until(lambda: len(children(process)) == 2)
+    told = [arguments_of(pid) for pid in children(process)]
+    assert [b"a-password" in arguments for arguments in told] == [False, False]
+    assert file.exists()
+    assert not place.file.exists()
+
+
+async def test_debugging_reaches_workers_and_says_each_line_once(
+    place: Place, serve: Serve
+) -> None:
+    process = serve("--workers", "2", "--port", str(place.port), debug=True)
+    await eventually(lambda: is_ready(place.port))
+    await until(lambda: place.log.read_bytes().count(b"receiving on port") == 2)
+    told = [arguments_of(pid) for pid in children(process)]
+    assert [b"\0--debug\0serve\0" in arguments for arguments in told] == [True, True]
+    process.terminate()
+    assert await has_ended(process) == 0
+    assert place.log.read_bytes().count(b"receiving on port") == 2
 
 
 async def test_workers_end_when_their_supervisor_is_killed(place: Place, serve: Serve) -> None:

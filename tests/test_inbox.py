@@ -971,7 +971,7 @@ async def test_worker_that_lost_its_lease_cannot_ack_and_stops(
         clock.now += 31.0
         other = await store.claim(limit=10, lease=30.0)
         assert other is not None
-        assert len(other.deliveries) == 2
+        assert len(other.deliveries) == 1  # what crashed once is claimed alone
         for work in inbox._works:
             work.acked_at = 0.0  # the next handled delivery is acknowledged at once
         go_on.set()

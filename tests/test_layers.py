@@ -19,6 +19,7 @@ LAYERS = (
         "_asana_transport",
         "protocol",
         "stores",
+        "stores._codec",
         "stores._encryption",
     },
     {"_attempt", "_desired", "api", "auth", "router", "telemetry"}

@@ -25,13 +25,19 @@ async def test_claims_that_ended_before_their_lease_are_forgotten() -> None:
         for _ in range(3):
             await store.renew(claim, lease=3600)
         await store.end_claim(claim, claim.deliveries)
-    assert len(store._agenda) < 100
+    assert len(store._schedule) < 100
     assert not store._queues
 
 
-async def test_digests_are_forgotten_after_48_hours() -> None:
-    store = MemoryStore()
-    for hour in range(1000):
-        await store.put(delivery(hour, at=NOON + timedelta(hours=hour)), reason="odd")
+async def test_digests_are_forgotten_after_48_hours_though_none_is_new() -> None:
+    now = [0.0]
+    store = MemoryStore(clock=lambda: now[0])
+    for number in range(100):
+        now[0] += 3600
+        await store.put(delivery(number, at=NOON + timedelta(hours=number)), reason="odd")
     kept = DUPLICATES_KNOWN_FOR // timedelta(hours=1) + 1
-    assert len(store._seen) == len(store._sightings) == kept
+    assert len(store._known_digests) == len(store._learnt) == kept
+    now[0] += DUPLICATES_KNOWN_FOR.total_seconds() + 1
+    assert await store.claim(limit=1, lease=30) is None
+    assert not store._known_digests
+    assert not store._learnt

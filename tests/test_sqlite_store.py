@@ -26,7 +26,8 @@ from conftest import guard
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Delivery, Route
-from asana_webhooks.stores.sqlite import SqliteStore, _file, _writer, sql
+from asana_webhooks.stores.sqlite import SqliteStore, _file, _writer
+from asana_webhooks.stores.sqlite._file import SQL
 from asana_webhooks.stores.sqlite._tables import Tables
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -120,7 +121,7 @@ async def gather(*calls: Any) -> list[Any]:
 # The file
 
 
-@pytest.mark.parametrize("name", [":memory:", ""])
+@pytest.mark.parametrize("name", [":memory:", "", "store\0.db"])
 def test_path_that_is_no_files_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="no file's path"):
         SqliteStore(name)
@@ -234,7 +235,8 @@ async def test_clock_that_began_anew_leaves_nothing_waiting(path: Path) -> None:
     async with SqliteStore(path, clock=lambda: 4999.0) as store:
         assert await store.get_route("r0") is None
         claims = [await take(store) for _ in range(3)]
-        assert [len(claim.deliveries) for claim in claims] == [2, 2, 2]
+        # of the leased route only the first: the other one was under way when the machine stopped
+        assert sorted(len(claim.deliveries) for claim in claims) == [1, 2, 2]
     async with SqliteStore(path, clock=lambda: 4999.0) as store:
         assert await store.claim(limit=1, lease=30) is None
 
@@ -265,7 +267,7 @@ async def test_database_of_another_program_is_refused_and_kept(path: Path, scrip
 
 async def test_file_of_the_first_version_is_brought_up_to_date(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
-        for statement in sql.MIGRATIONS[0]:
+        for statement in _file.MIGRATIONS[0]:
             connection.execute(statement)
         connection.execute("PRAGMA user_version = 1")
         connection.execute(
@@ -340,16 +342,10 @@ async def test_damage_that_is_met_later_fails_the_call_that_meets_it(
         assert await store.list_routes() == []
 
 
-@pytest.mark.parametrize("name", ["missing/store.db", "store\x00.db"])
-async def test_file_that_cannot_be_created_is_an_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StoreError, match="failed: "):
-        await SqliteStore(f"{tmp_path}/{name}").__aenter__()
-    assert os.listdir(tmp_path) == []
-
-
 async def test_missing_directory_is_named_as_the_cause(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="No such file or directory; check that its directory"):
         await SqliteStore(tmp_path / "missing" / "store.db").__aenter__()
+    assert os.listdir(tmp_path) == []
 
 
 async def test_directory_is_no_store(tmp_path: Path) -> None:
@@ -549,7 +545,7 @@ async def test_call_that_cannot_be_stored_costs_no_other_its_answer(store: Sqlit
     first, error, last = answers.result()
     assert (first, last) == (True, True)
     assert isinstance(error, StoreError)
-    assert str(error).endswith("failed: unexpected UnicodeEncodeError")
+    assert str(error).endswith("failed: a text that was to be stored is no valid Unicode")
     assert (await store.counts()).waiting == 2
 
 
@@ -845,29 +841,24 @@ asyncio.run(main())
 @pytest.mark.parametrize(
     "name",
     [
-        *(
-            "CONFIRM",
-            "DROP",
-            "FIND_CANDIDATE",
-            "FREE_HELD",
-            "GET_ROUTE",
-            "PURGE",
-        ),
-        *("FIND_DUE", "FIND_SEEN", "FINISH", "IS_LEASED", "RELEASE", "REMOVE", "RENEW", "TAKE"),
-        *("GET_LETTER", "LIST_LETTERS"),
+        *("confirm", "count_held", "drop", "find_candidate", "forget_routes"),
+        *("free_held", "get_route", "count_crashes", "end_claim", "find_due", "find_digests"),
+        *("get_claimed", "release", "remove", "renew", "take"),
+        *("get_dead_letter", "list_dead_letters"),
     ],
 )
 async def test_statement_searches_and_sorts_by_an_index(store: SqliteStore, name: str) -> None:
-    text = getattr(sql, name).format("?, ?")
-    values = (
-        {"route": None, "secret": None, "now": None} if ":" in text else (None,) * text.count("?")
-    )
+    text = SQL[name].format("?, ?")
+    values: Any = (None,) * text.count("?")
+    if ":" in text:
+        values = {"route": None, "secret": None, "now": None}
     plan = await in_thread(
         store, lambda tables: tables._execute(f"EXPLAIN QUERY PLAN {text}", values).fetchall()
     )
     steps = [step[3] for step in plan]
     assert steps
-    assert not [step for step in steps if "SCAN" in step or "TEMP" in step]
+    slow = [step for step in steps if "SCAN" in step or "TEMP" in step]
+    assert not [step for step in slow if step != "SCAN meta"]  # which has one row
 
 
 async def steps_of_a_day(store: SqliteStore, number: int) -> list[int]:

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +28,12 @@ from hypothesis.stateful import (
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Claim, DeadLetter, Delivery, Route
-from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES, Store
+from asana_webhooks.stores import (
+    DUPLICATES_KNOWN_FOR,
+    MAX_CANDIDATES,
+    RETIRED_KNOWN_FOR,
+    Store,
+)
 from asana_webhooks.stores.memory import MemoryStore
 from asana_webhooks.stores.sqlite import SqliteStore
 
@@ -50,6 +56,7 @@ class Waiting:
     held: str | None = None
     attempts: int = 0
     done: int = 0
+    crashes: int = 0
 
 
 @dataclass
@@ -72,6 +79,7 @@ class Model:
     waiting: list[Waiting] = field(default_factory=list)
     leases: dict[str, Lease] = field(default_factory=dict)
     fences: dict[str, int] = field(default_factory=dict)
+    owners: dict[str, tuple[str, float]] = field(default_factory=dict)
     seen: dict[int, datetime] = field(default_factory=dict)
     letters: list[tuple[int, str, int]] = field(default_factory=list)
 
@@ -79,7 +87,9 @@ class Model:
         """Let time go on, by so little and so odd a span that no two times are ever equal."""
         self.now += 0.0137
         for id_ in [id_ for id_, expires in self.expires.items() if expires <= self.now]:
-            self.forget(id_)
+            if self.state(id_) == "reserved" or not self.claimable(id_):
+                self.forget(id_)
+        self.owners = {h: (url, end) for h, (url, end) in self.owners.items() if end > self.now}
 
     def forget(self, id_: str) -> Route:
         self.waiting = [w for w in self.waiting if w.route != id_ or w.held is None]
@@ -97,9 +107,9 @@ class Model:
         lease = self.leases.get(claim.route)
         return lease if lease is not None and lease.fence == claim.fence else None
 
-    def claimable(self, id_: str) -> list[Waiting]:
+    def claimable(self, id_: str | None = None) -> list[Waiting]:
         return sorted(
-            (w for w in self.waiting if w.route == id_ and w.held is None),
+            (w for w in self.waiting if id_ in (None, w.route) and w.held is None),
             key=lambda w: w.due,  # sorting is stable: the order of arrival decides between equals
         )
 
@@ -114,10 +124,13 @@ class Model:
         ):
             if self.available_at(id_) > self.now:
                 return None
-            due = [w for w in self.claimable(id_) if w.due <= self.now][:limit]
+            if id_ in self.leases:  # it ran out; perhaps all was acked or put off
+                for crashed in self.leases.pop(id_).open.values():
+                    crashed.crashes += 1
+            due = [w for w in self.claimable(id_) if w.due <= self.now]
+            fresh = list(takewhile(lambda w: not w.crashes, due))[:limit]
             if due:
-                return id_, due
-            del self.leases[id_]  # it ran out, and all was acked or put off
+                return id_, fresh or due[:1]
         return None
 
 
@@ -151,13 +164,30 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Time
 
-    @rule(span=st.sampled_from([1.0, 4.0, 29.0]))
+    @rule(span=st.sampled_from([1.0, 4.0, 29.0, RETIRED_KNOWN_FOR.total_seconds()]))
     def let_time_go_on(self, span: float) -> None:
         self.model.now += span
 
     @rule(hours=st.sampled_from([1, 24, 48, 49]))
     def let_days_go_on(self, hours: int) -> None:
         self.model.wall += timedelta(hours=hours)
+
+    # Ownership
+
+    @rule(holder=st.sampled_from("ab"), url=st.sampled_from("xy"), ttl=seconds)
+    def own(self, holder: str, url: str, ttl: float) -> None:
+        self.model.step()
+        others = [u for h, (u, _) in self.model.owners.items() if h != holder and u != url]
+        expected = others[0] if others else None
+        assert self.run(self.store.own(url, holder=holder, ttl=ttl)) == expected
+        if expected is None:
+            self.model.owners[holder] = url, self.model.now + ttl
+
+    @rule(holder=st.sampled_from("ab"))
+    def disown(self, holder: str) -> None:
+        self.model.step()
+        self.run(self.store.disown(holder))
+        self.model.owners.pop(holder, None)
 
     # Routes
 
@@ -210,6 +240,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.run(self.store.retire(id_)) == expected
         if expected:
             self.model.change(id_, state="retired", secret=None)
+            self.model.expires[id_] = self.model.now + RETIRED_KNOWN_FOR.total_seconds()
 
     @rule(id_=ids)
     def drop(self, id_: str) -> None:
@@ -237,7 +268,7 @@ class StoreMachine(RuleBasedStateMachine):
         stray = candidate and not held and (route is None or candidate != route.secret)
         if known or stray:
             assert not self.run(call)
-        elif reason is None and len(model.waiting) >= MAX_WAITING:
+        elif reason is None and not held and len(model.claimable()) >= MAX_WAITING:
             with pytest.raises(StoreError, match="full"):
                 self.run(call)
         else:
@@ -263,8 +294,8 @@ class StoreMachine(RuleBasedStateMachine):
             return multiple()
         id_, due = expected
         assert claim.route == id_
-        got = [(_number(d), d.attempts, d.done) for d in claim.deliveries]
-        assert got == [(w.number, w.attempts, w.done) for w in due]
+        got = [(_number(d), d.attempts, d.done, d.crashes) for d in claim.deliveries]
+        assert got == [(w.number, w.attempts, w.done, w.crashes) for w in due]
         assert claim.fence > self.model.fences.get(id_, 0)
         self.model.fences[id_] = claim.fence
         given = {d.id: w for d, w in zip(claim.deliveries, due, strict=True)}
@@ -299,6 +330,7 @@ class StoreMachine(RuleBasedStateMachine):
             for delivery in picked:
                 waiting = lease.open.pop(delivery.id)
                 waiting.attempts, waiting.done = delivery.attempts + 1, done
+                waiting.crashes = min(waiting.crashes, 1)
                 waiting.due = self.model.now + delay if delay else waiting.due
 
     @rule(claim=claims, which=small, count=st.integers(0, 2))

@@ -15,7 +15,15 @@ from msgspec.structs import replace
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
-from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES, Store
+from asana_webhooks.stores import (
+    DUPLICATES_KNOWN_FOR,
+    MAX_CANDIDATES,
+    MAX_CLAIM_BYTES,
+    MAX_HELD,
+    MAX_HELD_BYTES,
+    RETIRED_KNOWN_FOR,
+    Store,
+)
 from asana_webhooks.stores.memory import MemoryStore
 from asana_webhooks.stores.sqlite import SqliteStore
 
@@ -352,6 +360,30 @@ async def test_only_confirmed_routes_are_retired(store: Store) -> None:
     assert await store.get_route("r1") == route()
 
 
+async def test_retired_route_is_forgotten_after_48_hours(store: Store, clock: Clock) -> None:
+    await confirm(store)
+    await store.retire("r1")
+    clock.now += RETIRED_KNOWN_FOR.total_seconds() - 1
+    assert await store.get_route("r1") == route(state="retired", gid="77")
+    clock.now += 1
+    assert await store.get_route("r1") is None
+    assert await store.reserve(route("r1"), ttl=60)
+
+
+async def test_retired_route_is_known_while_deliveries_of_it_wait(
+    store: Store, clock: Clock
+) -> None:
+    await confirm(store)
+    await put(store, 1)
+    await store.retire("r1")
+    clock.now += 2 * RETIRED_KNOWN_FOR.total_seconds()
+    assert not await store.reserve(route("r1"), ttl=60)
+    assert await store.get_route("r1") == route(state="retired", gid="77")
+    claim = await take(store)
+    await store.end_claim(claim, claim.deliveries)
+    assert await store.get_route("r1") is None
+
+
 async def test_deliveries_of_a_retired_route_are_still_handled(store: Store) -> None:
     await confirm(store)
     await put(store, 1)
@@ -550,16 +582,87 @@ async def test_full_inbox_refuses_those_beyond_the_limit_of_many_at_once(
     assert sorted(numbers(await take(small_store))) == sorted(kept)
 
 
-async def test_what_expired_routes_held_makes_room(small_store: Store, clock: Clock) -> None:
-    await small_store.reserve(route(), ttl=60)
-    await small_store.add_candidate("r1", "secret")
-    for number in (1, 2):
-        assert await small_store.put(delivery(number), candidate="secret")
-    with pytest.raises(StoreError):
-        await small_store.put(delivery(3), candidate="secret")
-    clock.now += 60
-    await put(small_store, 4, route="r2")
-    assert (await small_store.counts()).waiting == 1
+async def hold(store: Store, *wanted: int, candidate: str = "secret", size: int = 0) -> None:
+    for number in wanted:
+        held = replace(delivery(number), body=bytes(size)) if size else delivery(number)
+        assert await store.put(held, candidate=candidate)
+
+
+async def reserve(store: Store, *candidates: str) -> None:
+    assert await store.reserve(route(), ttl=60)
+    for candidate in candidates:
+        assert await store.add_candidate("r1", candidate)
+
+
+async def test_what_is_held_takes_no_room_in_the_inbox(small_store: Store) -> None:
+    await reserve(small_store, "secret")
+    await hold(small_store, 1, 2, 3)
+    await put(small_store, 4, 5, route="r2")
+    with pytest.raises(StoreError, match="inbox is full, 2 deliveries wait"):
+        await small_store.put(delivery(6, route="r2"))
+    await hold(small_store, 7)
+    assert (await small_store.counts()).waiting == 6
+
+
+async def test_what_was_held_counts_when_it_is_confirmed_and_is_never_refused(
+    small_store: Store,
+) -> None:
+    await reserve(small_store, "secret")
+    await hold(small_store, 1, 2, 3)
+    assert await small_store.confirm("r1", gid="77", secret="secret")
+    with pytest.raises(StoreError, match="inbox is full"):
+        await small_store.put(delivery(4))
+    claim = await take(small_store)
+    assert numbers(claim) == [1, 2, 3]
+    await small_store.end_claim(claim, claim.deliveries)
+    await put(small_store, 4)
+
+
+async def test_what_goes_with_its_candidate_makes_no_room_that_was_never_taken(
+    small_store: Store,
+) -> None:
+    await reserve(small_store, "secret")
+    await hold(small_store, 1, 2, 3)
+    await small_store.drop("r1")
+    await put(small_store, 4, 5)
+    with pytest.raises(StoreError, match="inbox is full"):
+        await small_store.put(delivery(6))
+
+
+async def test_more_than_a_hundred_deliveries_are_not_held_for_one_candidate(store: Store) -> None:
+    await reserve(store, "stranger", "genuine")
+    await hold(store, *range(MAX_HELD), candidate="stranger")
+    for number in (MAX_HELD, MAX_HELD + 1):
+        with pytest.raises(StoreError, match="held for a handshake that is not confirmed"):
+            await store.put(delivery(number), candidate="stranger")
+    await hold(store, MAX_HELD, candidate="genuine")
+    assert (await store.counts()).waiting == MAX_HELD + 1
+
+
+async def test_of_many_held_at_once_those_beyond_the_bound_are_refused(store: Store) -> None:
+    await reserve(store, "stranger")
+    refused: list[int] = []
+
+    async def put_it(number: int) -> None:
+        try:
+            await store.put(delivery(number), candidate="stranger")
+        except StoreError:
+            refused.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(MAX_HELD + 20):
+            tasks.start_soon(put_it, number)
+    assert len(refused) == 20
+    assert (await store.counts()).waiting == MAX_HELD
+
+
+async def test_bytes_that_are_held_for_one_candidate_are_bounded(store: Store) -> None:
+    await reserve(store, "stranger", "genuine")
+    await hold(store, 1, 2, 3, candidate="stranger", size=MAX_HELD_BYTES // 3)
+    await hold(store, 4, candidate="stranger", size=MAX_HELD_BYTES % 3)
+    with pytest.raises(StoreError, match="held for a handshake"):
+        await hold(store, 5, candidate="stranger", size=1)
+    await hold(store, 5, candidate="genuine", size=1)
 
 
 # Claiming
@@ -637,8 +740,7 @@ async def test_lease_that_ran_out_is_taken_over_with_a_higher_fence(
     clock.now += 0.1
     second = await take(store)
     assert second.fence > first.fence
-    assert numbers(second) == [1, 2]
-    assert second.deliveries[0] == first.deliveries[0]
+    assert second.deliveries == (replace(first.deliveries[0], crashes=1),)
 
 
 async def test_word_of_a_worker_whose_lease_was_taken_over_does_nothing(
@@ -659,7 +761,7 @@ async def test_word_of_a_worker_whose_lease_was_taken_over_does_nothing(
     assert await store.dead_letters() == []
     assert await store.claim(limit=10, lease=30) is None
     clock.now += 30
-    assert (await take(store)).deliveries == owner.deliveries
+    assert numbers(await take(store)) == numbers(owner)
 
 
 async def test_word_of_a_worker_that_gave_its_lease_back_does_nothing(store: Store) -> None:
@@ -843,6 +945,199 @@ async def test_claims_that_end_early_leave_nothing_behind(store: Store, clock: C
     assert await store.claim(limit=10, lease=30) is None
 
 
+# Crashes
+
+
+def crashes(claim: Claim) -> list[tuple[int, int]]:
+    """Return the number of each delivery in a claim, and how often it crashed."""
+    return [(int(each.body[11:-2]), each.crashes) for each in claim.deliveries]
+
+
+async def crash(store: Store, clock: Clock) -> Claim:
+    """Claim as a worker that is killed does, and let its lease run out."""
+    claim = await take(store, lease=30)
+    clock.now += 30
+    return claim
+
+
+async def test_what_a_lapsed_claim_held_is_claimed_one_by_one_in_order(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1, 2, 3)
+    assert crashes(await crash(store, clock)) == [(1, 0), (2, 0), (3, 0)]
+    await put(store, 4, 5)
+    for number in (1, 2, 3):
+        claim = await take(store)
+        assert crashes(claim) == [(number, 1)]
+        assert await store.end_claim(claim, claim.deliveries)
+    assert crashes(await take(store)) == [(4, 0), (5, 0)]
+
+
+async def test_fresh_deliveries_are_claimed_without_the_one_that_crashed_behind_them(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1)
+    await crash(store, clock)
+    claim = await take(store)
+    await store.release(claim, claim.deliveries[0], delay=10.0, attempts=1, done=0)
+    await store.end_claim(claim)
+    await put(store, 2, 3)
+    clock.now += 10
+    await put(store, 4)
+    claim = await take(store)
+    assert crashes(claim) == [(2, 0), (3, 0)]
+    await store.end_claim(claim, claim.deliveries)
+    claim = await take(store)
+    assert crashes(claim) == [(1, 1)]
+    await store.end_claim(claim, claim.deliveries)
+    assert crashes(await take(store)) == [(4, 0)]
+
+
+async def test_each_lapsed_claim_counts_once(store: Store, clock: Clock) -> None:
+    await put(store, 1)
+    for count in range(4):
+        assert crashes(await crash(store, clock)) == [(1, count)]
+
+
+async def test_what_was_settled_before_the_crash_did_not_crash(store: Store, clock: Clock) -> None:
+    await put(store, 1, 2, 3, 4)
+    claim = await take(store, lease=30)
+    acked, released, buried, _ = claim.deliveries
+    await store.ack(claim, [acked])
+    await store.release(claim, released, delay=0.0, attempts=1, done=0)
+    await store.bury(claim, buried, [letter()])
+    clock.now += 30
+    claim = await take(store)
+    assert crashes(claim) == [(2, 0)]
+    await store.end_claim(claim, claim.deliveries)
+    assert crashes(await take(store)) == [(4, 1)]
+
+
+async def test_released_delivery_has_crashed_once_at_most(store: Store, clock: Clock) -> None:
+    await put(store, 1)
+    for _ in range(3):
+        await crash(store, clock)
+    claim = await take(store)
+    assert crashes(claim) == [(1, 3)]
+    await store.release(claim, claim.deliveries[0], delay=0.0, attempts=0, done=1)
+    await store.end_claim(claim)
+    assert crashes(await take(store)) == [(1, 1)]
+
+
+async def test_claim_that_ended_in_order_leaves_the_crashes_as_they_were(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1)
+    for _ in range(2):
+        await crash(store, clock)
+    for _ in range(2):
+        claim = await take(store)
+        assert crashes(claim) == [(1, 2)]
+        await store.end_claim(claim)
+
+
+async def test_lapsed_lease_that_was_used_after_all_is_no_crash(store: Store, clock: Clock) -> None:
+    await put(store, 1)
+    claim = await crash(store, clock)
+    assert await store.end_claim(claim)
+    assert crashes(await take(store)) == [(1, 0)]
+
+
+async def test_replayed_letter_has_not_crashed(store: Store, clock: Clock) -> None:
+    await put(store, 1)
+    await crash(store, clock)
+    claim = await take(store)
+    await store.bury(claim, claim.deliveries[0], [letter(body=claim.deliveries[0].body)])
+    await store.end_claim(claim)
+    await store.replay([dead.id for dead in await store.dead_letters()])
+    assert crashes(await take(store)) == [(1, 0)]
+
+
+# Bytes
+
+
+async def test_bodies_of_a_claim_are_bounded_and_one_is_always_given(store: Store) -> None:
+    sizes = [MAX_CLAIM_BYTES // 2, MAX_CLAIM_BYTES // 2, 1, MAX_CLAIM_BYTES + 1, 1]
+    for number, size in enumerate(sizes):
+        assert await store.put(replace(delivery(number), body=bytes(size)))
+    claimed = []
+    while claim := await store.claim(limit=100, lease=30):
+        claimed.append([len(each.body) for each in claim.deliveries])
+        await store.end_claim(claim, claim.deliveries)
+    assert claimed == [sizes[:2], sizes[2:3], sizes[3:4], sizes[4:]]
+
+
+async def test_bodies_of_listed_letters_are_bounded_and_one_is_always_there(store: Store) -> None:
+    sizes = [MAX_CLAIM_BYTES // 2, MAX_CLAIM_BYTES // 2, 1, MAX_CLAIM_BYTES + 1, 1]
+    for number, size in enumerate(sizes):
+        assert await store.put(replace(delivery(number), body=bytes(size)), reason="odd")
+    listed = []
+    after = ""
+    while letters := await store.dead_letters(after=after):
+        listed.append([len(each.body) for each in letters])
+        after = letters[-1].id
+    assert listed == [sizes[:2], sizes[2:3], sizes[3:4], sizes[4:]]
+
+
+# Ownership
+
+URL, OTHER_URL = "https://hooks.example.com/asana", "https://other.example.com/asana"
+
+
+async def test_store_belongs_to_one_address_at_a_time(store: Store, clock: Clock) -> None:
+    assert await store.own(URL, holder="a", ttl=15) is None
+    assert await store.own(OTHER_URL, holder="b", ttl=15) == URL
+    clock.now += 14.9
+    assert await store.own(OTHER_URL, holder="b", ttl=15) == URL
+    clock.now += 0.1
+    assert await store.own(OTHER_URL, holder="b", ttl=15) is None
+    assert await store.own(URL, holder="a", ttl=15) == OTHER_URL
+
+
+async def test_many_hold_the_store_for_one_address_and_each_renews_its_own(
+    store: Store, clock: Clock
+) -> None:
+    assert await store.own(URL, holder="a", ttl=15) is None
+    clock.now += 10
+    assert await store.own(URL, holder="b", ttl=15) is None
+    clock.now += 10
+    assert await store.own(OTHER_URL, holder="c", ttl=15) == URL
+    assert await store.own(URL, holder="b", ttl=15) is None
+    clock.now += 14
+    assert await store.own(OTHER_URL, holder="c", ttl=15) == URL
+    clock.now += 1
+    assert await store.own(OTHER_URL, holder="c", ttl=15) is None
+
+
+async def test_store_is_free_when_its_last_holder_lets_go(store: Store) -> None:
+    await store.own(URL, holder="a", ttl=15)
+    await store.own(URL, holder="b", ttl=15)
+    await store.disown("a")
+    await store.disown("nobody")
+    assert await store.own(OTHER_URL, holder="c", ttl=15) == URL
+    await store.disown("b")
+    assert await store.own(OTHER_URL, holder="c", ttl=15) is None
+
+
+async def test_holder_may_go_to_another_address_when_it_is_alone(store: Store) -> None:
+    await store.own(URL, holder="a", ttl=15)
+    assert await store.own(OTHER_URL, holder="a", ttl=15) is None
+    assert await store.own(URL, holder="b", ttl=15) == OTHER_URL
+
+
+async def test_of_many_addresses_at_once_one_has_the_store(store: Store) -> None:
+    answers: list[str | None] = []
+
+    async def own(number: int) -> None:
+        answers.append(await store.own(f"{URL}/{number}", holder=str(number), ttl=15))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(16):
+            tasks.start_soon(own, number)
+    assert answers.count(None) == 1
+    assert len(set(answers)) == 2
+
+
 # Dead letters
 
 
@@ -935,6 +1230,15 @@ async def test_discarded_letters_are_gone_for_good(store: Store) -> None:
     assert await store.replay([first, third]) == 0
     assert await store.discard([]) == 0
     assert await store.counts() == Counts(waiting=0, dead_letters=1)
+
+
+@pytest.mark.parametrize("act", ["replay", "discard"])
+async def test_text_alone_is_no_list_of_ids(store: Store, act: str) -> None:
+    await bury_at_once(store, range(2))
+    first, second = await store.dead_letters()
+    with pytest.raises(TypeError, match="also when there is one"):
+        await getattr(store, act)(first.id + second.id)
+    assert await store.dead_letters() == [first, second]
 
 
 async def test_counts_tell_what_waits_and_since_when(store: Store) -> None:

@@ -7,15 +7,19 @@ nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import logging
 import traceback
+from collections.abc import Iterator
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from .. import AsanaWebhooksError, __version__
+from .output import log_to_stderr, on_one_line
 
 __all__ = ["COMMANDS", "cli"]
 
@@ -79,9 +83,14 @@ class _Commands(click.Group):
         found = [CompletionItem(name, help=COMMANDS[name]) for name in fitting]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _printable_errors():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with _printable_errors():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo(err=True)  # the shell's prompt would follow a ^C
             raise click.exceptions.Exit(INTERRUPTED) from None
@@ -90,7 +99,18 @@ class _Commands(click.Group):
         except Exception as error:
             if ctx.params["debug"]:
                 traceback.print_exc()
-            raise click.ClickException(_one_line(error)) from error
+            raise click.ClickException(on_one_line(_one_line(error))) from error
+
+
+@contextlib.contextmanager
+def _printable_errors() -> Iterator[None]:
+    """Let what click says of arguments, which it may quote, move no cursor."""
+    try:
+        yield
+    except click.ClickException as error:
+        if error.message is not None:  # a missing parameter is described by its class
+            error.message = on_one_line(error.message)  # type: ignore[misc] # final to subclasses
+        raise
 
 
 def _one_line(error: Exception) -> str:
@@ -116,11 +136,9 @@ def _of_the_system(error: OSError) -> str:
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
 def cli(*, debug: bool) -> None:
     """Asana webhooks: establish them, receive what they send, and see what is wrong."""
-    handler: logging.Handler = logging.NullHandler()
-    if debug:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("asana_webhooks")
-    logger.addHandler(handler)
     if debug:
+        log_to_stderr(logging.WARNING)
         logger.setLevel(logging.DEBUG)
+    else:
+        logger.addHandler(logging.NullHandler())  # Python would print warnings by itself

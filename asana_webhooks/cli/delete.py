@@ -6,7 +6,7 @@ import click
 
 from .access import Access
 from .options import STORE, YES, asana_options
-from .output import warnings_shown
+from .output import on_one_line, warnings_shown
 from .webhooks import routes_of, store_if_any
 
 __all__ = ["command"]
@@ -25,7 +25,7 @@ def command(*, gids: tuple[str, ...], store: str, access: Access, yes: bool) -> 
     import asyncio
 
     if not yes:
-        click.confirm(f"Delete {', '.join(gids)} for good?", abort=True, err=True)
+        click.confirm(on_one_line(f"Delete {', '.join(gids)} for good?"), abort=True, err=True)
     with warnings_shown():
         asyncio.run(_delete(access, store, gids))
 

@@ -23,6 +23,7 @@ from .access import (
     default_login_file,
 )
 from .options import BASE_URL
+from .output import on_one_line
 
 if TYPE_CHECKING:
     from ..auth import AsanaOAuth, Token
@@ -96,7 +97,7 @@ def command(
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     token = asyncio.run(log_in(oauth, _show)) if browser else _paste(oauth)
     click.echo(f"logged in as {_name(token)}")
-    click.echo(f"the token is in {path}", err=True)
+    click.echo(on_one_line(f"the token is in {path}"), err=True)
 
 
 def _show(url: str) -> None:
@@ -117,5 +118,4 @@ def _paste(oauth: AsanaOAuth) -> Token:
 def _name(token: Token) -> str:
     if token.user is None:
         return "a user whose name Asana did not tell"
-    text = f"{token.user.name or 'a user without a name'} ({token.user.gid})"
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return on_one_line(f"{token.user.name or 'a user without a name'} ({token.user.gid})")

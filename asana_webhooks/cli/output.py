@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import click
@@ -18,11 +19,15 @@ from ..models import Event
 __all__ = [
     "age",
     "describe",
+    "is_debugging",
+    "log_to_stderr",
     "on_one_line",
     "print_fields",
     "print_records",
     "warnings_shown",
 ]
+
+LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 
 GAP = "  "
 """What is between columns; a table has the same."""
@@ -70,13 +75,33 @@ def describe(event: Event) -> str:
 
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"{record.levelname.capitalize()}: {record.getMessage()}", err=True)
+        click.echo(f"{record.levelname.capitalize()}: {on_one_line(record.getMessage())}", err=True)
+
+
+def is_debugging() -> bool:
+    """Return whether the program was called with --debug."""
+    return bool(click.get_current_context().find_root().params.get("debug"))
+
+
+def log_to_stderr(level: int) -> None:
+    """Write what all loggers say, from this level on, to standard error until the program ends.
+
+    With --debug it is written already, and only the level changes.
+    """
+    root, context = logging.getLogger(), click.get_current_context()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    if context.parent is None or not is_debugging():
+        root.addHandler(handler)
+    context.call_on_close(partial(root.removeHandler, handler))
+    context.call_on_close(partial(root.setLevel, root.level))
+    root.setLevel(level)
 
 
 @contextlib.contextmanager
 def warnings_shown() -> Iterator[None]:
     """Print what the package warns of, a line each; with --debug its log says it already."""
-    if click.get_current_context().find_root().params.get("debug"):
+    if is_debugging():
         yield
         return
     logger, lines = logging.getLogger("asana_webhooks"), _Lines(logging.WARNING)
@@ -128,4 +153,8 @@ def _print_columns(records: Sequence[Record]) -> None:
 def on_one_line(value: Any) -> str:
     """Return a value on one line, whatever strangers put into it."""
     text = "-" if value is None else str(value)
-    return text if text.isprintable() else repr(text)[1:-1]
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .access import STORE_VARIABLE
 from .options import STORE
+from .output import is_debugging, log_to_stderr
 
 if TYPE_CHECKING:
     from ..client import WebhooksClient
@@ -52,9 +54,7 @@ def command(
 
     from .workers import reserved_port, supervise
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(logging.INFO)
     client = None if target is None else find_client(target)
     if workers == 1:
         asyncio.run(_serve(client, store, host, port, handlers=handlers, supervised=supervised))
@@ -64,10 +64,13 @@ def command(
         msg = "several workers share the port of a receiver; this client has none (serve=False)"
         raise click.ClickException(msg)
     with reserved_port(host or HOST, own if port is None else port) as shared:
-        options = ["--port", str(shared), "--store", store, "--supervised"]
-        options += ["--host", host] if host else []
-        options += [] if handlers else ["--no-handlers"]
-        asyncio.run(supervise(["serve", *([target] if target else []), *options], workers))
+        arguments = ["--debug"] if is_debugging() else []
+        arguments += ["serve", *([target] if target else [])]
+        arguments += ["--port", str(shared), "--supervised", *(["--host", host] if host else [])]
+        arguments += [] if handlers else ["--no-handlers"]
+        # The store's URL may hold a password, and everybody here may read arguments.
+        environment = os.environ if target else os.environ | {STORE_VARIABLE: store}
+        asyncio.run(supervise(arguments, environment, workers))
 
 
 def find_client(target: str) -> WebhooksClient:

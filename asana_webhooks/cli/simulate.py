@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from .output import print_records
+from .output import on_one_line, print_records
 
 if TYPE_CHECKING:
     from ..simulator import AsanaSimulator, Handshake
@@ -109,14 +108,8 @@ def command(*, names: tuple[str, ...], quiet: bool, **options: Any) -> None:
 
 
 async def _run(names: tuple[str, ...], *, quiet: bool, **options: Any) -> None:
-    import asyncio
-
     from ..simulator import AsanaSimulator
-
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    from .signals import stopping
 
     def tell(traffic: Traffic) -> None:
         _say(f"{asana.now:%m-%d %H:%M:%S}  {describe(traffic)}")
@@ -124,10 +117,11 @@ async def _run(names: tuple[str, ...], *, quiet: bool, **options: Any) -> None:
     asana = AsanaSimulator(watch=None if quiet else tell, **options)
     for name in names:
         asana.faults.add(name)
-    async with asana:
-        click.echo(asana.base_url)  # which flushes
-        _say(_introduction(asana))
-        await stop.wait()
+    with stopping() as told:
+        async with asana:
+            click.echo(asana.base_url)  # which flushes
+            _say(_introduction(asana))
+            await told.once.wait()
 
 
 def _say(text: str) -> None:
@@ -169,7 +163,7 @@ def describe(traffic: Traffic) -> str:
         again = f" (attempt {traffic.number})" if traffic.number > 1 else ""
         said = f"{_events(traffic.body)} -> {traffic.status or 'no answer'}{again}"
         text = f"delivery   to webhook {traffic.webhook_gid}: {said}"
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return on_one_line(text)
 
 
 def _outcome(handshake: Handshake) -> str:

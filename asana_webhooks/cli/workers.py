@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
+
+from .._background import background_task
+from .signals import Stopping, stopping
 
 __all__ = ["end_of_input", "reserved_port", "supervise"]
 
@@ -54,68 +56,73 @@ def end_of_input() -> asyncio.Event:
     return ended
 
 
-async def supervise(command: Sequence[str], count: int) -> None:
+async def supervise(arguments: Sequence[str], environment: Mapping[str, str], count: int) -> None:
     """Run ``count`` processes of a command of this program until told to stop by a signal.
 
     Told twice, it kills them. Raises ClickException when they do not start.
     """
-    workers = _Workers(command)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, workers.stop)
-    try:
+    with stopping() as told:
+        workers = _Workers(arguments, environment, told)
         async with asyncio.TaskGroup() as group:
             for _ in range(count):
                 group.create_task(workers.keep_one())
-    except* click.ClickException as errors:
-        raise errors.exceptions[0] from None
+    if workers.start_failed_with is not None:
+        msg = (
+            f"a worker did not start: it ended with status {workers.start_failed_with};"
+            " its log says why"
+        )
+        raise click.ClickException(msg)
 
 
 class _Workers:
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = [sys.executable, "-m", "asana_webhooks", *command]
-        self._running: set[asyncio.subprocess.Process] = set()
-        self._started_at = time.monotonic()
-        self._told = asyncio.Event()
+    """The processes; ``start_failed_with`` is the status of one that died at its start."""
 
-    def stop(self) -> None:
-        """Tell the workers to stop; the second time, kill them."""
-        number = signal.SIGKILL if self._told.is_set() else signal.SIGTERM
-        self._told.set()
-        for worker in self._running:
-            with contextlib.suppress(ProcessLookupError):
-                worker.send_signal(number)
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], told: Stopping
+    ) -> None:
+        self._command = [sys.executable, "-m", "asana_webhooks", *arguments]
+        self._environment = environment
+        self._started_at = time.monotonic()
+        self._told = told
+        self.start_failed_with: int | None = None
 
     async def keep_one(self) -> None:
         """Run one worker, and another in its place when it dies, until told to stop."""
-        while not self._told.is_set():
+        while not self._told.once.is_set():
             status = await self._run_one()
-            if self._told.is_set():
+            if self._told.once.is_set():
                 return
             if time.monotonic() - self._started_at < STARTED_AFTER:
-                self.stop()
-                msg = f"a worker did not start: it ended with status {status}; its log says why"
-                raise click.ClickException(msg)
+                self.start_failed_with = status
+                self._told.tell()  # the others end too
+                return
             logger.warning("a worker died with status %s; another is started", status)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), PAUSE)
+                await asyncio.wait_for(self._told.once.wait(), PAUSE)
 
     async def _run_one(self) -> int:
+        """Return the status with which a worker ended, by itself or because it was told to."""
         # A session of its own: Ctrl-C is for the supervisor alone, which passes it on once.
         worker = await asyncio.create_subprocess_exec(
-            *self._command, stdin=asyncio.subprocess.PIPE, start_new_session=True
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            env=self._environment,
+            start_new_session=True,
         )
-        self._running.add(worker)
-        if self._told.is_set():  # while it was being started
-            worker.terminate()
-        ended = asyncio.create_task(worker.wait())
-        told = asyncio.create_task(self._told.wait())
-        try:
-            await asyncio.wait([ended, told], return_when=asyncio.FIRST_COMPLETED)
-            with contextlib.suppress(TimeoutError):
-                return await asyncio.wait_for(asyncio.shield(ended), STOP_TIMEOUT)
-            worker.kill()
+        async with background_task(worker.wait(), "worker") as ended:
+            await _first(ended, self._told.once)
+            with contextlib.suppress(ProcessLookupError):  # it has ended at this moment
+                if not ended.done():
+                    worker.terminate()
+                    await _first(ended, self._told.twice, within=STOP_TIMEOUT)
+                if not ended.done():
+                    worker.kill()
             return await ended
-        finally:
-            told.cancel()
-            self._running.discard(worker)
+
+
+async def _first(
+    ended: asyncio.Task[int], told: asyncio.Event, *, within: float | None = None
+) -> None:
+    """Return when one of these has happened, or after so many seconds."""
+    async with background_task(told.wait(), "signal") as waiting:
+        await asyncio.wait([ended, waiting], timeout=within, return_when=asyncio.FIRST_COMPLETED)

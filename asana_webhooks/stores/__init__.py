@@ -39,7 +39,7 @@ MAX_WAITING = 100_000
 """How many deliveries an inbox holds, unless another limit is given, before it refuses more."""
 
 MAX_CLAIM_BYTES = 8 * 1024 * 1024
-"""How many bytes of bodies a claim holds, or a list of dead letters; one is always returned."""
+"""How many bytes of bodies a claim or a list of dead letters holds; the first is always in it."""
 
 MAX_HELD = 100
 """How many deliveries are held for one candidate. They are no part of ``max_waiting``."""
@@ -98,6 +98,21 @@ class Store(Protocol):
         """Write what is under way, then close."""
         ...
 
+    # Ownership
+
+    async def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
+        """Let this public URL have the store for ``ttl`` seconds, held by ``holder``.
+
+        ``holder`` is one process's random name; holders of one URL may be many, and each renews its
+        own. Returns None when the URL has the store, else the one whose holders live; then nothing
+        is changed.
+        """
+        ...
+
+    async def disown(self, holder: str) -> None:
+        """End what this holder holds."""
+        ...
+
     # Routes
 
     async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
@@ -109,11 +124,18 @@ class Store(Protocol):
         ...
 
     async def get_route(self, route: str) -> Route | None:
-        """Return the route with this id; None when it is unknown, dropped or expired."""
+        """Return the route with this id; None when it is unknown, dropped or expired.
+
+        Raises StoreError when its record or its secret cannot be read.
+        """
         ...
 
     async def list_routes(self, resource: str | None = None) -> list[Route]:
-        """Return the reserved and confirmed routes, oldest first, of one resource or of all."""
+        """Return the reserved and confirmed routes, oldest first, of one resource or of all.
+
+        One whose secret cannot be read is among them without it; one whose record cannot be read
+        is left out.
+        """
         ...
 
     async def add_candidate(self, route: str, secret: str) -> bool:
@@ -143,7 +165,8 @@ class Store(Protocol):
     async def retire(self, route: str) -> bool:
         """Retire a confirmed route; True for the one call that did it.
 
-        Its secret is forgotten, deliveries that wait are still handled.
+        Its secret is forgotten, deliveries that wait are still handled. The route is forgotten
+        after 48 hours, once none waits.
         """
         ...
 
@@ -163,7 +186,8 @@ class Store(Protocol):
 
         With ``candidate`` it is held until that secret is confirmed (at once, when it is by now),
         and dropped, False, when the secret is no candidate any more. With ``reason`` it goes to
-        the dead letters instead of the queue. Raises StoreError when the inbox is full.
+        the dead letters instead of the queue. Raises StoreError when the inbox is full, or when
+        too much is held for the candidate.
         """
         ...
 
@@ -184,8 +208,10 @@ class Store(Protocol):
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
         """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.
 
-        The lease lasts ``lease`` seconds; meanwhile no one else is given this route. None when
-        nothing is due. A claim that is cancelled is given back.
+        Fewer when their bodies are large. The lease lasts ``lease`` seconds; meanwhile no one else
+        is given this route. When it runs out, all that the claim still held has crashed once more;
+        what has crashed before is claimed alone. None when nothing is due. A claim that is
+        cancelled is given back. What cannot be read becomes a dead letter.
         """
         ...
 
@@ -202,7 +228,8 @@ class Store(Protocol):
     ) -> bool:
         """Make a delivery due again in ``delay`` seconds; False when the lease is lost.
 
-        With no delay it keeps its place before those that came after it.
+        With no delay it keeps its place before those that came after it. Of its crashes at most
+        one is kept: whoever releases it lives.
         """
         ...
 
@@ -222,17 +249,26 @@ class Store(Protocol):
         ...
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
-        """Return dead letters, oldest first, from behind the one with the id ``after``."""
+        """Return dead letters, oldest first, from behind the one with the id ``after``.
+
+        Up to ``limit``, fewer when their bodies are large; at least one when there is one.
+        """
         ...
 
-    async def get_dead_letter(self, letter: str) -> DeadLetter | None:
+    async def get_dead_letter(self, id: str) -> DeadLetter | None:  # noqa: A002 - what else is it
         """Return the dead letter with this id; None when there is none."""
         ...
 
-    async def replay(self, letters: Sequence[str]) -> int:
-        """Move the dead letters with these ids back to the inbox; returns how many there were."""
+    async def replay(self, ids: Sequence[str]) -> int:
+        """Move the dead letters with these ids back to the inbox; returns how many there were.
+
+        Raises TypeError for a text alone.
+        """
         ...
 
-    async def discard(self, letters: Sequence[str]) -> int:
-        """Remove the dead letters with these ids for good; returns how many there were."""
+    async def discard(self, ids: Sequence[str]) -> int:
+        """Remove the dead letters with these ids for good; returns how many there were.
+
+        Raises TypeError for a text alone.
+        """
         ...

@@ -10,12 +10,15 @@ fingerprint is the secret itself. On disks and servers the two are ``secret`` an
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import StoreError
 
-__all__ = ["EncryptedSecret", "SecretCipher"]
+__all__ = ["EncryptedSecret", "SecretCipher", "report_unreadable", "webhook_name"]
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet, MultiFernet
@@ -29,6 +32,10 @@ KEY_LOST = (
     " lost, begin with a new store and establish the webhooks again"
 )
 
+UNREADABLE = (
+    "its secret cannot be decrypted or is damaged, so its deliveries are answered 503: restore a"
+    " copy of the store, or delete the webhook and establish it again"
+)
 MISPLACED = (
     "a secret was encrypted for another route: somebody changed the store; restore a copy of it"
 )
@@ -80,6 +87,8 @@ class SecretCipher:
 
     def decrypt(self, route: str, kept: EncryptedSecret) -> str:
         """Return the secret. Raises StoreError when no key fits, or it is another route's."""
+        if not isinstance(kept.fingerprint, str):  # damaged text, as a store found it
+            raise StoreError(UNREADABLE)
         if kept.ciphertext is None:
             return kept.fingerprint
         text = _decrypt(self._all, kept.ciphertext)
@@ -99,6 +108,23 @@ class SecretCipher:
         if self._newest is None or (kept.ciphertext and _decrypt(self._newest, kept.ciphertext)):
             return None
         return self.encrypt(route, secret)
+
+
+def webhook_name(gid: object, resource: object) -> str:
+    """Return what a webhook is called where its route must not be shown."""
+    of = f"of resource {resource}" if isinstance(resource, str) else "of an unknown resource"
+    return f"webhook {gid} {of}" if isinstance(gid, str) else f"a webhook {of}"
+
+
+def report_unreadable(webhooks: Sequence[str], *, decrypted: int) -> None:
+    """Say which webhooks' secrets cannot be decrypted, when a store is opened.
+
+    ``decrypted`` is how many could be. Raises StoreError when that is none: the key is lost.
+    """
+    if webhooks and not decrypted:
+        raise StoreError(KEY_LOST)
+    for webhook in webhooks:
+        logger.error("%s is set aside: %s", webhook, UNREADABLE)
 
 
 def _bytes(route: str, secret: str) -> bytes:

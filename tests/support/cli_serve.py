@@ -57,10 +57,11 @@ def serve(place: Place) -> Iterator[Serve]:
     """Return what starts the command; whatever still runs is killed."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+    def start(*arguments: str, debug: bool = False, **variables: str) -> subprocess.Popen[bytes]:
+        options = ["--debug"] if debug else []
         with place.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "asana_webhooks", "serve", *arguments],
+                [sys.executable, "-m", "asana_webhooks", *options, "serve", *arguments],
                 cwd=HERE,
                 env={**os.environ, **place.environment, **variables},
                 stdout=log,

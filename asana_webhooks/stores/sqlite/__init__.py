@@ -12,21 +12,39 @@ wait and however many routes are leased.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ...errors import StoreError
-from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
-from .. import MAX_WAITING
+from ...models import Claim, Delivery
+from .. import MAX_WAITING, check_ids, check_limit
 from .._encryption import SecretCipher
 from ._tables import Tables
 from ._writer import Writer
 
 __all__ = ["SqliteStore"]
+
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def _by_the_writer(
+    operation: Callable[Concatenate[Tables, P], T],
+) -> Callable[Concatenate[SqliteStore, P], Coroutine[Any, Any, T]]:
+    """Return the method of the store that has this done by the thread of the writer."""
+
+    @functools.wraps(operation)
+    async def call(self: SqliteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        done = self._opened().submit(operation, *args, **kwargs)
+        del args, kwargs  # a traceback that shows the values of names must not show secrets
+        return await done
+
+    return call
 
 
 class SqliteStore:
@@ -57,7 +75,7 @@ class SqliteStore:
     ) -> None:
         self._cipher = SecretCipher(encryption_keys)
         self._path = os.fspath(path)
-        if self._path in {"", ":memory:"}:
+        if self._path in {"", ":memory:"} or "\0" in self._path:
             msg = f"{self._path!r} is no file's path; MemoryStore keeps everything in memory"
             raise ValueError(msg)
         self._max_waiting = max_waiting
@@ -93,55 +111,37 @@ class SqliteStore:
         writer, self._writer = self._opened(), None
         await writer.stop()
 
-    # Routes
+    own = _by_the_writer(Tables.own)
+    disown = _by_the_writer(Tables.disown)
 
-    async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
-        """Add a reserved route for ``ttl`` seconds; False when ``exclusive`` or its id is taken."""
-        return await self._opened().submit(Tables.reserve, route, ttl, exclusive)
+    reserve = _by_the_writer(Tables.reserve)
+    get_route = _by_the_writer(Tables.get_route)
+    list_routes = _by_the_writer(Tables.list_routes)
+    add_candidate = _by_the_writer(Tables.add_candidate)
+    confirm = _by_the_writer(Tables.confirm)
+    set_filters = _by_the_writer(Tables.set_filters)
+    note_heartbeat = _by_the_writer(Tables.note_heartbeat)
+    retire = _by_the_writer(Tables.retire)
+    drop = _by_the_writer(Tables.drop)
 
-    async def get_route(self, route: str) -> Route | None:
-        """Return the route with this id."""
-        try:
-            route.encode()
-        except UnicodeEncodeError:  # a stranger's path; no route has such an id
-            return None
-        return await self._opened().submit(Tables.get_route, route)
+    renew = _by_the_writer(Tables.renew)
+    ack = _by_the_writer(Tables.ack)
+    release = _by_the_writer(Tables.release)
+    bury = _by_the_writer(Tables.bury)
+    end_claim = _by_the_writer(Tables.end_claim)
+    counts = _by_the_writer(Tables.counts)
 
-    async def list_routes(self, resource: str | None = None) -> list[Route]:
-        """Return the reserved and confirmed routes, oldest first."""
-        return await self._opened().submit(Tables.list_routes, resource)
-
-    async def add_candidate(self, route: str, secret: str) -> bool:
-        """Keep a handshake's secret; True when the route holds it now."""
-        return await self._opened().submit(Tables.add_candidate, route, secret)
-
-    async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
-        """Turn a reserved route into a confirmed one."""
-        return await self._opened().submit(Tables.confirm, route, gid, secret)
-
-    async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
-        """Keep the filters that the webhook of this route has now."""
-        await self._opened().submit(Tables.set_filters, route, filters)
-
-    async def note_heartbeat(self, route: str, at: datetime) -> None:
-        """Keep when the last heartbeat came."""
-        await self._opened().submit(Tables.note_heartbeat, route, at)
-
-    async def retire(self, route: str) -> bool:
-        """Retire a confirmed route; True for the one call that did it."""
-        return await self._opened().submit(Tables.retire, route)
-
-    async def drop(self, route: str) -> Route | None:
-        """Forget a reserved route with its candidates and what is held for them."""
-        return await self._opened().submit(Tables.drop, route)
-
-    # Inbox
+    dead_letters = _by_the_writer(Tables.dead_letters)
+    get_dead_letter = _by_the_writer(Tables.get_dead_letter)
+    _replay = _by_the_writer(Tables.replay)
+    _discard = _by_the_writer(Tables.discard)
 
     async def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
     ) -> bool:
-        """Keep a delivery; False for a duplicate, or when its candidate is none any more."""
-        return await self._opened().submit_put(delivery, candidate, reason)
+        done = self._opened().submit_put(delivery, candidate, reason)
+        del candidate  # see above
+        return await done
 
     async def notify(self) -> None:
         """Do nothing: workers of other processes look for themselves."""
@@ -150,63 +150,22 @@ class SqliteStore:
         """Return at once."""
 
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
-        """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.
-
-        A delivery whose lease ran out waits from then on. A claim that is cancelled is given back.
-        """
-        if limit < 1:
-            msg = f"a claim needs a limit of at least 1, not {limit}"
-            raise ValueError(msg)
+        check_limit(limit)
         writer = self._opened()
         given: list[Claim] = []
         try:
-            return await writer.submit(Tables.claim, limit, lease, given)
+            return await writer.submit(Tables.claim, given, limit=limit, lease=lease)
         except asyncio.CancelledError:
             writer.submit(Tables.give_back, given).cancel()  # it runs, nobody waits for it
             raise
 
-    async def renew(self, claim: Claim, *, lease: float) -> bool:
-        """Let the lease end ``lease`` seconds from now; False when it is lost."""
-        return await self._opened().submit(Tables.renew, claim, lease)
+    async def replay(self, ids: Sequence[str]) -> int:
+        check_ids(ids)
+        return await self._replay(ids)
 
-    async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
-        """Remove handled deliveries; False when the lease is lost."""
-        return await self._opened().submit(Tables.ack, claim, handled)
-
-    async def release(
-        self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
-    ) -> bool:
-        """Make a delivery due again in ``delay`` seconds; False when the lease is lost."""
-        writer = self._opened()
-        return await writer.submit(Tables.release, claim, delivery, delay, attempts, done)
-
-    async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
-        """Remove a delivery and leave these dead letters; False when the lease is lost."""
-        return await self._opened().submit(Tables.bury, claim, delivery, letters)
-
-    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
-        """Remove handled deliveries, then give the lease back; False when it is lost."""
-        return await self._opened().submit(Tables.end_claim, claim, handled)
-
-    async def counts(self) -> Counts:
-        """Return how much is in the inbox."""
-        return await self._opened().submit(Tables.counts)
-
-    async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
-        """Return dead letters, oldest first, from behind the one with the id ``after``."""
-        return await self._opened().submit(Tables.dead_letters, limit, after)
-
-    async def get_dead_letter(self, letter: str) -> DeadLetter | None:
-        """Return the dead letter with this id."""
-        return await self._opened().submit(Tables.get_dead_letter, letter)
-
-    async def replay(self, letters: Sequence[str]) -> int:
-        """Move the dead letters with these ids back to the inbox; returns how many there were."""
-        return await self._opened().submit(Tables.replay, letters)
-
-    async def discard(self, letters: Sequence[str]) -> int:
-        """Remove the dead letters with these ids for good; returns how many there were."""
-        return await self._opened().submit(Tables.discard, letters)
+    async def discard(self, ids: Sequence[str]) -> int:
+        check_ids(ids)
+        return await self._discard(ids)
 
     def _opened(self) -> Writer:
         if self._writer is None:

@@ -1,45 +1,73 @@
-"""What the store does, in SQL."""
+"""The calls of the store, in SQL."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
+from msgspec.structs import replace
+
 from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
-from .. import MAX_CANDIDATES
-from .._encryption import EncryptedSecret, SecretCipher
-from . import sql
-from ._file import transaction
-from .rows import (
-    KNOWN_FOR,
+from .. import (
+    DUPLICATES_KNOWN_FOR,
+    MAX_CANDIDATES,
+    MAX_CLAIM_BYTES,
+    MAX_HELD,
+    MAX_HELD_BYTES,
+    RETIRED_KNOWN_FOR,
+    held_full,
+    inbox_full,
+)
+from .._codec import MICROSECOND, encode_filters, letter_of, prefix_of, to_micros
+from .._encryption import EncryptedSecret, SecretCipher, report_unreadable, webhook_name
+from ._file import SQL, transaction
+from ._rows import (
     LETTER_ID,
-    date_of,
-    dead_letter_of,
+    UNREADABLE,
+    UnreadableRowError,
+    chunks,
     delivery_of,
-    filters_of,
-    letter_of,
-    letter_row,
-    number_of,
-    parts,
-    spread,
-    text_of,
+    from_letter,
+    is_queue,
+    letter_of_delivery,
+    letter_of_row,
+    placeholders,
+    route_of,
+    time_of,
 )
 
 __all__ = ["Put", "Tables"]
 
+logger = logging.getLogger(__name__)
+
 PRUNE_EVERY = 256
 """How many digests are learnt before old ones are forgotten."""
+
+FREE_PAGES = 1024
+"""How many free pages the file keeps, or a third of those in use when that is more."""
+
+KNOWN_FOR = DUPLICATES_KNOWN_FOR // MICROSECOND
+
+ROUTE_DAMAGED = (
+    "the row of a webhook in table routes is damaged: restore a copy of the file, or delete the"
+    " webhook and establish it again"
+)
 
 Put: TypeAlias = tuple[Delivery, str | None, str | None]
 """A delivery, and its candidate and reason."""
 
 
 class Tables:
-    """What the store does, in SQL: each method a part of a transaction of the writer."""
+    """The calls of the store, in SQL: each a part of a transaction of the writer.
+
+    ``steps`` grows with each statement.
+    """
 
     def __init__(
         self,
@@ -48,13 +76,14 @@ class Tables:
         clock: Callable[[], float],
         cipher: SecretCipher,
     ) -> None:
+        self.steps = 0
         self._cipher = cipher
         self._connection = connection
-        self._execute = connection.execute
         self._max_waiting = max_waiting
         self._clock = clock
         self._now = clock()
         self._unpruned = 0
+        self._set_aside: set[str] = set()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -64,33 +93,60 @@ class Tables:
             self._now = self._clock()
             yield
             if self._connection.total_changes != changes:
-                self._execute(sql.SET_CLOCK, (self._now,))
+                self._run("set_clock", self._now)
 
-    def reserve(self, route: Route, ttl: float, exclusive: bool) -> bool:  # noqa: FBT001 - as the store passes it
-        self._execute(sql.PURGE, (self._now,))
+    def _run(self, name: str, *values: Any) -> sqlite3.Cursor:
+        return self._execute(SQL[name], values)
+
+    def _execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
+        self.steps += 1
+        return self._connection.execute(statement, values)
+
+    # Ownership
+
+    def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
+        self._run("forget_owners", self._now)
+        other = self._run("find_other_owner", public_url, holder).fetchone()
+        if other is not None:
+            return str(other[0])
+        self._run("own", holder, public_url, self._now + ttl)
+        return None
+
+    def disown(self, holder: str) -> None:
+        self._run("disown", holder)
+        self._run("forget_owners", self._now)
+
+    # Routes
+
+    def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
+        self._run("forget_routes", self._now)
         values = {
             "id": route.id,
             "target": route.target,
-            "place": route.target.rpartition("/")[0],
+            "prefix": prefix_of(route.target),
             "resource": route.resource,
-            "filters": text_of(route.filters),
-            "created_at": number_of(route.created_at),
-            "heartbeat_at": route.heartbeat_at and number_of(route.heartbeat_at),
+            "filters": encode_filters(route.filters),
+            "created_at": to_micros(route.created_at),
+            "heartbeat_at": route.heartbeat_at and to_micros(route.heartbeat_at),
             "expires": self._now + ttl,
-            "sole": exclusive,
+            "exclusive": exclusive,
         }
-        return self._execute(sql.RESERVE, values).rowcount == 1
+        return self._execute(SQL["reserve"], values).rowcount == 1
 
     def get_route(self, route: str) -> Route | None:
-        row = self._execute(sql.GET_ROUTE, (route, self._now)).fetchone()
+        try:
+            route.encode()
+        except UnicodeEncodeError:  # a stranger's path; no route has such an id
+            return None
+        row = self._execute(SQL["get_route"], {"route": route, "now": self._now}).fetchone()
         return self._route(row) if row else None
 
-    def list_routes(self, resource: str | None) -> list[Route]:
+    def list_routes(self, resource: str | None = None) -> list[Route]:
         if resource is None:
-            rows = self._execute(sql.LIST_ROUTES, (self._now,))
+            rows = self._run("list_routes", self._now)
         else:
-            rows = self._execute(sql.LIST_ROUTES_OF, (self._now, resource))
-        return [self._route(row) for row in rows.fetchall()]
+            rows = self._run("list_routes_of", self._now, resource)
+        return [route for row in rows.fetchall() if (route := self._listed(row))]
 
     def add_candidate(self, route: str, secret: str) -> bool:
         found = self.get_route(route)
@@ -99,256 +155,375 @@ class Tables:
         if found.state == "reserved" and secret not in found.candidates:
             if len(found.candidates) == MAX_CANDIDATES:
                 return False
-            self._execute(sql.ADD_CANDIDATE, (route, *self._cipher.encrypt(route, secret)))
+            self._run("add_candidate", route, *self._cipher.encrypt(route, secret))
             return True
         return secret == found.secret or secret in found.candidates
 
-    def confirm(self, route: str, gid: str, secret: str) -> bool:
-        (holder,) = self._find_candidate(route, secret) or (None,)
-        if holder is None:
+    def confirm(self, route: str, *, gid: str, secret: str) -> bool:
+        (candidate,) = self._find_candidate(route, secret) or (None,)
+        if candidate is None:
             return False
-        self._execute(sql.CONFIRM, (gid, holder, route))
-        if self._execute(sql.FREE_HELD, (self._now, holder)).rowcount:
-            self._insert(sql.OFFER, [(route, self._now)])
-        self._execute(sql.DROP_CANDIDATES, (route,))
+        self._run("confirm", gid, candidate, route)
+        if self._run("free_held", self._now, candidate).rowcount:
+            self._insert("offer", [(route, self._now)])
+        self._run("drop_candidates", route)
         return True
 
     def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
-        self._execute(sql.SET_FILTERS, (text_of(filters), route))
+        self._run("set_filters", encode_filters(filters), route)
 
     def note_heartbeat(self, route: str, at: datetime) -> None:
-        self._execute(sql.SET_HEARTBEAT, (number_of(at), route))
+        self._run("set_heartbeat", to_micros(at), route)
 
     def retire(self, route: str) -> bool:
-        return self._execute(sql.RETIRE, (route,)).rowcount == 1
+        expires = self._now + RETIRED_KNOWN_FOR.total_seconds()
+        return self._run("retire", expires, route).rowcount == 1
 
     def drop(self, route: str) -> Route | None:
         found = self.get_route(route)
         if found is None or found.state != "reserved":
             return None
-        self._execute(sql.DROP, (route,))
+        self._run("drop", route)
         return found
+
+    def _route(self, row: tuple[Any, ...]) -> Route:
+        """Return the route of a row. Raises StoreError when it, or a secret, cannot be read."""
+        *fields, secret, ciphertext = row
+        try:
+            route = route_of(tuple(fields))
+        except UnreadableRowError:
+            raise StoreError(ROUTE_DAMAGED) from None
+        if secret is not None:
+            kept = EncryptedSecret(secret, ciphertext)
+            return replace(route, secret=self._cipher.decrypt(route.id, kept))
+        if route.state == "reserved":
+            rows = self._run("list_candidates", route.id).fetchall()
+            candidates = (self._cipher.decrypt(route.id, EncryptedSecret(*row)) for row in rows)
+            return replace(route, candidates=tuple(candidates))
+        return route
+
+    def _listed(self, row: tuple[Any, ...]) -> Route | None:
+        """Return the route of a row, without its secrets where those cannot be read.
+
+        None where even the row cannot be. Either is said once.
+        """
+        try:
+            return self._route(row)
+        except StoreError as error:
+            id_, _, resource, _, _, gid, *_ = row
+            if id_ not in self._set_aside:
+                self._set_aside.add(id_)
+                logger.error("%s is set aside: %s", webhook_name(gid, resource), error)
+        try:
+            return route_of(row[:-2])
+        except UnreadableRowError:
+            return None
+
+    def _find_candidate(self, route: str, secret: str) -> tuple[int | None] | None:
+        """Return the id of a candidate, None in its place when it is confirmed; None for others."""
+        fingerprint = self._cipher.fingerprint(route, secret)
+        values = {"route": route, "secret": fingerprint, "now": self._now}
+        row: tuple[int | None] | None = self._execute(SQL["find_candidate"], values).fetchone()
+        return row
+
+    def reencrypt_secrets(self) -> None:
+        """Encrypt with the newest key what is not, and leave nothing of it in the file.
+
+        What cannot be decrypted is said and left. Raises StoreError when nothing encrypted can be.
+        """
+        self._run("erase")
+        renewed, decrypted, unreadable = 0, 0, []
+        with self.transaction():
+            for kind in ("confirmed", "candidate"):
+                rows = self._run(f"list_{kind}_secrets").fetchall()
+                for id_, route, gid, resource, *columns in rows:
+                    kept = EncryptedSecret(*columns)
+                    try:
+                        new = self._cipher.reencrypt(route, kept)
+                    except StoreError:
+                        unreadable.append(webhook_name(gid, resource))
+                        continue
+                    decrypted += kept.ciphertext is not None
+                    if new is not None:
+                        self._run(f"set_{kind}_secret", *new, id_)
+                        renewed += 1
+            report_unreadable(unreadable, decrypted=decrypted)
+        if renewed:
+            self._run("empty_log")
+        self._run("erase_no_more")
+
+    # Putting
 
     def put(self, puts: list[Put]) -> list[bool | StoreError]:
         """Keep deliveries, in few statements for many.
 
         Each statement lets go of the interpreter, and has to wait for it while a handler computes.
         """
-        intake = _Intake(self._sightings(puts), self._room(len(puts)))
+        intake = _Intake(self._known_digests(puts), self._max_waiting - self._count_waiting())
         answers = [self._admit(intake, *put) for put in puts]
-        self._insert(sql.SEE, intake.seen)
-        self._insert(sql.PUT, intake.deliveries)
-        self._insert(sql.OFFER, [(route, self._now) for route in intake.offers])
-        self._insert(sql.BURY, intake.letters)
-        self._forget(intake.seen)
+        self._insert("learn_digests", intake.learnt)
+        self._insert("put", intake.deliveries)
+        self._insert("offer", [(route, self._now) for route in intake.offers])
+        self._insert("bury", intake.letters)
+        self._forget_digests(intake.learnt)
         return answers
 
-    def claim(self, limit: int, lease: float, given: list[Claim]) -> Claim | None:
+    def _count_waiting(self) -> int:
+        (waiting,) = self._run("count_waiting").fetchone()
+        return int(waiting)
+
+    def _known_digests(self, puts: list[Put]) -> dict[bytes, int]:
+        digests = [delivery.digest for delivery, _, _ in puts]
+        found: dict[bytes, int] = {}
+        for chunk in chunks(digests):
+            statement = placeholders(SQL["find_digests"], len(chunk))
+            found.update(self._execute(statement, chunk).fetchall())
+        return found
+
+    def _admit(
+        self, intake: _Intake, delivery: Delivery, candidate: str | None, reason: str | None
+    ) -> bool | StoreError:
+        at = to_micros(delivery.received_at)
+        found = (None,) if candidate is None else self._find_candidate(delivery.route, candidate)
+        if found is None or intake.knows(delivery.digest, at):
+            return False
+        (holder,) = found
+        if reason is not None:
+            intake.letters.append(from_letter(letter_of(delivery, reason)))
+        elif holder is not None:
+            if not self._may_hold(intake, holder, len(delivery.body)):
+                return held_full()
+            intake.take(delivery, at, self._now, holder)
+        elif intake.remaining_capacity > 0:
+            intake.remaining_capacity -= 1
+            intake.take(delivery, at, self._now, None)
+            intake.offers[delivery.route] = None
+        else:
+            return inbox_full(self._max_waiting)
+        intake.learn(delivery.digest, at)
+        return True
+
+    def _may_hold(self, intake: _Intake, holder: int, size: int) -> bool:
+        if holder not in intake.held:
+            intake.held[holder] = self._run("count_held", holder).fetchone()
+        count, held = intake.held[holder]
+        if count >= MAX_HELD or held + size > MAX_HELD_BYTES:
+            return False
+        intake.held[holder] = count + 1, held + size
+        return True
+
+    def _forget_digests(self, learnt: list[tuple[bytes, int]]) -> None:
+        """Forget what is too old, twice as fast as new is learnt."""
+        self._unpruned += len(learnt)
+        if self._unpruned >= PRUNE_EVERY:
+            self._run("forget_digests", 2 * self._unpruned, learnt[-1][1], KNOWN_FOR)
+            self._unpruned = 0
+
+    # Claiming
+
+    def claim(self, given: list[Claim], *, limit: int, lease: float) -> Claim | None:
         """Return what is due; ``given`` holds it for whoever finds the claimant gone."""
-        now = self._now
-        while row := self._execute(sql.FIND_DUE, (now,)).fetchone():
-            route, fence = row[0], row[1] + 1
-            self._execute(sql.LEASE, (now + lease, fence, route))
-            rows = self._execute(sql.TAKE, (route, now, limit)).fetchall()
-            deliveries = tuple(delivery_of(route, row) for row in rows)
-            claim = Claim(route=route, fence=fence, deliveries=deliveries)
+        while row := self._run("find_due", self._now).fetchone():
+            if not is_queue(row):
+                self._mend_queue(row[0])
+                continue
+            route, fence, leased, claimed = row
+            if leased and claimed:  # the lease ran out
+                self._change(route, "count_crashes", claimed.split(","))
+            deliveries = self._take(route, limit)
+            ids = ",".join(delivery.id for delivery in deliveries)
+            claim = Claim(route=route, fence=fence + 1, deliveries=deliveries)
+            self._run("lease", self._now + lease, claim.fence, ids, route)
             if deliveries:
                 given[:] = [claim]
                 return claim
-            self.end_claim(claim)  # a lease ran out with nothing left, or all of it put off
+            self.end_claim(claim)  # all of it was put off, or cannot be read
         return None
 
     def give_back(self, given: list[Claim]) -> None:
         for claim in given:
             self.end_claim(claim)
 
-    def renew(self, claim: Claim, lease: float) -> bool:
-        return self._execute(sql.RENEW, (self._now + lease, claim.route, claim.fence)).rowcount == 1
+    def renew(self, claim: Claim, *, lease: float) -> bool:
+        return self._run("renew", self._now + lease, claim.route, claim.fence).rowcount == 1
 
     def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
-        if not self._is_leased(claim):
+        if self._claimed(claim) is None:
             return False
         self._remove(claim, handled)
         return True
 
     def release(
-        self, claim: Claim, delivery: Delivery, delay: float, attempts: int, done: int
+        self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
     ) -> bool:
-        if not self._is_leased(claim):
+        claimed = self._claimed(claim)
+        if claimed is None:
             return False
         due = self._now + delay if delay else None
         values = (due, attempts, done, delivery.id, claim.route)
-        return self._execute(sql.RELEASE, values).rowcount == 1
+        if self._run("release", *values).rowcount == 0:
+            return False
+        self._run("set_claimed", ",".join(set(claimed) - {delivery.id}), claim.route)
+        return True
 
     def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
-        if not self._is_leased(claim) or not self._remove(claim, [delivery]):
+        if self._claimed(claim) is None or not self._remove(claim, [delivery]):
             return False
-        self._insert(sql.BURY, [letter_row(letter) for letter in letters])
+        self._insert("bury", [from_letter(letter) for letter in letters])
         return True
 
     def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
         if not self.ack(claim, handled):
             return False
-        self._execute(sql.FINISH, (claim.route,))
+        self._run("end_claim", claim.route)
         return True
 
     def counts(self) -> Counts:
-        self._execute(sql.PURGE, (self._now,))
-        waiting, letters, oldest = self._execute(sql.COUNT).fetchone()
-        return Counts(
-            waiting=waiting,
-            dead_letters=letters,
-            oldest_at=None if oldest is None else date_of(oldest),
-        )
+        self._run("forget_routes", self._now)
+        waiting, letters, oldest = self._run("count").fetchone()
+        return Counts(waiting=waiting, dead_letters=letters, oldest_at=time_of(oldest))
 
-    def dead_letters(self, limit: int, after: str) -> list[DeadLetter]:
-        if after and not LETTER_ID.fullmatch(after):
-            return []
-        rows = self._execute(sql.LIST_LETTERS, (after or 0, limit)).fetchall()
-        return [dead_letter_of(row) for row in rows]
+    def _take(self, route: str, limit: int) -> tuple[Delivery, ...]:
+        """Return the first due deliveries of a route; one that may kill its process comes alone."""
+        deliveries: list[Delivery] = []
+        unreadable: list[tuple[Any, ...]] = []
+        size = 0
+        with contextlib.closing(self._run("take", route, self._now, limit)) as rows:
+            for row in rows:
+                try:
+                    delivery = delivery_of(route, row)
+                except UnreadableRowError:
+                    unreadable.append((row[0], row[2], row[-1]))
+                    continue
+                size += len(delivery.body)
+                if deliveries and (delivery.crashes or size > MAX_CLAIM_BYTES):
+                    break
+                deliveries.append(delivery)
+                if delivery.crashes:
+                    break
+        self._bury_unreadable(route, unreadable)
+        return tuple(deliveries)
 
-    def get_dead_letter(self, letter: str) -> DeadLetter | None:
-        if not LETTER_ID.fullmatch(letter):
-            return None
-        row = self._execute(sql.GET_LETTER, (letter,)).fetchone()
-        return dead_letter_of(row) if row else None
+    def _bury_unreadable(self, route: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for id_, received_at, body in rows:
+            self._insert("bury", [from_letter(letter_of_delivery(route, received_at, body))])
+            self._run("drop_delivery", id_)
+            logger.error("delivery %d became a dead letter: %s", id_, UNREADABLE)
 
-    def replay(self, letters: Sequence[str]) -> int:
-        return sum(self._replay(letter) for letter in letters)
+    def _mend_queue(self, route: Any) -> None:
+        """Make a queue that cannot be read again, of what waits in it."""
+        self._run("drop_queue", route)
+        if not isinstance(route, str):  # nobody can name it: its deliveries are of no route
+            self._bury_unreadable("", self._run("list_unreadable", route).fetchall())
+        self._run("offer_again")
+        logger.error("a queue was made again: its row in the store was damaged")
 
-    def discard(self, letters: Sequence[str]) -> int:
-        ids = filter(LETTER_ID.fullmatch, letters)
-        return sum(self._execute(sql.DROP_LETTER, (id_,)).rowcount for id_ in ids)
-
-    def renew_secrets(self) -> None:
-        """Seal with the newest key what is not, and leave nothing of it in the file.
-
-        Raises StoreError when a secret cannot be opened.
-        """
-        self._execute(sql.ERASE)
-        with self.transaction():
-            renewed = [
-                self._execute(change, (*renewed, id_))
-                for listing, change in zip(sql.LIST_SECRETS, sql.SET_SECRET, strict=True)
-                for id_, route, *kept in self._execute(listing).fetchall()
-                if (renewed := self._cipher.reencrypt(route, EncryptedSecret(*kept)))
-            ]
-        if renewed:
-            self._execute(sql.EMPTY_LOG)
-        self._execute(sql.ERASE_NO_MORE)
-
-    def _replay(self, letter: str) -> bool:
-        found = self.get_dead_letter(letter)
-        if found is None:
-            return False
-        self._execute(sql.REPLAY, (self._now, letter))
-        self._insert(sql.OFFER, [(found.route, self._now)])
-        self._execute(sql.DROP_LETTER, (letter,))
-        return True
-
-    def _route(self, row: tuple[Any, ...]) -> Route:
-        id_, target, resource, filters, state, gid, created_at, heartbeat_at, *kept = row
-        candidates: tuple[str, ...] = ()
-        if state == "reserved":
-            rows = self._execute(sql.LIST_CANDIDATES, (id_,)).fetchall()
-            candidates = tuple(self._cipher.decrypt(id_, EncryptedSecret(*row)) for row in rows)
-        return Route(
-            id=id_,
-            target=target,
-            resource=resource,
-            filters=filters_of(filters),
-            state=state,
-            gid=gid,
-            secret=None if kept[0] is None else self._cipher.decrypt(id_, EncryptedSecret(*kept)),
-            candidates=candidates,
-            created_at=date_of(created_at),
-            heartbeat_at=None if heartbeat_at is None else date_of(heartbeat_at),
-        )
-
-    def _find_candidate(self, route: str, secret: str) -> tuple[int | None] | None:
-        fingerprint = self._cipher.fingerprint(route, secret)
-        values = {"route": route, "secret": fingerprint, "now": self._now}
-        row: tuple[int | None] | None = self._execute(sql.FIND_CANDIDATE, values).fetchone()
-        return row
-
-    def _is_leased(self, claim: Claim) -> bool:
-        return self._execute(sql.IS_LEASED, (claim.route, claim.fence)).fetchone() is not None
+    def _claimed(self, claim: Claim) -> list[str] | None:
+        """Return the ids that a claim was given, without those released; None without its lease."""
+        row = self._run("get_claimed", claim.route, claim.fence).fetchone()
+        return None if row is None else (row[0] or "").split(",")
 
     def _remove(self, claim: Claim, deliveries: Sequence[Delivery]) -> int:
-        ids = [delivery.id for delivery in deliveries]
+        return self._change(claim.route, "remove", [delivery.id for delivery in deliveries])
+
+    def _change(self, route: str, name: str, ids: Sequence[str]) -> int:
         return sum(
-            self._execute(spread(sql.REMOVE, len(part)), (claim.route, *part)).rowcount
-            for part in parts(ids)
+            self._execute(placeholders(SQL[name], len(chunk)), (route, *chunk)).rowcount
+            for chunk in chunks(ids)
         )
 
-    def _count_waiting(self) -> int:
-        (waiting,) = self._execute(sql.READ_WAITING).fetchone()
-        return int(waiting)
+    # Dead letters
 
-    def _room(self, wanted: int) -> int:
-        """Return how many deliveries the inbox can take; sure to be exact if below ``wanted``."""
-        room = self._max_waiting - self._count_waiting()
-        return room if room >= wanted else self._max_waiting - self.counts().waiting
+    def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
+        if after and not LETTER_ID.fullmatch(after):
+            return []
+        letters: list[DeadLetter] = []
+        size = 0
+        with contextlib.closing(self._run("list_dead_letters", after or 0, limit)) as rows:
+            for row in rows:
+                letter = letter_of_row(row)
+                size += len(letter.body)
+                if letters and size > MAX_CLAIM_BYTES:
+                    break
+                letters.append(letter)
+        return letters
 
-    def _sightings(self, puts: list[Put]) -> dict[bytes, int]:
-        digests = [delivery.digest for delivery, _, _ in puts]
-        found: dict[bytes, int] = {}
-        for part in parts(digests):
-            found.update(self._execute(spread(sql.FIND_SEEN, len(part)), part).fetchall())
-        return found
+    def get_dead_letter(self, id: str) -> DeadLetter | None:
+        if not LETTER_ID.fullmatch(id):
+            return None
+        row = self._run("get_dead_letter", id).fetchone()
+        return letter_of_row(row) if row else None
 
-    def _admit(
-        self, intake: _Intake, delivery: Delivery, candidate: str | None, reason: str | None
-    ) -> bool | StoreError:
-        at = number_of(delivery.received_at)
-        holder = (None,) if candidate is None else self._find_candidate(delivery.route, candidate)
-        if holder is None or intake.knows(delivery.digest, at):
+    def replay(self, ids: Sequence[str]) -> int:
+        return sum(self._replay(id_) for id_ in ids)
+
+    def discard(self, ids: Sequence[str]) -> int:
+        known = filter(LETTER_ID.fullmatch, ids)
+        return sum(self._run("drop_dead_letter", id_).rowcount for id_ in known)
+
+    def _replay(self, id_: str) -> bool:
+        letter = self.get_dead_letter(id_)
+        if letter is None:
             return False
-        if reason is not None:
-            intake.letters.append(letter_row(letter_of(delivery, reason)))
-        elif len(intake.deliveries) < intake.room:
-            intake.take(delivery, at, self._now, *holder)
-        else:
-            msg = f"the inbox is full, {self._max_waiting} deliveries wait: let their handlers run"
-            return StoreError(msg)
-        intake.see(delivery.digest, at)
+        self._run("replay", self._now, id_)
+        self._insert("offer", [(letter.route, self._now)])
+        self._run("drop_dead_letter", id_)
         return True
 
-    def _forget(self, seen: list[tuple[bytes, int]]) -> None:
-        """Forget what is too old, twice as fast as new is learnt."""
-        self._unpruned += len(seen)
-        if self._unpruned >= PRUNE_EVERY:
-            self._execute(sql.FORGET, (2 * self._unpruned, seen[-1][1], KNOWN_FOR))
-            self._unpruned = 0
+    # What has come to its end
 
-    def _insert(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        for part in parts(rows):
-            values = [value for row in part for value in row]
-            self._execute(spread(statement, len(part), len(part[0])), values)
+    def forget(self) -> None:
+        """Forget what has come to its end, though nothing new came."""
+        with self.transaction():
+            self._run("forget_routes", self._now)
+            self._run("forget_owners", self._now)
+            wall = time.time_ns() // 1000
+            self._run("forget_digests", -1, wall, KNOWN_FOR)
+            (fence,) = self._run("find_forgotten_fence").fetchone()
+            if fence is not None:
+                self._run("keep_fence", fence)
+                self._run("forget_queues")
+
+    def give_back_pages(self) -> bool:
+        """Give some free pages back to the disk; True when there are more."""
+        row = self._run("read_free_pages").fetchone()
+        if row is None or row[0] <= max(FREE_PAGES, row[1] // 4):  # none in files of old versions
+            return False
+        with self.transaction():
+            self._run("give_back_pages").fetchall()
+        self._run("checkpoint").fetchall()  # which is what makes the file shorter
+        return True
+
+    def _insert(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for chunk in chunks(rows):
+            values = [value for row in chunk for value in row]
+            self._execute(placeholders(SQL[name], len(chunk), len(chunk[0])), values)
 
 
 class _Intake:
-    """What the puts of one batch come to: the rows to insert, and what rules them out."""
+    """What the puts of one batch come to: the rows to insert, and what rules them out.
 
-    def __init__(self, known: dict[bytes, int], room: int) -> None:
-        self.room = room
-        self.seen: list[tuple[bytes, int]] = []
+    ``held`` is how many deliveries and bytes each candidate holds.
+    """
+
+    def __init__(self, known_digests: dict[bytes, int], remaining_capacity: int) -> None:
+        self.remaining_capacity = remaining_capacity
+        self.learnt: list[tuple[bytes, int]] = []
         self.deliveries: list[tuple[Any, ...]] = []
         self.letters: list[tuple[Any, ...]] = []
         self.offers: dict[str, None] = {}
-        self._known = known
+        self.held: dict[int, tuple[int, int]] = {}
+        self._known_digests = known_digests
 
     def knows(self, digest: bytes, at: int) -> bool:
-        seen = self._known.get(digest)
-        return seen is not None and abs(at - seen) <= KNOWN_FOR
+        known = self._known_digests.get(digest)
+        return isinstance(known, int) and abs(at - known) <= KNOWN_FOR
 
-    def see(self, digest: bytes, at: int) -> None:
-        self._known[digest] = at
-        self.seen.append((digest, at))
+    def learn(self, digest: bytes, at: int) -> None:
+        self._known_digests[digest] = at
+        self.learnt.append((digest, at))
 
     def take(self, delivery: Delivery, at: int, due: float, holder: int | None) -> None:
         self.deliveries.append(
             (delivery.route, delivery.digest, at, due, holder, delivery.trace, delivery.body)
         )
-        if holder is None:
-            self.offers[delivery.route] = None

@@ -4,34 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import logging
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
-from typing import Any, TypeAlias, TypeVar, TypeVarTuple
+from queue import Empty, SimpleQueue
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import anyio
 
 from ...errors import StoreError
 from .._encryption import SecretCipher
-from ._file import MOVED, failure, identity, open_file
+from ._file import FileGuard, failure, open_file
 from ._tables import Put, Tables
 
 __all__ = ["Writer"]
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
+P = ParamSpec("P")
 
 CLOSE_TIMEOUT = 10.0
 """For how many seconds closing waits for the disk."""
 
 PATIENCE, REST = 0.01, 0.001
-"""For how many seconds calls go unanswered until the event loop rests, and for how long."""
+"""For how many seconds the thread makes no step until the event loop rests, and for how long."""
 
-_Job: TypeAlias = tuple[asyncio.Future[Any], Callable[..., Any] | None, Any]
-"""Whom to tell, and what to do, None for a put: those of a batch are done together."""
+MOST_PATIENCE = 0.16
+"""Patience doubles up to this while a rest helps nobody: the thread waits for the disk then."""
+
+IDLE = 1.0
+"""After how many seconds without a call the thread tidies up."""
+
+STEP_PAUSE = 0.02
+"""Seconds between two steps of that, in which calls are done."""
+
+FORGET_EVERY = 60.0
+"""For how many seconds what has come to its end may still be in the file."""
+
+_Job: TypeAlias = tuple[asyncio.Future[Any], Callable[[Tables], Any] | None, Any]
+"""Whom to tell, and what to do, or a put: those of a batch are done together."""
 
 _Outcome: TypeAlias = tuple[asyncio.Future[Any], Any]
 
@@ -43,8 +57,6 @@ class Writer:
         self, path: str, max_waiting: int, clock: Callable[[], float], cipher: SecretCipher
     ) -> None:
         self._path = path
-        self._place = os.path.abspath(path)  # wherever the program goes
-        self._identity: tuple[int, int] | None = None
         self._cipher = cipher
         self._max_waiting = max_waiting
         self._clock = clock
@@ -55,6 +67,7 @@ class Writer:
         self._jobs: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self._asked, self._answered = 1, 0  # asked to start
         self._watched = False
+        self._observed: list[Tables | FileGuard] = []
         # A daemon: an event loop that died without closing the store must not hang the process.
         self._thread = threading.Thread(target=self._run, name="asana-webhooks store", daemon=True)
 
@@ -75,10 +88,15 @@ class Writer:
         if cancelled is not None:
             raise cancelled
 
-    def submit(self, operation: Callable[[Tables, *Ts], T], *arguments: *Ts) -> asyncio.Future[T]:
+    def submit(
+        self,
+        operation: Callable[Concatenate[Tables, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> asyncio.Future[T]:
         """Have this done; it is done even if the future is cancelled."""
         future: asyncio.Future[T] = self._loop.create_future()
-        self._enqueue(future, operation, arguments)
+        self._enqueue(future, lambda tables: operation(tables, *args, **kwargs), None)
         return future
 
     def submit_put(self, *put: *Put) -> asyncio.Future[bool]:
@@ -94,60 +112,88 @@ class Writer:
         self._gathered.append(job)
         if not self._watched:
             self._watched = True
-            self._loop.call_later(PATIENCE, self._give_way, self._answered)
+            self._look_later(PATIENCE)
 
     def _hand_over(self) -> None:
         """Wake the thread once for what came in one turn of the loop: fewer, larger commits."""
         self._jobs.put(self._gathered)
         self._gathered = []
 
-    def _give_way(self, answered: int) -> None:
-        """Rest for a moment if nothing was answered since the last look.
+    def _look_later(self, patience: float) -> None:
+        self._loop.call_later(patience, self._give_way, patience, self._steps())
+
+    def _steps(self) -> int:
+        return sum(part.steps for part in self._observed)
+
+    def _give_way(self, patience: float, steps: int) -> None:
+        """Rest for a moment if the thread made no step since the last look.
 
         A thread may wait without end for an interpreter that the loop, always busy, lets go of
-        often but only for instants.
+        often but only for instants. When it makes no step even then, it waits for the disk.
         """
         self._watched = self._asked > self._answered
-        if self._watched:
-            if self._answered == answered:
-                time.sleep(REST)
-            self._loop.call_later(PATIENCE, self._give_way, self._answered)
+        if not self._watched:
+            return
+        if self._steps() == steps:
+            time.sleep(REST)
+            patience = min(2 * patience, MOST_PATIENCE) if self._steps() == steps else PATIENCE
+        else:
+            patience = PATIENCE
+        self._look_later(patience)
 
     def _run(self) -> None:
         try:
-            with contextlib.closing(open_file(self._path, self._clock)) as connection:
+            with contextlib.ExitStack() as opened:
+                connection = open_file(self._path, self._clock)
+                guard = opened.enter_context(contextlib.closing(FileGuard(self._path)))
+                opened.enter_context(contextlib.closing(connection))  # which is closed first
                 tables = Tables(connection, self._max_waiting, self._clock, self._cipher)
-                tables.renew_secrets()
-                self._identity = identity(self._place)
+                tables.reencrypt_secrets()
+                self._observed = [tables, guard]
                 self._tell([(self._started, None)])
-                for batch in self._batches():
-                    self._tell(self._commit(tables, batch))
+                for batch in self._batches(tables, guard):
+                    self._tell(self._commit(tables, guard, batch))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to whoever opens
             self._tell([(self._started, failure(self._path, error))])
         finally:
             self._tell([(self._stopped, None)])
 
-    def _batches(self) -> Iterator[list[_Job]]:
+    def _batches(self, tables: Tables, guard: FileGuard) -> Iterator[list[_Job]]:
+        forgot_at = time.monotonic()
+        pause = IDLE
         while True:
-            parts = [self._jobs.get()]
+            try:
+                parts = [self._jobs.get(timeout=pause)]
+            except Empty:
+                pause = FORGET_EVERY
+                with contextlib.suppress(sqlite3.Error):  # the next call meets it too, and tells
+                    if tables.give_back_pages():
+                        guard.shrunk()
+                        pause = STEP_PAUSE
+                    if time.monotonic() >= forgot_at + FORGET_EVERY:
+                        forgot_at = time.monotonic()
+                        tables.forget()
+                continue
             parts += [self._jobs.get_nowait() for _ in range(self._jobs.qsize())]
             yield [job for part in parts if part is not None for job in part]
             if None in parts:
                 return
+            pause = IDLE
 
-    def _commit(self, tables: Tables, batch: list[_Job]) -> list[_Outcome]:
+    def _commit(self, tables: Tables, guard: FileGuard, batch: list[_Job]) -> list[_Outcome]:
         try:
             with tables.transaction():
                 outcomes = _do(tables, batch)
-            if identity(self._place) != self._identity:  # SQLite would write on, and lose it all
-                raise sqlite3.OperationalError(MOVED)
-            return outcomes
         except sqlite3.Error as error:
             return [(future, failure(self._path, error)) for future, *_ in batch]
         except Exception as error:  # noqa: BLE001 - one bad call must not cost the others theirs
             if len(batch) == 1:
                 return [(batch[0][0], failure(self._path, error))]
-            return [outcome for job in batch for outcome in self._commit(tables, [job])]
+            return [outcome for job in batch for outcome in self._commit(tables, guard, [job])]
+        if problem := guard.problem():
+            msg = f"the store {self._path} failed: {problem}"
+            return [(future, StoreError(msg)) for future, *_ in batch]
+        return outcomes
 
     def _tell(self, outcomes: list[_Outcome]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed before the store
@@ -167,13 +213,13 @@ class Writer:
 def _do(tables: Tables, batch: list[_Job]) -> list[_Outcome]:
     outcomes: list[_Outcome] = []
     puts: list[tuple[asyncio.Future[Any], Put]] = []
-    for future, operation, arguments in batch:
-        if operation is not None:
-            outcomes.append((future, operation(tables, *arguments)))
+    for future, call, put in batch:
+        if call is not None:
+            outcomes.append((future, call(tables)))
         elif future.cancelled():
             outcomes.append((future, False))
         else:
-            puts.append((future, arguments))
+            puts.append((future, put))
     if puts:
         answers = tables.put([put for _, put in puts])
         outcomes += zip((future for future, _ in puts), answers, strict=True)

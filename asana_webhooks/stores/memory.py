@@ -1,0 +1,483 @@
+"""The store that forgets: everything is in the memory of one process.
+
+A method never waits for anything, so each runs from start to end as one step of the event loop.
+That is all the locking there is.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from msgspec.structs import replace
+
+from ..models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from . import (
+    DUPLICATES_KNOWN_FOR,
+    MAX_CANDIDATES,
+    MAX_CLAIM_BYTES,
+    MAX_HELD,
+    MAX_HELD_BYTES,
+    MAX_WAITING,
+    RETIRED_KNOWN_FOR,
+    check_ids,
+    check_limit,
+    held_full,
+    inbox_full,
+)
+from ._codec import letter_of, prefix_of
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """Keeps routes and deliveries for as long as the process lives; for tests and first steps.
+
+    ``clock`` returns seconds and never goes back; leases, back-off and expiry go by it. For one
+    event loop of one process.
+    """
+
+    def __init__(
+        self, *, max_waiting: int = MAX_WAITING, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._routes: dict[str, Route] = {}
+        self._of_resource: dict[str, dict[str, None]] = {}
+        self._expires: dict[str, float] = {}  # of reserved and retired routes
+        self._expiries: list[tuple[float, str]] = []
+        self._overdue: set[str] = set()  # retired routes whose time is over
+        self._owners: dict[str, _Ownership] = {}
+        self._held: dict[tuple[str, str], list[tuple[int, Delivery]]] = {}
+        self._queues: dict[str, _Queue] = {}
+        self._schedule: list[tuple[float, int, _Queue]] = []
+        self._waiting = 0  # without those that are held
+        self._letters: dict[str, DeadLetter] = {}
+        self._known_digests: dict[bytes, datetime] = {}
+        self._learnt: deque[tuple[float, bytes, datetime]] = deque()
+
+    async def __aenter__(self) -> Self:
+        """Return the store; there is nothing to open."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Do nothing: there is nothing to close."""
+
+    # Ownership
+
+    async def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
+        now = self._clock()
+        self._purge(now)
+        for other, ownership in self._owners.items():
+            if other != holder and ownership.public_url != public_url:
+                return ownership.public_url
+        self._owners[holder] = _Ownership(public_url, now + ttl)
+        return None
+
+    async def disown(self, holder: str) -> None:
+        self._owners.pop(holder, None)
+        self._purge(self._clock())
+
+    # Routes
+
+    async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
+        now = self._clock()
+        self._purge(now)
+        if route.id in self._routes or (exclusive and self._is_served(route)):
+            return False
+        self._routes[route.id] = route
+        self._of_resource.setdefault(route.resource, {})[route.id] = None
+        self._expire(route.id, now + ttl)
+        return True
+
+    async def get_route(self, route: str) -> Route | None:
+        return self._find(route)
+
+    async def list_routes(self, resource: str | None = None) -> list[Route]:
+        ids = self._routes if resource is None else self._of_resource.get(resource, {})
+        routes = [route for id_ in ids if (route := self._find(id_)) and route.state != "retired"]
+        return sorted(routes, key=lambda route: route.created_at)
+
+    async def add_candidate(self, route: str, secret: str) -> bool:
+        found = self._find(route)
+        if found is None:
+            return False
+        if found.state != "reserved" or secret in found.candidates:
+            return secret == found.secret or secret in found.candidates
+        if len(found.candidates) == MAX_CANDIDATES:
+            return False
+        self._routes[route] = replace(found, candidates=(*found.candidates, secret))
+        return True
+
+    async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
+        found = self._find(route)
+        if found is None or found.state != "reserved" or secret not in found.candidates:
+            return False
+        del self._expires[route]
+        self._routes[route] = replace(
+            found, state="confirmed", gid=gid, secret=secret, candidates=()
+        )
+        now = self._clock()
+        for number, delivery in self._held.pop((route, secret), ()):
+            self._enqueue(now, number, delivery)
+        self._drop_held(found)
+        return True
+
+    async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
+        found = self._find(route)
+        if found is not None:
+            new = None if filters is None else tuple(filters)
+            self._routes[route] = replace(found, filters=new)
+
+    async def note_heartbeat(self, route: str, at: datetime) -> None:
+        found = self._find(route)
+        if found is not None:
+            self._routes[route] = replace(found, heartbeat_at=at)
+
+    async def retire(self, route: str) -> bool:
+        found = self._find(route)
+        if found is None or found.state != "confirmed":
+            return False
+        self._routes[route] = replace(found, state="retired", secret=None)
+        self._expire(route, self._clock() + RETIRED_KNOWN_FOR.total_seconds())
+        return True
+
+    async def drop(self, route: str) -> Route | None:
+        found = self._find(route)
+        if found is None or found.state != "reserved":
+            return None
+        self._forget(found)
+        return found
+
+    def _find(self, route: str) -> Route | None:
+        self._purge(self._clock())
+        return self._routes.get(route)
+
+    def _is_served(self, route: Route) -> bool:
+        prefix = prefix_of(route.target)
+        others = (self._routes[id_] for id_ in self._of_resource.get(route.resource, ()))
+        return any(
+            other.state != "retired" and prefix_of(other.target) == prefix for other in others
+        )
+
+    def _expire(self, route: str, at: float) -> None:
+        self._expires[route] = at
+        heapq.heappush(self._expiries, (at, route))
+
+    def _purge(self, now: float) -> None:
+        """Forget what has come to its end; a retired route only when nothing of it waits."""
+        while self._expiries and self._expiries[0][0] <= now:
+            expires, route = heapq.heappop(self._expiries)
+            if self._expires.get(route) != expires:  # confirmed or dropped since
+                continue
+            if self._routes[route].state == "retired":
+                self._overdue.add(route)
+            else:
+                self._forget(self._routes[route])
+        for route in [route for route in self._overdue if not self._has_waiting(route)]:
+            self._overdue.remove(route)
+            self._forget(self._routes[route])
+        for holder in [holder for holder, own in self._owners.items() if own.expires <= now]:
+            del self._owners[holder]
+
+    def _has_waiting(self, route: str) -> bool:
+        queue = self._queues.get(route)
+        return queue is not None and queue.first_received_at is not None
+
+    def _forget(self, route: Route) -> None:
+        del self._routes[route.id], self._expires[route.id]
+        others = self._of_resource[route.resource]
+        del others[route.id]
+        if not others:
+            del self._of_resource[route.resource]
+        self._drop_held(route)
+
+    def _drop_held(self, route: Route) -> None:
+        for candidate in route.candidates:
+            self._held.pop((route.id, candidate), None)
+
+    # Inbox
+
+    async def put(
+        self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
+    ) -> bool:
+        now = self._clock()
+        self._forget_digests(now)
+        if self._is_known(delivery):
+            return False
+        route = None if candidate is None else self._find(delivery.route)
+        if candidate is not None and (
+            route is None or (candidate != route.secret and candidate not in route.candidates)
+        ):
+            return False
+        if reason is not None:
+            self._bury([letter_of(delivery, reason)])
+        elif candidate is not None and route is not None and route.state == "reserved":
+            self._hold(delivery, candidate)
+        elif self._waiting >= self._max_waiting:
+            raise inbox_full(self._waiting)
+        else:
+            self._enqueue(now, *self._numbered(delivery))
+        self._known_digests[delivery.digest] = delivery.received_at
+        self._learnt.append((now, delivery.digest, delivery.received_at))
+        return True
+
+    async def notify(self) -> None:
+        """Do nothing: its workers are in this process."""
+
+    async def listen(self, arrived: Callable[[], None]) -> None:
+        """Return at once."""
+
+    async def claim(self, *, limit: int, lease: float) -> Claim | None:
+        check_limit(limit)
+        now = self._clock()
+        self._forget_digests(now)
+        while self._schedule and self._schedule[0][0] <= now:
+            _, ticket, queue = heapq.heappop(self._schedule)
+            if queue.ticket == ticket and self._is_due(queue, now):
+                queue.fence = next(self._numbers)
+                self._reschedule(queue, now + lease)
+                deliveries = queue.take(now, limit)
+                return Claim(route=queue.route, fence=queue.fence, deliveries=deliveries)
+        return None
+
+    async def renew(self, claim: Claim, *, lease: float) -> bool:
+        queue = self._leased(claim)
+        if queue is None:
+            return False
+        self._reschedule(queue, self._clock() + lease)
+        return True
+
+    async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
+        queue = self._leased(claim)
+        if queue is None:
+            return False
+        for delivery in handled:
+            self._remove(queue, delivery)
+        return True
+
+    async def release(
+        self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
+    ) -> bool:
+        queue = self._leased(claim)
+        if queue is None or delivery.id not in queue.taken:
+            return False
+        due, number, kept = queue.taken.pop(delivery.id)
+        crashes = min(kept.crashes, 1)
+        again = replace(kept, attempts=attempts, done=done, crashes=crashes)
+        queue.add(self._clock() + delay if delay else due, number, again)
+        return True
+
+    async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
+        queue = self._leased(claim)
+        if queue is None or not self._remove(queue, delivery):
+            return False
+        self._bury(letters)
+        return True
+
+    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
+        if not await self.ack(claim, handled):
+            return False
+        self._give_back(self._queues[claim.route], crashes=0)
+        return True
+
+    async def counts(self) -> Counts:
+        self._purge(self._clock())
+        first = (queue.first_received_at for queue in self._queues.values())
+        return Counts(
+            waiting=self._waiting + sum(map(len, self._held.values())),
+            dead_letters=len(self._letters),
+            oldest_at=min((at for at in first if at is not None), default=None),
+        )
+
+    async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
+        if after and not after.isdecimal():
+            return []
+        behind = int(after or 0)
+        letters = (letter for letter in self._letters.values() if int(letter.id) > behind)
+        return _page(itertools.islice(letters, limit))
+
+    async def get_dead_letter(self, id: str) -> DeadLetter | None:
+        return self._letters.get(id)
+
+    async def replay(self, ids: Sequence[str]) -> int:
+        check_ids(ids)
+        letters = [letter for id_ in ids if (letter := self._letters.pop(id_, None))]
+        for letter in letters:
+            delivery = Delivery(
+                route=letter.route,
+                body=letter.body,
+                digest=bytes(32),
+                received_at=letter.received_at,
+                done=letter.done,
+            )
+            self._enqueue(self._clock(), *self._numbered(delivery))
+        return len(letters)
+
+    async def discard(self, ids: Sequence[str]) -> int:
+        check_ids(ids)
+        return sum(self._letters.pop(id_, None) is not None for id_ in ids)
+
+    def _is_known(self, delivery: Delivery) -> bool:
+        known = self._known_digests.get(delivery.digest)
+        return known is not None and abs(delivery.received_at - known) <= DUPLICATES_KNOWN_FOR
+
+    def _forget_digests(self, now: float) -> None:
+        while self._learnt and now - self._learnt[0][0] > DUPLICATES_KNOWN_FOR.total_seconds():
+            _, digest, received_at = self._learnt.popleft()
+            if self._known_digests.get(digest) == received_at:  # it did not come again
+                del self._known_digests[digest]
+
+    def _hold(self, delivery: Delivery, candidate: str) -> None:
+        held = self._held.setdefault((delivery.route, candidate), [])
+        size = sum(len(other.body) for _, other in held)
+        if len(held) >= MAX_HELD or size + len(delivery.body) > MAX_HELD_BYTES:
+            raise held_full()
+        held.append(self._numbered(delivery))
+
+    def _numbered(self, delivery: Delivery) -> tuple[int, Delivery]:
+        number = next(self._numbers)
+        return number, replace(delivery, id=str(number))
+
+    def _enqueue(self, due: float, number: int, delivery: Delivery) -> None:
+        queue = self._queues.get(delivery.route)
+        if queue is None:
+            queue = self._queues[delivery.route] = _Queue(delivery.route)
+        queue.add(due, number, delivery)
+        self._waiting += 1
+        if not queue.fence and queue.at > due:
+            self._reschedule(queue, due)
+
+    def _leased(self, claim: Claim) -> _Queue | None:
+        queue = self._queues.get(claim.route)
+        return queue if queue is not None and queue.fence == claim.fence else None
+
+    def _remove(self, queue: _Queue, delivery: Delivery) -> bool:
+        if queue.taken.pop(delivery.id, None) is None:
+            return False
+        self._waiting -= 1
+        return True
+
+    def _is_due(self, queue: _Queue, now: float) -> bool:
+        if queue.fence:  # the lease ran out; all may be acked, or released to a later time
+            self._give_back(queue, crashes=1)
+        return queue.at <= now
+
+    def _give_back(self, queue: _Queue, *, crashes: int) -> None:
+        queue.give_back(crashes)
+        if queue.due is not None:
+            self._reschedule(queue, queue.due)
+        else:
+            queue.ticket, queue.at = 0, math.inf
+            del self._queues[queue.route]
+
+    def _reschedule(self, queue: _Queue, at: float) -> None:
+        queue.at = at
+        queue.ticket = next(self._numbers)
+        heapq.heappush(self._schedule, (at, queue.ticket, queue))
+        if len(self._schedule) > 2 * len(self._queues) + 64:  # mostly leases that ended early
+            self._schedule = [entry for entry in self._schedule if entry[2].ticket == entry[1]]
+            heapq.heapify(self._schedule)
+
+    def _bury(self, letters: Iterable[DeadLetter]) -> None:
+        for letter in letters:
+            number = str(next(self._numbers))
+            self._letters[number] = replace(letter, id=number)
+
+
+class _Ownership(NamedTuple):
+    """Which public URL somebody holds the store for, and until when."""
+
+    public_url: str
+    expires: float
+
+
+class _Entry(NamedTuple):
+    """A delivery in a queue; entries are in order when they are sorted."""
+
+    due: float
+    number: int
+    delivery: Delivery
+
+
+class _Queue:
+    """The claimable deliveries of one route, in the order in which they are due.
+
+    ``fence`` is that of the claim which has the lease, 0 without one; ``taken`` are the deliveries
+    that it was given. ``at`` is when the route may be claimed: its first delivery is due, or the
+    lease ends.
+    """
+
+    __slots__ = ("_untaken", "at", "fence", "route", "taken", "ticket")
+
+    def __init__(self, route: str) -> None:
+        self.route = route
+        self.taken: dict[str, _Entry] = {}
+        self.fence = 0
+        self.at = math.inf
+        self.ticket = 0
+        self._untaken: list[_Entry] = []
+
+    @property
+    def due(self) -> float | None:
+        """When the first delivery that is not taken is due; None without one."""
+        return self._untaken[0].due if self._untaken else None
+
+    @property
+    def first_received_at(self) -> datetime | None:
+        """When the first in line was received, taken or not; None without one."""
+        first = min([*self.taken.values(), *self._untaken[:1]], default=None)
+        return None if first is None else first.delivery.received_at
+
+    def add(self, due: float, number: int, delivery: Delivery) -> None:
+        """Put a delivery in its place."""
+        heapq.heappush(self._untaken, _Entry(due, number, delivery))
+
+    def take(self, now: float, limit: int) -> tuple[Delivery, ...]:
+        """Return up to ``limit`` of the due deliveries, which are taken from then on.
+
+        One with ``crashes`` is taken alone.
+        """
+        deliveries: list[Delivery] = []
+        size = 0
+        while self._untaken and self._untaken[0].due <= now and len(deliveries) < limit:
+            delivery = self._untaken[0].delivery
+            size += len(delivery.body)
+            if deliveries and (delivery.crashes or size > MAX_CLAIM_BYTES):
+                break
+            self.taken[delivery.id] = heapq.heappop(self._untaken)
+            deliveries.append(delivery)
+            if delivery.crashes:
+                break
+        return tuple(deliveries)
+
+    def give_back(self, crashes: int) -> None:
+        """End the lease; what was taken is in its place again, with so many more crashes."""
+        self.fence = 0
+        for due, number, delivery in self.taken.values():
+            self.add(due, number, replace(delivery, crashes=delivery.crashes + crashes))
+        self.taken.clear()
+
+
+def _page(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
+    page: list[DeadLetter] = []
+    size = 0
+    for letter in letters:
+        size += len(letter.body)
+        if page and size > MAX_CLAIM_BYTES:
+            break
+        page.append(letter)
+    return page

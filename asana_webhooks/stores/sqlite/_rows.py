@@ -1,0 +1,161 @@
+"""How deliveries, routes and dead letters stand in rows, and rows in statements."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from types import NoneType
+from typing import Any, TypeVar
+
+import msgspec
+
+from ...models import DeadLetter, Delivery, Route
+from .._codec import decode_filters, from_micros, to_micros
+
+__all__ = [
+    "LETTER_ID",
+    "UNREADABLE",
+    "UnreadableRowError",
+    "chunks",
+    "delivery_of",
+    "from_letter",
+    "is_queue",
+    "letter_of_delivery",
+    "letter_of_row",
+    "placeholders",
+    "route_of",
+    "time_of",
+]
+
+T = TypeVar("T")
+
+LONGEST_CHUNK = 128
+"""Rows of one statement: it has at most 999 parameters in older versions of SQLite."""
+
+LETTER_ID = re.compile(r"[1-9]\d{0,17}", re.ASCII)
+"""SQLite would take '1e1' for 10 as well."""
+
+UNREADABLE = "unreadable: its row in the store is damaged"
+"""The reason of a dead letter that stands for a delivery which cannot be read."""
+
+# What a column holds; damaged text is read as bytes.
+TEXT_OR_NULL, NUMBER_OR_NULL = (str, NoneType), (int, NoneType)
+ROUTE = (str, str, str, TEXT_OR_NULL, str, TEXT_OR_NULL, int, NUMBER_OR_NULL)
+QUEUE = (str, int, int, TEXT_OR_NULL)
+DELIVERY = (int, bytes, int, int, int, str, int, bytes)
+
+STATES = ("reserved", "confirmed", "retired")
+
+
+class UnreadableRowError(Exception):
+    """A row does not hold what was written there."""
+
+
+def route_of(row: tuple[Any, ...]) -> Route:
+    """Return the route of a row without secrets. Raises UnreadableRowError."""
+    id_, target, resource, filters, state, gid, created_at, heartbeat_at = row
+    if not _fits(row, ROUTE) or state not in STATES:
+        raise UnreadableRowError
+    try:
+        return Route(
+            id=id_,
+            target=target,
+            resource=resource,
+            filters=decode_filters(filters),
+            state=state,
+            gid=gid,
+            created_at=from_micros(created_at),
+            heartbeat_at=None if heartbeat_at is None else from_micros(heartbeat_at),
+        )
+    except (msgspec.MsgspecError, ValueError, OverflowError):
+        raise UnreadableRowError from None
+
+
+def is_queue(row: tuple[Any, ...]) -> bool:
+    """Return whether this is a readable row of a queue."""
+    return _fits(row, QUEUE)
+
+
+def delivery_of(route: str, row: tuple[Any, ...]) -> Delivery:
+    """Return the delivery of a row that was taken. Raises UnreadableRowError."""
+    number, digest, received_at, attempts, done, trace, crashes, body = row
+    if not _fits(row, DELIVERY):
+        raise UnreadableRowError
+    try:
+        at = from_micros(received_at)
+    except OverflowError:
+        raise UnreadableRowError from None
+    return Delivery(
+        id=str(number),
+        route=route,
+        digest=digest,
+        received_at=at,
+        attempts=attempts,
+        done=done,
+        trace=trace,
+        crashes=crashes,
+        body=body,
+    )
+
+
+def letter_of_delivery(route: str, received_at: Any, body: Any) -> DeadLetter:
+    """Return the dead letter that stands for a delivery which cannot be read."""
+    now = datetime.now(UTC)
+    return DeadLetter(
+        route=route,
+        reason=UNREADABLE,
+        received_at=time_of(received_at) or now,
+        buried_at=now,
+        body=body if isinstance(body, bytes) else b"",
+    )
+
+
+def letter_of_row(row: tuple[Any, ...]) -> DeadLetter:
+    """Return the dead letter of a row; what cannot be read of it is left out."""
+    number, route, reason, received_at, buried_at, done, body = row
+    now = datetime.now(UTC)
+    return DeadLetter(
+        id=str(number),
+        route=route if isinstance(route, str) else "",
+        reason=reason if isinstance(reason, str) else UNREADABLE,
+        received_at=time_of(received_at) or now,
+        buried_at=time_of(buried_at) or now,
+        done=done if isinstance(done, int) else 0,
+        body=body if isinstance(body, bytes) else b"",
+    )
+
+
+def from_letter(letter: DeadLetter) -> tuple[Any, ...]:
+    """Return the row that keeps a dead letter."""
+    received_at, buried_at = to_micros(letter.received_at), to_micros(letter.buried_at)
+    return (letter.route, letter.reason, received_at, buried_at, letter.done, letter.body)
+
+
+def time_of(micros: Any) -> datetime | None:
+    """Return the time that a column holds; None when it holds none."""
+    try:
+        return from_micros(micros) if isinstance(micros, int) else None
+    except OverflowError:
+        return None
+
+
+def chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut into powers of two, so that there are few texts of statements to prepare and keep."""
+    start = 0
+    while start < len(rows):
+        size = min(1 << (len(rows) - start).bit_length() - 1, LONGEST_CHUNK)
+        yield rows[start : start + size]
+        start += size
+
+
+@functools.cache
+def placeholders(statement: str, rows: int, columns: int = 0) -> str:
+    """Fill in a question mark for each row, or for each column of each row."""
+    mark = f"({', '.join('?' * columns)})" if columns else "?"
+    return statement.format(", ".join([mark] * rows))
+
+
+def _fits(row: tuple[Any, ...], types: tuple[Any, ...]) -> bool:
+    return all(map(isinstance, row, types))

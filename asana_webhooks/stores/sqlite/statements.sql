@@ -1,0 +1,273 @@
+-- The file
+
+-- name: read_identity
+SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+FROM pragma_application_id, pragma_user_version
+
+-- name: read_length
+SELECT page_count * page_size FROM pragma_page_count, pragma_page_size
+
+-- name: check
+PRAGMA quick_check(1)
+
+-- name: read_clock
+SELECT clock FROM meta
+
+-- name: set_clock
+UPDATE meta SET clock = ?
+
+-- The clock began anew: nothing waits for one of its old readings.
+-- name: end_delays
+UPDATE deliveries SET due = :now WHERE due > :now
+
+-- name: end_leases
+UPDATE queues SET due = :now WHERE due > :now
+
+-- name: end_reservations
+UPDATE routes SET expires = :now WHERE expires > :now AND state <> 'retired'
+
+-- name: retire_again
+UPDATE routes SET expires = :now + :known_for WHERE expires > :now AND state = 'retired'
+
+-- name: end_ownerships
+DELETE FROM owners
+
+-- What has come to its end
+
+-- name: forget_routes
+DELETE FROM routes
+WHERE expires <= ? AND (state <> 'retired' OR NOT EXISTS (
+    SELECT 1 FROM deliveries WHERE deliveries.route = routes.id AND candidate IS NULL
+))
+
+-- name: forget_owners
+DELETE FROM owners WHERE expires <= ?
+
+-- name: forget_digests
+DELETE FROM seen WHERE id IN (SELECT id FROM seen ORDER BY id LIMIT ?) AND abs(? - at) > ?
+
+-- name: find_forgotten_fence
+SELECT max(fence) FROM queues WHERE due IS NULL AND route NOT IN (SELECT id FROM routes)
+
+-- name: keep_fence
+UPDATE meta SET fence = max(fence, ?)
+
+-- name: forget_queues
+DELETE FROM queues WHERE due IS NULL AND route NOT IN (SELECT id FROM routes)
+
+-- name: read_free_pages
+SELECT freelist_count, page_count
+FROM pragma_freelist_count, pragma_page_count, pragma_auto_vacuum WHERE auto_vacuum = 2
+
+-- name: give_back_pages
+PRAGMA incremental_vacuum(256)
+
+-- name: checkpoint
+PRAGMA wal_checkpoint(PASSIVE)
+
+-- Ownership
+
+-- name: find_other_owner
+SELECT public_url FROM owners WHERE public_url <> ? AND holder <> ? LIMIT 1
+
+-- name: own
+INSERT OR REPLACE INTO owners (holder, public_url, expires) VALUES (?, ?, ?)
+
+-- name: disown
+DELETE FROM owners WHERE holder = ?
+
+-- Routes
+
+-- name: reserve
+INSERT INTO routes (id, target, place, resource, filters, created_at, heartbeat_at, expires)
+SELECT :id, :target, :prefix, :resource, :filters, :created_at, :heartbeat_at, :expires
+WHERE NOT :exclusive OR NOT EXISTS (
+    SELECT 1 FROM routes
+    WHERE resource = :resource AND place = :prefix AND state <> 'retired'
+)
+ON CONFLICT DO NOTHING
+
+-- name: get_route
+SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, secret, seal
+FROM routes
+WHERE id = :route AND (expires IS NULL OR expires > :now OR (state = 'retired' AND EXISTS (
+    SELECT 1 FROM deliveries WHERE deliveries.route = :route AND candidate IS NULL
+)))
+
+-- name: list_routes
+SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, secret, seal
+FROM routes
+WHERE state <> 'retired' AND (expires IS NULL OR expires > ?)
+ORDER BY created_at, rowid
+
+-- name: list_routes_of
+SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, secret, seal
+FROM routes
+WHERE state <> 'retired' AND (expires IS NULL OR expires > ?) AND resource = ?
+ORDER BY created_at, rowid
+
+-- name: list_candidates
+SELECT secret, seal FROM candidates WHERE route = ? ORDER BY id
+
+-- name: add_candidate
+INSERT INTO candidates (route, secret, seal) VALUES (?, ?, ?)
+
+-- name: drop_candidates
+DELETE FROM candidates WHERE route = ?
+
+-- name: confirm
+UPDATE routes SET state = 'confirmed', gid = ?, expires = NULL,
+    (secret, seal) = (SELECT secret, seal FROM candidates WHERE id = ?)
+WHERE id = ?
+
+-- name: free_held
+UPDATE deliveries SET candidate = NULL, due = ? WHERE candidate = ?
+
+-- name: set_filters
+UPDATE routes SET filters = ? WHERE id = ?
+
+-- name: set_heartbeat
+UPDATE routes SET heartbeat_at = ? WHERE id = ?
+
+-- name: retire
+UPDATE routes SET state = 'retired', secret = NULL, seal = NULL, expires = ?
+WHERE id = ? AND state = 'confirmed'
+
+-- name: drop
+DELETE FROM routes WHERE id = ?
+
+-- One row while the secret is a candidate, with its id, or is confirmed, with NULL.
+-- name: find_candidate
+SELECT candidates.id FROM routes
+LEFT JOIN candidates ON candidates.route = routes.id AND candidates.secret = :secret
+WHERE routes.id = :route AND (
+    routes.secret = :secret OR (candidates.id IS NOT NULL AND routes.expires > :now)
+)
+
+-- Encryption
+
+-- name: list_confirmed_secrets
+SELECT id, id, gid, resource, secret, seal FROM routes WHERE secret IS NOT NULL
+
+-- name: set_confirmed_secret
+UPDATE routes SET secret = ?, seal = ? WHERE id = ?
+
+-- name: list_candidate_secrets
+SELECT candidates.id, route, gid, resource, candidates.secret, candidates.seal
+FROM candidates JOIN routes ON routes.id = candidates.route
+
+-- name: set_candidate_secret
+UPDATE candidates SET secret = ?, seal = ? WHERE id = ?
+
+-- name: erase
+PRAGMA secure_delete = ON
+
+-- name: erase_no_more
+PRAGMA secure_delete = OFF
+
+-- name: empty_log
+PRAGMA wal_checkpoint(TRUNCATE)
+
+-- Putting
+
+-- name: count_waiting
+SELECT waiting FROM meta
+
+-- name: count_held
+SELECT count(*), coalesce(sum(length(body)), 0) FROM deliveries WHERE candidate = ?
+
+-- name: find_digests
+SELECT digest, at FROM seen WHERE digest IN ({})
+
+-- name: learn_digests
+INSERT OR REPLACE INTO seen (digest, at) VALUES {}
+
+-- name: put
+INSERT INTO deliveries (route, digest, received_at, due, candidate, trace, body) VALUES {}
+
+-- name: offer
+INSERT INTO queues (route, due) VALUES {}
+ON CONFLICT (route) DO UPDATE SET due = excluded.due
+WHERE NOT queues.leased AND (queues.due > excluded.due OR queues.due IS NULL)
+
+-- Claiming
+
+-- name: find_due
+SELECT route, max(queues.fence, meta.fence), leased, claimed FROM queues, meta
+WHERE due <= ? ORDER BY due LIMIT 1
+
+-- name: count_crashes
+UPDATE deliveries SET crashes = crashes + 1 WHERE route = ? AND id IN ({})
+
+-- name: take
+SELECT id, digest, received_at, attempts, done, trace, crashes, body FROM deliveries
+WHERE route = ? AND due <= ? AND candidate IS NULL ORDER BY due, id LIMIT ?
+
+-- name: lease
+UPDATE queues SET due = ?, leased = 1, fence = ?, claimed = ? WHERE route = ?
+
+-- name: renew
+UPDATE queues SET due = ? WHERE route = ? AND fence = ? AND leased
+
+-- name: get_claimed
+SELECT claimed FROM queues WHERE route = ? AND fence = ? AND leased
+
+-- name: set_claimed
+UPDATE queues SET claimed = ? WHERE route = ?
+
+-- name: remove
+DELETE FROM deliveries WHERE route = ? AND id IN ({})
+
+-- name: release
+UPDATE deliveries
+SET due = coalesce(?, due), attempts = ?, done = ?, crashes = min(crashes, 1)
+WHERE id = ? AND route = ?
+
+-- name: end_claim
+UPDATE queues SET leased = 0, claimed = NULL, due = (
+    SELECT min(due) FROM deliveries WHERE deliveries.route = queues.route AND candidate IS NULL
+)
+WHERE route = ?
+
+-- A queue that cannot be read is made again of what waits.
+-- name: drop_queue
+DELETE FROM queues WHERE route = CAST(? AS TEXT)
+
+-- name: list_unreadable
+SELECT id, received_at, body FROM deliveries WHERE route = CAST(? AS TEXT)
+
+-- name: drop_delivery
+DELETE FROM deliveries WHERE id = ?
+
+-- name: offer_again
+INSERT INTO queues (route, due)
+SELECT route, min(due) FROM deliveries
+WHERE candidate IS NULL AND route NOT IN (SELECT route FROM queues) GROUP BY route
+
+-- name: count
+SELECT meta.waiting + (SELECT count(*) FROM deliveries WHERE candidate IS NOT NULL),
+    (SELECT count(*) FROM dead_letters), (
+    SELECT min((
+        SELECT received_at FROM deliveries
+        WHERE deliveries.route = queues.route AND candidate IS NULL ORDER BY due, id LIMIT 1
+    )) FROM queues WHERE due IS NOT NULL
+) FROM meta
+
+-- Dead letters
+
+-- name: bury
+INSERT INTO dead_letters (route, reason, received_at, buried_at, done, body) VALUES {}
+
+-- name: list_dead_letters
+SELECT id, route, reason, received_at, buried_at, done, body FROM dead_letters
+WHERE id > ? ORDER BY id LIMIT ?
+
+-- name: get_dead_letter
+SELECT id, route, reason, received_at, buried_at, done, body FROM dead_letters WHERE id = ?
+
+-- name: replay
+INSERT INTO deliveries (route, digest, received_at, done, due, body)
+SELECT route, zeroblob(32), received_at, done, ?, body FROM dead_letters WHERE id = ?
+
+-- name: drop_dead_letter
+DELETE FROM dead_letters WHERE id = ?
