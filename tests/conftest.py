@@ -1,12 +1,15 @@
 """What tests share: the local Asana, and clients that it can reach."""
 
+import logging
+import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import hypothesis
 import pytest
 from support.ports import free_tcp_port
@@ -30,10 +33,53 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("unhurried")
 
+# anyio binds functions of asyncio when it first runs, and some tests replace those.
+anyio.run(anyio.lowlevel.checkpoint)
 
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
+SERVERS = {"valkey", "postgres_server", "world"}
+"""The fixtures behind which servers run."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes run tests: these wait more than they compute."""
+    return min(2 * len(os.sched_getaffinity(0)), 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server, by the fixtures that it asks for."""
+    for item in items:
+        if isinstance(item, pytest.Function) and not SERVERS.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.servers)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no test be skipped in CI, where all that tests need is there."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} is skipped, and nothing may be in CI: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def no_unheard_exception() -> Iterator[None]:
+    """Fail a test in whose event loop an exception reaches nobody but the log."""
+    unheard: list[Exception] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info and isinstance(record.exc_info[1], Exception):
+                unheard.append(record.exc_info[1])
+
+    logger, collector = logging.getLogger("asyncio"), Collector(logging.ERROR)
+    logger.addHandler(collector)
+    yield
+    logger.removeHandler(collector)
+    if unheard:
+        raise ExceptionGroup("the event loop logged what nobody awaited", unheard)
 
 
 @pytest.fixture
@@ -85,7 +131,7 @@ async def until(condition: Callable[[], object]) -> None:
             await anyio.sleep(0.002)
 
 
-async def eventually(look: Callable[[], Awaitable[T]]) -> T:
+async def eventually(look: Callable[[], Awaitable[T | None]]) -> T:
     """Return what the look finds as soon as that is true; fail after half a minute."""
     with guard():
         while not (found := await look()):

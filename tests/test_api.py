@@ -7,7 +7,7 @@ import ssl
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import anyio
@@ -938,8 +938,8 @@ async def bytes_at(talk: Wire, scheme: str = "http") -> AsyncIterator[str]:
     """The base URL of a real server that reads a head and then does this."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await talk(reader, writer)
-        writer.close()
+        with closing(writer):
+            await talk(reader, writer)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:

@@ -13,6 +13,8 @@ from support.replicas import Replica, Webhook, World
 
 from asana_webhooks.stores import MAX_WAITING
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 
 

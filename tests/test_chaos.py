@@ -6,6 +6,8 @@ import chaos
 import pytest
 from support.replicas import World
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 2
 
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from types import ModuleType
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -17,6 +18,8 @@ from asana_webhooks import Event, WebhooksClient, _endpoint, _inbox
 from asana_webhooks import client as client_module
 from asana_webhooks.stores import redis as redis_store
 from asana_webhooks.stores.sqlite import rows
+
+pytestmark = pytest.mark.slow
 
 DAY = timedelta(days=1)
 USERS: tuple[ModuleType, ...] = (_inbox, _endpoint, redis_store, rows)
@@ -34,8 +37,8 @@ class WallClock:
 
         class Jumping(datetime):
             @classmethod
-            def now(cls, tz: tzinfo | None = None) -> datetime:
-                return datetime.now(tz) + clock.ahead
+            def now(cls, tz: tzinfo | None = None) -> Self:
+                return super().now(tz) + clock.ahead
 
         for module in USERS:
             monkeypatch.setattr(module, "datetime", Jumping)
@@ -46,15 +49,15 @@ class WallClock:
 def wall_clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     clock = WallClock()
     clock.install(monkeypatch)
-    settings = {"lease": KEPT_LEASE, "poll": 0.05, "first_delay": 0.1}
+    settings: dict[str, Any] = {"lease": KEPT_LEASE, "poll": 0.05, "first_delay": 0.1}
     monkeypatch.setattr(client_module, "Inbox", partial(_inbox.Inbox, **settings))
     return clock
 
 
 @asynccontextmanager
 async def running(
-    world: World, port: int, handle: Callable[[Event], object]
-) -> AsyncIterator[Callable[[Sent], object]]:
+    world: World, port: int, handle: Callable[[Event], Coroutine[Any, Any, None]]
+) -> AsyncIterator[Callable[[Sent], Awaitable[int]]]:
     """Run a client of this process; yield what posts to it and returns the status."""
     client = WebhooksClient(
         "a-token",

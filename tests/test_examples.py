@@ -17,6 +17,8 @@ from support.ports import free_tcp_port
 
 from asana_webhooks.simulator import AsanaSimulator, Fault
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 SHOWS = {

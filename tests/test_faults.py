@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import asyncpg
@@ -13,6 +14,8 @@ from conftest import eventually, until
 from support.postgres_server import PostgresServer
 from support.replicas import BUSY, KEPT_LEASE, LEASE, Replica, Sent, Webhook, World
 from support.valkey_server import ValkeyServer
+
+pytestmark = pytest.mark.slow
 
 LARGEST_POOL = 16
 """Connections that a store opens at most."""
@@ -69,8 +72,7 @@ async def test_server_that_is_killed_midway_costs_nothing_and_is_found_again(
         assert await status_of(world, probe, replica) == 503
         assert not await is_ready(world, replica)
         await anyio.to_thread.run_sync(server.start)  # it takes seconds on a slow disk
-        handled = len(world.lines())
-        await until(lambda handled=handled: len(world.lines()) > handled + 50)
+        await until(partial(has_handled, world, len(world.lines()) + 50))
         assert await is_ready(world, replica)
         assert await world.is_accepted(probe, replica)
     assert open_files_of(replica) <= open_files + LARGEST_POOL
@@ -78,6 +80,10 @@ async def test_server_that_is_killed_midway_costs_nothing_and_is_found_again(
     acknowledged = {probe.gid for probe in probes}.union(*await asyncio.gather(*sending))
     await eventually(world.is_empty)
     assert set(world.gids()) == acknowledged
+
+
+def has_handled(world: World, count: int) -> bool:
+    return len(world.lines()) > count
 
 
 def open_files_of(replica: Replica) -> int:
@@ -161,7 +167,7 @@ async def test_server_that_takes_no_writes_is_answered_503_until_it_does(
         for _ in range(3):  # the setting reaches a session soon
             await eventually(is_refused)
     for sent in refused:
-        await eventually(lambda sent=sent: world.is_accepted(sent, replica))
+        await eventually(partial(world.is_accepted, sent, replica))
     await until(lambda: {sent.gid for sent in refused} <= set(world.gids()))
     await eventually(world.is_empty)
     assert len(world.gids()) == len(set(world.gids()))

@@ -9,6 +9,8 @@ import pytest
 from conftest import eventually, until
 from support.replicas import BUSY, LEASE, Replica, Sent, Webhook, World, world_on
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def webhook(world: World) -> Webhook:

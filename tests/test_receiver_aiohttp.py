@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -136,11 +136,13 @@ async def talking(opened: Awaitable[Any]) -> AsyncIterator[Peer]:
             await writer.wait_closed()
 
 
-def connect(receiver: Receiver, *, host: str = "127.0.0.1", **options: Any) -> Any:
+def connect(
+    receiver: Receiver, *, host: str = "127.0.0.1", **options: Any
+) -> AbstractAsyncContextManager[Peer]:
     return talking(asyncio.open_connection(host, receiver.port, **options))
 
 
-def connect_unix(path: str, **options: Any) -> Any:
+def connect_unix(path: str, **options: Any) -> AbstractAsyncContextManager[Peer]:
     return talking(asyncio.open_unix_connection(path, **options))
 
 
@@ -207,7 +209,7 @@ async def quiet_and_tidy(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None
 def tasks_since(before: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
     """Return the tasks that are new, except those in which tests and fixtures run."""
     new = asyncio.all_tasks() - before
-    return {task for task in new if "TestRunner" not in repr(task.get_coro())}
+    return new - {asyncio.current_task()}
 
 
 @pytest.fixture(autouse=True)
@@ -676,7 +678,7 @@ def tls_hello() -> bytes:
 
 GREETING = b"X-Canary: " + CANARY
 CHUNKED = b"Transfer-Encoding: chunked"
-NO_CHUNK = {"body": b"0\r\n\r\n", "sized": False}
+NO_CHUNK: dict[str, Any] = {"body": b"0\r\n\r\n", "sized": False}
 
 
 def with_line(line: bytes, *headers: bytes) -> bytes:
@@ -1569,7 +1571,7 @@ def client_tls() -> ssl.SSLContext:
 async def test_delivery_over_tls_is_accepted(
     endpoint: Endpoint, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    trusting = {"ssl": client_tls, "server_hostname": "localhost"}
+    trusting: dict[str, Any] = {"ssl": client_tls, "server_hostname": "localhost"}
     server = serve(endpoint, ssl_context=server_tls)
     async with server as receiver, connect(receiver, **trusting) as peer:
         peer.send(signed(body=delivery(size=MAX_BODY)))
@@ -1582,7 +1584,7 @@ async def test_delivery_over_tls_on_a_unix_socket_is_accepted(
     endpoint: Endpoint, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "hooks.sock")
-    trusting = {"ssl": client_tls, "server_hostname": "localhost"}
+    trusting: dict[str, Any] = {"ssl": client_tls, "server_hostname": "localhost"}
     server = serve(endpoint, ssl_context=server_tls, unix_socket=path)
     async with server, connect_unix(path, **trusting) as peer:
         peer.send(signed())
@@ -1597,7 +1599,7 @@ async def test_tls_handshake_that_ends_after_the_stop_is_for_nothing(
     for _ in range(20):  # until it is accepted
         await checkpoint()
     await receiver.__aexit__(None, None, None)
-    trusting = {"ssl": client_tls, "server_hostname": "localhost"}
+    trusting: dict[str, Any] = {"ssl": client_tls, "server_hostname": "localhost"}
     async with talking(asyncio.open_connection(sock=client, **trusting)) as peer:
         peer.send(signed())
         assert await peer.closed() == b""
@@ -1709,7 +1711,7 @@ async def test_mounted_receiver_gives_the_same_answers(
 async def test_mounted_receiver_refuses_encoded_bodies_though_its_host_inflates_them(
     endpoint: Endpoint, coding: bytes
 ) -> None:
-    body = {b"gzip": gzip.compress, b"deflate": zlib.compress}[coding](HEARTBEAT)
+    body = gzip.compress(HEARTBEAT) if coding == b"gzip" else zlib.compress(HEARTBEAT)
     async with mounted(endpoint) as host, connect(host) as peer:
         peer.send(signed(b"Content-Encoding: " + coding, body=body))
         assert (await peer.answer()).status == 415

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 import httpx
 import pytest
+import pytest_asyncio
 import uvicorn
 from anyio.lowlevel import checkpoint
 from conftest import guard
@@ -239,7 +240,7 @@ class Exchange:
         self.scope = scope
         self._messages = self._body(list(pieces))
         self.asked = 0  # for the body, before the answer
-        self.sent: list[dict[str, Any]] = []
+        self.sent: list[MutableMapping[str, Any]] = []
 
     async def with_(self, app: Any) -> Answer:
         with guard():
@@ -266,14 +267,14 @@ class Exchange:
             return message
         pytest.fail("the body was asked for again")
 
-    async def send(self, message: dict[str, Any]) -> None:
+    async def send(self, message: MutableMapping[str, Any]) -> None:
         self.sent.append(message)
 
 
 # The same answers
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def receiver() -> AsyncIterator[Ask]:
     endpoint = make_endpoint(await make_store())
     server = Receiver(endpoint, host="127.0.0.1", port=0)
@@ -281,8 +282,10 @@ async def receiver() -> AsyncIterator[Ask]:
         yield ask
 
 
-@pytest.fixture(
-    scope="module", params=["alone", "in Starlette", "in FastAPI", "alone on uvicorn", "on uvicorn"]
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=["alone", "in Starlette", "in FastAPI", "alone on uvicorn", "on uvicorn"],
 )
 async def shell(request: pytest.FixtureRequest) -> AsyncIterator[Ask]:
     app = AsgiApp(make_endpoint(await make_store()))
@@ -298,6 +301,7 @@ async def shell(request: pytest.FixtureRequest) -> AsyncIterator[Ask]:
             yield ask
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 async def test_answer_is_that_of_the_receiver(receiver: Ask, shell: Ask, case: Case) -> None:
     answer = await shell(case)
@@ -391,7 +395,7 @@ async def test_client_that_leaves_when_its_body_is_refused_is_no_bug(app: AsgiAp
 async def test_delivery_is_stored_though_nobody_waits_for_the_answer(
     app: AsgiApp, store: MemoryStore
 ) -> None:
-    async def gone(message: dict[str, Any]) -> None:
+    async def gone(message: MutableMapping[str, Any]) -> None:
         raise ConnectionResetError
 
     case = signed(200, body=delivery())

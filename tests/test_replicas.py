@@ -15,6 +15,8 @@ from support.replicas import BUSY, KEPT_LEASE, LEASE, Replica, Sent, Webhook, Wo
 from asana_webhooks import EstablishmentError, Event, WebhooksClient
 from asana_webhooks.simulator import AsanaSimulator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def webhook(world: World) -> Webhook:
