@@ -14,9 +14,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import anyio
 import msgspec
@@ -120,7 +121,7 @@ class Sender:
         self._turn += 1
         receiver = self._receivers[self._turn % len(self._receivers)]
         answer = await self._world.post(sent, receiver)
-        self._report.answers[answer and answer.status_code] += 1
+        self._report.answers[None if answer is None else answer.status_code] += 1
         return answer is not None and answer.status_code == 200
 
 
@@ -137,7 +138,7 @@ class Chaos:
         self._workers = [world.replica(**worker) for _ in range(2)]
         self._webhooks = [Webhook(number) for number in range(1, WEBHOOKS + 1)]
         self._deck: list[str] = []
-        self._kinds: dict[str, Callable[[], Awaitable[None]]] = {
+        self._kinds: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "receiver killed": self._kill_a_receiver,
             "worker killed": self._kill_a_worker,
             "receiver and worker killed": self._kill_one_of_each,
@@ -275,7 +276,7 @@ async def _kill(*replicas: Replica) -> None:
     await _together(*(replica.start for replica in replicas))
 
 
-async def _together(*calls: Callable[[], Awaitable[None]]) -> None:
+async def _together(*calls: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async with anyio.create_task_group() as tasks:
         for call in calls:
             tasks.start_soon(call)

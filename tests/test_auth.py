@@ -348,7 +348,7 @@ async def test_two_who_share_a_file_renew_once(
 ) -> None:
     one, other = make(file), make(TokenFile(tmp_path / "token.json"))
     answers = await asyncio.gather(call(one, server), call(other, server))
-    assert answers == [["1199"], ["1199"]]
+    assert [*answers] == [["1199"], ["1199"]]
     assert server.asked == ["refresh_token"]
 
 
@@ -474,7 +474,7 @@ async def test_lock_in_a_place_that_takes_none_is_reported_at_once(
             raise error
 
     connect = functools.partial(sqlite3.connect, factory=ReadOnly)
-    monkeypatch.setattr(_files.sqlite3, "connect", connect)
+    monkeypatch.setattr(sqlite3, "connect", connect)
     with pytest.raises(StoreError, match="cannot be locked: attempt to write a readonly"):
         await file.lock().__aenter__()
 

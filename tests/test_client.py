@@ -511,6 +511,10 @@ async def test_taken_port_is_an_error_that_leaves_the_store_closed(
     assert threading.active_count() == threads
 
 
+async def called(call: Callable[[], Coroutine[Any, Any, object]]) -> object:
+    return await call()
+
+
 async def test_client_that_is_open_in_another_event_loop_says_so(
     make_client: MakeClient, asana: AsanaSimulator
 ) -> None:
@@ -523,7 +527,7 @@ async def test_client_that_is_open_in_another_event_loop_says_so(
         ]
         for call in calls:
             with pytest.raises(RuntimeError, match="another event loop.* make one for each"):
-                await asyncio.to_thread(lambda call=call: asyncio.run(call()))
+                await asyncio.to_thread(asyncio.run, called(call))
         with pytest.raises(RuntimeError, match="no event loop runs here"):
             await asyncio.to_thread(client.events)
         await client.ensure(asana.project)

@@ -14,20 +14,21 @@ import pytest
 from conftest import eventually, until
 from support.replicas import KEPT_LEASE, Sent, Webhook, World, waiting_in
 
-from asana_webhooks import Event, WebhooksClient, _endpoint, _inbox
+from asana_webhooks import Event, WebhooksClient, _attempt, _endpoint, _inbox
 from asana_webhooks import client as client_module
+from asana_webhooks.stores import _codec
 from asana_webhooks.stores import redis as redis_store
-from asana_webhooks.stores.sqlite import rows
+from asana_webhooks.stores.sqlite import _rows
 
 pytestmark = pytest.mark.slow
 
 DAY = timedelta(days=1)
-USERS: tuple[ModuleType, ...] = (_inbox, _endpoint, redis_store, rows)
-"""The rooms that ask what time it is."""
+USERS: tuple[ModuleType, ...] = (_attempt, _endpoint, _codec, redis_store, _rows)
+"""The modules that ask what time it is."""
 
 
 class WallClock:
-    """What the rooms read in place of the real one; ``ahead`` is how far it is off."""
+    """What the modules read in place of the real one; ``ahead`` is how far it is off."""
 
     def __init__(self) -> None:
         self.ahead = timedelta()

@@ -215,7 +215,8 @@ async def test_letters_of_a_deleted_webhook_are_found(
         webhook = await client.ensure(asana.project)
         await asana.deliver(webhook.gid, b'{"events":null}')
         await client.delete_webhook(webhook.gid)
-        for wanted in ({"webhook": webhook.gid}, {"resource": asana.project}):
+        choices: list[dict[str, Any]] = [{"webhook": webhook.gid}, {"resource": asana.project}]
+        for wanted in choices:
             assert len([letter async for letter in client.iter_dead_letters(**wanted)]) == 1
 
 

@@ -57,7 +57,7 @@ async def test_only_those_that_are_late_end() -> None:
         await asyncio.sleep(0.5)
         return await deadline.wait_for(go_on.wait())
 
-    assert await asyncio.gather(late(), later()) == ["late", True]
+    assert [*await asyncio.gather(late(), later())] == ["late", True]
 
 
 async def test_cancellation_from_outside_passes_through() -> None:

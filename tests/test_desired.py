@@ -221,12 +221,12 @@ async def test_deleted_webhook_that_was_to_be_replaced_is_looked_after_no_longer
 
 @pytest.mark.parametrize("what", ["delete", "update"])
 async def test_change_waits_for_a_look_under_way_and_holds(
-    make_client: MakeClient, asana: AsanaSimulator, what: str
+    make_client: MakeClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """The look has read the webhook already and is about to act on it."""
     async with make_client(look_after=SOON) as client, looking(client) as looks:
         webhook = await client.ensure(asana.project, filters=[ADDED])
-        reached, go_on = held_after_reading(client)
+        reached, go_on = held_after_reading(client, monkeypatch)
         await reached.wait()
         changing = asyncio.create_task(change(client, what, webhook.gid))
         await asyncio.wait([changing], timeout=2 * SOON)  # it would be done, if it did not wait
@@ -249,7 +249,9 @@ async def change(client: WebhooksClient, what: str, gid: str) -> None:
         await client.update_webhook(gid, filters=[REMOVED])
 
 
-def held_after_reading(client: WebhooksClient) -> tuple[asyncio.Event, asyncio.Event]:
+def held_after_reading(
+    client: WebhooksClient, monkeypatch: pytest.MonkeyPatch
+) -> tuple[asyncio.Event, asyncio.Event]:
     """Hold the next look between its reading of the webhook and what it does then."""
     reached, go_on = asyncio.Event(), asyncio.Event()
     api = client._opened().establishment._api
@@ -261,7 +263,7 @@ def held_after_reading(client: WebhooksClient) -> tuple[asyncio.Event, asyncio.E
         await go_on.wait()
         return webhook
 
-    api.get_webhook = get_webhook  # type: ignore[method-assign] # a gate
+    monkeypatch.setattr(api, "get_webhook", get_webhook)
     return reached, go_on
 
 

@@ -23,14 +23,14 @@ Make = Callable[[Sequence[str] | None], Store]
 Dump = Callable[[], bytes]
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
+@pytest.fixture(name="make")
+def _make(tmp_path: Path) -> Make:
     """Return what opens the same place again, with these keys."""
     return lambda keys: SqliteStore(tmp_path / "store.db", encryption_keys=keys)
 
 
-@pytest.fixture
-def dump(tmp_path: Path) -> Dump:
+@pytest.fixture(name="dump")
+def _dump(tmp_path: Path) -> Dump:
     """Return what shows all that is kept."""
     return lambda: b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir()))
 

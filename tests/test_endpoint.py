@@ -462,8 +462,9 @@ NOT_POSITIVE = [0, -1, float("nan"), float("inf")]
 @pytest.mark.parametrize("value", NOT_POSITIVE)
 @pytest.mark.parametrize("name", ["max_body", "body_timeout", "store_timeout"])
 def test_limit_that_is_not_positive_is_refused_by_name(name: str, value: float) -> None:
+    options: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=f"^{name} must be a positive number"):
-        Endpoint(MemoryStore(), on_arrival=lambda: None, **{name: value})
+        Endpoint(MemoryStore(), on_arrival=lambda: None, **options)
 
 
 async def test_body_is_read_once(here: Harness) -> None:
@@ -869,13 +870,17 @@ async def test_probe_takes_get_and_head_only(here: Harness, name: str) -> None:
     assert (response.status, response.headers) == (405, (("Allow", "GET, HEAD"),))
 
 
+async def no_body() -> tuple[bytes, bool]:
+    return b"", False
+
+
 async def test_probe_is_neither_logged_nor_seen(
     here: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for method in ("GET", "POST"):
         await here.endpoint.handle(
-            Request(method=method, route="healthz", secrets=(SECRET,)), lambda: anyio.sleep(0)
+            Request(method=method, route="healthz", secrets=(SECRET,)), no_body
         )
     assert caplog.records == []
     assert here.endpoint.seen("healthz", 0) == ()

@@ -55,7 +55,7 @@ def classes() -> list[type[BaseException]]:
 
 
 def test_the_drawn_tree_is_the_tree_of_the_classes() -> None:
-    assert drawn_tree() == {cls.__name__: cls.__base__.__name__ for cls in classes()}
+    assert drawn_tree() == {cls.__name__: cls.__mro__[1].__name__ for cls in classes()}
 
 
 def test_every_error_is_public_and_has_the_base_error() -> None:

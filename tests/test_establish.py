@@ -368,9 +368,8 @@ async def test_lost_answer_that_cannot_be_looked_up_says_so(
     store: MemoryStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def refuse() -> AsyncIterator[Resource]:
+    def refuse() -> AsyncIterator[Resource]:
         raise AuthenticationError(401, ("Not Authorized",))
-        yield
 
     asana.faults.add("server-error")
     monkeypatch.setattr(api_of(client), "iter_workspaces", refuse)
@@ -650,8 +649,9 @@ async def test_cancelled_after_the_handshake_looks_a_limited_number_of_times(
     async def none_yet(*_: Any, **__: Any) -> AsyncIterator[Webhook]:
         nonlocal looks
         looks += 1
-        return
-        yield
+        none: list[Webhook] = []
+        for webhook in none:
+            yield webhook
 
     asana.faults.add("slow-201")
     monkeypatch.setattr(api_of(client), "iter_webhooks", none_yet)
@@ -686,9 +686,8 @@ async def test_clean_up_that_fails_does_not_swallow_the_cancellation(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def refuse() -> AsyncIterator[Resource]:
+    def refuse() -> AsyncIterator[Resource]:
         raise AuthenticationError(401, ("Not Authorized",))
-        yield
 
     asana.faults.add("slow-201")
     monkeypatch.setattr(api_of(client), "iter_workspaces", refuse)

@@ -506,7 +506,7 @@ async def test_each_event_of_a_delivery_that_ended_a_process_is_kept_as_handled_
             stream = inbox.stream()
             for _ in range(3):
                 seen.gids.append((await anext(stream)).resource.gid)
-            following = asyncio.create_task(anext(stream))  # type: ignore[arg-type] # a coroutine
+            following = asyncio.create_task(anext(stream))
             await eventually(lambda: is_empty(store))
         with pytest.raises(StopAsyncIteration):
             await following
@@ -538,7 +538,7 @@ async def test_delivery_that_ended_its_process_too_often_becomes_a_dead_letter(
             seen.gids.append((await anext(stream)).resource.gid)
             if not is_buried:
                 seen.gids.append((await anext(stream)).resource.gid)
-            following = asyncio.create_task(anext(stream))  # type: ignore[arg-type] # a coroutine
+            following = asyncio.create_task(anext(stream))
             await eventually(lambda: is_empty(store))
         with pytest.raises(StopAsyncIteration):
             await following
@@ -801,13 +801,15 @@ async def test_workers_claim_side_by_side_while_there_is_much(seen: Seen) -> Non
 
 
 async def test_task_of_a_handler_that_is_cancelled_too_late_costs_no_worker(seen: Seen) -> None:
-    claims, workers = 0, []
+    claims = 0
+    workers: list[asyncio.Task[object] | None] = []
 
     class Slow(MemoryStore):
         async def claim(self, *, limit: int, lease: float) -> Claim | None:
             nonlocal claims
             claims += 1
             if claims == 2:  # of the worker that has ended the first
+                assert workers[0] is not None
                 workers[0].cancel()
                 await asyncio.sleep(0)
             return await super().claim(limit=limit, lease=lease)
@@ -919,7 +921,7 @@ async def test_lease_is_renewed_when_a_third_of_it_is_over(
         slept.append(seconds)
         await anyio.sleep_forever()
 
-    monkeypatch.setattr(module.anyio, "sleep", sleep)
+    monkeypatch.setattr(anyio, "sleep", sleep)
     async with Inbox(store, lease=30.0):
         await anyio.wait_all_tasks_blocked()
     assert slept == [10.0]
@@ -1213,7 +1215,7 @@ async def test_stream_outlives_a_store_that_fails_once(caplog: pytest.LogCapture
         first, again = await anext(stream), await anext(stream)
         assert first == again
         assert "bury failed" in caplog.text
-        following = asyncio.create_task(anext(stream))  # type: ignore[arg-type] # a coroutine
+        following = asyncio.create_task(anext(stream))
         await eventually(store.dead_letters)
     with pytest.raises(StopAsyncIteration):
         await following

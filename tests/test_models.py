@@ -116,7 +116,7 @@ class _Answer(msgspec.Struct):
         pytest.param(CREATED_2024, {"is_workspace_webhook": False}, id="2024"),
     ],
 )
-def test_record_of_a_new_webhook_decodes(body: bytes, added_since: dict[str, bool]) -> None:
+def test_record_of_a_new_webhook_decodes(body: bytes, added_since: dict[str, Any]) -> None:
     assert msgspec.json.decode(body, type=_Answer).data == Webhook(
         gid="1200000000000001",
         resource=Resource(gid="1100000000000001", resource_type="workspace", name="example.com"),
@@ -438,7 +438,7 @@ def test_times_are_aware(text: str, expected: datetime) -> None:
 # The key of an event
 
 
-KEYS = {
+KEYS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "time": {"created_at": "2026-07-04T10:11:12.346Z"},
     "action": {"action": "added"},

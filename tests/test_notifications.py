@@ -1,7 +1,8 @@
 """Workers of one process hear of what another has stored before they would have looked."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sized
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -83,7 +84,7 @@ async def test_inbox_announces_until_somebody_works_in_its_process() -> None:
         async with background_task(inbox.drain(routed_to(note)), "drain"):
             for count in (1, 2, 3):
                 assert await store.put(webhook.delivery().stored())
-                await until(lambda count=count: len(seen) == count)
+                await until(partial(has_seen, seen, count))
                 inbox.arrived()
             inbox.stop()
     assert store.announced == 1
@@ -125,6 +126,10 @@ class Broken(MemoryStore):
         await asyncio.Event().wait()
 
 
+def has_called(store: Broken, count: int) -> bool:
+    return store.calls == count
+
+
 async def test_telling_goes_on_after_whatever_a_store_raised(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -132,7 +137,7 @@ async def test_telling_goes_on_after_whatever_a_store_raised(
     async with background_task(notify_arrivals(store, arrived), "tell"):
         for number in (1, 2):
             arrived.set()
-            await until(lambda number=number: store.calls == number)
+            await until(partial(has_called, store, number))
     assert "cannot tell other processes" in caplog.text
     assert "no such channel" in caplog.text
 
@@ -312,6 +317,10 @@ def routed_to(handler: Callable[[Event], Coroutine[Any, Any, None]]) -> Router:
     router = Router()
     router.on()(handler)
     return router
+
+
+def has_seen(seen: Sized, count: int) -> bool:
+    return len(seen) == count
 
 
 async def is_accepted(webhook: Webhook, port: int) -> bool:

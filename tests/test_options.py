@@ -41,7 +41,7 @@ NO_TEXTS = (7, True, b"text", ["text"], object())
 NO_NUMBERS = ("1", b"1", [1], True, object())
 NO_COUNTS = (*NO_NUMBERS, None, 0, -1, 1.5, math.nan, math.inf)
 NO_SECONDS = (*NO_NUMBERS, 0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf)
-NO_FLAGS = (0, 1, None, "yes", [])
+NO_FLAGS: tuple[Any, ...] = (0, 1, None, "yes", [])
 NO_NAMES = ("one", b"one", 7, [1], ["one", None], object())
 
 WRONG: dict[tuple[Make, str], tuple[Any, ...]] = {

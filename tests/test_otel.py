@@ -513,7 +513,7 @@ async def test_store_that_fails_during_a_snapshot_is_a_warning_and_no_end(
 
 async def test_store_that_hangs_does_not_keep_the_client_from_closing(exported: Exported) -> None:
     telemetry = exported.telemetry()
-    watching = asyncio.create_task(telemetry.watch(anyio.sleep_forever))
+    watching = asyncio.create_task(telemetry.watch(asyncio.get_running_loop().create_future))
     await checkpoint()
     watching.cancel()
     with guard():

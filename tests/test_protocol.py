@@ -35,14 +35,14 @@ SECRET = "b537207f20cbfa02357cf448134da559e8bd39d61597dcd5631b8012eae53e81"
 OTHERS = ("first-candidate-of-a-stranger", "second-candidate-of-a-stranger", "a-third-stranger")
 
 
-def route(state: str = "reserved", **fields: Any) -> Route:
-    return Route(id=ID, target=f"https://example.com/{ID}", resource="1", state=state, **fields)
+def route(**fields: Any) -> Route:
+    return Route(id=ID, target=f"https://example.com/{ID}", resource="1", **fields)
 
 
 RESERVED = route(candidates=(*OTHERS, SECRET))
 NEW = route()
-CONFIRMED = route("confirmed", gid="12", secret=SECRET)
-RETIRED = route("retired", gid="12")
+CONFIRMED = route(state="confirmed", gid="12", secret=SECRET)
+RETIRED = route(state="retired", gid="12")
 
 
 def events(*ages: timedelta) -> bytes:
@@ -575,7 +575,7 @@ times = st.datetimes(timezones=st.just(UTC))
 @pytest.mark.parametrize("state", ["reserved", "confirmed"])
 def test_secret_that_no_header_could_carry_is_no_one_elses(state: str) -> None:
     odd = "\udcff\ud800" * 16
-    at = route(state, secret=odd) if state == "confirmed" else route(state, candidates=(odd,))
+    at = route(state=state, secret=odd) if state == "confirmed" else route(candidates=(odd,))
     assert answer_to(handshake(SECRET), at)[0] == (403 if state == "confirmed" else 200)
     assert answer_to(signed(EVENTS), at) == (401, None)
     assert answer_to(signed(HEARTBEAT, odd), at) == (200, NoteHeartbeat())

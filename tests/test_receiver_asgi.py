@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from asana_webhooks import _receiver_asgi as asgi_module
-from asana_webhooks._endpoint import Endpoint
+from asana_webhooks._endpoint import Endpoint, Receive
 from asana_webhooks._receiver_aiohttp import Receiver
 from asana_webhooks._receiver_asgi import AsgiApp
 from asana_webhooks.models import Route
@@ -405,7 +405,7 @@ async def test_delivery_is_stored_though_nobody_waits_for_the_answer(
 
 async def test_bug_of_ours_is_left_to_the_host(store: MemoryStore) -> None:
     class Broken(Endpoint):
-        async def handle(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> Response:
+        async def handle(self, request: Request, read: Receive) -> Response:
             msg = "a bug"
             raise RuntimeError(msg)
 

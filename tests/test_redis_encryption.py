@@ -73,7 +73,8 @@ class InterruptedStore(RedisStore):
 
     def __init__(self, url: str, act: Callable[[], Awaitable[object]]) -> None:
         super().__init__(url, encryption_keys=[NEW, OLD])
-        self._run, self._server.run = self._server.run, self._run_and_act
+        self._run = self._server.run
+        self._server.run = self._run_and_act  # type: ignore[method-assign] # the other acts here
         self._acts = [act]
         self.looks = 0
 

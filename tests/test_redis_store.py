@@ -12,8 +12,9 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,7 @@ async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
         await put(dead, 1, 2)
         late = await take(dead, lease=0.5)
         assert await living.claim(limit=10, lease=30) is None
-        owner = await eventually(lambda: living.claim(limit=10, lease=30))
+        owner = await eventually(partial(living.claim, limit=10, lease=30))
         assert owner.fence > late.fence
         assert numbers(owner) == [1]  # alone: it may be what the worker died of
         assert not await dead.end_claim(late, late.deliveries)
@@ -311,18 +312,18 @@ async def test_lookups_at_once_share_round_trips(server: ValkeyServer) -> None:
 async def test_cancelled_put_harms_no_other(own_server: ValkeyServer) -> None:
     answers: dict[int, bool] = {}
 
-    async def put_it(number: int, scope: anyio.CancelScope) -> None:
+    async def put_it(store: Store, number: int, scope: anyio.CancelScope) -> None:
         with scope:
             answers[number] = await store.put(delivery(number))
 
     scopes = [anyio.CancelScope() for _ in range(5)]
     async with RedisStore(own_server.url) as store, anyio.create_task_group() as tasks:
         with pausing(own_server):
-            tasks.start_soon(put_it, 0, scopes[0])
-            tasks.start_soon(put_it, 1, scopes[1])
+            tasks.start_soon(put_it, store, 0, scopes[0])
+            tasks.start_soon(put_it, store, 1, scopes[1])
             await wait_all_tasks_blocked()
             for number in (2, 3, 4):
-                tasks.start_soon(put_it, number, scopes[number])
+                tasks.start_soon(put_it, store, number, scopes[number])
             await wait_all_tasks_blocked()
             scopes[1].cancel()  # on its way
             scopes[3].cancel()  # not yet sent, and so never
@@ -819,7 +820,7 @@ async def test_client_of_a_sentinel_follows_the_primary_with_all_that_a_replica_
         running_valkey(*follows, *EACH_WRITE_TO_DISK) as replica,
         running_sentinel(free_port) as port,
     ):
-        sentinel = Sentinel([("127.0.0.1", port)], socket_timeout=1)
+        sentinel = Sentinel([("127.0.0.1", port)], socket_timeout=1)  # type: ignore[no-untyped-call] # of redis
         await eventually(lambda: _replicas_of(sentinel))
         async with (
             sentinel.master_for("asana", socket_timeout=4) as client,
@@ -839,9 +840,9 @@ async def test_client_of_a_sentinel_follows_the_primary_with_all_that_a_replica_
         await sentinel.sentinels[0].aclose()
 
 
-async def _replicas_of(sentinel: Sentinel) -> list[Any]:
+async def _replicas_of(sentinel: Sentinel) -> Sequence[object]:
     try:
-        found: list[Any] = await sentinel.discover_slaves("asana")
+        found = await sentinel.discover_slaves("asana")
     except redis.sentinel.SlaveNotFoundError:  # the Sentinel itself may not answer yet
         return []
     return found

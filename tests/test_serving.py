@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -117,7 +118,7 @@ async def test_signal_stops_all_clients_that_are_served_in_one_loop(
         background_task(serve(clients[2], handlers=False), "third") as third,
     ):
         for client in clients:
-            await eventually(lambda client=client: is_ready(client.port))
+            await eventually(partial(is_ready, client.port))
         stop.set()
         await until(lambda: clients[0]._transport._closed)
         os.kill(os.getpid(), signal.SIGTERM)

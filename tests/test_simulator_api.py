@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pytest
@@ -18,8 +18,6 @@ from asana_webhooks.simulator.middleware import announcement
 from asana_webhooks.simulator.responses import Refused
 from asana_webhooks.simulator.state import State, WebhookRecord
 from asana_webhooks.simulator.webhook_creation import check_room
-
-T = TypeVar("T")
 
 WHOLE = {
     *("gid", "resource_type", "resource", "target", "active", "is_workspace_webhook"),
@@ -51,7 +49,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[T]], list[T]]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], list[Any]]:
     """Return a function that lists the objects of a class that a test has made."""
     made: list[Any] = []
     for kind in (Pages, EventCalls):
@@ -188,7 +186,7 @@ async def test_offset_ends_after_a_quarter_of_an_hour(clock: Clock) -> None:
         assert error["message"] == "offset: Your pagination token has expired."
 
 
-async def test_what_ended_is_forgotten(clock: Clock, opened: Callable[[type[T]], list[T]]) -> None:
+async def test_what_ended_is_forgotten(clock: Clock, opened: Callable[[type], list[Any]]) -> None:
     async with local_asana.running() as world:
         for _ in range(3):
             await world.api.get("/tasks", params={"project": "8675309", "limit": 2})
@@ -325,8 +323,9 @@ async def test_writes_at_once_are_limited_apart_from_gets() -> None:
 
 @pytest.mark.parametrize("name", ["rate_limit", "concurrent_gets", "concurrent_writes"])
 def test_limit_that_lets_nothing_in_is_a_mistake(name: str) -> None:
+    options: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=f"{name} must be a number of calls from 1 on"):
-        AsanaSimulator(**{name: 0})
+        AsanaSimulator(**options)
 
 
 def webhooks(count: int, *, app: str, resource: str) -> list[WebhookRecord]:

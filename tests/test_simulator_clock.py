@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 
 import anyio
@@ -177,7 +178,7 @@ async def test_callbacks_are_called_in_order_until_the_clock_is_stopped(clock: C
     start(clock, 2 * HOUR, log=log)
     begun = clock.now()
     for hours in (3, 1, 30):
-        clock.call_at(begun + timedelta(hours=hours), lambda hours=hours: log.append(hours * HOUR))
+        clock.call_at(begun + timedelta(hours=hours), partial(log.append, hours * HOUR))
     await clock.advance(4 * HOUR, patience=5)
     assert log == [HOUR, 2 * HOUR, 3 * HOUR]
     clock.stop()

@@ -49,13 +49,14 @@ async def answers() -> AsyncIterator[Answers]:
 
 async def life_of_a_webhook(world: World) -> None:
     api, params = world.api, {"workspace": "1331"}
+    queries: list[dict[str, str]] = [{}, {"limit": "1"}, {"limit": "2"}, {"opt_fields": ALL}]
     data: dict[str, Any] = {"resource": "8675309", "target": world.target}
     created = (await api.post("/webhooks", json={"data": data})).json()
     gid = created["data"]["gid"]
     filters = [{"resource_type": "task", "action": "changed", "fields": ["name"]}]
     data = {"resource": "1301", "target": world.target, "filters": filters}
     await api.post("/webhooks", json={"data": data}, params={"opt_fields": ALL})
-    for query in ({}, {"limit": 1}, {"limit": 2}, {"opt_fields": ALL}):
+    for query in queries:
         await api.get("/webhooks", params=params | query)
     await api.get(f"/webhooks/{gid}")
     await api.get(f"/webhooks/{gid}", params={"opt_fields": "resource.name,filters.action"})

@@ -90,7 +90,8 @@ async def in_thread(store: SqliteStore, do: Callable[[Tables], Any]) -> Any:
 
 
 async def execute(store: SqliteStore, sql: str) -> list[Any]:
-    return await in_thread(store, lambda tables: tables._execute(sql).fetchall())
+    rows: list[Any] = await in_thread(store, lambda tables: tables._execute(sql).fetchall())
+    return rows
 
 
 @asynccontextmanager
@@ -477,8 +478,8 @@ async def test_cancelling_while_it_opens_leaves_nothing_open(
         go_on.wait(10)
         return open_(*arguments)
 
-    open_ = _writer.open_file
-    monkeypatch.setattr(_writer, "open_file", open_slowly)
+    open_ = _file.open_file
+    monkeypatch.setattr("asana_webhooks.stores.sqlite._writer.open_file", open_slowly)
     store = SqliteStore(path)
     opening = asyncio.create_task(store.__aenter__())
     await asyncio.sleep(0)

@@ -290,7 +290,8 @@ class StoreMachine(RuleBasedStateMachine):
         expected = self.model.claim(limit)
         claim: Claim | None = self.run(self.store.claim(limit=limit, lease=lease))
         if expected is None or claim is None:
-            assert claim is expected is None
+            assert claim is None
+            assert expected is None
             return multiple()
         id_, due = expected
         assert claim.route == id_

@@ -46,8 +46,8 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def make_store(
+@pytest.fixture(name="make_store", params=["memory", "sqlite"])
+def _make_store(  # other modules take all of this one but the names with an underscore
     request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
 ) -> Callable[..., Store]:
     def make(**options: Any) -> Store:

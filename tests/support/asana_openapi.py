@@ -16,12 +16,12 @@ ERROR: dict[str, Any] = {"$ref": "#/components/schemas/ErrorResponse"}
 FORMATS = jsonschema.FormatChecker(formats=())
 
 
-@FORMATS.checks("date-time")
+@FORMATS.checks("date-time")  # type: ignore[untyped-decorator] # jsonschema has no types
 def _is_instant(value: object) -> bool:
     return bool(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(value)))
 
 
-@FORMATS.checks("uri")
+@FORMATS.checks("uri")  # type: ignore[untyped-decorator] # likewise
 def _is_uri(value: object) -> bool:
     return bool(re.fullmatch(r"https?://\S+", str(value)))
 
@@ -72,7 +72,7 @@ UNDESCRIBED_STATUSES = {
 
 
 def _with_differences() -> dict[str, Any]:
-    schemas = copy.deepcopy(COMPONENTS["schemas"])
+    schemas: dict[str, Any] = copy.deepcopy(COMPONENTS["schemas"])
     for schema, name, allowed, _ in DIFFERENCES:
         holder = schemas[schema]
         for part in holder.get("allOf", []):

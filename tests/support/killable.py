@@ -15,11 +15,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
 
-from asana_webhooks import Event, PostgresStore, RedisStore, SqliteStore, WebhooksClient
+from asana_webhooks import Event, PostgresStore, RedisStore, SqliteStore, StoreError, WebhooksClient
 from asana_webhooks import client as client_module
 from asana_webhooks._inbox import Inbox
 from asana_webhooks.models import Claim, Delivery
@@ -98,22 +99,24 @@ class Watched:
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
     ) -> bool:
         self.journal.die_at("commit")
-        stored = await super().put(delivery, candidate=candidate, reason=reason)
+        stored: bool = await super().put(  # type: ignore[misc] # the store comes after it
+            delivery, candidate=candidate, reason=reason
+        )
         self.journal.die_at("answer")
         if not stored:
             self.journal.note("duplicate")
         return stored
 
     async def renew(self, claim: Claim, *, lease: float) -> bool:
-        return self._leased(await super().renew(claim, lease=lease))
+        return self._leased(await super().renew(claim, lease=lease))  # type: ignore[misc] # likewise
 
     async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
         self.journal.die_at("ack")
-        return self._leased(await super().ack(claim, handled))
+        return self._leased(await super().ack(claim, handled))  # type: ignore[misc] # likewise
 
     async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
         self.journal.die_at("ack")
-        return self._leased(await super().end_claim(claim, handled))
+        return self._leased(await super().end_claim(claim, handled))  # type: ignore[misc] # likewise
 
     def _leased(self, leased: bool) -> bool:  # noqa: FBT001 - a store's answer
         if not leased:
@@ -134,14 +137,14 @@ class WatchedPostgres(Watched, PostgresStore):
 
 
 def store_of(orders: Orders, journal: Journal) -> Store:
-    limit = {"max_waiting": orders.max_waiting}
+    limit = orders.max_waiting
     store: WatchedSqlite | WatchedRedis | WatchedPostgres
     if orders.kind == "sqlite":
-        store = WatchedSqlite(orders.address, **limit)
+        store = WatchedSqlite(orders.address, max_waiting=limit)
     elif orders.kind == "valkey":
-        store = WatchedRedis(orders.address, prefix=orders.name, **limit)
+        store = WatchedRedis(orders.address, prefix=orders.name, max_waiting=limit)
     else:
-        store = WatchedPostgres(orders.address, schema=orders.name, **limit)
+        store = WatchedPostgres(orders.address, schema=orders.name, max_waiting=limit)
     store.journal = journal
     return store
 
@@ -150,17 +153,18 @@ def die_in_a_group(journal: Journal) -> None:
     """Have the process end when a transaction of SQLite has stored many, before its commit."""
     put = Tables.put
 
-    def put_and_die(self: Tables, puts: list[object]) -> object:
+    def put_and_die(self: Tables, puts: list[Any]) -> list[bool | StoreError]:
         answers = put(self, puts)
         if len(puts) > 1:
             journal.die_at("group")
         return answers
 
-    Tables.put = put_and_die
+    Tables.put = put_and_die  # type: ignore[method-assign] # it dies in the middle
 
 
 def client_of(orders: Orders, journal: Journal) -> WebhooksClient:
-    client_module.Inbox = functools.partial(Inbox, lease=orders.lease, poll=0.1, first_delay=0.02)
+    hurried = functools.partial(Inbox, lease=orders.lease, poll=0.1, first_delay=0.02)
+    vars(client_module)["Inbox"] = hurried
     client = WebhooksClient(
         "a-token",
         public_url=orders.public_url or f"http://127.0.0.1:{orders.port or 80}",

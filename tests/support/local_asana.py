@@ -42,11 +42,13 @@ class World:
 
     async def post(self, path: str, **data: Any) -> dict[str, Any]:
         """Return the record in the answer to a call that succeeds."""
-        return self._record(await self.api.post(path, json={"data": data}))
+        record: dict[str, Any] = self._record(await self.api.post(path, json={"data": data}))
+        return record
 
     async def put(self, path: str, **data: Any) -> dict[str, Any]:
         """Return the record in the answer to a call that succeeds."""
-        return self._record(await self.api.put(path, json={"data": data}))
+        record: dict[str, Any] = self._record(await self.api.put(path, json={"data": data}))
+        return record
 
     async def get(self, path: str, **params: Any) -> Any:
         """Return the record, or the list of records, that a call shows."""

@@ -67,7 +67,7 @@ class OAuthServer:
         if form.get("client_secret") != CLIENT_SECRET:
             return answer_of(401, {"error": "invalid_client"})
         if not self._is_good(form):
-            said = f"The token {form.get('refresh_token')} is invalid"
+            said = f"The token {form.get('refresh_token')!s} is invalid"
             return answer_of(400, {"error": "invalid_grant", "error_description": said})
         granted = self._grant(form)
         self.waiting += 1

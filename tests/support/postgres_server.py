@@ -128,12 +128,13 @@ class PostgresServer:
     def copy(self, other: PostgresServer) -> None:
         """Begin as a standby of a server that runs, before the first start."""
         shutil.rmtree(self._data)
-        way = ("-h", other.directory, "-p", str(other.port), "-U", "postgres")
-        command = [self._bin / "pg_basebackup", *way, "-D", self._data, "--write-recovery-conf"]
+        way = ("-h", str(other.directory), "-p", str(other.port), "-U", "postgres")
+        program = str(self._bin / "pg_basebackup")
+        command = [program, *way, "-D", str(self._data), "--write-recovery-conf"]
         subprocess.run(command, check=True, capture_output=True, **_as_user())
 
     def _answers(self) -> bool:
-        ready = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
 
 

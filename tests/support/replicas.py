@@ -73,8 +73,8 @@ class Place:
             with self.server.frozen():
                 yield
         else:
-            options = {"isolation_level": None, "timeout": 10.0}
-            with contextlib.closing(sqlite3.connect(self.address, **options)) as other:
+            other = sqlite3.connect(self.address, isolation_level=None, timeout=10.0)
+            with contextlib.closing(other):
                 other.execute("BEGIN IMMEDIATE")
                 yield
 
@@ -216,7 +216,7 @@ class World:
     def replica(self, **orders: Any) -> Replica:
         """Return a process that is not started yet; it ends with the world."""
         place = self.place
-        known = {"kind": place.kind, "address": place.address, "name": place.name}
+        known: dict[str, Any] = {"kind": place.kind, "address": place.address, "name": place.name}
         if orders.get("serve"):
             known["port"] = free_tcp_port()
         known["folder"] = str(self._folder)

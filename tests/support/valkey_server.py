@@ -119,7 +119,8 @@ class ClockedRedisStore(RedisStore):
         self, server: ValkeyServer, clock: Callable[[], float], prefix: str = "", **options: Any
     ) -> None:
         super().__init__(server.url, prefix=prefix or f"clocked-{next(self._prefixes)}:", **options)
-        self._run, self._server.run = self._server.run, self._run_at
+        self._run = self._server.run
+        self._server.run = self._run_at  # type: ignore[method-assign] # it tells the time first
         self._clock = clock
 
     async def _run_at(self, script: Script, *arguments: bytes | str | int) -> Any:

@@ -79,7 +79,7 @@ class Pool(Protocol):
 def library() -> Any:
     """Return asyncpg; raises ValueError when it is not installed."""
     try:
-        import asyncpg  # type: ignore[import-untyped]  # it has no types
+        import asyncpg
     except ImportError:
         msg = "PostgresStore needs asyncpg: pip install 'asana-webhooks[postgres]'"
         raise ValueError(msg) from None
