@@ -246,7 +246,11 @@ def test_bytes_that_are_no_text_come_back_from_a_line() -> None:
 
 
 def test_lines_hold_neither_secret_nor_route() -> None:
-    headers = (("X-Hook-Secret", "a-secret"), ("X-Original-URI", "/asana/the-route?x"))
+    headers = (
+        ("X-Hook-Secret", "a-secret"),
+        ("X-Original-URI", "/asana/the-route?x"),
+        ("Proxy-Authorization", "Basic a-password"),
+    )
     fields = as_fields(record(route="the-route", headers=headers), None)
     assert fields["headers"] == {"X-Original-URI": "/asana/<route>?x"}
 

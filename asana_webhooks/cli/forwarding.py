@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -12,18 +13,18 @@ from yarl import URL
 
 from .recording import Attempt, Record
 
-__all__ = ["check_url", "forward", "post", "session"]
+__all__ = ["check_url", "forward", "passed_on", "post", "session"]
 
 TIMEOUT = 10.0
 """Seconds that a program has to answer: as long as Asana would wait."""
 
-OF_THE_CONNECTION = frozenset(
+NOT_PASSED_ON = frozenset(
     {
-        *("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection"),
-        *("te", "trailer", "transfer-encoding", "upgrade"),
+        *("connection", "content-length", "expect", "forwarded", "host", "keep-alive", "te"),
+        *("proxy-authorization", "proxy-connection", "trailer", "transfer-encoding", "upgrade"),
     }
 )
-"""Headers that are about one connection, or that the next one has of its own."""
+"""Headers about the way a request came, or that the next connection has of its own."""
 
 
 def check_url(url: str) -> str:
@@ -34,6 +35,21 @@ def check_url(url: str) -> str:
             return url
     msg = f"{url!r} is no address to post to; write it like http://127.0.0.1:3000/hooks"
     raise ValueError(msg)
+
+
+def passed_on(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the headers of a request that go to another receiver with it.
+
+    Source: RFC 9110, section 7.6.1.
+    """
+    known = list(headers)
+    named = {
+        option.strip().lower()
+        for name, value in known
+        if name.lower() == "connection"
+        for option in value.split(",")
+    }
+    return [(k, v) for k, v in known if k.lower() not in NOT_PASSED_ON | named]
 
 
 def session() -> aiohttp.ClientSession:
@@ -51,7 +67,7 @@ async def post(http: aiohttp.ClientSession, url: str, record: Record) -> int:
 
     Raises OSError, aiohttp.ClientError or TimeoutError when no answer comes.
     """
-    headers = [(k, v) for k, v in record.headers if k.lower() not in OF_THE_CONNECTION]
+    headers = passed_on(record.headers)
     async with http.post(
         URL(url), data=record.body, headers=headers, allow_redirects=False
     ) as response:

@@ -30,14 +30,6 @@ SUCCESS = (200, 204)
 TIMEOUT = 10.0
 """Seconds that a target has for its answer, as at Asana."""
 
-OF_THE_CONNECTION = frozenset(
-    {
-        *("connection", "content-length", "expect", "forwarded", "host", "keep-alive", "te"),
-        *("proxy-authorization", "proxy-connection", "trailer", "transfer-encoding", "upgrade"),
-    }
-)
-"""Headers that were about the way a delivery came, and would be wrong on another."""
-
 
 class Recorded(NamedTuple):
     """A post as it was received."""
@@ -141,11 +133,9 @@ async def _post_all(target: str, deliveries: Sequence[Recorded]) -> list[dict[st
 async def _post(client: httpx.AsyncClient, target: str, delivery: Recorded) -> dict[str, Any]:
     import httpx
 
-    headers = {
-        name: value
-        for name, value in delivery.headers.items()
-        if name.lower() not in OF_THE_CONNECTION
-    }
+    from .forwarding import passed_on
+
+    headers = passed_on(delivery.headers.items())
     status: int | str
     try:
         response = await client.post(target, content=delivery.body, headers=headers)

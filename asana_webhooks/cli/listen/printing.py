@@ -12,7 +12,7 @@ import click
 
 from ...models import Route
 from ...stores import Store
-from ..forwarding import forward, session
+from ..forwarding import forward, passed_on, session
 from ..output import describe, on_one_line
 from ..recording import Attempt, Record, Recorder
 from ..replay import Recorded
@@ -87,7 +87,7 @@ def as_fields(record: Record, route: Route | None) -> dict[str, Any]:
     """Return a delivery as ``replay`` reads it, and what became of it; no secret, no route."""
     headers = {
         name: record.without_route(value)
-        for name, value in record.headers
+        for name, value in passed_on(record.headers)
         if name.lower() != "x-hook-secret"
     }
     return {
