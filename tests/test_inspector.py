@@ -259,13 +259,56 @@ async def test_webhooks_stay_as_they_were_while_the_store_fails(
 
 
 async def test_only_the_last_requests_are_remembered(
-    inspected: Inspected, monkeypatch: pytest.MonkeyPatch
+    asana: AsanaSimulator, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "MAX_RECORDS", 3)
-    await inspected.all_verdicts()
-    assert inspected.verdicts() == ALL[-3:]
+    monkeypatch.setattr(recording, "GENUINE", (2, 1_000))
+    monkeypatch.setattr(recording, "OF_STRANGERS", (1, 1_000))
+    inspected = Inspected(asana, free_port)
+    async with inspected.client, background_task(inspected.client.run(), "run"):
+        await inspected.all_verdicts()
+    assert inspected.verdicts() == ["refused", "dead letter", "accepted"]
     assert len(inspected.recorder._by_digest) == 2
     assert inspected.recorder.find(1) is None
+
+
+def end(recorder: Recorder, status: int, body: bytes = b"{}", **fields: Any) -> None:
+    """Have a request recorded that was answered with this status."""
+    request = Request(method="POST", route="r" * 32, body=body, **fields)
+    with recorder.receiving(request):
+        recorder.answered(Response(status, "" if status == 200 else "no"))
+
+
+def test_strangers_push_out_no_genuine_delivery() -> None:
+    recorder = Recorder()
+    end(recorder, 200, signatures=(DIGEST,))
+    for _ in range(300):
+        end(recorder, 404)
+        end(recorder, 401, signatures=("6" * 64,))
+        end(recorder, 200, secrets=("s" * 32,))
+    first, *others = recorder.records()
+    assert (first.id, first.verdict) == (1, "heartbeat")
+    assert len(others) == recording.OF_STRANGERS[0]
+    assert {record.verdict for record in others} == {"refused", "handshake"}
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_bytes_that_are_remembered_have_a_bound_but_the_last_request_is_there(status: int) -> None:
+    recorder = Recorder()
+    for number in range(60):
+        end(recorder, status, body=bytes([number]) * 2**20, signatures=(DIGEST,))
+    kept = recorder.records()
+    assert sum(len(record.body) for record in kept) <= recording.GENUINE[1]
+    assert kept[-1].body == bytes([59]) * 2**20
+    end(recorder, status, body=bytes(2**26), signatures=(DIGEST,))
+    assert [len(record.body) for record in recorder.records()] == [2**26]
+
+
+def test_page_that_does_not_read_holds_no_more_than_is_remembered() -> None:
+    recorder = Recorder()
+    with recorder.following() as feed:
+        for _ in range(500):
+            end(recorder, 401)
+        assert [*feed._changed] == [record.id for record in recorder.records()]
 
 
 async def test_passers_by_and_probes_are_not_recorded(
@@ -418,6 +461,19 @@ async def test_other_names_that_lead_here_are_refused(
         assert "127.0.0.1 and at localhost" in await answer.text()
 
 
+@pytest.mark.parametrize(
+    ("path", "site"), [("", "cross-site"), ("stream", "same-origin"), ("stream", "none")]
+)
+async def test_page_is_opened_from_anywhere_and_asks_itself(
+    inspected: Inspected, http: aiohttp.ClientSession, path: str, site: str
+) -> None:
+    async with http.get(inspected.url + path, headers={"Sec-Fetch-Site": site}) as answer:
+        assert answer.status == 200
+
+
+AGAIN = "records/3/Post again"
+
+
 async def test_page_is_at_localhost_too(inspected: Inspected, http: aiohttp.ClientSession) -> None:
     host = inspected.origin.replace("http://127.0.0.1", "localhost")
     async with http.get(inspected.url, headers={"Host": host}) as answer:
@@ -425,13 +481,15 @@ async def test_page_is_at_localhost_too(inspected: Inspected, http: aiohttp.Clie
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "origin"),
+    ("method", "path", "headers"),
     [
-        pytest.param("POST", "records/3/Post again", None, id="post without an origin"),
-        pytest.param("POST", "records/3/Post again", "null", id="post from a sandbox"),
-        pytest.param("POST", "records/3/Post again", "https://evil.example", id="post of another"),
-        pytest.param("POST", "records/3/Post again", "http://localhost", id="post of a neighbour"),
-        pytest.param("GET", "stream", "https://evil.example", id="stream to another"),
+        pytest.param("POST", AGAIN, {}, id="post without an origin"),
+        pytest.param("POST", AGAIN, {"Origin": "null"}, id="post from a sandbox"),
+        pytest.param("POST", AGAIN, {"Origin": "https://evil.example"}, id="post of another"),
+        pytest.param("POST", AGAIN, {"Origin": "http://localhost"}, id="post of a neighbour"),
+        pytest.param("GET", "stream", {"Origin": "https://evil.example"}, id="stream to another"),
+        pytest.param("GET", "stream", {"Sec-Fetch-Site": "cross-site"}, id="image of another"),
+        pytest.param("GET", "stream", {"Sec-Fetch-Site": "same-site"}, id="image of a neighbour"),
     ],
 )
 async def test_other_pages_are_refused(
@@ -439,10 +497,9 @@ async def test_other_pages_are_refused(
     http: aiohttp.ClientSession,
     method: str,
     path: str,
-    origin: str | None,
+    headers: dict[str, str],
 ) -> None:
     await inspected.all_verdicts()
-    headers = {} if origin is None else {"Origin": origin}
     async with http.request(method, inspected.url + path, headers=headers) as answer:
         assert answer.status == 403
     assert inspected.verdicts() == ALL
@@ -575,6 +632,19 @@ async def test_page_is_alive_and_says_when_the_command_ended(
             await page.until(f"{DETAIL}.includes('2 events')")
             await page.until(f"{DETAIL}.includes('handled')")
         await page.until("document.getElementById('live').innerText.includes('not running')")
+
+
+async def test_page_shows_what_is_genuine_whatever_strangers_post(
+    inspected: Inspected, page: Page, http: aiohttp.ClientSession
+) -> None:
+    await inspected.establish()
+    await page.show(inspected.url)
+    await page.until(f"{ROWS} === 2")
+    for _ in range(210):
+        await http.post(f"{inspected.address}/hooks/{'x' * 32}", data=b"{}")
+    await page.until(f"{ROWS} === 51")
+    shown = "[...document.querySelectorAll('#list .verdict')].map((each) => each.textContent)"
+    await page.until(f"String({shown}) === String(Array(50).fill('refused').concat('heartbeat'))")
 
 
 async def test_page_is_used_with_the_keyboard_alone(inspected: Inspected, page: Page) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Literal, NamedTuple, TypeAlias
 
 from .._handlers import HandlerError
@@ -57,13 +58,23 @@ class Record:
     reason: str = ""
     attempts: list[Attempt] = field(default_factory=list)
 
+    @property
+    def is_genuine(self) -> bool:
+        """Whether its signature fits, so that Asana sent it."""
+        return self.verdict not in ("refused", "handshake")
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has, headers included."""
+        return len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
+
     def without_route(self, text: str) -> str:
         """Return a header's value without the route: proxies write the path into some."""
         return text.replace(self.route, "<route>") if self.route else text
 
     def events(self) -> list[Event]:
         """Return the events that can be decoded, of whatever was signed correctly."""
-        if self.verdict in ("refused", "handshake"):
+        if not self.is_genuine:
             return []
         try:
             texts = split_events(self.body)
@@ -76,8 +87,11 @@ class Record:
         return events
 
 
-MAX_RECORDS = 200
-"""How many requests are remembered; the oldest go."""
+GENUINE = 200, 2**24
+"""How many requests with a signature that fits are remembered, and bytes of them; the oldest go."""
+
+OF_STRANGERS = 50, 2**22
+"""The same of all other requests, so that strangers push out nothing that is genuine."""
 
 VERDICTS: dict[Outcome, Verdict] = {
     "stored": "accepted",
@@ -109,6 +123,10 @@ class Feed:
         self._changed[record.id] = record
         self._news.set()
 
+    def forget(self, record: Record) -> None:
+        """Tell no more of a record, of which nobody was told yet."""
+        self._changed.pop(record.id, None)
+
     def close(self) -> None:
         """Let who waits wait no longer."""
         self.closed = True
@@ -126,11 +144,33 @@ class Feed:
         return list(changed.values())
 
 
+class _Last:
+    """The last requests of a kind, bounded in number and in bytes; the newest is always there."""
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self.records: deque[Record] = deque()
+        self._most = most
+        self._most_bytes = most_bytes
+        self._bytes = 0
+
+    def add(self, record: Record) -> Iterator[Record]:
+        """Add a request, and yield those that go for it."""
+        self.records.append(record)
+        self._bytes += record.size
+        while len(self.records) > 1 and (
+            len(self.records) > self._most or self._bytes > self._most_bytes
+        ):
+            gone = self.records.popleft()
+            self._bytes -= gone.size
+            yield gone
+
+
 class Recorder(Telemetry):
     """Remembers the last requests; ``on_answer`` is called with each when it was answered."""
 
     def __init__(self, on_answer: Callable[[Record], None] | None = None) -> None:
-        self._records: deque[Record] = deque()
+        self._genuine = _Last(*GENUINE)
+        self._of_strangers = _Last(*OF_STRANGERS)
         self._by_digest: dict[bytes, Record] = {}
         self._feeds: set[Feed] = set()
         self._on_answer = on_answer
@@ -138,11 +178,12 @@ class Recorder(Telemetry):
 
     def records(self) -> list[Record]:
         """Return what is remembered, oldest first."""
-        return list(self._records)
+        both = (*self._genuine.records, *self._of_strangers.records)
+        return sorted(both, key=attrgetter("id"))
 
     def find(self, number: int) -> Record | None:
         """Return the record with this id; None when there is none, or no more."""
-        return next((record for record in self._records if record.id == number), None)
+        return next((record for record in self.records() if record.id == number), None)
 
     @contextlib.contextmanager
     def following(self) -> Iterator[Feed]:
@@ -162,7 +203,7 @@ class Recorder(Telemetry):
     def note_attempt(self, record: Record, attempt: Attempt) -> None:
         """Add an attempt to a record."""
         record.attempts.append(attempt)
-        if record.status:  # an attempt may end before the answer is sent
+        if self.find(record.id):  # an attempt may end before the answer is sent, or much later
             self._tell(record)
 
     def again(self, record: Record) -> Delivery:
@@ -245,9 +286,11 @@ class Recorder(Telemetry):
         return record
 
     def _remember(self, record: Record) -> None:
-        self._records.append(record)
-        if len(self._records) > MAX_RECORDS:
-            self._forget(self._records.popleft())
+        last = self._genuine if record.is_genuine else self._of_strangers
+        for gone in last.add(record):
+            self._forget(gone)
+            for feed in self._feeds:
+                feed.forget(gone)
 
     def _forget(self, record: Record) -> None:
         """Count no more attempts as this record's."""

@@ -1,16 +1,16 @@
 """The server of the page: on 127.0.0.1 only, and only for pages of its own.
 
-Any web page that somebody looks at may send requests to this machine. A name that is made to lead
-here (DNS rebinding) is told by the header Host; a post from another page by the header Origin,
-which browsers send with each; and what other pages load of us is not shown to them. Programs of
-other users of this machine are not kept away.
+Any web page that somebody looks at may send requests to this machine. Browsers tell: a name that
+was made to lead here (DNS rebinding) is in the header Host, a page that posts is in Origin, and
+Sec-Fetch-Site says whether a page of another site asks. Programs of other users of this machine are
+not kept away.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -100,11 +100,9 @@ class Inspector:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
-        own = {f"http://{each}" for each in self._hosts}
-        if host not in self._hosts:
+        if request.headers.get("Host") not in self._hosts:
             return _refused("This page is at 127.0.0.1 and at localhost only.")
-        if origin not in own if request.method == "POST" else origin not in {None, *own}:
+        if not _is_of_own_page(request, self._hosts):
             return _refused("Only the page itself may ask for this.")
         return await handler(request)
 
@@ -116,7 +114,7 @@ class Inspector:
     async def _act(self, request: web.Request) -> web.Response:
         record = self._recorder.find(int(request.match_info["id"]))
         action = self._actions.get(request.match_info["action"])
-        if record is None or action is None or record.verdict in ("refused", "handshake"):
+        if record is None or action is None or not record.is_genuine:
             return _said(404, "There is no such delivery any more.")
         try:
             return _said(200, await action(record))
@@ -186,6 +184,20 @@ def handle_again(recorder: Recorder, store: Store) -> Action:
         return "It is in the inbox; handlers are given it now."
 
     return act
+
+
+def _is_of_own_page(request: web.Request, hosts: Collection[str]) -> bool:
+    """Return whether a page at one of these hosts asks, or, unless it is a post, no page at all.
+
+    The page itself may be opened from anywhere: by a link, for example. Source:
+    https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
+    """
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site", "none")
+    if site not in ("none", "same-origin") and request.path != "/":
+        return False
+    if origin is None:
+        return request.method != "POST"
+    return origin in {f"http://{host}" for host in hosts}
 
 
 def _message(kind: str, content: object) -> bytes:
