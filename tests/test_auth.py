@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -407,6 +408,45 @@ async def test_file_is_replaced_as_a_whole_and_for_its_owner_alone(
     assert names_in(tmp_path) == ["reader.json", "token.json", "token.json.lock"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no modes of files")
+@pytest.mark.parametrize("earlier", [None, 0o644, 0o666], ids=["new", "readable", "writable"])
+async def test_no_other_user_can_hold_the_lock(
+    file: TokenFile, tmp_path: Path, earlier: int | None
+) -> None:
+    lock = tmp_path / "token.json.lock"
+    if earlier is not None:
+        lock.touch()
+        lock.chmod(earlier)
+    umask = os.umask(0)
+    try:
+        async with file.lock():
+            assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    finally:
+        os.umask(umask)
+
+
+async def test_slow_disk_does_not_hold_up_the_event_loop_and_the_save_is_ended(
+    file: TokenFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def fsync(number: int) -> None:
+        reached.set()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    saving = asyncio.create_task(file.save(WORKING))
+    await until(reached.is_set)  # the event loop turns meanwhile
+    saving.cancel()
+    await anyio.wait_all_tasks_blocked()
+    assert not saving.done()
+    assert file.load() == EXPIRED
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await saving
+    assert file.load() == WORKING
+
+
 async def test_file_gives_back_what_was_saved(file: TokenFile, tmp_path: Path) -> None:
     assert file.load() == EXPIRED
     assert repr(file) == f"TokenFile('{tmp_path}/token.json')"
@@ -454,7 +494,7 @@ async def test_unusable_path_is_refused_with_the_next_step(tmp_path: Path) -> No
     nowhere = TokenFile(tmp_path / "nowhere" / "token.json")
     with pytest.raises(StoreError, match="cannot be written: No such file or directory"):
         await nowhere.save(EXPIRED)
-    with pytest.raises(StoreError, match="token.json.lock cannot be locked: unable to open"):
+    with pytest.raises(StoreError, match="token.json.lock cannot be locked: No such file or"):
         await nowhere.lock().__aenter__()
 
 
@@ -786,7 +826,7 @@ def test_client_without_an_event_loop_is_refused() -> None:
 @pytest.mark.parametrize(
     ("client_id", "options", "message"),
     [
-        pytest.param("", {}, "client_id is empty", id="no client"),
+        pytest.param("", {}, "client_id must be", id="no client"),
         pytest.param("1", {"base_url": "asana"}, "base_url must be", id="no URL"),
         pytest.param(
             "1", {"token": TokenFile("x"), "save": print}, "saves by itself", id="saved twice"

@@ -7,9 +7,10 @@ import contextlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import anyio
 import msgspec
 
 from .._options import PATH, check_options
@@ -50,9 +51,12 @@ class TokenFile:
             raise StoreError(msg) from None
 
     async def save(self, token: Token) -> None:
-        """Replace the token; it is on disk when this returns."""
+        """Replace the token; it is on disk when this returns.
+
+        A save that is cancelled is ended first, while the caller still has the lock.
+        """
         try:
-            _replace(self._path, msgspec.json.encode(token))
+            await _in_thread(_replace, self._path, msgspec.json.encode(token))
         except OSError as error:
             raise self._failed("written", error) from error
 
@@ -84,6 +88,7 @@ async def _locked(path: str) -> sqlite3.Connection:
     # SQLite's is the one lock in the standard library that all systems know and that ends with
     # its process. Nothing is ever written there.
     try:
+        _make_private(path)
         connection = sqlite3.connect(path, timeout=0, isolation_level=None)
         try:
             async with asyncio.timeout(LOCK_SECONDS):
@@ -94,10 +99,18 @@ async def _locked(path: str) -> sqlite3.Connection:
     except TimeoutError:
         msg = f"{path} was locked for {LOCK_SECONDS:g} s: end the process that hangs"
         raise StoreError(msg) from None
-    except sqlite3.Error as error:
-        msg = f"{path} cannot be locked: {error}; check its directory and its permissions"
+    except (sqlite3.Error, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        msg = f"{path} cannot be locked: {why}; check its directory and its permissions"
         raise StoreError(msg) from error
     return connection
+
+
+def _make_private(path: str) -> None:
+    """Make the file, or change its mode, so that no other user can hold the lock: 0600."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    if os.stat(path).st_mode & 0o077:  # as earlier versions made it
+        os.chmod(path, 0o600)
 
 
 async def _begin(connection: sqlite3.Connection) -> None:
@@ -110,6 +123,19 @@ async def _begin(connection: sqlite3.Connection) -> None:
         else:
             return
         await asyncio.sleep(_LOOK_AGAIN)
+
+
+async def _in_thread(work: Callable[[Path, bytes], None], path: Path, content: bytes) -> None:
+    """Do what waits for the disk, which may take seconds, beside the event loop."""
+    task = asyncio.create_task(asyncio.to_thread(work, path, content))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen here; the cancellation goes on
+        raise
 
 
 def _replace(path: Path, content: bytes) -> None:
