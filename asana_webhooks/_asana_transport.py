@@ -115,7 +115,7 @@ class AsanaTransport:
         self._loop: asyncio.AbstractEventLoop | None = None  # which the connections belong to
         self._closed = False
         self._announced: set[str] = set()
-        self._clock: tuple[datetime, float] | None = None  # Asana's time, and ours (monotonic)
+        self._clock: tuple[datetime, float] | None = None  # Asana's time, and our uptime then
 
     async def aclose(self) -> None:
         """Close the connections; a client that was given stays open. May be called twice."""
@@ -132,12 +132,12 @@ class AsanaTransport:
     def now(self) -> datetime:
         """Return the time by Asana's clock, as its last answer told it; before any, by ours.
 
-        It goes on by the monotonic clock, so that no change of our wall clock moves it.
+        From then on it goes by the uptime, so that no change of our wall clock moves it.
         """
         if self._clock is None:
             return datetime.now(UTC)
         at, noted = self._clock
-        return at + timedelta(seconds=time.monotonic() - noted)
+        return at + timedelta(seconds=_uptime() - noted)
 
     async def call(
         self,
@@ -226,7 +226,7 @@ class AsanaTransport:
         # A hotel's page has the time of the hotel; Asana's answers are JSON.
         at = parse_date(headers.get("Date"))
         if at is not None and headers.get("Content-Type", "").startswith("application/json"):
-            self._clock = at, time.monotonic()
+            self._clock = at, _uptime()
 
     def _announce(self, changes: str) -> None:
         # Asana warns of deprecations here: https://developers.asana.com/docs/deprecations
@@ -235,6 +235,12 @@ class AsanaTransport:
             if text and text not in self._announced and len(self._announced) < 100:
                 self._announced.add(text)
                 logger.warning("Asana announces a change of its API: %r", text)
+
+
+def _uptime() -> float:
+    if hasattr(time, "CLOCK_BOOTTIME"):  # on Linux
+        return time.clock_gettime(time.CLOCK_BOOTTIME)  # it goes on while the machine sleeps
+    return time.monotonic()
 
 
 async def _read(response: httpx.Response) -> bytes | None:

@@ -223,6 +223,7 @@ class WebhooksClient(WebhooksApi):
             on_arrival=inbox.arrived,
             max_body=max_body,
             answer_gone=answer_gone,
+            now=self.asana_now,
             telemetry=observer,
         )
         establishment = Establishment(

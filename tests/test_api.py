@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import gzip
 import json
 import logging
@@ -8,6 +9,8 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import anyio
@@ -17,7 +20,7 @@ import respx
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from asana_webhooks import __version__
+from asana_webhooks import __version__, _asana_transport
 from asana_webhooks._asana_transport import MAX_ANSWER, TOKEN_VARIABLES, find_proxy
 from asana_webhooks.api import WebhooksApi, walk_webhooks
 from asana_webhooks.errors import (
@@ -850,6 +853,44 @@ async def test_endless_supply_of_announced_changes_is_not_kept(
     assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 100
 
 
+# What time it is at Asana.
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=-400), timedelta(hours=27)])
+async def test_time_at_asana_is_learnt_from_its_answers(
+    api: WebhooksApi, asana: respx.MockRouter, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    uptime = [1000.0]
+    monkeypatch.setattr(_asana_transport, "_uptime", lambda: uptime[0])
+    assert abs(api.asana_now() - datetime.now(UTC)) < timedelta(seconds=5)  # ours, before any
+    theirs = datetime.now(UTC).replace(microsecond=0) + ahead
+    date = {"Date": format_datetime(theirs, usegmt=True)}
+    asana.get("/webhooks/1").respond(json=ONE, headers=date)
+    await api.get_webhook("1")
+    assert api.asana_now() == theirs
+    uptime[0] += 3600.0
+    assert api.asana_now() == theirs + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param({"status_code": 502, "html": "<html></html>"}, id="a proxy"),
+        pytest.param({"status_code": 200, "html": "<html></html>"}, id="a hotel"),
+        pytest.param({"status_code": 200, "json": ONE, "date": "yesterday"}, id="no date"),
+        pytest.param({"status_code": 200, "json": ONE, "date": None}, id="none"),
+    ],
+)
+async def test_time_is_learnt_from_nobody_else(
+    api: WebhooksApi, asana: respx.MockRouter, waits: list[float], answer: dict[str, Any]
+) -> None:
+    date = answer.pop("date", "Wed, 01 Jan 2020 00:00:00 GMT")
+    asana.get("/webhooks/1").respond(headers={"Date": date} if date else {}, **answer)
+    with contextlib.suppress(ServerError, DecodeError):
+        await api.get_webhook("1")
+    assert api.asana_now().year >= 2026
+
+
 # Whose client it is, and its end.
 
 
@@ -1112,6 +1153,29 @@ async def test_oversized_answer_is_dropped_with_its_connection() -> None:
         assert (await api.get_webhook("2")).gid == WEBHOOK["gid"]
         assert (await api.get_webhook("2")).gid == WEBHOOK["gid"]
     assert ports[0] != ports[1] == ports[2]
+
+
+async def test_answer_that_is_cut_off_gives_its_connection_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With httpx-aiohttp 0.1.8 it stayed taken for as long as anybody held the error."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path.endswith("/2"):
+            return web.json_response(ONE)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" " * 65536)
+
+    monkeypatch.setattr(_asana_transport, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(_asana_transport, "MAX_ANSWER", 65536)
+    async with asana_at(answer) as api:
+        with pytest.raises(DecodeError, match="too large") as caught:
+            await api.get_webhook("1")
+        async with asyncio.timeout(5):
+            assert (await api.get_webhook("2")).gid == WEBHOOK["gid"]
+    assert caught.value.__traceback__ is not None  # it was held meanwhile
 
 
 async def test_oversized_refusal_keeps_its_status() -> None:

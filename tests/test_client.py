@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -513,6 +514,21 @@ async def test_taken_port_is_an_error_that_leaves_the_store_closed(
 
 async def called(call: Callable[[], Coroutine[Any, Any, object]]) -> object:
     return await call()
+
+
+async def test_age_of_events_is_judged_by_the_clock_of_asana(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make_client() as client:
+        await client.ensure(asana.project)
+        await asana.settled()
+        assert abs(client.asana_now() - datetime.now(UTC)) < timedelta(minutes=1)
+        a_day_and_more = timedelta(hours=27)
+        at, uptime = client._transport._clock or (datetime.now(UTC), 0.0)
+        client._transport._clock = at + a_day_and_more, uptime
+        await asana.create_task("Fix the login", project=asana.project)
+        (letter,) = await eventually(client.dead_letters)
+        assert "late or replayed" in letter.reason
 
 
 async def test_client_that_is_open_in_another_event_loop_says_so(
