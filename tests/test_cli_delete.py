@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from support.cli_shell import Shell, shell
+import time
 
+import pytest
+from support.cli_shell import Shell, refuse_to_delete, shell
+
+from asana_webhooks import StoreError
 from asana_webhooks.simulator import Fault
+from asana_webhooks.stores.sqlite import SqliteStore
 
 __all__ = ["shell"]
 
@@ -49,3 +54,49 @@ def test_delete_of_a_webhook_that_asana_lost_retires_its_route(shell: Shell) -> 
 
 def test_delete_of_nothing_is_a_wrong_call(shell: Shell) -> None:
     assert "GID..." in shell.failure("delete", "--yes", status=2)
+
+
+def test_webhook_that_asana_does_not_delete_costs_no_other(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gids = [shell.establish() for _ in range(3)]
+    refuse_to_delete(monkeypatch, gids[1])
+    result = shell.run("delete", *gids, "--yes")
+    assert result.exit_code == 1
+    assert result.stdout.count("deleted, and retired in the store") == 2
+    assert f"Error: webhook {gids[1]} is not deleted: Asana answered 403" in result.stderr
+    assert [*shell.asana.webhooks] == [gids[1]] == [route.gid for route in shell.routes()]
+
+
+def test_gid_that_is_none_is_refused_before_anything_is_deleted(shell: Shell) -> None:
+    gid = shell.establish()
+    assert "must be a gid" in shell.failure("delete", gid, "everything", "--yes")
+    assert [*shell.asana.webhooks] == [gid]
+
+
+def test_store_that_fails_is_told_with_what_to_repeat(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gid = shell.establish()
+
+    async def fail(store: SqliteStore, route: str) -> bool:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteStore, "retire", fail)
+        line = shell.failure("delete", gid, "--yes")
+    assert "is deleted at Asana, but not retired in the store; repeat this: the disk is" in line
+    assert shell.lines("delete", gid, "--yes") == [f"{gid} deleted, and retired in the store"]
+
+
+def test_client_that_looks_after_a_deleted_webhook_does_not_make_it_again(
+    shell: Shell, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = shell.client(look_after=0.2)
+    with shell.portal.wrap_async_context_manager(client):
+        webhook = shell.portal.call(client.ensure, shell.asana.project)
+        assert shell.run("delete", webhook.gid, "--yes").exit_code == 0
+        while "is looked after no longer" not in caplog.text:
+            time.sleep(0.01)
+    assert not shell.asana.webhooks
+    assert shell.routes() == []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from support.cli_shell import Shell, shell
-from support.doctored import Answer, Serve, findings, portal, results, serve
+from support.doctored import Answer, Serve, findings, portal, results, serve, workspaces_of
 from support.ports import free_tcp_port
 from support.postgres_server import PostgresServer, schema_name
 from support.postgres_server import _postgres_server as postgres_server
@@ -163,6 +163,23 @@ def test_scopes_that_the_token_lacks_are_named(
     assert found["webhooks"]["result"] == "failed"
     assert found["webhooks"]["found"] == f"the token lacks {lacking}"
     assert f"the scopes {needed}" in found["webhooks"]["next"]
+
+
+@pytest.mark.parametrize("status", [402, 403, 404])
+def test_workspace_that_asana_refuses_to_list_is_a_warning(
+    shell: Shell, serve: Serve, status: int
+) -> None:
+    host = serve(workspaces_of({"1": status, "2": []}))
+    found = asana_results(shell, ASANA_BASE_URL=f"http://{host}/api/1.0")
+    assert found["webhooks"]["result"] == "warning"
+    assert found["webhooks"]["found"].endswith(f"1: Asana answered {status}: Not for you")
+
+
+def test_workspaces_that_are_all_refused_are_a_failure(shell: Shell, serve: Serve) -> None:
+    host = serve(workspaces_of({"1": 402, "2": 402}))
+    found = asana_results(shell, ASANA_BASE_URL=f"http://{host}/api/1.0")
+    assert found["webhooks"]["result"] == "failed"
+    assert found["webhooks"]["found"] == "Asana answered 402: Not for you"
 
 
 def test_token_that_may_not_tell_whose_it_is_is_good(shell: Shell, serve: Serve) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import pytest
 from support.cli_shell import Shell, shell
+from support.doctored import Serve, portal, serve, workspaces_of
 
 from asana_webhooks.simulator import Fault
 
-__all__ = ["shell"]
+__all__ = ["portal", "serve", "shell"]
 
 HEADER = ["gid", "resource", "name", "active", "last success", "retries", "deletion", "secret"]
 
@@ -77,3 +81,36 @@ def test_store_that_does_not_open_is_one_line(shell: Shell) -> None:
     shell.establish()
     shell.file.write_text("this is a text, and no database, however long one makes it")
     assert "is not a SQLite database" in shell.failure("list")
+
+
+def webhook(gid: str, target: str = "https://h.example/a") -> dict[str, Any]:
+    return {"gid": gid, "target": target, "resource": {"gid": "7"}, "active": True}
+
+
+@pytest.mark.parametrize("status", [402, 403, 404])
+def test_workspace_that_asana_refuses_to_list_is_named_and_left_out(
+    shell: Shell, serve: Serve, status: int
+) -> None:
+    host = serve(workspaces_of({"1": [webhook("11")], "2": status, "3": [webhook("33")]}))
+    result = shell.run("list", "--json", ASANA_BASE_URL=f"http://{host}/api/1.0")
+    assert result.exit_code == 0, result.output
+    assert [json.loads(line)["gid"] for line in result.stdout.splitlines()] == ["11", "33"]
+    [line] = [line for line in result.stderr.splitlines() if "workspace" in line and "2" in line]
+    assert line.startswith(f"Warning: workspace 2 is left out: Asana answered {status}")
+
+
+def test_refusal_is_the_error_where_nothing_else_was_found(shell: Shell, serve: Serve) -> None:
+    host = serve(workspaces_of({"1": [], "2": 402}))
+    result = shell.run("list", ASANA_BASE_URL=f"http://{host}/api/1.0")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith("Error: Asana answered 402: Not for you")
+
+
+def test_odd_record_costs_that_record(shell: Shell, serve: Serve) -> None:
+    odd = {"gid": 7, "target": []}
+    host = serve(workspaces_of({"1": [odd, webhook("11", "https://[h.example/a"), webhook("12")]}))
+    lines = shell.lines("list", "--json", ASANA_BASE_URL=f"http://{host}/api/1.0")
+    assert [(json.loads(line)["gid"], json.loads(line)["target"]) for line in lines] == [
+        ("11", "no URL"),
+        ("12", "https://h.example/a"),
+    ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from support.cli_shell import Shell, shell
+from support.cli_shell import Shell, refuse_to_delete, shell
+from support.doctored import Serve, portal, serve, workspaces_of
 
 from asana_webhooks.cli.prune import is_below
 from asana_webhooks.models import Route
 
-__all__ = ["shell"]
+__all__ = ["portal", "serve", "shell"]
 
 ROUTE = "r" * 32
 
@@ -112,3 +115,30 @@ def test_target_is_ours_when_it_is_the_address_and_a_route(
     target: str | None, slash: str, *, is_ours: bool
 ) -> None:
     assert is_below(target, f"https://h.example/asana{slash}") is is_ours
+
+
+def test_workspace_that_asana_refuses_to_list_is_named_and_left_out(
+    shell: Shell, serve: Serve
+) -> None:
+    shell.establish()
+    ours = {"gid": "11", "target": f"{shell.public_url}/{'r' * 32}"}
+    host = serve(workspaces_of({"1": 402, "2": [ours]}))
+    told = {"ASANA_BASE_URL": f"http://{host}/api/1.0"}
+    result = shell.run("prune", "--dry-run", "--json", **told)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["gid"] == "11"
+    assert "workspace 1 is left out: Asana answered 402" in result.stderr
+
+
+def test_webhook_that_asana_does_not_delete_costs_no_other(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gids = [shell.establish("--store", f"sqlite:///{shell.file}.lost") for _ in range(3)]
+    shell.establish()
+    refuse_to_delete(monkeypatch, gids[1])
+    result = shell.run("prune", "--yes")
+    assert result.exit_code == 1
+    assert [*shell.asana.webhooks].count(gids[1]) == 1
+    assert len(shell.asana.webhooks) == 2
+    assert "2 deleted\n" in result.stderr
+    assert f"Error: webhook {gids[1]} is not deleted: Asana answered 403" in result.stderr

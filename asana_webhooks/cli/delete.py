@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from ..errors import StoreError
+from ..models import check_gid
 from .access import Access
 from .options import STORE, YES, asana_options
-from .output import on_one_line, warnings_shown
-from .webhooks import routes_of, store_if_any
+from .output import warnings_shown
+from .webhooks import delete_each, routes_of, store_if_any
+
+if TYPE_CHECKING:
+    from ..stores import Store
 
 __all__ = ["command"]
 
@@ -24,17 +31,34 @@ def command(*, gids: tuple[str, ...], store: str, access: Access, yes: bool) -> 
     """
     import asyncio
 
+    for gid in gids:
+        check_gid("gid", gid)
     if not yes:
-        click.confirm(on_one_line(f"Delete {', '.join(gids)} for good?"), abort=True, err=True)
+        click.confirm(f"Delete {', '.join(gids)} for good?", abort=True, err=True)
     with warnings_shown():
         asyncio.run(_delete(access, store, gids))
 
 
 async def _delete(access: Access, url: str, gids: tuple[str, ...]) -> None:
     async with access.api() as api, store_if_any(url) as store:
-        for gid in gids:
-            await api.delete_webhook(gid)
+        async for gid in delete_each(api, gids):
+            retired = await _retire(store, gid)
+            click.echo(f"{gid} deleted" + (", and retired in the store" if retired else ""))
+
+
+async def _retire(store: Store, gid: str) -> bool:
+    """Retire what the store holds of a webhook that is deleted; return whether it held any.
+
+    Without that a client that looks after the webhook takes it for lost, and makes it again.
+    """
+    import anyio
+
+    try:
+        with anyio.CancelScope(shield=True):  # Ctrl-C waits for it
             routes = await routes_of(store, [gid])
             for route in routes:
                 await store.retire(route.id)
-            click.echo(f"{gid} deleted" + (", and retired in the store" if routes else ""))
+    except StoreError as error:
+        msg = f"{gid} is deleted at Asana, but not retired in the store; repeat this: {error}"
+        raise click.ClickException(msg) from error
+    return bool(routes)

@@ -123,13 +123,13 @@ class EstablishOptions(NamedTuple):
         """Return a client that can establish it; it looks after nothing later."""
         from ..client import WebhooksClient
 
+        listening: dict[str, Any] = {"host": self.host, "port": self.port}
         return WebhooksClient(
             self.access.token(),
             base_url=self.access.base_url,
             public_url=self.public_url,
             store=self.store,
             serve=self.receiver,
-            host=self.host,
-            port=self.port,
+            **(listening if self.receiver else {}),
             look_after=None,
         )

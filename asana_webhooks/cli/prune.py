@@ -11,7 +11,14 @@ from ..protocol import route_of
 from .access import Access
 from .options import JSON, PUBLIC_URL, STORE, YES, asana_options
 from .output import print_records, warnings_shown
-from .webhooks import all_webhooks, existing_store, shortened, webhook_record, yes_or_no
+from .webhooks import (
+    all_webhooks,
+    delete_each,
+    existing_store,
+    shortened,
+    webhook_record,
+    yes_or_no,
+)
 
 if TYPE_CHECKING:
     from ..stores import Store
@@ -112,7 +119,10 @@ def _check_sure(orphans: Orphans, *, yes: bool) -> None:
 
 
 async def _delete(access: Access, webhooks: list[Webhook]) -> None:
-    async with access.api() as api:
-        for webhook in webhooks:
-            await api.delete_webhook(webhook.gid)
-    click.echo(f"{len(webhooks)} deleted", err=True)
+    count = 0
+    try:
+        async with access.api() as api:
+            async for _ in delete_each(api, [webhook.gid for webhook in webhooks]):
+                count += 1
+    finally:
+        click.echo(f"{count} deleted", err=True)

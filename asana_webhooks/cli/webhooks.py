@@ -12,9 +12,10 @@ from urllib.parse import urlsplit, urlunsplit
 import click
 import msgspec
 
+from ..errors import ApiError
 from ..models import Route, Webhook
 from .filters import filters_text
-from .output import age, print_fields
+from .output import age, on_one_line, print_fields
 
 if TYPE_CHECKING:
     from ..api import WebhooksApi
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FIELDS",
     "all_webhooks",
+    "delete_each",
     "existing_store",
     "is_missing",
     "print_webhook",
@@ -50,13 +52,42 @@ SHOWN = 4
 async def all_webhooks(
     api: WebhooksApi, workspace: str | None = None, resource: str | None = None
 ) -> list[Webhook]:
-    """Return the webhooks of one workspace, or of each that the token sees."""
-    workspaces = [workspace] if workspace else [each.gid async for each in api.iter_workspaces()]
-    return [
-        webhook
-        for each in workspaces
-        async for webhook in api.iter_webhooks(each, resource=resource, opt_fields=FIELDS)
-    ]
+    """Return the webhooks of one workspace, or of each that the token sees.
+
+    A workspace that Asana refuses to list is named, and left out; its refusal is raised when
+    nothing was found elsewhere.
+    """
+    from ..api import walk_webhooks
+
+    refusals: dict[str, ApiError] = {}
+    walk = walk_webhooks(api, refusals, workspace=workspace, resource=resource, opt_fields=FIELDS)
+    found = [webhook async for webhook in walk]
+    for gid, refusal in refusals.items():
+        click.echo(on_one_line(f"Warning: workspace {gid} is left out: {refusal}"), err=True)
+    if refusals and not found:
+        raise next(iter(refusals.values()))
+    return found
+
+
+async def delete_each(api: WebhooksApi, gids: Iterable[str]) -> AsyncIterator[str]:
+    """Delete webhooks at Asana, and yield the gid of each that is gone.
+
+    Raises ClickException in the end, with those that Asana refused to delete.
+    """
+    from ..api import REFUSALS
+
+    refused = []
+    for gid in gids:
+        try:
+            await api.delete_webhook(gid)
+        except ApiError as error:
+            if error.status not in REFUSALS:
+                raise
+            refused.append(f"webhook {gid} is not deleted: {error}")
+        else:
+            yield gid
+    if refused:
+        raise click.ClickException("; ".join(refused))
 
 
 def is_missing(url: str) -> bool:
@@ -100,7 +131,10 @@ def shortened(target: str | None) -> str | None:
     """Return a target without what makes it secret: most of its last segment, and its query."""
     if target is None:
         return None
-    url = urlsplit(target)
+    try:
+        url = urlsplit(target)
+    except ValueError:  # of a webhook that another program made
+        return "no URL"
     head, slash, last = url.path.rstrip("/").rpartition("/")
     last = f"{last[:SHOWN]}..." if len(last) > SHOWN else last
     host = url.netloc.rpartition("@")[2]

@@ -12,7 +12,7 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from click.testing import CliRunner, Result
 
-from asana_webhooks import WebhooksClient
+from asana_webhooks import PermissionDeniedError, WebhooksApi, WebhooksClient
 from asana_webhooks.cli.app import cli
 from asana_webhooks.models import Route
 from asana_webhooks.simulator import AsanaSimulator, WebhookRecord
@@ -116,3 +116,15 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         portal.wrap_async_context_manager(AsanaSimulator(retry_delay=0.01)) as asana,
     ):
         yield Shell(portal, asana, tmp_path)
+
+
+def refuse_to_delete(monkeypatch: pytest.MonkeyPatch, gid: str) -> None:
+    """Let Asana refuse to delete one webhook."""
+    delete = WebhooksApi.delete_webhook
+
+    async def delete_others(api: WebhooksApi, wanted: str) -> None:
+        if wanted == gid:
+            raise PermissionDeniedError(403, ("Forbidden",))
+        await delete(api, wanted)
+
+    monkeypatch.setattr(WebhooksApi, "delete_webhook", delete_others)

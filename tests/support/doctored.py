@@ -54,3 +54,21 @@ def findings(*groups: Any) -> dict[str, Finding]:
 
 def results(found: dict[str, Finding]) -> dict[str, str]:
     return {check: finding.result for check, finding in found.items()}
+
+
+def workspaces_of(webhooks: dict[str, list[dict[str, Any]] | int]) -> Answer:
+    """Return what answers as an Asana with these workspaces: with webhooks, or with a status."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.path.endswith("/users/me"):
+            return web.json_response({"data": {"gid": "1201"}})
+        if request.path.endswith("/workspaces"):
+            odd = {"name": "without a gid"}
+            return web.json_response({"data": [odd, *({"gid": gid} for gid in webhooks)]})
+        found = webhooks[request.query["workspace"]]
+        if isinstance(found, int):
+            said = {"errors": [{"message": "Not for you"}]}
+            return web.json_response(said, status=found)
+        return web.json_response({"data": found})
+
+    return answer

@@ -16,6 +16,7 @@ import msgspec
 
 from ..._asana_responses import accept, unanswered
 from ..._asana_transport import check_base_url, find_auth, find_proxy, make_client
+from ...api import REFUSALS
 from ...errors import (
     ApiError,
     AsanaWebhooksError,
@@ -105,21 +106,38 @@ def _name(user: Any) -> str:
 
 
 async def _webhooks(calls: _Calls) -> Finding:
-    check = "webhooks"
+    check, readable, refusals = "webhooks", 0, dict[str, ApiError]()
     try:
-        workspaces = [str(each["gid"]) for each in await calls.get("/workspaces?limit=100")]
-        for gid in workspaces[:1]:
-            await calls.get(f"/webhooks?workspace={gid}&limit=1")
+        for gid in await _workspaces(calls):
+            try:
+                await calls.get(f"/webhooks?workspace={gid}&limit=1")
+                readable += 1
+            except ApiError as error:
+                if error.status not in REFUSALS:
+                    raise
+                refusals[gid] = error
     except PermissionDeniedError as error:
         return _missing(check, error)
     except AsanaWebhooksError as error:
         return _refused(check, error)
-    if not workspaces:
+    if refusals and not readable:
+        return _missing(check, next(iter(refusals.values())))
+    if refusals:
+        said = "; ".join(f"{gid}: {_said(error)}" for gid, error in refusals.items())
+        step = "ask who administers them for access; `list` and `prune` leave them out"
+        return warning(check, f"the token may not read those of every workspace: {said}", step)
+    if not readable:
         return warning(check, "the token sees no workspace", "let its user join one")
-    return ok(check, f"the token may read them; workspaces that it sees: {len(workspaces)}")
+    return ok(check, f"the token may read them; workspaces that it sees: {readable}")
 
 
-def _missing(check: str, error: PermissionDeniedError) -> Finding:
+async def _workspaces(calls: _Calls) -> list[str]:
+    """Return the gids of the workspaces that the token sees; what has none is left out."""
+    records = await calls.get("/workspaces?limit=100")
+    return [str(each["gid"]) for each in records if isinstance(each, dict) and "gid" in each]
+
+
+def _missing(check: str, error: ApiError) -> Finding:
     scopes = _scopes(error.errors)
     if not scopes:
         return _refused(check, error)
@@ -134,12 +152,15 @@ def _scopes(said: Sequence[str]) -> list[str]:
 
 def _refused(check: str, error: AsanaWebhooksError) -> Finding:
     if isinstance(error, ApiError):
-        said = "; ".join(error.errors) or "no explanation in the body"
-        step = error.hint or "check --base-url"
-        return failed(check, f"Asana answered {error.status}: {said}", step)
+        return failed(check, _said(error), error.hint or "check --base-url")
     if isinstance(error, StoreError):  # of the login's file
         return failed(check, str(error), "or set ASANA_ACCESS_TOKEN")
     return failed(check, str(error), "check --base-url, the network and the proxies on the way")
+
+
+def _said(error: ApiError) -> str:
+    said = "; ".join(error.errors) or "no explanation in the body"
+    return f"Asana answered {error.status}: {said}"
 
 
 def clock_finding(date: str, at: datetime) -> Finding:
