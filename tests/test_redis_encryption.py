@@ -253,3 +253,48 @@ async def test_encrypted_secrets_are_never_told_to_the_server() -> None:
     assert b"sha256:" in told
     assert any(b"sha256:" in text for text in kept)
     assert not any(SECRET.encode() in text for text in (told, *kept))
+
+
+def harm(server: ValkeyServer, field: str, value: bytes) -> None:
+    with server.client() as client:
+        client.hset("{asana-webhooks}:route:r1", field, value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("seal", b"gAAAA"), ("seal", b"\xff"), ("secret", b"\xff")]
+)
+async def test_damaged_secret_sets_its_webhook_aside_and_no_other(
+    server: ValkeyServer,
+    make: Make,
+    caplog: pytest.LogCaptureFixture,
+    field: str,
+    value: bytes,
+) -> None:
+    async with make([OLD]) as store:
+        await confirm(store, "r1")
+        await confirm(store, "r2")
+    harm(server, field, value)
+    for keys in ([NEW, OLD], [NEW]):
+        caplog.clear()
+        async with make(keys) as store:
+            (line,) = [each.getMessage() for each in caplog.records]
+            assert line.startswith("webhook 77 of resource 12 is set aside: ")
+            assert "r1" not in line
+            assert await secret_of(store, "r2") == SECRET
+            with pytest.raises(StoreError):
+                await store.get_route("r1")
+            assert "r2" in [each.id for each in await store.list_routes()]
+
+
+async def test_webhook_whose_secret_is_damaged_is_listed_without_it(
+    server: ValkeyServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make([OLD]) as store:
+        await confirm(store, "r1")
+        await confirm(store, "r2")
+        harm(server, "seal", b"gAAAA")
+        for _ in range(2):
+            listed = {each.id: each.secret for each in await store.list_routes()}
+            assert listed == {"r1": None, "r2": SECRET}
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert line.startswith("webhook 77 of resource 12 is set aside: ")

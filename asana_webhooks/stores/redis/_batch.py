@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from ...errors import StoreError
+from ._server import Hidden
 
 __all__ = ["Batcher"]
 
@@ -23,16 +24,16 @@ LARGEST_MESSAGE = 8 * 1024 * 1024
 class Batcher(Generic[A]):
     """Sends what is asked while a round trip is under way together in the next one."""
 
-    def __init__(self, send: Callable[[Sequence[bytes]], Awaitable[Sequence[A]]]) -> None:
+    def __init__(self, send: Callable[[Sequence[Hidden]], Awaitable[Sequence[A]]]) -> None:
         self._task: asyncio.Task[None] | None = None
         self._send = send
-        self._asked: deque[tuple[tuple[bytes, ...], asyncio.Future[A]]] = deque()
+        self._asked: deque[tuple[tuple[Hidden, ...], asyncio.Future[A]]] = deque()
 
     def tasks(self) -> set[asyncio.Task[None]]:
         """Return what is under way."""
         return set() if self._task is None else {self._task}
 
-    async def ask(self, *question: bytes) -> A:
+    async def ask(self, *question: Hidden) -> A:
         """Return the answer; a question whose asker is cancelled may be left out."""
         future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._asked.append((question, future))
@@ -47,8 +48,8 @@ class Batcher(Generic[A]):
         finally:
             self._task = None
 
-    def _next(self) -> list[tuple[tuple[bytes, ...], asyncio.Future[A]]]:
-        batch: list[tuple[tuple[bytes, ...], asyncio.Future[A]]] = []
+    def _next(self) -> list[tuple[tuple[Hidden, ...], asyncio.Future[A]]]:
+        batch: list[tuple[tuple[Hidden, ...], asyncio.Future[A]]] = []
         size = 0
         while self._asked and len(batch) < LARGEST_BATCH and size < LARGEST_MESSAGE:
             question, future = self._asked.popleft()
@@ -58,7 +59,7 @@ class Batcher(Generic[A]):
         return batch
 
     async def _exchange(
-        self, questions: Sequence[tuple[bytes, ...]], futures: Sequence[asyncio.Future[A]]
+        self, questions: Sequence[tuple[Hidden, ...]], futures: Sequence[asyncio.Future[A]]
     ) -> None:
         try:
             answers = await self._send([part for question in questions for part in question])

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import struct
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 
 import msgspec
+from msgspec import MsgspecError
+from msgspec.structs import replace
 
-from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from ...errors import StoreError
+from ...models import Claim, Counts, DeadLetter, Delivery, Route
 from .. import MAX_CANDIDATES
-from .._encryption import EncryptedSecret, SecretCipher
+from .._codec import decode_filters, from_micros, to_micros
+from .._encryption import EncryptedSecret, SecretCipher, webhook_name
+from ._server import damage_of
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-
-KEPT, FULL, HELD_FULL = b"kfh"
+KEPT, FULL, HELD_FULL = b"k", b"f", b"h"
+LAST_MS = 253_402_300_799_999  # of the year 9999
+DAMAGED_LETTER = "unreadable: this dead letter is damaged on the server; discard it"
 LETTER_ID = re.compile(r"(?:0|[1-9][0-9]{0,18})-(?:0|[1-9][0-9]{0,18})")
 RECORD = struct.Struct(">q32s")
 TAKEN = struct.Struct(">16s10s10s10sq32s")
 
-_filters = msgspec.json.Decoder(tuple[WebhookFilter, ...])
 _fields = msgspec.msgpack.Decoder(dict[str, str])
-
-
-def number_of(at: datetime) -> int:
-    """Return the microseconds since 1970."""
-    return (at - EPOCH) // MICROSECOND
-
-
-def date_of(number: int) -> datetime:
-    """Return the time so many microseconds after the beginning of 1970."""
-    return EPOCH + timedelta(microseconds=number)
 
 
 def micros(seconds: float) -> int:
@@ -41,14 +35,14 @@ def micros(seconds: float) -> int:
     return math.ceil(seconds * 1e6)
 
 
-def text_of(filters: Sequence[WebhookFilter]) -> str:
-    """Return filters as JSON."""
-    return msgspec.json.encode(filters).decode()
+def name_of(fields: Mapping[str, str]) -> str:
+    """Return what the webhook of a route is called, whose id must not be shown."""
+    return webhook_name(fields.get("gid"), fields.get("resource"))
 
 
 def note(buried_at: datetime, reason: str) -> bytes:
     """Return when and why something was buried, as one text."""
-    return f"{number_of(buried_at)} {reason}".encode()
+    return f"{to_micros(buried_at)} {reason}".encode()
 
 
 def lease_of(claim: Claim) -> tuple[str, str]:
@@ -56,48 +50,72 @@ def lease_of(claim: Claim) -> tuple[str, str]:
     return claim.route, f"{claim.fence:016d}"
 
 
-def route_of(packed: bytes, cipher: SecretCipher) -> Route:
-    """Return the route in a packed map of fields, with its secrets opened.
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Raise a StoreError that names the key for whatever a damaged value makes of its reader."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, OverflowError, struct.error, MsgspecError):
+        msg = f"{what} is damaged: restore a copy, or delete it with what it holds"
+        raise StoreError(msg) from None  # the error may quote a secret
 
-    Raises StoreError when one cannot be opened.
+
+def fields_of(packed: bytes, key: str) -> dict[str, str]:
+    """Return the fields of the route that this answer of a script holds.
+
+    ``key`` is what its key is called. Raises StoreError when it cannot be read.
     """
-    fields = _fields.decode(packed)
-    filters, heartbeat_at = fields.get("filters"), fields.get("heartbeat_at")
+    if damage := damage_of(packed.decode(errors="replace")):
+        raise StoreError(damage)
+    with _readable(f"a key {key}"):
+        return _fields.decode(packed)
+
+
+def route_of(fields: dict[str, str], key: str) -> Route:
+    """Return a route without its secrets. Raises StoreError when it is damaged."""
+    with _readable(f"the key {key} of {name_of(fields)}"):
+        heartbeat_at = fields.get("heartbeat_at")
+        return Route(
+            id=fields["id"],
+            target=fields["target"],
+            resource=fields["resource"],
+            filters=decode_filters(fields.get("filters")),
+            state=fields["state"],  # type: ignore[arg-type]  # the scripts write these three only
+            gid=fields.get("gid"),
+            created_at=from_micros(int(fields["created_at"])),
+            heartbeat_at=None if heartbeat_at is None else from_micros(int(heartbeat_at)),
+        )
+
+
+def with_secrets(route: Route, fields: dict[str, str], cipher: SecretCipher) -> Route:
+    """Return a route with its secrets. Raises StoreError when one cannot be decrypted."""
+
+    def decrypted(mark: str, seal: str) -> str | None:
+        kept = EncryptedSecret(fields.get(mark, ""), fields.get(seal))
+        return cipher.decrypt(route.id, kept) if kept.fingerprint else None
+
     slots = range(1, MAX_CANDIDATES + 1)
-    candidates = (_open(fields, f"candidate{slot}", f"seal{slot}", cipher) for slot in slots)
-    return Route(
-        id=fields["id"],
-        target=fields["target"],
-        resource=fields["resource"],
-        filters=None if filters is None else _filters.decode(filters),
-        state=fields["state"],  # type: ignore[arg-type]  # the scripts write these three only
-        gid=fields.get("gid"),
-        secret=_open(fields, "secret", "seal", cipher),
+    candidates = (decrypted(f"candidate{slot}", f"seal{slot}") for slot in slots)
+    return replace(
+        route,
+        secret=decrypted("secret", "seal"),
         candidates=tuple(secret for secret in candidates if secret is not None),
-        created_at=date_of(int(fields["created_at"])),
-        heartbeat_at=None if heartbeat_at is None else date_of(int(heartbeat_at)),
     )
 
 
-def _open(fields: dict[str, str], name: str, encrypted: str, cipher: SecretCipher) -> str | None:
-    if name not in fields:
-        return None
-    return cipher.decrypt(fields["id"], EncryptedSecret(fields[name], fields.get(encrypted)))
-
-
 def delivery_of(route: str, taken: bytes, trace: bytes) -> Delivery:
-    """Return the delivery in a record that was taken."""
+    """Return the delivery in a record that was taken; the script takes no damaged ones."""
     number, attempts, done, crashes, received_at, digest = TAKEN.unpack_from(taken)
     return Delivery(
         id=number.decode(),
         route=route,
         body=taken[TAKEN.size :],
         digest=digest,
-        received_at=date_of(received_at),
+        received_at=from_micros(received_at),
         attempts=int(attempts),
         done=int(done),
         crashes=int(crashes),
-        trace=trace.decode(),
+        trace=trace.decode("ascii", "replace"),
     )
 
 
@@ -106,20 +124,28 @@ def counts_of(waiting: int, letters: int, oldest: bytes | None) -> Counts:
     return Counts(
         waiting=waiting,
         dead_letters=letters,
-        oldest_at=None if oldest is None else date_of(int(oldest)),
+        oldest_at=None if oldest is None else from_micros(int(oldest)),
     )
 
 
-def letter_of(number: bytes, fields: list[bytes]) -> DeadLetter:
-    """Return the dead letter of an entry of the stream."""
-    _, route, _, done, _, note, _, record = fields
-    buried_at, _, reason = note.decode().partition(" ")
-    return DeadLetter(
-        id=number.decode(),
-        route=route.decode(),
-        body=record[RECORD.size :],
-        reason=reason,
-        received_at=date_of(RECORD.unpack_from(record)[0]),
-        buried_at=date_of(int(buried_at)),
-        done=int(done),
-    )
+def dead_letter_of(number: bytes, fields: list[bytes]) -> DeadLetter:
+    """Return the dead letter of an entry of the stream, whatever can be read of it."""
+    id_ = number.decode()
+    try:
+        _, route, _, done, _, note, _, record = fields
+        buried_at, _, reason = note.decode().partition(" ")
+        return DeadLetter(
+            id=id_,
+            route=route.decode(),
+            body=record[RECORD.size :],
+            reason=reason,
+            received_at=from_micros(RECORD.unpack_from(record)[0]),
+            buried_at=from_micros(int(buried_at)),
+            done=int(done),
+        )
+    except (ValueError, OverflowError, struct.error):
+        at = from_micros(min(int(id_.partition("-")[0]), LAST_MS) * 1000)
+        body = fields[-1][RECORD.size :]
+        return DeadLetter(
+            id=id_, route="", body=body, reason=DAMAGED_LETTER, received_at=at, buried_at=at
+        )

@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from .._encryption import EncryptedSecret, SecretCipher
+from ...errors import StoreError
+from .._encryption import EncryptedSecret, SecretCipher, report_unreadable, webhook_name
 from . import _scripts
 from ._server import Server
 
 __all__ = ["renew_secrets"]
 
-_entries = msgspec.msgpack.Decoder(list[tuple[str, str, str, str, str]])
+Entry = list[bytes]
+"""Route, fields of fingerprint and ciphertext, fingerprint, ciphertext; gid and resource."""
 
 
 async def renew_secrets(server: Server, cipher: SecretCipher) -> None:
     """Encrypt with the newest key what is not, while other processes are at work.
 
-    What one of them changes meanwhile stays as it is then, and is looked at again. Raises
-    StoreError when a secret cannot be opened.
+    What one of them changes meanwhile stays as it is then, and is looked at again. What cannot be
+    decrypted is said and left. Raises StoreError when nothing that is encrypted can be.
     """
     refused = True
     while refused:
-        listed = _entries.decode(await server.run(_scripts.LIST_SECRETS))
-        renewals = [renewal for entry in listed if (renewal := _renewal(entry, cipher))]
+        listed: list[Entry] = await server.run(_scripts.LIST_SECRETS)
+        renewals, decrypted, unreadable = _renewals(listed, cipher)
         parts = [part for renewal in renewals for part in renewal]
         done = await server.run(_scripts.RENEW_SECRETS, *parts) if renewals else 0
         refused = done < len(renewals)
+    report_unreadable(unreadable, decrypted=decrypted)
 
 
-def _renewal(entry: tuple[str, str, str, str, str], cipher: SecretCipher) -> tuple[str, ...] | None:
-    """Return the arguments that renew a secret as it was listed, None when it is up to date."""
-    route, _, _, fingerprint, ciphertext = entry
-    renewed = cipher.reencrypt(route, EncryptedSecret(fingerprint, ciphertext or None))
-    return (*entry, renewed.fingerprint, renewed.ciphertext or "") if renewed else None
+def _renewals(
+    listed: list[Entry], cipher: SecretCipher
+) -> tuple[list[list[bytes | str]], int, list[str]]:
+    """Return the arguments that renew what is not up to date.
+
+    And how many were decrypted, and the names of webhooks whose secret cannot be.
+    """
+    renewals: list[list[bytes | str]] = []
+    decrypted, unreadable = 0, []
+    for *as_listed, gid, resource in listed:
+        route, _, _, fingerprint, ciphertext = as_listed
+        try:
+            kept = EncryptedSecret(fingerprint.decode(), ciphertext.decode() or None)
+            renewed = cipher.reencrypt(route.decode(), kept)
+        except (StoreError, UnicodeDecodeError):
+            names = (each.decode(errors="replace") or None for each in (gid, resource))
+            unreadable.append(webhook_name(*names))
+            continue
+        decrypted += kept.ciphertext is not None
+        if renewed is not None:
+            renewals.append([*as_listed, renewed.fingerprint, renewed.ciphertext or ""])
+    return renewals, decrypted, unreadable

@@ -18,7 +18,7 @@ from ._scripts import Script
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-__all__ = ["SOCKET_TIMEOUT", "Server", "connect", "tagged"]
+__all__ = ["SOCKET_TIMEOUT", "Hidden", "Server", "check_client", "connect", "damage_of", "tagged"]
 
 T = TypeVar("T")
 
@@ -40,8 +40,6 @@ IN_A_CLUSTER = "it is one of a cluster: give the store a server, or a primary, o
 REMEDIES = {
     "AuthenticationError": "it refused the user or the password: check both in its URL, with"
     " special characters percent-encoded",
-    "NoPermissionError": "its user may not do this: allow it EVALSHA, EVAL and the commands of"
-    " scripts on the keys of the prefix",
     "BusyLoadingError": "it is still reading its data: wait for it",
     "OutOfMemoryError": "its memory is full: raise its maxmemory, or let handlers run",
     "ReadOnlyError": "it is a replica, which cannot be written: connect to the primary",
@@ -61,11 +59,29 @@ NO_URL = (
 
 DISK_REMEDY = "it cannot write to its disk: see its log, and free some space"
 
-
 URL = re.compile(
     r"rediss?://[^/?#\s]*(/\d*/?)?(\?[^@#]*)?|unix://[^/?#]*/[^@?#]+(\?[^@#]*)?", re.ASCII
 )
 """What is read as it is meant: a password with a slash in it would be taken for host and port."""
+
+DAMAGE = re.compile(r"DAMAGED (.+?)(?: script: .*)?")
+"""What scripts answer when a key is of another type, or holds no number where one must be."""
+
+SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "save")
+
+
+class Hidden(bytes):
+    """Bytes for the server that a traceback with local variables does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+    @classmethod
+    def of(cls, value: bytes | str | int) -> Hidden:
+        """Return the bytes that the library would send."""
+        return cls(value if isinstance(value, bytes) else str(value).encode())
 
 
 def connect(url: str) -> Redis:
@@ -96,7 +112,7 @@ def connect(url: str) -> Redis:
     return Redis.from_pool(pool)
 
 
-def usable(client: object) -> Redis:
+def check_client(client: object) -> Redis:
     """Return this client; raises TypeError when it is of another kind, such as RedisCluster."""
     from redis.asyncio import Redis
 
@@ -117,77 +133,140 @@ def tagged(prefix: str) -> str:
 
 
 class Server:
-    """Runs scripts; whatever goes wrong is a StoreError."""
+    """Runs scripts; whatever goes wrong is a StoreError.
+
+    ``prefix`` is what all keys begin with.
+    """
 
     def __init__(self, client: Redis, prefix: str) -> None:
         from redis.client import NEVER_DECODE
-        from redis.exceptions import NoScriptError, RedisError
+        from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
         self.client = client
-        self.place = _place(client)
-        self._prefix = prefix
+        self.address = _address(client)
+        self.prefix = prefix
         self._channel = f"{prefix}arrivals"
         self._raw = {NEVER_DECODE: True}  # whatever a client that was given would do
-        self._unknown = NoScriptError
+        self._no_script, self._refused = NoScriptError, ResponseError
+        self._no_permission = NoPermissionError
         self._failures = (RedisError, OSError, TimeoutError)
+        self._is_mute = False
 
-    async def run(self, script: Script, *arguments: bytes | str | int) -> Any:
-        """Return the script's answer, with bytes for text."""
+    def run(self, script: Script, *arguments: bytes | str | int) -> Awaitable[Any]:
+        """Return the script's answer, with bytes for text.
+
+        This is no coroutine, so that no frame of a traceback has the arguments as they are.
+        """
+        return self._run(script, (1, self.prefix, *map(Hidden.of, arguments)))
+
+    async def _run(self, script: Script, arguments: tuple[Any, ...]) -> Any:
         execute: Any = self.client.execute_command  # its arguments have no types
-        rest = (1, self._prefix, *arguments)
-        with self._told():
+        with self._store_errors():
             async with asyncio.timeout(CALL_TIMEOUT):
                 try:
-                    return await _propagate_cancel(
-                        execute("EVALSHA", script.sha, *rest, **self._raw)
-                    )
-                except self._unknown:
-                    return await _propagate_cancel(execute("EVAL", script.text, *rest, **self._raw))
+                    call = execute("EVALSHA", script.sha, *arguments, **self._raw)
+                    return await _propagate_cancel(call)
+                except self._no_script:
+                    call = execute("EVAL", script.text, *arguments, **self._raw)
+                    return await _propagate_cancel(call)
 
     async def publish(self) -> None:
-        """Send an empty message to all who subscribe."""
-        with self._told():
+        """Send an empty message to all who subscribe, unless the user may not."""
+        if self._is_mute:
+            return
+        with self._store_errors():
             async with asyncio.timeout(CALL_TIMEOUT):
-                await _propagate_cancel(self.client.publish(self._channel, b""))
+                try:
+                    await _propagate_cancel(self.client.publish(self._channel, b""))
+                except self._no_permission:
+                    self._become_mute()
 
     async def subscribe(self, heard: Callable[[], None]) -> None:
-        """Call ``heard`` at each message, until cancelled."""
+        """Call ``heard`` at each message, until cancelled; return at once if the user may not."""
         if getattr(self.client.connection_pool, "max_connections", None) == 1:  # for the calls
             return
-        with self._told():
+        with self._store_errors():
             async with self.client.pubsub(ignore_subscribe_messages=True) as channel:
-                await _propagate_cancel(channel.subscribe(self._channel))
-                while True:
-                    if (
-                        await _propagate_cancel(channel.get_message(timeout=MESSAGE_TIMEOUT))
-                        is not None
-                    ):
-                        heard()
+                try:
+                    await _propagate_cancel(channel.subscribe(self._channel))
+                    while True:
+                        waiting = channel.get_message(timeout=MESSAGE_TIMEOUT)
+                        if await _propagate_cancel(waiting) is not None:
+                            heard()
+                except self._no_permission:
+                    self._become_mute()
+
+    def _become_mute(self) -> None:
+        if not self._is_mute:
+            logger.warning(
+                "the user of the Redis server at %s may not notify or listen, so deliveries that"
+                " another process stored are found within a second: grant it +publish +subscribe"
+                " +unsubscribe &%s",
+                self.address,
+                self._channel,
+            )
+        self._is_mute = True
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _store_errors(self) -> Iterator[None]:
         """Raise a StoreError for whatever goes wrong at the server or on the way."""
         try:
             yield
         except self._failures as error:
-            msg = f"the store on {self.place} failed: {_explain(error)}"
+            msg = f"the store on {self.address} failed: {self._explain(error)}"
+            for cause in _causes(error):  # frames of the library have what was sent
+                cause.__traceback__ = None
             raise StoreError(msg) from error
 
+    def _explain(self, error: Exception) -> str:
+        """Return the remedy for the innermost cause that has one; redis wraps what it meets."""
+        text = str(error)
+        if text.startswith("MISCONF"):
+            return DISK_REMEDY
+        if damage := damage_of(text):
+            return damage
+        if isinstance(error, self._refused) and "permissions" in text:
+            return f"its user {_missing_right(text, self.prefix)} (ACL SETUSER)"
+        for cause in reversed(list(_causes(error))):
+            for base in type(cause).__mro__:
+                if base.__name__ in REMEDIES:
+                    return REMEDIES[base.__name__]
+        return f"unexpected {type(error).__name__}"  # its text may quote what was to be stored
+
     async def check(self) -> None:
-        """Log what the server's settings may cost."""
-        try:
-            risks = _risks(
-                await self.client.config_get("maxmemory", "maxmemory-policy", "appendonly", "save")
+        """Log what the server's settings may cost, and which it does not tell."""
+        with self._store_errors():
+            async with asyncio.timeout(CALL_TIMEOUT):
+                settings = await self._settings()
+        for risk in _risks(settings):
+            logger.warning("the Redis server at %s %s", self.address, risk)
+        untold = [name for name in ("maxmemory-policy", "appendonly") if name not in settings]
+        if untold:
+            logger.warning(
+                "whether the Redis server at %s keeps everything could not be checked, neither"
+                " CONFIG GET nor INFO tells its %s: it should have maxmemory-policy noeviction and"
+                " appendonly yes",
+                self.address,
+                " and ".join(untold),
             )
-        except (*self._failures, KeyError):  # what only speaks as Redis does may know fewer
-            logger.info(
-                "whether the Redis server at %s keeps everything could not be checked, CONFIG GET"
-                " does not tell: it should have maxmemory-policy noeviction and appendonly yes",
-                self.place,
-            )
-            return
-        for risk in risks:
-            logger.warning("the Redis server at %s %s", self.place, risk)
+
+    async def _settings(self) -> dict[str, str]:
+        """Return the settings that matter, as far as this user may know them."""
+        settings: dict[str, str] = {}
+        with contextlib.suppress(self._refused):
+            told = {**await self.client.info("memory"), **await self.client.info("persistence")}
+            settings = {
+                name.replace("_", "-"): str(told[name])
+                for name in ("maxmemory", "maxmemory_policy")
+                if name in told
+            }
+            if "aof_enabled" in told:
+                settings["appendonly"] = "yes" if told["aof_enabled"] else "no"
+        with contextlib.suppress(self._refused):  # hosted servers forbid it
+            settings |= {
+                str(k): str(v) for k, v in (await self.client.config_get(*SETTINGS)).items()
+            }
+        return settings
 
 
 async def _propagate_cancel(call: Awaitable[T]) -> T:
@@ -214,22 +293,29 @@ async def _propagate_cancel(call: Awaitable[T]) -> T:
     return result
 
 
-def _place(client: Redis) -> str:
+def damage_of(answer: str) -> str | None:
+    """Return what to do about a damaged key that this answer of a script names; None for others."""
+    damage = DAMAGE.fullmatch(answer)
+    if damage is None:
+        return None
+    return (
+        f"its key {damage[1]} is damaged, something else has written to it: restore a copy, or"
+        " delete it with what it holds"
+    )
+
+
+def _missing_right(refusal: str, prefix: str) -> str:
+    command = re.search(r"run the '([a-z|]+)' command", refusal)
+    if command:
+        return f"may not run {command[1]}: grant it +{command[1]}"
+    return f"may not use these keys: grant it ~{prefix}*"
+
+
+def _address(client: Redis) -> str:
     pool = client.connection_pool
     settings = pool.connection_kwargs
     address = f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
     return str(settings.get("path") or getattr(pool, "service_name", address))
-
-
-def _explain(error: Exception) -> str:
-    """Return the remedy for the innermost cause that has one; redis wraps what it meets."""
-    if str(error).startswith("MISCONF"):
-        return DISK_REMEDY
-    for cause in reversed(list(_causes(error))):
-        for base in type(cause).__mro__:
-            if base.__name__ in REMEDIES:
-                return REMEDIES[base.__name__]
-    return f"unexpected {type(error).__name__}"  # its text may quote what was to be stored
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -238,16 +324,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _risks(settings: dict[Any, Any]) -> list[str]:
+def _risks(settings: dict[str, str]) -> list[str]:
     risks = []
-    policy = settings["maxmemory-policy"]
-    if settings["maxmemory"] != "0" and policy != "noeviction":
+    policy = settings.get("maxmemory-policy", "noeviction")
+    if settings.get("maxmemory") != "0" and policy != "noeviction":
         risks.append(
             f"evicts keys (maxmemory-policy {policy}): when its memory is full, deliveries that"
             " were answered 200 are lost; set it to noeviction"
         )
-    if settings["appendonly"] != "yes":
-        lost = "what came since its last snapshot" if settings["save"] else "everything"
+    if settings.get("appendonly", "yes") != "yes":
+        lost = "everything" if settings.get("save") == "" else "what came since its last snapshot"
         risks.append(
             f"keeps no append-only file: when it stops, {lost} is lost, routes and their secrets"
             " included; set appendonly yes"

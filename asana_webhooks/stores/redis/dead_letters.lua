@@ -3,7 +3,7 @@ function calls.letters()
     local found, bytes, begin = {}, 0, ARGV[2]
     while #found < tonumber(ARGV[1]) do
         local letter = call('XRANGE', base .. 'letters', begin, ARGV[3], 'COUNT', 1)[1]
-        bytes = bytes + (letter and #letter[2][8] - HEADER or 0)
+        bytes = bytes + (letter and #(letter[2][8] or '') - HEADER or 0)
         if not letter or found[1] and bytes > tonumber(ARGV[4]) then
             break
         end
@@ -13,14 +13,15 @@ function calls.letters()
     return found
 end
 
--- ARGV: the ids of letters
+-- ARGV: the ids of letters. One that cannot be read stays where it is.
 function calls.replay()
     local letters, at, count = base .. 'letters', tick(), 0
     for i = 1, #ARGV do
         local found = call('XRANGE', letters, ARGV[i], ARGV[i])
-        if found[1] then
-            local letter, delivery = found[1][2], add_number(at)
-            local route, done, record = letter[2], letter[4], letter[8]
+        local letter = found[1] and found[1][2] or {}
+        local route, done, record = letter[2], letter[4], letter[8]
+        if is_readable(record) and done:find('^%d+$') then
+            local delivery = add_number(at)
             call('HSET', base .. 'deliveries:' .. route, delivery, record)
             set_tries(route, delivery, string.format('%010d%010d', 0, done), 0)
             enqueue(route, delivery, at)

@@ -1,14 +1,14 @@
--- ARGV: how many may wait, how many may be held for a candidate, bytes of their bodies, for how long
--- digests are known, then for each delivery: route, digest, received_at, record, trace or nothing,
--- '=' and a candidate's fingerprint or nothing, a letter's note or nothing.
--- Returns a letter for each: k kept, n not, f full, h too many are held. A digest is forgotten an
--- hour late, since the clocks of receivers may differ.
+-- ARGV: how many may wait, how many may be held for a candidate, bytes of their bodies, for how
+-- long digests are known, then for each delivery: route, digest, received_at, record, trace or
+-- nothing, '=' and a candidate's fingerprint or nothing, a letter's note or nothing.
+-- Returns for each: k kept, n not, f full, h too many are held, or an error that names a damaged
+-- key. A digest is forgotten an hour late, since the clocks of receivers may differ.
 function calls.put()
     local at = tick()
     local most, most_held, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
     local known_for = tonumber(ARGV[4])
     local kept_for = text(known_for / 1000 + 3600000)
-    local waiting, added, held, offers = count_waiting(), 0, 0, {}
+    local waiting, added, held, offers = counter('waiting'), 0, 0, {}
     local number = add_numbers((#ARGV - 4) / 7, at)
 
     local function add(route, record, trace)
@@ -73,41 +73,64 @@ function calls.put()
 
     local answers = {}
     for i = 5, #ARGV, 7 do
-        answers[#answers + 1] = put(unpack(ARGV, i, i + 6))
+        local answer, damage = try(put, unpack(ARGV, i, i + 6))
+        answers[#answers + 1] = answer or damage
     end
-    call('INCRBY', base .. 'waiting', added)
-    call('INCRBY', base .. 'held', held)
     for route in pairs(offers) do
         offer(route, at)
     end
-    return table.concat(answers)
+    call('INCRBY', base .. 'waiting', added)
+    call('INCRBY', base .. 'held', held)
+    return answers
 end
 
 -- ARGV: limit, lease, how many bytes of bodies. Returns route, fence, and for each delivery its
 -- number, its tries and its record in one, and its trace. A delivery that crashed a claim comes
--- alone. One that the server lost is handed out without a body: it becomes a dead letter, while an
--- error would hold up all others.
+-- alone, one that cannot be read becomes a dead letter. A route with a damaged key holds up no
+-- other, it is set aside: returns the error, gid and resource.
 function calls.claim()
-    local lost = string.rep('\0', HEADER)
+    local function bury_unreadable(route, delivery, record, at)
+        local note = text(at) .. ' unreadable: its record on the server is lost or damaged'
+        bury(route, 0, note, string.rep('\0', HEADER) .. (record or ''):sub(HEADER + 1))
+        remove(route, {delivery}, 1, 1)
+    end
 
-    local function take(route, due)
+    local function take(route, due, at)
         local taken, ids, bytes = {}, {}, 0
         for _, delivery in ipairs(due) do
             local tries = tries_of(route, delivery)
             local has_crashed = tonumber(tries:sub(21)) > 0
-            local record = call('HGET', base .. 'deliveries:' .. route, delivery) or lost
-            bytes = bytes + #record - HEADER
+            local record = call('HGET', base .. 'deliveries:' .. route, delivery)
+            bytes = bytes + #(record or '') - HEADER
             if ids[1] and (has_crashed or bytes > tonumber(ARGV[3])) then
                 break
-            end
-            local trace = call('HGET', base .. 'traces:' .. route, delivery) or ''
-            taken[#taken + 1] = {delivery .. tries .. record, trace}
-            ids[#ids + 1] = delivery
-            if has_crashed then
-                break
+            elseif is_readable(record) then
+                local trace = call('HGET', base .. 'traces:' .. route, delivery) or ''
+                taken[#taken + 1] = {delivery .. tries .. record, trace}
+                ids[#ids + 1] = delivery
+                if has_crashed then
+                    break
+                end
+            else
+                bury_unreadable(route, delivery, record, at)
             end
         end
         return taken, ids
+    end
+
+    local function lease(route, at)
+        count_crashes(route)
+        local due = call('ZRANGEBYSCORE', base .. 'queue:' .. route, '-inf', text(at),
+            'LIMIT', 0, ARGV[1])
+        local taken, ids = take(route, due, at)
+        if ids[1] then
+            local fence = add_number(at)
+            call('ZADD', base .. 'agenda', text(tick() + ARGV[2]), route)
+            call('HSET', base .. 'leases', route, fence)
+            call('SET', base .. 'claimed:' .. route, table.concat(ids, ' '))
+            return {route, fence, taken}
+        end
+        give_back(route)
     end
 
     local at = now()
@@ -116,19 +139,15 @@ function calls.claim()
         if not first[1] then
             return false
         end
-        local route = first[1]
-        count_crashes(route)
-        local due = call('ZRANGEBYSCORE', base .. 'queue:' .. route, '-inf', text(at),
-            'LIMIT', 0, ARGV[1])
-        if due[1] then
-            local fence = add_number(at)
-            local taken, ids = take(route, due)
-            call('ZADD', base .. 'agenda', text(tick() + ARGV[2]), route)
-            call('HSET', base .. 'leases', route, fence)
-            call('SET', base .. 'claimed:' .. route, table.concat(ids, ' '))
-            return {route, fence, taken}
+        local claim, damage = try(lease, first[1], at)
+        if claim then
+            return claim
+        elseif damage then
+            call('ZREM', base .. 'agenda', first[1])
+            call('HDEL', base .. 'leases', first[1])
+            local known = try(call, 'HMGET', base .. 'route:' .. first[1], 'gid', 'resource') or {}
+            return {damage, known[1] or '', known[2] or ''}
         end
-        give_back(route)
     end
 end
 
@@ -194,17 +213,17 @@ function calls.counts()
     local function received_at(route)
         local first = call('ZRANGE', base .. 'queue:' .. route, 0, 0)[1]
         local record = first and call('HGET', base .. 'deliveries:' .. route, first)
-        return record and struct.unpack('>i8', record)
+        return is_readable(record) and struct.unpack('>i8', record)
     end
 
     purge(now())
     local oldest
     for _, route in ipairs(call('ZRANGE', base .. 'agenda', 0, -1)) do
-        local at = received_at(route)
+        local at = try(received_at, route)
         if at and at < (oldest or math.huge) then
             oldest = at
         end
     end
-    local waiting = count_waiting() + (call('GET', base .. 'held') or 0)
-    return {waiting, call('XLEN', base .. 'letters'), oldest and text(oldest) or false}
+    local waiting, letters = counter('waiting') + counter('held'), call('XLEN', base .. 'letters')
+    return {waiting, letters, oldest and text(oldest) or false}
 end

@@ -2,11 +2,12 @@
 function calls.open()
     tick()
     call('SET', base .. 'version', ARGV[1], 'NX')
-    return tonumber(call('GET', base .. 'version'))
+    local version = tonumber(call('GET', base .. 'version'))
+    return version or error({err = 'DAMAGED ' .. base .. 'version'})
 end
 
--- ARGV: where to go on, for how long retired routes stay known. Gives those an end that were retired
--- when there was none. Returns where to go on next, 0 at the end.
+-- ARGV: where to go on, for how long retired routes stay known. Gives an end to those that were
+-- retired when there was none. Returns where to go on next, 0 at the end.
 function calls.end_retired()
     local at = tick()
     local pattern = base:gsub('[%[%]%?%*\\]', '\\%0') .. 'route:*'
@@ -37,17 +38,20 @@ function calls.upgrade()
     call('SET', base .. 'version', ARGV[1])
 end
 
--- Returns, packed, for each secret and each candidate: the route's id, the fields of its mark and
--- of its seal, mark, seal. Expired routes are forgotten first, so that nobody needs their keys.
+-- Returns for each secret and each candidate: the route's id, the fields of its mark and
+-- of its seal, mark, seal, gid and resource. Expired routes are forgotten first, so that nobody needs their keys.
 function calls.list_secrets()
     local at, found = now(), {}
     local function add(route, mark, seal)
-        found[#found + 1] = {route.id, mark, seal, route[mark], route[seal] or ''}
+        found[#found + 1] = {
+            route.id, mark, seal, route[mark], route[seal] or '',
+            route.gid or '', route.resource or '',
+        }
     end
 
     purge(at)
     for _, id in ipairs(call('ZRANGE', base .. 'routes', 0, -1)) do
-        local route, slot = find(id, at) or {}, 1
+        local route, slot = try(find, id, at) or {}, 1
         if route.secret then
             add(route, 'secret', 'seal')
         end
@@ -56,7 +60,7 @@ function calls.list_secrets()
             slot = slot + 1
         end
     end
-    return cmsgpack.pack(found)
+    return found
 end
 
 -- ARGV: for each secret what was listed of it, then its new mark and seal. Returns how many were
@@ -64,10 +68,10 @@ end
 function calls.renew_secrets()
     local renewed = 0
     for i = 1, #ARGV, 7 do
-        local key, mark, seal = KEYS[1] .. 'route:' .. ARGV[i], ARGV[i + 1], ARGV[i + 2]
-        local kept = redis.call('HMGET', key, mark, seal)
+        local key, mark, seal = base .. 'route:' .. ARGV[i], ARGV[i + 1], ARGV[i + 2]
+        local kept = call('HMGET', key, mark, seal)
         if kept[1] == ARGV[i + 3] and (kept[2] or '') == ARGV[i + 4] then
-            redis.call('HSET', key, mark, ARGV[i + 5], seal, ARGV[i + 6])
+            call('HSET', key, mark, ARGV[i + 5], seal, ARGV[i + 6])
             renewed = renewed + 1
         end
     end

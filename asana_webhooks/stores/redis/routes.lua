@@ -26,25 +26,23 @@ function calls.reserve()
     return 1
 end
 
--- ARGV: ids. Returns a packed map, or nil, for each.
+-- ARGV: ids. Returns a packed map, an error that names a damaged key, or nil, for each.
 function calls.get_routes()
     local at, found = now(), {}
     for i = 1, #ARGV do
-        local route = find(ARGV[i], at)
-        found[i] = route and cmsgpack.pack(route) or false
+        local route, damage = try(find, ARGV[i], at)
+        found[i] = damage or route and cmsgpack.pack(route) or false
     end
     return found
 end
 
--- ARGV: nothing for all routes, or a resource
+-- ARGV: nothing for all routes, or a resource. Returns what get_routes returns.
 function calls.list_routes()
     local at, found = now(), {}
     local index = ARGV[1] and 'resource:' .. ARGV[1] or 'routes'
     for _, id in ipairs(call('ZRANGE', base .. index, 0, -1)) do
-        local route = find(id, at)
-        if route then
-            found[#found + 1] = cmsgpack.pack(route)
-        end
+        local route, damage = try(find, id, at)
+        found[#found + 1] = damage or route and cmsgpack.pack(route) or nil
     end
     return found
 end

@@ -1,7 +1,37 @@
 local calls = {}
-local base, call = KEYS[1], redis.call
+local base = KEYS[1]
 local HEADER = 40 -- the bytes of a record before the body: time of receipt and digest
 local LOOK_AGAIN = 3600 * 1000000
+
+-- A key without its end, which may be a route's id: nobody must see that.
+local function name_of(key)
+    return (key:gsub('^(' .. ('.'):rep(#base) .. '%a+:).*$', '%1*'))
+end
+
+-- Runs a command. A key that something else has written to is named in the error.
+local function call(command, key, ...)
+    local answer = redis.pcall(command, key, ...)
+    if type(answer) == 'table' and answer.err then
+        if answer.err:find('WRONGTYPE') or answer.err:find('not an integer') then
+            error({err = 'DAMAGED ' .. name_of(key)})
+        end
+        error(answer)
+    end
+    return answer
+end
+
+-- Returns what a function returns, or nil and an error that names a damaged key.
+local function try(f, ...)
+    local ok, answer = pcall(f, ...)
+    if ok then
+        return answer
+    end
+    local failure = type(answer) == 'table' and answer.err or answer -- servers differ in this
+    if failure:find('^DAMAGED') then
+        return nil, failure
+    end
+    error({err = failure})
+end
 
 local function text(number)
     return string.format('%.0f', number)
@@ -10,7 +40,7 @@ end
 local function reading()
     local time = redis.call('TIME')
     local known = call('HMGET', base .. 'clock', 'last', 'ahead')
-    return time[1] * 1000000 + time[2], tonumber(known[1] or 0), tonumber(known[2] or 0)
+    return time[1] * 1000000 + time[2], tonumber(known[1] or 0) or 0, tonumber(known[2] or 0) or 0
 end
 
 local function now()
@@ -40,6 +70,7 @@ local function find(id, at)
     for i = 1, #fields, 2 do
         route[fields[i]] = fields[i + 1]
     end
+    route.id = fields[1] and id
     if route.id and not (is_over(route, at) and not is_needed(route)) then
         return route
     end
@@ -86,28 +117,27 @@ end
 
 local function forget(route)
     drop_candidates(route)
-    unlist(route.id, route.resource)
+    unlist(route.id, route.resource or '')
     call('DEL', base .. 'route:' .. route.id)
 end
 
--- Forgets the routes whose time is over; one that is needed still is looked at an hour later.
+-- Forgets the routes whose time is over. One that is needed still, or has a damaged key, is looked at
+-- again an hour later.
 local function purge(at)
     for _, id in ipairs(call('ZRANGEBYSCORE', base .. 'expiries', '-inf', text(at))) do
-        local route = find(id, 0) or {id = id, resource = ''}
-        if is_needed(route) then
+        local route = try(find, id, 0) or {id = id, resource = ''}
+        if is_needed(route) or select(2, try(forget, route)) then
             call('ZADD', base .. 'expiries', text(at + LOOK_AGAIN), id)
-        else
-            forget(route)
         end
     end
 end
 
-local function count_waiting()
-    return tonumber(call('GET', base .. 'waiting') or 0)
+local function counter(name)
+    return tonumber(call('GET', base .. name) or 0) or 0
 end
 
 local function add_numbers(count, at)
-    local last = math.max(tonumber(call('GET', base .. 'number') or 0), at)
+    local last = math.max(counter('number'), at)
     call('SET', base .. 'number', text(last + count))
     return last
 end
@@ -180,6 +210,15 @@ local function give_back(route)
     else
         call('ZREM', base .. 'agenda', route)
     end
+end
+
+-- Whether a record is whole: it has its header, and a time of receipt in the years 1 to 9999.
+local function is_readable(record)
+    if not record or #record < HEADER then
+        return false
+    end
+    local received_at = struct.unpack('>i8', record)
+    return received_at > -62135596800000000 and received_at < 253402300799000000
 end
 
 local function bury(route, done, note, record)
