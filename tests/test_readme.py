@@ -94,6 +94,15 @@ def test_output_of_the_demo_is_what_it_prints() -> None:
     ][: len(shown.splitlines())]
 
 
+def test_commands_for_a_checkout_are_a_block_of_their_own() -> None:
+    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    demo, tests = (
+        'pip install -e ".[cli]" && asana-webhooks demo',
+        'pip install -e ".[dev]" && pytest',
+    )
+    assert f"$ {demo}\n$ {tests}\n" in blocks
+
+
 def without_numbers(line: str) -> str:
     return re.sub(r"\d+", "0", line)
 
