@@ -265,7 +265,7 @@ class Establishment:
     async def _matching_secret(self, route: Route, webhook: Webhook, started: float) -> str:
         reserved = await self._store.get_route(route.id)
         candidates = reserved.candidates if reserved is not None else ()
-        if not candidates:
+        if len(candidates) == 0:
             said = ("the webhook was created: something else answered the handshake",)
             raise self._handshake_missing(route, started, said)
         if webhook.secret is not None:

@@ -79,7 +79,10 @@ class _Accepted(web.StreamResponse):
     seventh of the work for a request.
     """
 
-    keep_alive = True
+    @property
+    def keep_alive(self) -> bool:
+        """True: the connection goes on."""
+        return True
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Write it."""

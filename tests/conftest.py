@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
@@ -46,8 +47,14 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server, by the fixtures that it asks for."""
+    """Mark what needs a server, by the fixtures that it asks for.
+
+    Raises UsageError for a name that another process would not give the same test.
+    """
     for item in items:
+        if re.search(r" at 0x[0-9a-f]{6}", item.nodeid):
+            msg = f"{item.nodeid}: the address of an object is no name of a case; give it an id"
+            raise pytest.UsageError(msg)
         if isinstance(item, pytest.Function) and not SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.servers)
 

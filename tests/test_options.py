@@ -153,7 +153,7 @@ def test_what_may_be_given_is_taken(tmp_path: Path) -> None:
         {"unix_socket": "socket"},
         {"ssl_context": ssl.create_default_context()},
     ],
-    ids=str,
+    ids=["host", "port", "any port", "reuse_port", "unix_socket", "ssl_context"],
 )
 def test_option_of_a_receiver_is_refused_where_there_is_none(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"leave out {next(iter(option))}: with serve=False"):

@@ -235,7 +235,7 @@ class UserActions:
         return found
 
     def _changed(self, thing: AsanaObject, name: str, value: Any, at: str) -> PublishedEvent:
-        change = {"field": name, "action": "changed"}
+        change: dict[str, Any] = {"field": name, "action": "changed"}
         if isinstance(value, AsanaObject) or isinstance(thing.fields[name], AsanaObject):
             change["new_value"] = value and value.reference
         happening = self._event("changed", thing, change=change)

@@ -80,11 +80,12 @@ def _host(target: str) -> str:
     try:
         url = URL(target, encoded=True)
         usable = clean and url.scheme in ("http", "https") and url.port is not None
+        host = url.host if usable else None
     except ValueError:
-        usable = False
-    if not usable or not url.host:
+        host = None
+    if not host:
         raise Refused(400, "target: Not a valid URL")
-    return url.host.lower()
+    return host.lower()
 
 
 def _is_loopback(host: str) -> bool:

@@ -124,7 +124,7 @@ class Watched:
         return leased
 
 
-class WatchedSqlite(Watched, SqliteStore):
+class WatchedSqlite(Watched, SqliteStore):  # type: ignore[misc] # its methods are made, not written
     pass
 
 

@@ -28,7 +28,7 @@ HIDDEN = frozenset(
 @cache
 def read_page() -> tuple[str, str]:
     """Return the page, and the policy that lets its own style and script be used and no other."""
-    text = resources.files(__package__).joinpath("page.html").read_text("utf-8")
+    text = resources.files("asana_webhooks.cli.inspector").joinpath("page.html").read_text("utf-8")
     style, script = (_hash_of(tag, text) for tag in ("style", "script"))
     policy = (
         f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self';"

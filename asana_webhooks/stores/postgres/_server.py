@@ -271,4 +271,4 @@ def _newest() -> int:
 
 def _script(name: str) -> str:
     """Return the statements of a file of this package."""
-    return (resources.files(__package__) / name).read_text()
+    return (resources.files("asana_webhooks.stores.postgres") / name).read_text()

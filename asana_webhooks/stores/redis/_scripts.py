@@ -42,7 +42,7 @@ DRAINS = "#!lua flags=allow-oom\n"
 
 
 def _read(name: str) -> str:
-    return files(__package__).joinpath(name).read_text("utf-8")
+    return files("asana_webhooks.stores.redis").joinpath(name).read_text("utf-8")
 
 
 def _script(file: str, call: str, flags: str) -> Script:

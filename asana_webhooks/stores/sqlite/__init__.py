@@ -15,8 +15,8 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from types import TracebackType
+from collections.abc import Callable, Sequence
+from types import CoroutineType, TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ...errors import StoreError
@@ -35,7 +35,7 @@ P = ParamSpec("P")
 
 def _by_the_writer(
     operation: Callable[Concatenate[Tables, P], T],
-) -> Callable[Concatenate[SqliteStore, P], Coroutine[Any, Any, T]]:
+) -> Callable[Concatenate[SqliteStore, P], CoroutineType[Any, Any, T]]:
     """Return the method of the store that has this done by the thread of the writer."""
 
     @functools.wraps(operation)
@@ -44,7 +44,7 @@ def _by_the_writer(
         del args, kwargs  # a traceback that shows the values of names must not show secrets
         return await done
 
-    return call
+    return call  # type: ignore[return-value] # mypy has a wider type for coroutines than pyright
 
 
 class SqliteStore:

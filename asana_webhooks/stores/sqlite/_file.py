@@ -78,7 +78,7 @@ EMPTIED = (
 
 def _sections(file: str) -> dict[str, str]:
     """Return the parts of a file of SQL by the names above them, without comments."""
-    text = resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
+    text = resources.files("asana_webhooks.stores.sqlite").joinpath(file).read_text("utf-8")
     parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
     names, bodies = parts[1::2], parts[2::2]
     return {
@@ -131,8 +131,9 @@ def _explain(error: Exception) -> str:
         return (
             f"{error.strerror}; check that its directory exists and that this user may write there"
         )
-    if hasattr(error, "sqlite_errorcode"):
-        return REMEDIES.get(error.sqlite_errorcode & 0xFF, str(error))
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return REMEDIES.get(code & 0xFF, str(error))
     if isinstance(error, UnicodeEncodeError):
         return "a text that was to be stored is no valid Unicode"
     return f"unexpected {type(error).__name__}"  # its text may quote what was to be stored

@@ -421,7 +421,7 @@ class Tables:
     def _claimed(self, claim: Claim) -> list[str] | None:
         """Return the ids that a claim was given, without those released; None without its lease."""
         row = self._run("get_claimed", claim.route, claim.fence).fetchone()
-        return None if row is None else (row[0] or "").split(",")
+        return None if row is None else str(row[0] or "").split(",")
 
     def _remove(self, claim: Claim, deliveries: Sequence[Delivery]) -> int:
         return self._change(claim.route, "remove", [delivery.id for delivery in deliveries])
