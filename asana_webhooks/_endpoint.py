@@ -18,6 +18,7 @@ import msgspec
 
 from ._deadline import Deadline
 from ._logging import ThrottledLogger
+from ._options import check_count, check_seconds
 from .errors import StoreError
 from .models import Delivery, Route
 from .protocol import (
@@ -41,7 +42,7 @@ from .protocol import (
 from .stores import Store
 from .telemetry import Telemetry
 
-__all__ = ["STORE_TIMEOUT", "Endpoint", "Receive", "Refusal", "check_positive", "read_head"]
+__all__ = ["STORE_TIMEOUT", "Endpoint", "Receive", "Refusal", "read_head"]
 
 STORE_TIMEOUT = 4.4
 """Seconds, an eighth more at most, that the store has for a request; Asana waits 10."""
@@ -131,14 +132,6 @@ def _probe_of(path: str) -> str:
     return match[1] if match else ""
 
 
-def check_positive(**options: float | None) -> None:
-    """Raise ValueError, which names it, for an option that is no positive number; None is left."""
-    for name, value in options.items():
-        if value is not None and not 0 < value < float("inf"):
-            msg = f"{name} must be a positive number, not {value}"
-            raise ValueError(msg)
-
-
 class _HandshakeAttempt(_Redacted, msgspec.Struct, frozen=True):
     """A request with a handshake's header: when (monotonic seconds), for what, how answered."""
 
@@ -169,7 +162,7 @@ class Endpoint:
     judged: Asana's where it is known. ``telemetry`` is told of each request and of what becomes of
     deliveries.
 
-    Raises ValueError for a limit that is not positive.
+    Raises ValueError for a limit that is not positive, TypeError for one that is no number.
     """
 
     def __init__(
@@ -184,7 +177,9 @@ class Endpoint:
         now: Callable[[], datetime] = machine_time,
         telemetry: Telemetry | None = None,
     ) -> None:
-        check_positive(max_body=max_body, body_timeout=body_timeout, store_timeout=store_timeout)
+        check_count("max_body", max_body)
+        check_seconds("body_timeout", body_timeout)
+        check_seconds("store_timeout", store_timeout)
         self.accepting = False
         self._store = store
         self._on_arrival = on_arrival

@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import functools
 import logging
+import socket
 import ssl
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Self
@@ -22,14 +24,19 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ._addresses import is_loopback
-from ._endpoint import BAD_REQUEST, LINGER, Endpoint, Receive, Refusal, check_positive, read_head
+from ._endpoint import BAD_REQUEST, LINGER, Endpoint, Receive, Refusal, read_head
+from ._listener import Listener, bind, bind_unix, connections_within
 from ._logging import ThrottledLogger
+from ._options import check_count, check_seconds
 from .protocol import ACCEPTED, Response
 
 __all__ = ["MAX_CONNECTIONS", "Receiver", "aiohttp_app"]
 
 MAX_CONNECTIONS = 1_000
 """Connections at once, unless another limit is given; one more ends the one idle for longest."""
+
+BACKLOG = 1024
+"""Connections that the system keeps until they are accepted, but no more than there may be."""
 
 KEEPALIVE_ALONE, KEEPALIVE_BEHIND_PROXY = 15.0, 75.0
 """Seconds for which a connection may be silent or send headers. Proxies keep theirs for 60."""
@@ -161,7 +168,9 @@ class Receiver:
         if not 0 <= port <= 65_535:
             msg = f"port must be 0 to 65535, not {port}"
             raise ValueError(msg)
-        check_positive(max_connections=max_connections, keepalive_timeout=keepalive_timeout)
+        check_count("max_connections", max_connections)
+        if keepalive_timeout is not None:
+            check_seconds("keepalive_timeout", keepalive_timeout)
         self._endpoint = endpoint
         self._host = host
         self.port = port
@@ -170,20 +179,30 @@ class Receiver:
         self._ssl_context = ssl_context
         self._max_connections = max_connections
         self._keepalive_timeout = keepalive_timeout
-        self._listening: tuple[asyncio.Server, _Server] | None = None
+        self._listening: tuple[Listener, _Server] | None = None
 
     async def __aenter__(self) -> Self:
         """Listen. Raises OSError when the address is taken."""
         keepalive_timeout = self._keepalive_timeout or self._default_keepalive()
+        allowed = connections_within(self._max_connections)
         server = _Server(
             self._endpoint,
-            max_connections=self._max_connections,
+            max_connections=allowed,
             keepalive_timeout=keepalive_timeout,
+            ssl_context=self._ssl_context,
         )
-        listener = await self._listen(server, keepalive_timeout)
+        backlog = min(allowed, BACKLOG)
+        if self._unix_socket is not None:
+            sockets = bind_unix(self._unix_socket, backlog=backlog)
+        else:
+            sockets = await bind(
+                self._host, self.port, reuse_port=self._reuse_port, backlog=backlog
+            )
+            self.port = sockets[0].getsockname()[1]
+        listener = Listener(sockets, take=server.take, make_room=server.make_room)
         self._listening = listener, server
-        if self._unix_socket is None:
-            self.port = listener.sockets[0].getsockname()[1]
+        if allowed < self._max_connections:
+            logger.info("at most %d connections at once: more descriptors are not free", allowed)
         return self
 
     async def __aexit__(
@@ -196,22 +215,9 @@ class Receiver:
         if self._listening is not None:
             listener, server = self._listening
             self._listening = None
+            listener.close()
             with anyio.CancelScope(shield=True):
-                await _close(listener)
                 await server.drain()
-
-    async def _listen(self, server: _Server, handshake_timeout: float) -> asyncio.Server:
-        loop = asyncio.get_running_loop()
-        options: dict[str, Any] = {"backlog": 1024}
-        if self._ssl_context is not None:
-            options["ssl"] = self._ssl_context
-            options["ssl_handshake_timeout"] = handshake_timeout
-            options["ssl_shutdown_timeout"] = LINGER
-        if self._unix_socket is not None:
-            return await loop.create_unix_server(server, self._unix_socket, **options)
-        if self._reuse_port:
-            options["reuse_port"] = True
-        return await loop.create_server(server, self._host, self.port, **options)
 
     def move(self, host: str | None, port: int | None, *, reuse_port: bool | None) -> None:
         """Listen elsewhere, the next time; what is None stays. Raises RuntimeError if it cannot."""
@@ -227,32 +233,64 @@ class Receiver:
         return KEEPALIVE_BEHIND_PROXY if behind_proxy else KEEPALIVE_ALONE
 
 
-async def _close(listener: asyncio.Server) -> None:
-    """Accept no more; close when asyncio, which loses them else, handed over what it accepted."""
-    loop = asyncio.get_running_loop()
-    try:
-        with contextlib.suppress(NotImplementedError):  # of the proactor, on Windows
-            for listening in listener.sockets:
-                loop.remove_reader(listening.fileno())
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
-    finally:
-        listener.close()
-
-
 class _Server(web.Server):
     """Hands requests to the endpoint and keeps count of connections."""
 
     def __init__(
-        self, endpoint: Endpoint, *, max_connections: int, keepalive_timeout: float
+        self,
+        endpoint: Endpoint,
+        *,
+        max_connections: int,
+        keepalive_timeout: float,
+        ssl_context: ssl.SSLContext | None,
     ) -> None:
         super().__init__(self._answer)
         self._endpoint = endpoint
         self._max_connections = max_connections
         self._keepalive_timeout = keepalive_timeout
+        self._tls: dict[str, Any] = {}
+        if ssl_context is not None:
+            self._tls["ssl"] = ssl_context
+            self._tls["ssl_handshake_timeout"] = keepalive_timeout
+            self._tls["ssl_shutdown_timeout"] = LINGER
         self._stopping = False
-        self._open = 0
-        self._idle: OrderedDict[web.RequestHandler, asyncio.Transport] = OrderedDict()
+        self._open: set[web.RequestHandler] = set()
+        self._opening: dict[web.RequestHandler, asyncio.Task[None]] = {}
+        # What waits for its client, the longest wait first, and how to end it.
+        self._idle: OrderedDict[web.RequestHandler, Callable[[], object]] = OrderedDict()
+
+    def take(self, connection: socket.socket) -> None:
+        """Begin with a connection that was accepted; end an idle one when there are too many."""
+        loop, handler = asyncio.get_running_loop(), self()
+        opening = loop.create_task(self._begin(handler, connection), name="asana-webhooks accept")
+        self._open.add(handler)
+        self._opening[handler] = opening
+        # A task that is cancelled before it began would leave the connection open.
+        self._idle[handler] = functools.partial(loop.call_soon, opening.cancel)
+        if len(self._open) > self._max_connections:
+            self._end_idle(1)
+            sparse.log(logging.WARNING, "connections", "too many connections; an idle one is ended")
+
+    async def _begin(self, handler: web.RequestHandler, connection: socket.socket) -> None:
+        """Make a transport, with TLS after its handshake; what fails there is the client's."""
+        loop = asyncio.get_running_loop()
+        try:
+            with contextlib.suppress(OSError):
+                await loop.connect_accepted_socket(lambda: handler, connection, **self._tls)
+        finally:
+            if self._opening.pop(handler, None) is not None:  # it came to nothing
+                self._open.discard(handler)
+                self._idle.pop(handler, None)
+
+    def make_room(self, error: OSError) -> None:
+        """End a quarter of the idle connections: no descriptors are left for others."""
+        self._end_idle(max(1, len(self._idle) // 4))
+        sparse.log(logging.WARNING, "descriptors", "idle connections are ended: %s", error.strerror)
+
+    def _end_idle(self, count: int) -> None:
+        for _ in range(min(count, len(self._idle))):
+            _, end = self._idle.popitem(last=False)
+            end()
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(
@@ -266,14 +304,14 @@ class _Server(web.Server):
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
-        transport = self._idle.pop(connection, None)
-        if transport is not None and not request.content.is_eof():
-            self._idle[connection] = transport  # who lets us wait for a body may be ended
+        end = self._idle.pop(connection, None)
+        if end is not None and not request.content.is_eof():
+            self._idle[connection] = end  # who lets us wait for a body may be ended
         try:
             answered = await answer(self._endpoint, request)
         finally:
-            if transport is not None and connection.connected:
-                self._idle[connection] = transport
+            if end is not None and connection.connected:
+                self._idle[connection] = end
         if answered is ACCEPTED and self._may_stay_open(request):
             return _ACCEPTED
         response = _response(answered, request)
@@ -291,39 +329,43 @@ class _Server(web.Server):
 
     async def drain(self) -> None:
         """End idle connections, let requests under way end, then close every connection."""
-        self._stopping = True
-        for connection in list(self._idle):
-            if not connection._request_in_progress:
-                connection.force_close()
-        tasks = [connection._task_handler for connection in self._connections]
-        serving = [task for task in tasks if task is not None]
-        transports = list(self._connections.values())
+        transports: list[asyncio.Transport] = []
         try:
-            if serving:
-                await asyncio.wait(serving, timeout=SHUTDOWN_TIMEOUT)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            self._stopping = True
+            transports += self._connections.values()
+            openings = list(self._opening.values())
+            for opening in openings:
+                opening.cancel()
+            for connection in list(self._idle):
+                if not connection._request_in_progress:
+                    connection.force_close()
+            tasks = [connection._task_handler for connection in self._connections]
+            waited_for = [*openings, *(task for task in tasks if task is not None)]
+            if waited_for:
+                await asyncio.wait(waited_for, timeout=SHUTDOWN_TIMEOUT)
             await self.shutdown(CANCEL_TIMEOUT)
         finally:
-            for transport in transports:
+            self._stopping = True
+            for transport in (*transports, *self._connections.values()):
                 transport.abort()
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Count, and end the connection that is idle for longest when there are too many."""
+        """Note that a connection waits for a request."""
         super().connection_made(handler, transport)
-        self._open += 1
-        self._idle[handler] = transport
-        if self._stopping:
+        is_new = self._opening.pop(handler, None) is not None
+        if is_new and handler in self._idle and not self._stopping:
+            self._idle[handler] = transport.abort
+        else:  # it was ended meanwhile
             transport.abort()
-        elif self._open > self._max_connections:
-            _, longest_idle = self._idle.popitem(last=False)
-            longest_idle.abort()
-            sparse.log(logging.WARNING, "connections", "too many connections; an idle one is ended")
 
     def connection_lost(
         self, handler: web.RequestHandler, exc: BaseException | None = None
     ) -> None:
-        """Count, and end what only waits for the client; a request under way goes on."""
+        """End what only waits for the client; a request under way goes on."""
         super().connection_lost(handler, exc)
-        self._open -= 1
+        self._open.discard(handler)
         self._idle.pop(handler, None)
         if not handler._request_in_progress and handler._task_handler is not None:
             handler._task_handler.cancel()

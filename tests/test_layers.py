@@ -24,7 +24,7 @@ LAYERS = (
     },
     {"_attempt", "_desired", "api", "auth", "router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
-    {"_endpoint", "_establish", "_handlers", "otel", "stores.urls"},
+    {"_endpoint", "_establish", "_handlers", "_listener", "otel", "stores.urls"},
     {"_inbox"},
     {"_receiver_aiohttp", "_receiver_asgi", "simulator"},
     {"client"},
@@ -64,6 +64,7 @@ MAY_DO_IO = {
     "api",
     "auth",
     "_asana_transport",  # a part of api: makes its pool
+    "_listener",  # a part of the receiver: its sockets
     "stores.postgres",
     "stores.redis",
     "stores.sqlite",

@@ -1295,19 +1295,18 @@ async def test_connection_that_comes_while_the_receiver_stops_is_answered_or_clo
     await stop
 
 
-async def test_loop_without_readers_stops_as_well(
+async def test_loop_without_readers_accepts_and_stops_as_well(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", not_on_windows)
     async with serve(endpoint) as receiver, connect(receiver) as peer:
         peer.send(signed())
         await peer.answer()
-        monkeypatch.setattr(asyncio.get_running_loop(), "remove_reader", not_on_windows)
         async with stopping(receiver):
             assert await peer.closed() == b""
-        monkeypatch.undo()
 
 
-def not_on_windows(descriptor: int) -> bool:
+def not_on_windows(*_: object) -> None:
     raise NotImplementedError
 
 
@@ -1591,18 +1590,39 @@ async def test_delivery_over_tls_on_a_unix_socket_is_accepted(
         assert (await peer.answer()).status == 200
 
 
-async def test_tls_handshake_that_ends_after_the_stop_is_for_nothing(
-    endpoint: Endpoint, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+@pytest.mark.parametrize("turns", range(12))
+async def test_tls_handshake_under_way_is_cut_when_the_receiver_stops(
+    endpoint: Endpoint, server_tls: ssl.SSLContext, turns: int
 ) -> None:
     receiver = await serve(endpoint, ssl_context=server_tls).__aenter__()
     client = socket.create_connection(("127.0.0.1", receiver.port))
-    for _ in range(20):  # until it is accepted
+    client.sendall(tls_hello()[:50])
+    for _ in range(turns):
         await checkpoint()
-    await receiver.__aexit__(None, None, None)
-    trusting: dict[str, Any] = {"ssl": client_tls, "server_hostname": "localhost"}
-    async with talking(asyncio.open_connection(sock=client, **trusting)) as peer:
-        peer.send(signed())
+    with guard():
+        await receiver.__aexit__(None, None, None)
+    async with talking(asyncio.open_connection(sock=client)) as peer:
         assert await peer.closed() == b""
+
+
+async def test_silent_tls_handshake_too_many_is_ended(
+    endpoint: Endpoint, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    trusting: dict[str, Any] = {"ssl": client_tls, "server_hostname": "localhost"}
+    async with serve(endpoint, ssl_context=server_tls, max_connections=2) as receiver:
+        async with (
+            connect(receiver) as first,
+            connect(receiver) as second,
+            connect(receiver, **trusting) as peer,
+        ):
+            peer.send(signed())
+            assert (await peer.answer()).status == 200
+            assert await first.closed() == b""
+            async with connect(receiver):
+                assert await second.closed() == b""
+            peer.send(signed())
+            assert (await peer.answer()).status == 200
+        await deserted(receiver)
 
 
 @pytest.mark.parametrize(
