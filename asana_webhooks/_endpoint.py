@@ -18,7 +18,7 @@ import msgspec
 
 from ._deadline import Deadline
 from ._logging import ThrottledLogger
-from ._options import check_count, check_seconds
+from ._options import COUNT, SECONDS, check_options
 from .errors import StoreError
 from .models import Delivery, Route
 from .protocol import (
@@ -77,6 +77,8 @@ TOO_MANY_BODIES = Response(
 )
 
 PROBES = ("healthz", "readyz")
+
+_OPTIONS = {"max_body": COUNT, "body_timeout": SECONDS, "store_timeout": SECONDS}
 
 logger = logging.getLogger(__name__)
 
@@ -177,9 +179,7 @@ class Endpoint:
         now: Callable[[], datetime] = machine_time,
         telemetry: Telemetry | None = None,
     ) -> None:
-        check_count("max_body", max_body)
-        check_seconds("body_timeout", body_timeout)
-        check_seconds("store_timeout", store_timeout)
+        check_options(_OPTIONS, locals())
         self.accepting = False
         self._store = store
         self._on_arrival = on_arrival

@@ -61,10 +61,7 @@ def connections_within(wanted: int) -> int:
 
 async def bind(host: str, port: int, *, reuse_port: bool, backlog: int) -> list[socket.socket]:
     """Return a listening socket for each address of the host. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    found = await _find(host or None, port)
     with contextlib.ExitStack() as stack:
         bound = []
         for family, _, _, _, address in dict.fromkeys(found):
@@ -78,6 +75,14 @@ async def bind(host: str, port: int, *, reuse_port: bool, backlog: int) -> list[
             bound.append(_listen(listening, address, backlog))
         stack.pop_all()
     return bound
+
+
+async def _find(host: str | None, port: int) -> list[Any]:
+    loop, flags, kind = asyncio.get_running_loop(), socket.AI_PASSIVE, socket.SOCK_STREAM
+    try:  # an address needs no look-up, and so no thread
+        return socket.getaddrinfo(host, port, type=kind, flags=flags | socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return await loop.getaddrinfo(host, port, type=kind, flags=flags)
 
 
 def bind_unix(path: str, *, backlog: int) -> list[socket.socket]:

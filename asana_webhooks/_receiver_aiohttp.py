@@ -27,7 +27,7 @@ from ._addresses import is_loopback
 from ._endpoint import BAD_REQUEST, LINGER, Endpoint, Receive, Refusal, read_head
 from ._listener import Listener, bind, bind_unix, connections_within
 from ._logging import ThrottledLogger
-from ._options import check_count, check_seconds
+from ._options import COUNT, SECONDS, Rule, check_options, optional
 from .protocol import ACCEPTED, Response
 
 __all__ = ["MAX_CONNECTIONS", "Receiver", "aiohttp_app"]
@@ -52,6 +52,12 @@ sparse = ThrottledLogger(logger)
 
 FAILED = Response(500, "internal error", closes=True)
 WRONG_VERSION = Response(505, "HTTP/1.1 and HTTP/1.0 only", closes=True)
+
+_OPTIONS = {
+    "port": Rule((int,), "a port, 0 to 65535", lambda port: 0 <= port <= 65_535),
+    "max_connections": COUNT,
+    "keepalive_timeout": optional(SECONDS),
+}
 
 _VERSIONS = (HttpVersion11, HttpVersion10)
 
@@ -150,7 +156,7 @@ class Receiver:
 
     On ``host`` and ``port`` (0: any free one, see ``port`` then) or on a Unix socket. With
     ``reuse_port`` several processes listen on one port; the system shares connections out. Raises
-    ValueError for a port that is none, and for a limit that is not positive.
+    ValueError or TypeError for a port or a limit that is none.
     """
 
     def __init__(
@@ -165,12 +171,7 @@ class Receiver:
         max_connections: int = MAX_CONNECTIONS,
         keepalive_timeout: float | None = None,
     ) -> None:
-        if not 0 <= port <= 65_535:
-            msg = f"port must be 0 to 65535, not {port}"
-            raise ValueError(msg)
-        check_count("max_connections", max_connections)
-        if keepalive_timeout is not None:
-            check_seconds("keepalive_timeout", keepalive_timeout)
+        check_options(_OPTIONS, locals())
         self._endpoint = endpoint
         self._host = host
         self.port = port

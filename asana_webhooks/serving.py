@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ._background import background_task
 from ._endpoint import Endpoint
 from ._inbox import notify_arrivals
+from ._listener import raise_descriptor_limit
 from ._receiver_aiohttp import Receiver
 from .client import WebhooksClient
 from .stores import Store
@@ -39,9 +40,11 @@ async def serve(
 
     The client is entered unless it is open, so ``ensure`` may be called before, as it is before
     ``run``. A signal tells it to stop, or ``stop``, which is set then. Without ``handlers``
-    deliveries are only stored, for other processes to handle. Raises what entering the client
-    raises, and RuntimeError when there is no handler to hand to.
+    deliveries are only stored, for other processes to handle. From then on the process may have as
+    many descriptors as the system permits. Raises what entering the client raises, and RuntimeError
+    when there is no handler to hand to.
     """
+    raise_descriptor_limit()
     told = stop or asyncio.Event()
     with _signals.caught(told):
         async with contextlib.aclosing(client) if client.is_open else client:
@@ -70,6 +73,7 @@ async def serve_store(
 
     Raises StoreError when the store does not open, OSError when the address is taken.
     """
+    raise_descriptor_limit()
     arrived = asyncio.Event()
     endpoint = Endpoint(store, on_arrival=arrived.set)
     receiver = Receiver(endpoint, host=host, port=port, reuse_port=reuse_port)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +19,10 @@ from aiohttp import web
 from conftest import eventually, guard, until
 
 from asana_webhooks import Event, MemoryStore, WebhooksClient, sign
+from asana_webhooks import serving as serving_module
 from asana_webhooks._background import background_task
+from asana_webhooks._endpoint import Endpoint
+from asana_webhooks._receiver_aiohttp import Receiver
 from asana_webhooks.models import Route
 from asana_webhooks.serving import application, serve, serve_store
 from asana_webhooks.simulator import AsanaSimulator
@@ -186,6 +190,61 @@ async def test_receiver_alone_answers_handshakes_and_keeps_deliveries(
         assert await post_event(target, "1") == 200
         assert (await store.counts()).waiting == 1
         stop.set()
+
+
+async def test_receiver_alone_is_ready_no_more_when_it_stops(
+    monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    endpoints: list[Endpoint] = []
+    ready: list[bool] = []
+
+    class Seen(Endpoint):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            endpoints.append(self)
+
+    class Stopping(Receiver):
+        async def __aexit__(self, *exc: Any) -> None:
+            ready.append(endpoints[0].accepting)
+            await super().__aexit__(*exc)
+
+    monkeypatch.setattr(serving_module, "Endpoint", Seen)
+    monkeypatch.setattr(serving_module, "Receiver", Stopping)
+    stop = asyncio.Event()
+    serving = serve_store(MemoryStore(), host="127.0.0.1", port=free_port, stop=stop)
+    async with background_task(serving, "serving") as task:
+        await eventually(lambda: is_ready(free_port))
+        stop.set()
+        await task
+    assert ready == [False]
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["a receiver alone", "a client"])
+def test_process_that_serves_may_have_every_descriptor_that_the_system_permits(
+    *, alone: bool
+) -> None:
+    client = (
+        "WebhooksClient('t', public_url='https://hooks.example.com', store=MemoryStore(), port=0)"
+    )
+    call = (
+        "serve_store(MemoryStore(), host='127.0.0.1', port=0, stop=stop)"
+        if alone
+        else f"serve({client}, handlers=False, stop=stop)"
+    )
+    program = (
+        "import asyncio, resource as r\n"
+        "from asana_webhooks import MemoryStore, WebhooksClient\n"
+        "from asana_webhooks.serving import serve, serve_store\n"
+        "async def main():\n"
+        "    stop = asyncio.Event()\n"
+        "    stop.set()\n"
+        f"    await {call}\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (100, 200))\n"
+        "asyncio.run(main())\n"
+        "print(r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert run.stdout == b"(200, 200)\n", run.stderr
 
 
 async def test_application_enters_the_client_and_hands_events_over(
