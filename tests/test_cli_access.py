@@ -1,4 +1,4 @@
-"""How commands reach Asana."""
+"""Access of commands to Asana."""
 
 from __future__ import annotations
 

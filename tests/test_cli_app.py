@@ -17,7 +17,7 @@ from support.cli_process import run
 from asana_webhooks import StoreError
 from asana_webhooks.cli import main
 from asana_webhooks.cli.app import COMMANDS, cli
-from asana_webhooks.cli.demo import story
+from asana_webhooks.cli.demo import scenario
 
 
 def calls(group: click.Group, *names: str) -> Iterator[tuple[str, ...]]:
@@ -90,10 +90,10 @@ def test_a_wrong_use_exits_with_2_and_names_the_help() -> None:
 
 
 def raising(error: BaseException) -> Callable[[object], Any]:
-    async def tell(narrator: object) -> None:
+    async def fail(reporter: object) -> None:
         raise error
 
-    return tell
+    return fail
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def raising(error: BaseException) -> Callable[[object], Any]:
 def test_an_error_is_one_line_and_a_traceback_only_with_debug(
     monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
 ) -> None:
-    monkeypatch.setattr(story, "tell", raising(error))
+    monkeypatch.setattr(scenario, "run_demo", raising(error))
     result = invoke("demo")
     assert (result.exit_code, result.output) == (1, f"Error: {line}\n")
     result = invoke("--debug", "demo")
@@ -132,7 +132,7 @@ def test_an_error_is_one_line_and_a_traceback_only_with_debug(
 
 
 def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(story, "tell", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(scenario, "run_demo", raising(KeyboardInterrupt()))
     result = invoke("demo")
     assert (result.exit_code, result.output) == (130, "\n")
 
@@ -162,7 +162,6 @@ BELL = "\a\x1b]0;title"
         pytest.param(["inbox", "--store", f"sqlite:///no{BELL}"], id="store"),
         pytest.param(["serve", f"no{BELL}:client"], id="module"),
         pytest.param(["prune", "--public-url", BELL], id="URL"),
-        pytest.param(["delete", BELL], id="question"),
     ],
 )
 def test_what_is_said_of_an_argument_moves_no_cursor(arguments: list[str]) -> None:

@@ -31,8 +31,9 @@ from asana_webhooks import Event, StoreError, WebhooksClient
 from asana_webhooks._background import background_task
 from asana_webhooks._handlers import HandlerError, HandlerRunner
 from asana_webhooks.cli.app import cli
-from asana_webhooks.cli.demo import stage, story
-from asana_webhooks.cli.demo.console import Narrator
+from asana_webhooks.cli.demo import environment as environment_module
+from asana_webhooks.cli.demo import scenario
+from asana_webhooks.cli.demo.reporter import Reporter
 from asana_webhooks.models import Delivery
 from asana_webhooks.router import Router, Subscription
 from asana_webhooks.simulator import AsanaSimulator, Fault
@@ -150,14 +151,14 @@ WAITING_DEMO = """
 import asyncio
 from asana_webhooks._background import background_task
 from asana_webhooks.cli import main
-from asana_webhooks.cli.demo import story
+from asana_webhooks.cli.demo import scenario
 
-async def tell(narrator):
-    async with story.Stage():
+async def run_demo(reporter):
+    async with scenario.DemoEnvironment():
         print("waiting", flush=True)
         await asyncio.Event().wait()
 
-story.tell = tell
+scenario.run_demo = run_demo
 main()
 """
 
@@ -192,7 +193,7 @@ def simulators(monkeypatch: pytest.MonkeyPatch) -> list[AsanaSimulator]:
         started.append(AsanaSimulator())
         return started[-1]
 
-    monkeypatch.setattr(stage, "AsanaSimulator", start)
+    monkeypatch.setattr(environment_module, "AsanaSimulator", start)
     return started
 
 
@@ -233,11 +234,11 @@ def test_a_terminal_that_knows_only_ascii_is_shown_nothing_else(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     terminal = AsciiTerminal()
-    narrator = Narrator(terminal)
-    narrator.step("A step")
-    narrator.check("it holds", that=True)
-    narrator.event("an event")
-    narrator.failure("a failure")
+    reporter = Reporter(terminal)
+    reporter.step("A step")
+    reporter.check("it holds", that=True)
+    reporter.event("an event")
+    reporter.failure("a failure")
     shown = terminal.getvalue()
     assert shown.isascii()
     assert f"{ESCAPE}[32mok" in shown
@@ -328,7 +329,7 @@ def asana_has(fault: Fault) -> Sabotage:
             asana.faults.add(fault)
             return asana
 
-        monkeypatch.setattr(stage, "AsanaSimulator", start)
+        monkeypatch.setattr(environment_module, "AsanaSimulator", start)
 
     return sabotage
 
@@ -364,8 +365,8 @@ def test_a_sabotaged_demo_exits_with_1_and_names_the_step(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sabotage: Sabotage, step: int, found: str
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(story, "PATIENCE", 2.0)
-    monkeypatch.setattr(stage, "PATIENCE", 2.0)
+    monkeypatch.setattr(scenario, "PATIENCE", 2.0)
+    monkeypatch.setattr(environment_module, "PATIENCE", 2.0)
     sabotage(monkeypatch)
     result = invoke("demo")
     *lines, error = result.output.splitlines()
@@ -380,7 +381,7 @@ def test_a_sabotaged_demo_exits_with_1_and_names_the_step(
 
 
 def test_a_demo_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(story, "LIMIT", 2.0)
+    monkeypatch.setattr(scenario, "LIMIT", 2.0)
     asana_has(Fault.SLOW_HANDSHAKE)(monkeypatch)
     result = invoke("demo")
     assert result.exit_code == 1
@@ -404,7 +405,7 @@ async def test_what_fails_beside_the_story_is_the_reason_that_is_given() -> None
 async def test_demo_with_an_inspector_stays_until_it_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    showing = asyncio.create_task(story.show(Narrator(sys.stdout), 0))
+    showing = asyncio.create_task(scenario.run_with_inspector(Reporter(sys.stdout), 0))
     out = ""
 
     def stays() -> bool:

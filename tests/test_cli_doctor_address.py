@@ -1,4 +1,4 @@
-"""What the doctor finds at an address: names, real certificates, and whoever answers there."""
+"""Findings of the doctor at an address: names, real certificates, and whoever answers there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is posted on of a request, by each command that does so."""
+"""Posting a request on, by each command that does so."""
 
 from __future__ import annotations
 

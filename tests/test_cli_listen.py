@@ -37,7 +37,7 @@ from asana_webhooks.cli import forwarding
 from asana_webhooks.cli.access import Access
 from asana_webhooks.cli.app import cli
 from asana_webhooks.cli.listen import session
-from asana_webhooks.cli.listen.printing import as_fields, as_lines
+from asana_webhooks.cli.listen.printer import as_fields, as_lines
 from asana_webhooks.cli.listen.session import ListenOptions, listen
 from asana_webhooks.cli.recording import Record
 from asana_webhooks.cli.replay import Recorded
@@ -484,7 +484,7 @@ async def test_failure_to_print_deletes_the_webhook(
     def fail(*_: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr("asana_webhooks.cli.listen.printing.as_lines", fail)
+    monkeypatch.setattr("asana_webhooks.cli.listen.printer.as_lines", fail)
     await asana.create_task("a", project=asana.project)
     with pytest.raises(BrokenPipeError), guard():
         await run.task
@@ -507,7 +507,7 @@ async def test_tunnel_gives_the_public_url_and_ends_with_the_command(
 
 @pytest.fixture
 def leads_here(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
-    """Let the address that a program tells be this machine's."""
+    """Make the address that a program tells this machine's."""
 
     async def address(name: str, output: Any) -> str:
         await output.known.wait()

@@ -1,4 +1,4 @@
-"""How commands print records."""
+"""Printing of records."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from test_serving import ROUTE, SECRET, is_ready
 from asana_webhooks import verify_signature
 from asana_webhooks.cli.app import cli
 from asana_webhooks.cli.trigger import EVENTS, events
-from asana_webhooks.cli.trigger.bodies import BODIES, Scene, body_of
-from asana_webhooks.cli.trigger.clicks import CLICKS
+from asana_webhooks.cli.trigger.actions import ACTIONS
+from asana_webhooks.cli.trigger.bodies import BODIES, EventBuilder, body_of
 from asana_webhooks.models import Route
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.stores.sqlite import SqliteStore
@@ -257,7 +257,7 @@ def test_events_are_listed() -> None:
 
 
 def test_each_event_has_a_click_and_a_body() -> None:
-    assert [*EVENTS] == [*CLICKS] == [*BODIES]
+    assert [*EVENTS] == [*ACTIONS] == [*BODIES]
 
 
 # Straight to a receiver
@@ -271,7 +271,7 @@ async def test_body_is_as_the_local_asana_posts_it(event: str) -> None:
         assert result.exit_code == 0, result.output
         await local.settled()
         posted = [each for events in target.events for each in events]
-    for made in json.loads(body_of(event, Scene(project=PROJECT, task=None)))["events"]:
+    for made in json.loads(body_of(event, EventBuilder(project=PROJECT, task=None)))["events"]:
         alike = next(each for each in posted if say(each) == say(made))
         assert list(made) == list(alike)
         assert made["user"] == alike["user"]
@@ -285,7 +285,7 @@ def kind(record: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def test_body_names_the_task_that_is_given() -> None:
-    (event,) = json.loads(body_of("task.deleted", Scene(project="1", task="42")))["events"]
+    (event,) = json.loads(body_of("task.deleted", EventBuilder(project="1", task="42")))["events"]
     assert event["resource"]["gid"] == "42"
     assert event["created_at"].endswith("Z")
 

@@ -1,4 +1,4 @@
-"""How commands show a webhook."""
+"""Webhooks as commands show them."""
 
 from __future__ import annotations
 

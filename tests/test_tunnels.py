@@ -217,7 +217,7 @@ async def test_program_that_does_not_want_to_end_is_killed(
 
 
 class Child:
-    """What a program starts besides; it holds the program's output open, and a FIFO of ours."""
+    """A process that a program has started; it holds the program's output open, and our FIFO."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "fifo"

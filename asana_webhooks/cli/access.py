@@ -1,4 +1,4 @@
-"""How commands reach Asana: the variables that say so, where it is, and with whose token."""
+"""Access to Asana: where it is, the token, and the variables that say so."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ CLIENT_SECRET_VARIABLE = "ASANA_CLIENT_SECRET"  # noqa: S105 - the name of a var
 LOGIN_FILE_VARIABLE = "ASANA_WEBHOOKS_LOGIN_FILE"
 
 STORE_VARIABLE = "ASANA_WEBHOOKS_STORE"
-"""Has the store's URL, which may hold a password."""
+"""The variable with the store's URL, which may hold a password."""
 
 
 class Access(NamedTuple):
-    """What a command was told of the way to Asana."""
+    """Where Asana is and where the token is, as a command was told."""
 
     base_url: str
     token_file: Path | None = None

@@ -57,7 +57,7 @@ COMMANDS = {
     "update": "Put other filters in the place of all that a webhook has.",
     "verify": "Check the signature of a delivery: exit status 0 when it fits.",
 }
-"""What each is good for; the command is ``command`` in the module of its name."""
+"""The purpose of each; the command is ``command`` in the module of its name."""
 
 
 class _Commands(click.Group):
@@ -104,7 +104,7 @@ class _Commands(click.Group):
 
 @contextlib.contextmanager
 def _printable_errors() -> Iterator[None]:
-    """Let what click says of arguments, which it may quote, move no cursor."""
+    """Escape what click quotes of arguments in its errors."""
     try:
         yield
     except click.ClickException as error:

@@ -9,7 +9,7 @@ __all__ = ["command"]
 
 PROGRAM = "asana-webhooks"
 VARIABLE = "_ASANA_WEBHOOKS_COMPLETE"
-"""What click looks for in the environment of a program of this name."""
+"""The variable by which click is asked for completions of a program of this name."""
 
 
 WHERE = """\b

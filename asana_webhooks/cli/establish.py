@@ -66,7 +66,7 @@ def command(**options: Any) -> None:
 
 
 class EstablishOptions(NamedTuple):
-    """Which webhook, and how its handshake reaches the store."""
+    """The options of ``establish`` and ``ensure``."""
 
     resource: str
     filters: tuple[WebhookFilter, ...]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 BATCH = 100
-"""How many dead letters are replayed or discarded in one call of the store."""
+"""Dead letters that are replayed or discarded in one call of the store."""
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -124,7 +124,7 @@ def discard(store: str, /, *, yes: bool, **selected: Any) -> None:
 
 
 class Selection(NamedTuple):
-    """Which dead letters: by their ids, or those that fit all that is given."""
+    """The dead letters that are meant: by id, or those that fit all that is given."""
 
     ids: tuple[str, ...] = ()
     resource: str | None = None

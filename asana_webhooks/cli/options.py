@@ -52,7 +52,7 @@ PUBLIC_URL = click.option(
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 INSPECTOR_PORT = 4480
-"""Where the inspector's page is, unless it is put elsewhere."""
+"""The port of the inspector's page, unless another is given."""
 
 INSPECT = click.option(
     "--inspect",

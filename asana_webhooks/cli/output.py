@@ -1,4 +1,4 @@
-"""How commands print: tables on a terminal, columns of plain text elsewhere, JSON, warnings."""
+"""Printing: tables on a terminal, columns of plain text elsewhere, JSON, the log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 
 GAP = "  "
-"""What is between columns; a table has the same."""
+"""Separates columns; a table has the same."""
 
 Record = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""What came in and what became of it: requests, verdicts, attempts to handle them.
+"""Requests that came in, what became of them, and attempts to handle them.
 
 A recorder is a telemetry: endpoint and inbox tell it what happens, and nothing is decided by it.
 """
@@ -60,12 +60,12 @@ class Record:
 
     @property
     def is_genuine(self) -> bool:
-        """Whether its signature fits, so that Asana sent it."""
+        """True when its signature fits, so that Asana sent it."""
         return self.verdict not in ("refused", "handshake")
 
     @property
     def size(self) -> int:
-        """How many bytes it has, headers included."""
+        """Its bytes, headers included."""
         return len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
 
     def without_route(self, text: str) -> str:
@@ -88,10 +88,10 @@ class Record:
 
 
 GENUINE = 200, 2**24
-"""How many requests with a signature that fits are remembered, and bytes of them; the oldest go."""
+"""Requests with a signature that fits are remembered up to this number and to so many bytes."""
 
 OF_STRANGERS = 50, 2**22
-"""The same of all other requests, so that strangers push out nothing that is genuine."""
+"""The bounds for all other requests: strangers push out nothing that is genuine."""
 
 VERDICTS: dict[Outcome, Verdict] = {
     "stored": "accepted",
@@ -128,7 +128,7 @@ class Feed:
         self._changed.pop(record.id, None)
 
     def close(self) -> None:
-        """Let who waits wait no longer."""
+        """Wake up whoever waits."""
         self.closed = True
         self._news.set()
 

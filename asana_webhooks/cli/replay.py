@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Recorded", "command"]
 
 SUCCESS = (200, 204)
-"""What Asana takes for an answer; see https://developers.asana.com/docs/webhooks-guide."""
+"""The statuses that Asana takes as success; see https://developers.asana.com/docs/webhooks-guide."""
 
 TIMEOUT = 10.0
 """Seconds that a target has for its answer, as at Asana."""

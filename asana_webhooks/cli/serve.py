@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "find_client"]
 
 HOST, PORT = "127.0.0.1", 8080
-"""Where a receiver listens that has no client to say so."""
+"""The address of a receiver without a client."""
 
 
 @click.command("serve")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "describe", "read_tables"]
 
 SHOWN = 3
-"""How many events of a delivery are told."""
+"""Events of a delivery that are named; of the rest, the number is."""
 
 RULER = r"^(=+(?: +=+)+)\n"
 TABLE = re.compile(rf"{RULER}(?:.+\n{RULER})?((?:[^=].*\n)+){RULER}", re.MULTILINE)

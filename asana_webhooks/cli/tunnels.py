@@ -158,7 +158,7 @@ def _without_secrets() -> dict[str, str]:
 
 
 class _Output:
-    """What a program prints: read to its end, the last lines kept."""
+    """The output of a program: read to its end, the last lines kept."""
 
     def __init__(self, process: asyncio.subprocess.Process, reader: Reader) -> None:
         import asyncio

@@ -1,4 +1,4 @@
-"""What commands about webhooks share: the store beside Asana, and how a webhook is shown."""
+"""Webhooks at Asana and in the store, and how they are shown; for several commands."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FIELDS = (
     *("last_success_at", "last_failure_at", "last_failure_content", "delivery_retry_count"),
     *("next_attempt_after", "failure_deletion_timestamp", "is_workspace_webhook"),
 )
-"""What Asana is asked for; in lists it tells little of a webhook unless asked."""
+"""The fields that Asana is asked for; in lists it tells few of them unless asked."""
 
 SHOWN = 4
 """Characters of a route that are shown: enough to tell routes apart, too few to use one."""

@@ -119,7 +119,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 def refuse_to_delete(monkeypatch: pytest.MonkeyPatch, gid: str) -> None:
-    """Let Asana refuse to delete one webhook."""
+    """Make Asana refuse to delete one webhook."""
     delete = WebhooksApi.delete_webhook
 
     async def delete_others(api: WebhooksApi, wanted: str) -> None:

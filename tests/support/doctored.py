@@ -1,4 +1,4 @@
-"""What tests of the doctor share: servers that answer as a test says, and findings by name."""
+"""Servers that answer as a test says, and findings of the doctor by name."""
 
 from __future__ import annotations
 

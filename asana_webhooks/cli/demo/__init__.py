@@ -17,13 +17,13 @@ def command(*, inspect: int | None) -> None:
     Starts a local Asana and a client with a store in a temporary directory. Needs no account, no
     token and no public URL. The exit status is 0 only if each check passed.
 
-    With --inspect it stays, when the story is told, until Ctrl-C.
+    With --inspect it stays after the last step, until Ctrl-C.
     """
     import asyncio
     import sys
 
-    from .console import Narrator
-    from .story import show, tell
+    from .reporter import Reporter
+    from .scenario import run_demo, run_with_inspector
 
-    narrator = Narrator(sys.stdout)
-    asyncio.run(tell(narrator) if inspect is None else show(narrator, inspect))
+    reporter = Reporter(sys.stdout)
+    asyncio.run(run_demo(reporter) if inspect is None else run_with_inspector(reporter, inspect))

@@ -1,4 +1,4 @@
-"""What a check found, and what is to be done about it."""
+"""The result of a check, and the next step."""
 
 from __future__ import annotations
 

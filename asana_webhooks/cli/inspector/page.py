@@ -1,4 +1,4 @@
-"""What the page is shown: its text, and records and routes without what must stay secret."""
+"""The page, and what it is shown: records and routes, without what must stay secret."""
 
 from __future__ import annotations
 

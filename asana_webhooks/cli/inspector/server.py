@@ -95,7 +95,7 @@ class Inspector:
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The address of the page."""
         return f"http://127.0.0.1:{self._port}/"
 
     @web.middleware

@@ -1,4 +1,4 @@
-"""What ``listen`` does: a receiver that shows what comes, and a webhook for as long as it runs."""
+"""A receiver that shows what comes, and a webhook for as long as it runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..recording import Recorder
 from ..signals import stopping, until_told
 from ..tunnels import Tunnel, tunnel
 from ..webhooks import routes_of
-from .printing import Printer
+from .printer import Printer
 
 __all__ = ["ListenOptions", "listen", "run"]
 
@@ -41,7 +41,7 @@ DELETE_TIMEOUT = 15.0
 
 
 class ListenOptions(NamedTuple):
-    """What to listen for, where, and what to do with what comes."""
+    """The options of ``listen``: what to receive, where, and what is done with it."""
 
     resource: str | None
     filters: tuple[WebhookFilter, ...]
@@ -58,7 +58,7 @@ class ListenOptions(NamedTuple):
 
     @property
     def asana_is_local(self) -> bool:
-        """Whether Asana is one on this machine, which needs no public URL."""
+        """True when Asana is one on this machine, which needs no public URL."""
         return is_loopback(urlsplit(self.access.base_url).hostname or "")
 
     @property

@@ -25,7 +25,7 @@ EVENTS = {
     "section.added": "A section is created in the project.",
     "project.changed": "The notes of the project change.",
 }
-"""What each event is told of."""
+"""The events, and what happens for each."""
 
 
 def _list_events(context: click.Context, _: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click passes it so

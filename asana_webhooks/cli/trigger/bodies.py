@@ -12,15 +12,15 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["BODIES", "Scene", "body_of"]
+__all__ = ["BODIES", "EventBuilder", "body_of"]
 
 USER = {"gid": "1201", "resource_type": "user"}
 SECTION = {"gid": "1400", "resource_type": "section"}
 Record = dict[str, Any]
 
 
-class Scene:
-    """Where events happen, and when: gids that are not given are made up."""
+class EventBuilder:
+    """Builds events in one project, on one task; gids that are not given are made up."""
 
     def __init__(self, *, project: str, task: str | None) -> None:
         self.now = datetime.now(UTC)
@@ -60,9 +60,9 @@ class Scene:
         ]
 
 
-def body_of(name: str, scene: Scene) -> bytes:
+def body_of(name: str, builder: EventBuilder) -> bytes:
     """Return the body of a delivery with what this event causes."""
-    return json.dumps({"events": BODIES[name](scene)}, separators=(",", ":")).encode()
+    return json.dumps({"events": BODIES[name](builder)}, separators=(",", ":")).encode()
 
 
 def _change(field: str, **more: Record) -> Record:
@@ -85,26 +85,24 @@ def _section() -> Record:
     return {"gid": _gid(), "resource_type": "section"}
 
 
-BODIES: Mapping[str, Callable[[Scene], list[Record]]] = MappingProxyType(
+BODIES: Mapping[str, Callable[[EventBuilder], list[Record]]] = MappingProxyType(
     {
-        "task.added": lambda scene: scene.places("added"),
-        "task.changed": lambda scene: scene.changes("name"),
-        "task.completed": lambda scene: scene.changes("completed", "completed_at"),
-        "task.reopened": lambda scene: scene.changes("completed", "completed_at"),
-        "task.assigned": lambda scene: [
-            scene.event("changed", scene.task, change=_change("assignee", new_value=USER))
+        "task.added": lambda new: new.places("added"),
+        "task.changed": lambda new: new.changes("name"),
+        "task.completed": lambda new: new.changes("completed", "completed_at"),
+        "task.reopened": lambda new: new.changes("completed", "completed_at"),
+        "task.assigned": lambda new: [
+            new.event("changed", new.task, change=_change("assignee", new_value=USER))
         ],
-        "task.removed": lambda scene: scene.places("removed"),
-        "task.deleted": lambda scene: [scene.event("deleted", scene.task)],
-        "task.undeleted": lambda scene: [scene.event("undeleted", scene.task)],
-        "subtask.added": lambda scene: [scene.event("added", _task(_gid()), parent=scene.task)],
-        "story.added": lambda scene: [
-            scene.event("added", _story(), parent=scene.task, user=None)  # as recorded
+        "task.removed": lambda new: new.places("removed"),
+        "task.deleted": lambda new: [new.event("deleted", new.task)],
+        "task.undeleted": lambda new: [new.event("undeleted", new.task)],
+        "subtask.added": lambda new: [new.event("added", _task(_gid()), parent=new.task)],
+        "story.added": lambda new: [
+            new.event("added", _story(), parent=new.task, user=None)  # as recorded
         ],
-        "section.added": lambda scene: [scene.event("added", _section(), parent=scene.project)],
-        "project.changed": lambda scene: [
-            scene.event("changed", scene.project, change=_change("notes"))
-        ],
+        "section.added": lambda new: [new.event("added", _section(), parent=new.project)],
+        "project.changed": lambda new: [new.event("changed", new.project, change=_change("notes"))],
     }
 )
-"""What a body tells of each event."""
+"""The events that a body has, by name."""

@@ -1,4 +1,4 @@
-"""How an event is caused at a local Asana, or delivered to a receiver."""
+"""Causes an event at a local Asana, or delivers one to a receiver."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ...signature import sign
 from ...stores import Store
 from ..output import print_fields
 from ..webhooks import existing_store
-from .bodies import Scene, body_of
-from .clicks import CLICKS, User
+from .actions import ACTIONS, User
+from .bodies import EventBuilder, body_of
 
 __all__ = ["run"]
 
@@ -43,13 +43,13 @@ def run(
     if deliver:
         base = None if to is None else _check_address(to)
         route = asyncio.run(_find_route(existing_store(store), resource))
-        scene = Scene(project=project or route.resource, task=task)
-        print_fields(_deliver(event, scene, route, base), as_json=as_json)
+        builder = EventBuilder(project=project or route.resource, task=task)
+        print_fields(_deliver(event, builder, route, base), as_json=as_json)
         return
     if resource is not None or to is not None:
         msg = "--resource and --to are for --deliver; at a local Asana use --project and --task"
         raise click.UsageError(msg)
-    seen = _click(event, _local(base_url), project=project or PROJECT, task=task)
+    seen = _act(event, _local(base_url), project=project or PROJECT, task=task)
     print_fields({"event": event} | seen, as_json=as_json)
 
 
@@ -64,14 +64,14 @@ def _local(base_url: str | None) -> str:
     return origin
 
 
-def _click(event: str, origin: str, *, project: str, task: str | None) -> dict[str, str]:
+def _act(event: str, origin: str, *, project: str, task: str | None) -> dict[str, str]:
     if event == "task.added" and task is not None:
         msg = "task.added creates a task of its own: leave out --task"
         raise click.UsageError(msg)
     # A proxy of the environment would not find this Asana.
     with httpx.Client(base_url=origin, trust_env=False, timeout=ANSWER_SECONDS) as http:
         user = User(http, project=project, task=task)
-        CLICKS[event](user)
+        ACTIONS[event](user)
     return user.seen
 
 
@@ -103,9 +103,9 @@ def _check_address(to: str) -> str:
         raise click.BadParameter(msg, param_hint="--to") from None
 
 
-def _deliver(event: str, scene: Scene, route: Route, to: str | None) -> dict[str, object]:
+def _deliver(event: str, builder: EventBuilder, route: Route, to: str | None) -> dict[str, object]:
     target = route.target if to is None else f"{to}/{route.id}"
-    host, body = urlsplit(target).netloc, body_of(event, scene)
+    host, body = urlsplit(target).netloc, body_of(event, builder)
     try:
         answer = _post(target, body, sign(body, route.secret or ""))
     except httpx.HTTPError as error:

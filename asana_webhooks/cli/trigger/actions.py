@@ -1,7 +1,7 @@
-"""What a user does at the local Asana so that it tells of an event.
+"""Actions of a user at the local Asana, each of which causes an event.
 
-Each click is a call of Asana's API, but for the one that brings a task back: Asana lets users do
-that, not programs, so the local Asana has a call of its own for it.
+Each is a call of Asana's API, but for the one that brings a task back: Asana lets users do that,
+not programs, so the local Asana has a call of its own for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import click
 import httpx
 
-__all__ = ["CLICKS", "User"]
+__all__ = ["ACTIONS", "User"]
 
 API, CONTROL = "/api/1.0", "/-/control"
 TOKEN = "somebody"  # noqa: S105 - any will do there; not the app's, whose limits are its own
@@ -31,9 +31,9 @@ class Refused(click.ClickException):
 
 
 class User:
-    """Clicks in a project of the Asana that ``http`` calls, on a given task or a new one.
+    """Acts in a project of the Asana that ``http`` calls, on a given task or a new one.
 
-    ``seen`` are the gids of what was clicked on, by type.
+    ``seen`` are the gids of what was acted on, by type.
     """
 
     def __init__(self, http: httpx.Client, *, project: str, task: str | None) -> None:
@@ -159,7 +159,7 @@ def _change_project(user: User) -> None:
     user.call("PUT", f"/projects/{user.project}", notes=_now())
 
 
-CLICKS: Mapping[str, Callable[[User], object]] = MappingProxyType(
+ACTIONS: Mapping[str, Callable[[User], object]] = MappingProxyType(
     {
         "task.added": User.task,
         "task.changed": _change,
@@ -175,4 +175,4 @@ CLICKS: Mapping[str, Callable[[User], object]] = MappingProxyType(
         "project.changed": _change_project,
     }
 )
-"""What causes each event."""
+"""The action that causes each event, by its name."""

@@ -1,4 +1,4 @@
-"""What the demo is played on: a local Asana, and a client that can be closed and opened again."""
+"""A local Asana, and a client that can be closed and opened again, for the demo."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from ...simulator import AsanaSimulator, Attempt
 from ...stores import Store
 from ...stores.urls import open_store
 from ..recording import Recorder
-from .console import Untrue
+from .reporter import CheckFailed
 
-__all__ = ["FILE", "PATIENCE", "TOKEN", "Running", "Stage"]
+__all__ = ["FILE", "PATIENCE", "TOKEN", "DemoEnvironment", "Running"]
 
 PATIENCE = 10.0
 """Seconds that one thing may take."""
 
 PORTS = range(20_000, 30_000)
-"""Where the receiver listens: ports that no system hands out by itself.
+"""Ports for the receiver, which no system hands out by itself.
 
 So the one that was free is free still when the client comes back to it.
 """
@@ -46,7 +46,7 @@ class Running(NamedTuple):
     store: Store
 
 
-class Stage:
+class DemoEnvironment:
     """A local Asana, an HTTP client to call it, and a place for a store; all end with the context.
 
     ``handled`` are the events that reached the handler of any client, in order; a recorder sees
@@ -90,7 +90,7 @@ class Stage:
             with contextlib.suppress(OSError):
                 return await stack.enter_async_context(self.next_client())
         msg = f"no port is free, of {PORT_ATTEMPTS} tried from {PORTS.start} to {PORTS.stop - 1}"
-        raise Untrue(msg)
+        raise CheckFailed(msg)
 
     @asynccontextmanager
     async def next_client(self) -> AsyncIterator[Running]:
@@ -130,14 +130,14 @@ class Stage:
                 await self._news.wait_for(lambda: len(self.handled) >= count)
 
     async def settled(self) -> None:
-        """Return when each delivery is accepted. Raises Untrue when patience is over before."""
+        """Return when each delivery is accepted. Raises CheckFailed when that takes too long."""
         try:
             async with asyncio.timeout(PATIENCE):
                 await self.asana.settled()
         except TimeoutError:
             status = self.asana.deliveries[-1].status if self.asana.deliveries else None
             msg = f"Asana cannot get rid of a delivery; the last answer was {status or 'none'}"
-            raise Untrue(msg) from None
+            raise CheckFailed(msg) from None
 
     def accepted(self) -> list[Attempt]:
         """Return the deliveries with events that were answered 200, a repeated one once."""

@@ -1,4 +1,4 @@
-"""How a story of checks looks: in colour on a terminal, else as plain ASCII lines."""
+"""Prints steps and checks: in colour on a terminal, else as plain ASCII lines."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Narrator", "Untrue"]
+__all__ = ["CheckFailed", "Reporter"]
 
 
-class Untrue(Exception):  # noqa: N818 - it is what was found, not a failure of this code
-    """A claim of the story does not hold."""
+class CheckFailed(Exception):  # noqa: N818 - it is what was found, not a failure of this code
+    """A claim does not hold."""
 
 
-class Narrator:
-    """Prints a story of numbered steps, and counts what was found to be true in each.
+class Reporter:
+    """Prints numbered steps, and counts the checks that passed in each.
 
     ``place`` names the step that is told at the moment. Without colour when the variable NO_COLOR
     is set.
@@ -35,7 +35,7 @@ class Narrator:
         self._tick, self._cross, self._arrow = "✓✗→" if fancy else ("ok   ", "wrong", "event")
 
     def title(self, text: str) -> None:
-        """Say what the story is about."""
+        """Print the title."""
         self._print((text, "bold"))
 
     def step(self, title: str) -> None:
@@ -55,20 +55,20 @@ class Narrator:
         self._print("   ", (self._arrow, "magenta"), "  ", text)
 
     def check(self, claim: str, *, that: bool, but: str = "it is not so") -> None:
-        """Tell a claim if it holds. Raises Untrue, with what is the case instead, if not."""
+        """Tell a claim if it holds. Raises CheckFailed, with what is the case instead, if not."""
         if not that:
             msg = f"claimed: {claim}; found: {but}"
-            raise Untrue(msg)
+            raise CheckFailed(msg)
         title = next(reversed(self._checks))
         self._checks[title] += 1
         self._print("   ", (self._tick, "green"), "  ", claim)
 
     def failure(self, reason: str) -> None:
-        """End a story in which something does not hold."""
+        """Print why a check failed, as the end."""
         self._print("   ", (self._cross, "bold red"), "  ", reason)
 
     def summary(self, seconds: float) -> None:
-        """End a story in which everything held: the number of checks of each step, and of all."""
+        """Print the number of checks that passed, for each step and for all, as the end."""
         self._print()
         for title, count in self._checks.items():
             self._print((self._tick, "green"), f"  {title} ", (f"({count} checks)", "dim"))

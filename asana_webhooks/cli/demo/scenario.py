@@ -1,4 +1,4 @@
-"""The story that ``asana-webhooks demo`` tells: the life of a webhook, checked at each step.
+"""The steps of ``asana-webhooks demo``: the life of a webhook, checked at each step.
 
 Nothing in it is staged but Asana itself: the client, its receiver and its store are those that a
 program uses, and each claim is printed after it was found to be true.
@@ -25,82 +25,82 @@ from ..inspector import Inspector, handle_again, post_again
 from ..output import describe
 from ..recording import Recorder
 from ..signals import stopping, until_told
-from .console import Narrator, Untrue
-from .stage import FILE, PATIENCE, TOKEN, Running, Stage
+from .environment import FILE, PATIENCE, TOKEN, DemoEnvironment, Running
+from .reporter import CheckFailed, Reporter
 
-__all__ = ["StepFailed", "show", "tell"]
+__all__ = ["StepFailed", "run_demo", "run_with_inspector"]
 
 LIMIT = 30.0
-"""Seconds that the whole story may take."""
+"""Seconds that all steps may take together."""
 
 
 class StepFailed(click.ClickException):
-    """A step of the story did not go as it should; the message names it."""
+    """A step did not go as it should; the message names it."""
 
 
-async def show(narrator: Narrator, port: int) -> None:
-    """Tell the story beside a page that shows its deliveries, then stay until told to stop."""
+async def run_with_inspector(reporter: Reporter, port: int) -> None:
+    """Run the demo beside a page that shows its deliveries, then stay until told to stop."""
     recorder = Recorder()
     with stopping() as told:
-        async with Stage(recorder) as stage, stage.open_store() as store:
+        async with DemoEnvironment(recorder) as environment, environment.open_store() as store:
             actions = {
-                "Post again": post_again(lambda: stage.address),
+                "Post again": post_again(lambda: environment.address),
                 "Handle again": handle_again(recorder, store),
             }
             async with Inspector(recorder, store, actions=actions, port=port) as inspector:
-                narrator.say(f"inspector: {inspector.url}")
-                await until_told(told, _tell_and_stay(narrator, stage))
+                reporter.say(f"inspector: {inspector.url}")
+                await until_told(told, _run_and_stay(reporter, environment))
 
 
-async def _tell_and_stay(narrator: Narrator, stage: Stage) -> None:
-    await tell(narrator, stage)
-    async with stage.next_client():
-        narrator.say("the inspector and its client stay until Ctrl-C")
+async def _run_and_stay(reporter: Reporter, environment: DemoEnvironment) -> None:
+    await run_demo(reporter, environment)
+    async with environment.next_client():
+        reporter.say("the inspector and its client stay until Ctrl-C")
         await asyncio.Event().wait()
 
 
-async def tell(narrator: Narrator, stage: Stage | None = None) -> None:
-    """Tell the story, on a stage of its own or on this one.
+async def run_demo(reporter: Reporter, environment: DemoEnvironment | None = None) -> None:
+    """Run the steps of the demo, in an environment of its own or on this one.
 
     Raises StepFailed when anything in it is not as claimed.
     """
     started = time.monotonic()
-    narrator.title("The life of a webhook, between a local Asana and a client on this machine")
+    reporter.title("The life of a webhook, between a local Asana and a client on this machine")
     try:
         async with asyncio.timeout(LIMIT), AsyncExitStack() as stack:
-            if stage is None:
-                stage = await stack.enter_async_context(Stage())
-            await _Story(narrator, stage).play()
+            if environment is None:
+                environment = await stack.enter_async_context(DemoEnvironment())
+            await _Scenario(reporter, environment).play()
     except Exception as error:
         reason = _reason(error)
-        narrator.failure(reason)
-        msg = f"{narrator.place} failed; {reason} (`asana-webhooks --debug demo` shows more)"
+        reporter.failure(reason)
+        msg = f"{reporter.place} failed; {reason} (`asana-webhooks --debug demo` shows more)"
         raise StepFailed(msg) from error
-    narrator.summary(time.monotonic() - started)
+    reporter.summary(time.monotonic() - started)
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Untrue | AsanaWebhooksError):
+    if isinstance(error, CheckFailed | AsanaWebhooksError):
         return str(error)
     if isinstance(error, TimeoutError):
         return f"the story did not end within {LIMIT:g} s"
     return f"{type(error).__name__}: {error}"
 
 
-class _Story:
+class _Scenario:
     """The steps, in the order in which they are told."""
 
-    def __init__(self, narrator: Narrator, stage: Stage) -> None:
-        self._narrator = narrator
-        self._stage = stage
-        self._asana = stage.asana
-        self._project = stage.asana.project
+    def __init__(self, reporter: Reporter, environment: DemoEnvironment) -> None:
+        self._reporter = reporter
+        self._environment = environment
+        self._asana = environment.asana
+        self._project = environment.asana.project
         self._told = 0
 
     async def play(self) -> None:
-        """Play all steps. Raises Untrue, or what went wrong."""
+        """Play all steps. Raises CheckFailed, or what went wrong."""
         await self._start()
-        async with self._stage.first_client() as running:
+        async with self._environment.first_client() as running:
             await self._check_ready(running)
             webhook = await self._establish(running)
             await self._cause_events()
@@ -111,30 +111,30 @@ class _Story:
     # 1
 
     async def _start(self) -> None:
-        self._narrator.step("A local Asana and a client are up")
-        self._narrator.say(f"Asana: {self._asana.base_url}")
-        answer = await self._stage.http.get(
+        self._reporter.step("A local Asana and a client are up")
+        self._reporter.say(f"Asana: {self._asana.base_url}")
+        answer = await self._environment.http.get(
             f"{self._asana.base_url}/projects/{self._project}",
             headers={"Authorization": f"Bearer {TOKEN}"},
         )
-        self._narrator.check(
+        self._reporter.check(
             f"it knows the project Bugs, {self._project}",
             that=answer.status_code == 200 and answer.json()["data"]["name"] == "Bugs",
             but=f"it answered {answer.status_code}",
         )
-        self._narrator.check("it has no webhook yet", that=not self._asana.webhooks)
+        self._reporter.check("it has no webhook yet", that=not self._asana.webhooks)
 
     async def _check_ready(self, running: Running) -> None:
-        address = self._stage.address
-        self._narrator.say(f"client: {address}, its store is {FILE} in a temporary directory")
-        answer = await self._stage.http.get(f"{address}/readyz")
+        address = self._environment.address
+        self._reporter.say(f"client: {address}, its store is {FILE} in a temporary directory")
+        answer = await self._environment.http.get(f"{address}/readyz")
         self._check_status("its receiver is ready, and so is its store", answer.status_code, 200)
 
     # 2
 
     async def _establish(self, running: Running) -> Webhook:
-        self._narrator.step("One awaited call establishes a webhook")
-        self._narrator.say(f'webhook = await client.establish("{self._project}")')
+        self._reporter.step("One awaited call establishes a webhook")
+        self._reporter.say(f'webhook = await client.establish("{self._project}")')
         self._asana.faults.add(Fault.SLOW_201)  # its answer waits, for a look at what was before
         establishing = running.client.establish(self._project, timeout=PATIENCE)
         async with background_task(establishing, "create call") as call:
@@ -152,13 +152,13 @@ class _Story:
             await asyncio.wait(first, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         if call.done():
             await call  # what it raises says more than the check
-        self._narrator.check(
+        self._reporter.check(
             "in the middle of it came Asana's handshake; its secret was echoed",
             that=self._asana.handshake_done.is_set() and not call.done(),
         )
         routes = await store.list_routes(self._project)
         candidates = [secret for route in routes for secret in route.candidates]
-        self._narrator.check(
+        self._reporter.check(
             "that secret was in the store before Asana answered the call",
             that=len(candidates) == 1 and routes[0].state == "reserved",
             but=f"{len(candidates)} secrets were there",
@@ -167,17 +167,17 @@ class _Story:
 
     async def _check_established(self, webhook: Webhook, secret: str, store: Store) -> None:
         record = self._asana.webhooks.get(webhook.gid)
-        self._narrator.check(
+        self._reporter.check(
             f"Asana answered with webhook {webhook.gid} and the same secret",
             that=record is not None and record.secret == webhook.secret == secret,
         )
         routes = await store.list_routes(self._project)
-        self._narrator.check(
+        self._reporter.check(
             f"the secret is stored in {FILE}: {len(secret)} characters, never shown",
             that=[(each.state, each.secret) for each in routes] == [("confirmed", secret)],
         )
-        await self._stage.settled()
-        self._narrator.check(
+        await self._environment.settled()
+        self._reporter.check(
             "the first heartbeat was verified with it: 200",
             that=[each.status for each in self._asana.deliveries] == [200],
         )
@@ -185,9 +185,9 @@ class _Story:
     # 3
 
     async def _cause_events(self) -> None:
-        self._narrator.step("Somebody creates a task and completes it")
-        self._narrator.say("@client.on()")
-        self._narrator.say("async def handle(event): ...")
+        self._reporter.step("Somebody creates a task and completes it")
+        self._reporter.say("@client.on()")
+        self._reporter.say("async def handle(event): ...")
         task = await self._asana.create_task("Fix the login", project=self._project)
         await self._asana.complete_task(task)
         await self._check_handled("the handler was called once with each event that Asana signed")
@@ -195,16 +195,16 @@ class _Story:
             f"task {task} added to project {self._project}",
             f"task {task} changed: completed",
         }
-        self._narrator.check(
+        self._reporter.check(
             "they say that the task is new in the project, and completed",
-            that=wanted <= {describe(event) for event in self._stage.handled},
+            that=wanted <= {describe(event) for event in self._environment.handled},
         )
 
     # 4
 
     async def _forge(self, webhook: Webhook) -> None:
-        self._narrator.step("A forged delivery is refused")
-        genuine = self._stage.accepted()[-1]
+        self._reporter.step("A forged delivery is refused")
+        genuine = self._environment.accepted()[-1]
         wrong = sign(genuine.body, secrets.token_hex(32))
         status = await self._asana.deliver(webhook.gid, genuine.body, signature=wrong)
         self._check_status("the right address, but another's signature: 401", status, 401)
@@ -215,8 +215,8 @@ class _Story:
     # 5
 
     async def _repeat(self, webhook: Webhook) -> None:
-        self._narrator.step("A repeated delivery is handled once")
-        repeated = self._stage.accepted()[-1]
+        self._reporter.step("A repeated delivery is handled once")
+        repeated = self._environment.accepted()[-1]
         status = await self._asana.deliver(webhook.gid, repeated.body)
         self._check_status("the last delivery came again, the same bytes: 200", status, 200)
         task = json.loads(repeated.body)["events"][0]["resource"]["gid"]
@@ -226,10 +226,10 @@ class _Story:
     # 6
 
     async def _restart(self, webhook: Webhook) -> None:
-        self._narrator.step("A new client on the same file carries on")
+        self._reporter.step("A new client on the same file carries on")
         await self._check_nothing_waits("the client was closed, and left nothing unhandled")
-        async with self._stage.next_client() as running:
-            self._narrator.say(f'webhook = await client.ensure("{self._project}")')
+        async with self._environment.next_client() as running:
+            self._reporter.say(f'webhook = await client.ensure("{self._project}")')
             self._check_found(await running.client.ensure(self._project), webhook)
             await self._asana.create_task("Write a test for it", project=self._project)
             await self._check_handled("a new event was verified with it, and handled once")
@@ -237,12 +237,12 @@ class _Story:
 
     def _check_found(self, found: Webhook, webhook: Webhook) -> None:
         gids = list(self._asana.webhooks)
-        self._narrator.check(
+        self._reporter.check(
             f"the new client found webhook {webhook.gid}; Asana has no other",
             that=gids == [webhook.gid] == [found.gid],
             but=f"it has {found.gid}, and Asana has {', '.join(gids)}",
         )
-        self._narrator.check(
+        self._reporter.check(
             "the secret of the handshake came with it",
             that=found.secret == webhook.secret,
         )
@@ -250,30 +250,30 @@ class _Story:
     # Checks that more than one step makes
 
     def _check_status(self, claim: str, status: int | None, wanted: int) -> None:
-        self._narrator.check(claim, that=status == wanted, but=f"it was answered {status}")
+        self._reporter.check(claim, that=status == wanted, but=f"it was answered {status}")
 
     async def _check_handled(self, claim: str) -> None:
-        await self._stage.settled()
-        sent = [e for each in self._stage.accepted() for e in json.loads(each.body)["events"]]
-        await self._stage.has_handled(len(sent))
-        handled = self._stage.handled
+        await self._environment.settled()
+        sent = [e for each in self._environment.accepted() for e in json.loads(each.body)["events"]]
+        await self._environment.has_handled(len(sent))
+        handled = self._environment.handled
         self._tell_events()
         keys = {event.key for event in handled}
-        self._narrator.check(
+        self._reporter.check(
             claim,
             that=len(keys) == len(sent) and [event.json() for event in handled] == sent,
             but=f"of {len(sent)} events {len(keys)} were handled, in {len(handled)} calls",
         )
 
     def _tell_events(self) -> None:
-        for event in self._stage.handled[self._told :]:
-            self._narrator.event(describe(event))
-        self._told = len(self._stage.handled)
+        for event in self._environment.handled[self._told :]:
+            self._reporter.event(describe(event))
+        self._told = len(self._environment.handled)
 
     async def _check_nothing_waits(self, claim: str) -> None:
-        async with self._stage.open_store() as store:
+        async with self._environment.open_store() as store:
             waiting, letters = (await store.counts()).waiting, await store.dead_letters()
-        self._narrator.check(
+        self._reporter.check(
             claim,
             that=waiting == len(letters) == 0,
             but=f"{waiting} deliveries wait, {len(letters)} were given up",

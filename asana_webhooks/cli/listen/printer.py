@@ -1,4 +1,4 @@
-"""How requests are printed as they come, and posted on to a program."""
+"""Prints requests as they come, and posts them on to a program."""
 
 from __future__ import annotations
 
