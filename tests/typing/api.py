@@ -68,10 +68,12 @@ from asana_webhooks.testing import (
     send,
 )
 
-assert_type(__version__, str)
-
 
 def use(*values: object) -> None: ...
+
+
+version: str = __version__
+use(version)
 
 
 # Clients
