@@ -264,10 +264,10 @@ class Establishment:
 
     async def _matching_secret(self, route: Route, webhook: Webhook, started: float) -> str:
         reserved = await self._store.get_route(route.id)
-        candidates = reserved.candidates if reserved is not None else ()
-        if len(candidates) == 0:
+        if reserved is None or not reserved.candidates:
             said = ("the webhook was created: something else answered the handshake",)
             raise self._handshake_missing(route, started, said)
+        candidates = reserved.candidates
         if webhook.secret is not None:
             for candidate in candidates:
                 if hmac.compare_digest(candidate.encode(), webhook.secret.encode()):
@@ -276,7 +276,7 @@ class Establishment:
                 "Asana's secret is none of those that handshakes left here; the webhook is deleted"
             )
             raise HandshakeMismatchError(msg)
-        if len(candidates) > 1:
+        if len(candidates) != 1:
             msg = "several handshakes came and Asana did not say which is its own; webhook deleted"
             raise HandshakeMismatchError(msg)
         logger.warning(

@@ -81,8 +81,8 @@ class WebhooksApi:
     ) -> None:
         await self.aclose()
 
-    def _over_the_same(self) -> WebhooksApi:
-        """Return the calls alone, over the same connections, whatever a subclass makes of them."""
+    def _plain(self) -> WebhooksApi:
+        """Return these calls over the same connections, without what a subclass makes of them."""
         api = WebhooksApi.__new__(WebhooksApi)
         api._transport, api._log = self._transport, self._log
         return api

@@ -227,7 +227,7 @@ class WebhooksClient(WebhooksApi):
             telemetry=observer,
         )
         establishment = Establishment(
-            self._over_the_same(),
+            self._plain(),
             opened,
             public_url=public_url,
             workspace=workspace,
@@ -356,9 +356,12 @@ class WebhooksClient(WebhooksApi):
         One that Asana does not know any more, or calls inactive, is replaced; filters that differ
         are updated. Without one, or for another ``public_url``, it is established. Calls at once
         make one webhook. From then on it is looked after (see ``look_after``) until it is deleted
-        with ``delete_webhook``; one that is replaced has another gid.
+        with ``delete_webhook``, here or in another process that shares the store, or by
+        ``asana-webhooks delete``; one that is replaced has another gid. ``timeout`` is in seconds,
+        for the create call, and for waiting for another call that makes the webhook.
 
-        Raises what ``establish``, ``get_webhook`` and ``update_webhook`` raise.
+        Raises what ``establish``, ``get_webhook`` and ``update_webhook`` raise, and
+        EstablishmentError when another call is not done in time.
         """
         return await self._opened().desired.ensure(resource, filters=filters, timeout=timeout)
 

@@ -320,6 +320,26 @@ async def test_workspaces_that_were_refused_are_named_when_nothing_was_found(
     assert await store.list_routes() == []
 
 
+async def test_workspace_that_was_refused_at_an_earlier_look_only_is_not_named(
+    client: WebhooksClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang_up(*_: Any, **__: Any) -> Webhook:
+        raise ConnectionFailedError("the connection was cut")
+
+    async def refuse_once(*_: Any, **__: Any) -> AsyncIterator[Webhook]:
+        if refusals:
+            raise refusals.pop()
+        for webhook in list[Webhook]():
+            yield webhook
+
+    refusals = [PermissionDeniedError(403, ("Forbidden",))]
+    monkeypatch.setattr(api_of(client), "create_webhook", hang_up)
+    monkeypatch.setattr(api_of(client), "iter_webhooks", refuse_once)
+    with pytest.raises(ConnectionFailedError) as caught:
+        await client.establish(asana.project)
+    assert not hasattr(caught.value, "__notes__")
+
+
 async def test_webhook_that_may_be_left_in_a_workspace_that_was_refused_is_said(
     client: WebhooksClient,
     asana: AsanaSimulator,
