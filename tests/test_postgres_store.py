@@ -6,6 +6,7 @@ import asyncio
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -292,7 +293,7 @@ async def test_held_deliveries_of_many_processes_at_once_stay_within_their_limit
 
 
 async def test_digests_are_forgotten_after_48_hours_though_nothing_new_comes(
-    real: PostgresStore, other: PostgresStore, session: Any
+    real: PostgresStore, other: PostgresStore, server: PostgresServer, session: Any
 ) -> None:
     now = datetime.now(UTC)
     for number, age in [(1, timedelta(hours=49)), (2, timedelta(hours=47))]:
@@ -301,7 +302,7 @@ async def test_digests_are_forgotten_after_48_hours_though_nothing_new_comes(
     kept = await session.fetch(in_schema(real, "SELECT digest FROM schema.seen"))
     assert [digest for (digest,) in kept] == [delivery(2).digest]
     await session.execute(in_schema(real, "UPDATE schema.seen SET at = at - interval '2 h'"))
-    async with PostgresStore(other._source, schema=other._schema):
+    async with PostgresStore(server.dsn, schema=real._schema):
         assert await session.fetchval(in_schema(real, "SELECT count(*) FROM schema.seen")) == 0
 
 
@@ -791,9 +792,14 @@ async def test_call_that_the_server_refuses_says_what_to_do(
 async def test_error_of_the_connection_is_told_from_its_class(
     real: PostgresStore, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
-    class OddPool:
-        def acquire(self, *, timeout: float) -> Any:
+    class OddConnection:
+        async def fetch(self, *_: Any) -> list[Any]:
             raise error
+
+    class OddPool:
+        @asynccontextmanager
+        async def acquire(self, *, timeout: float) -> AsyncIterator[OddConnection]:
+            yield OddConnection()
 
     with monkeypatch.context() as patched:
         patched.setattr(real._opened(), "pool", OddPool())
@@ -804,18 +810,37 @@ async def test_error_of_the_connection_is_told_from_its_class(
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("postgresql://postgres:secret@127.0.0.1:1/db", "cannot be reached.*check the address"),
+        (
+            "postgresql://postgres:secret@127.0.0.1:1/db",
+            "cannot be reached, nobody listens: check host",
+        ),
         ("postgresql://postgres:secret@127.0.0.1:{port}/db", "refuses this user: check user"),
         ("postgresql://postgres:{password}@127.0.0.1:{port}/none", "no such database: create it"),
         ("postgresql://postgres@/postgres?host=/no/such/dir&password=secret", "cannot be reached"),
         ("postgresql://[::1]:1,127.0.0.1:1/db?password=secret", "cannot be reached"),
-        ("postgresql://u:secret@127.0.0.1:1/db?sslmode=secret", "correct what stands behind its"),
         (
-            "postgresql://postgres:{password}@127.0.0.1:{port}/postgres?odd=1",
-            "no such setting: correct what stands behind",
+            "postgresql://postgres:{password}@127.0.0.1:{port}/postgres?options=-c%20odd%3D1",
+            "refuses a setting of its address: correct options",
+        ),
+        ("postgresql://u:secret@no-such-host.invalid/db", "host is unknown: correct its name"),
+        (
+            "postgresql://postgres:{password}@127.0.0.1:{port}/postgres?sslmode=require",
+            "speaks no TLS: turn on ssl there, or write sslmode=disable",
+        ),
+        (
+            "postgresql://postgres:{password}@127.0.0.1:{port}/postgres?sslmode=verify-full",
+            "name the file of the authority with sslrootcert",
+        ),
+        ("postgresql://127.0.0.1:1/db?sslrootcert=/no/such/file", "sslrootcert is no file: /no/"),
+        (
+            "postgresql://postgres:{password}@127.0.0.1:{port}/postgres?options=-c%20geqo%3Dsecret",
+            "refuses a setting of its address",
         ),
     ],
-    ids=["nobody there", "password", "database", "socket", "two hosts", "option", "setting"],
+    ids=[
+        *("nobody there", "password", "database", "socket", "two hosts", "setting", "host"),
+        *("no TLS", "no authority", "no file", "value of a setting"),
+    ],
 )
 async def test_store_that_cannot_be_opened_names_host_and_remedy_but_no_password(
     server: PostgresServer, caplog: pytest.LogCaptureFixture, address: str, message: str
@@ -823,7 +848,7 @@ async def test_store_that_cannot_be_opened_names_host_and_remedy_but_no_password
     store = PostgresStore(address.format(port=server.port, password=PASSWORD))
     with pytest.raises(StoreError, match=message) as failure:
         await store.__aenter__()
-    assert any(host in str(failure.value) for host in ("127.0.0.1:", "/no/such/dir"))
+    assert any(host in str(failure.value) for host in ("127.0.0.1:", "/no/such/dir", ".invalid"))
     shown = "".join(traceback.format_exception(failure.value)) + caplog.text + repr(store)
     assert "secret" not in shown
     assert PASSWORD not in shown
@@ -896,21 +921,21 @@ async def test_pooler_that_mixes_up_prepared_statements_is_named(
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("default_transaction_read_only=on", "read-only: connect to the primary"),
-        ("default_transaction_isolation=serializable", "isolation level 'read committed'"),
+        ("default_transaction_read_only%3Don", "read-only: connect to the primary"),
+        ("default_transaction_isolation%3Dserializable", "isolation level 'read committed'"),
     ],
 )
 async def test_server_that_would_not_do_is_refused(
     server: PostgresServer, schema: str, option: str, message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):
-        await PostgresStore(f"{server.dsn}?{option}", schema=schema).__aenter__()
+        await PostgresStore(f"{server.dsn}?options=-c%20{option}", schema=schema).__aenter__()
 
 
 async def test_warns_when_commits_do_not_wait_for_the_disk(
     server: PostgresServer, schema: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with PostgresStore(f"{server.dsn}?synchronous_commit=off", schema=schema):
+    async with PostgresStore(f"{server.dsn}?options=-csynchronous_commit%3Doff", schema=schema):
         pass
     async with PostgresStore(server.dsn, schema=schema):
         pass
@@ -1114,7 +1139,7 @@ async def test_processes_that_start_at_once_bring_the_schema_up_to_date_once(
 async def test_schema_is_brought_up_to_date_although_a_call_is_in_the_way(
     server: PostgresServer, schema: str, session: Any
 ) -> None:
-    store = PostgresStore(f"{server.dsn}?deadlock_timeout=2s", schema=schema)
+    store = PostgresStore(f"{server.dsn}?options=-cdeadlock_timeout%3D2s", schema=schema)
     async with session.transaction():
         await session.execute("SET LOCAL deadlock_timeout = '20s'")  # so the store looks first
         await session.execute(f"SELECT FROM {schema}.deliveries")

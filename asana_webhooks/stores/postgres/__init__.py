@@ -30,7 +30,7 @@ from .. import (
     check_limit,
 )
 from .._encryption import EncryptedSecret, SecretCipher
-from ._address import name_of
+from ._address import Address
 from ._batch import Batcher
 from ._errors import DamagedError
 from ._server import Pool, Server, connect, library
@@ -50,9 +50,9 @@ FORGOTTEN_AT_ONCE = 10_000
 class PostgresStore:
     """Keeps routes and deliveries in a schema of a PostgreSQL database, 12 or newer.
 
-    ``dsn_or_pool`` is a ``postgresql://`` address as libpq understands it, or a pool of asyncpg,
-    which is not closed. Needs the extra ``postgres``. The schema is created and brought up to date
-    when the store is opened; many processes may do so at once.
+    ``dsn_or_pool`` is a ``postgresql://`` address as providers hand it out for libpq, or a pool of
+    asyncpg, which is not closed. Needs the extra ``postgres``. The schema is created and brought up
+    to date when the store is opened; many processes may do so at once.
 
     Any number of processes may share the schema. A route is leased to one worker at a time, so
     deliveries of one webhook are handled in the order of their receipt; leases, back-off and
@@ -62,8 +62,9 @@ class PostgresStore:
     The inbox takes somewhat more than ``max_waiting`` when several processes fill it at once: each
     looks only once a second.
 
-    Nothing but notifications needs a session, so PgBouncer in transaction mode is fine. Statements
-    are prepared: it needs version 1.21 or newer and ``max_prepared_statements`` above 0.
+    Nothing but notifications needs a session, so a pooler in transaction mode is fine. PgBouncer
+    needs version 1.21 or newer and ``max_prepared_statements`` above 0, as statements are
+    prepared; with ``pgbouncer=true`` among the parameters of the address they are not.
 
     With ``encryption_keys``, the newest first, secrets are encrypted at the server; opening the
     store encrypts with the newest what is not yet. Earlier rows stay in the server's files and its
@@ -89,8 +90,10 @@ class PostgresStore:
             )
             raise ValueError(msg)
         library()
-        self._source = dsn_or_pool
-        self._name = name_of(dsn_or_pool) if isinstance(dsn_or_pool, str) else "the given pool"
+        if isinstance(dsn_or_pool, str):
+            self._address, self._pool = Address.read(dsn_or_pool), None
+        else:
+            self._address, self._pool = Address("the given pool", ""), dsn_or_pool
         self._schema = schema
         self._max_waiting = max_waiting
         self._server: Server | None = None
@@ -102,10 +105,10 @@ class PostgresStore:
         opens a secret.
         """
         if self._server is not None:
-            msg = f"the store at {self._name} is open already"
+            msg = f"the store at {self._address.name} is open already"
             raise StoreError(msg)
-        pool = await connect(self._source) if isinstance(self._source, str) else self._source
-        self._server = server = Server(pool, self._name, self._schema)
+        pool = self._pool or await connect(self._address)
+        self._server = server = Server(pool, self._address, self._schema)
         try:
             await server.prepare()
             await server.call("purge")
@@ -113,7 +116,7 @@ class PostgresStore:
             self._undecryptable = await _reencrypt(server, self._cipher)
         except BaseException:
             self._server = None
-            if pool is not self._source:
+            if pool is not self._pool:
                 pool.terminate()
             raise
         self._batcher = Batcher(server, self._max_waiting)
@@ -136,7 +139,7 @@ class PostgresStore:
 
     async def _close(self, server: Server) -> None:
         await server.finish()
-        if server.pool is not self._source:
+        if server.pool is not self._pool:
             try:
                 async with asyncio.timeout(PARTING_TIMEOUT):
                     await server.pool.close()
@@ -290,7 +293,7 @@ class PostgresStore:
 
     def _opened(self) -> Server:
         if self._server is None:
-            msg = f"the store at {self._name} is not open: use it inside 'async with'"
+            msg = f"the store at {self._address.name} is not open: use it inside 'async with'"
             raise StoreError(msg)
         return self._server
 

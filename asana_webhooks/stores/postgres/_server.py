@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, suppress
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib import resources
 from typing import Any, Protocol
 
@@ -13,14 +14,15 @@ import anyio
 
 from ..._deadline import Deadline
 from ...errors import StoreError
-from ._errors import REMEDIES, cause_of, failure, is_deadlock
+from ._address import Address
+from ._errors import LOST, READ_ONLY, cause_of, failure, is_deadlock
 
 __all__ = ["Connection", "Pool", "Server", "connect", "library"]
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT = CALL_TIMEOUT = 4.0
-"""Seconds for a connection, and for a call with all that belongs to it."""
+CALL_TIMEOUT = 4.0
+"""Seconds for a call with all that belongs to it."""
 
 POOL_SIZE = 10
 """Connections of one store, opened when they are needed."""
@@ -86,16 +88,26 @@ def library() -> Any:
     return asyncpg
 
 
-async def connect(dsn: str) -> Pool:
-    """Return a pool without connections yet; they are made when they are needed."""
-    asyncpg = library()
-    pool: Pool = await asyncpg.create_pool(
-        dsn,
+async def connect(address: Address) -> Pool:
+    """Return a pool without connections yet; they are made when they are needed.
+
+    Raises StoreError when the address names a file that is not there.
+    """
+    for parameter, path in address.files:
+        if not os.access(path, os.R_OK):
+            msg = f"the store at {address.name} cannot be opened: {parameter} is no file: {path}"
+            raise StoreError(msg)
+    options: dict[str, Any] = {"statement_cache_size": 0} if address.pooled else {}
+    if address.system_roots:
+        options["ssl"] = True
+    pool: Pool = await library().create_pool(
+        address.dsn,
         min_size=0,
         max_size=POOL_SIZE,
-        timeout=CONNECT_TIMEOUT,
+        timeout=address.connect_timeout,
         command_timeout=CALL_TIMEOUT,
         reset=_leave_session,
+        **options,
     )
     return pool
 
@@ -107,29 +119,36 @@ async def _leave_session(_: object) -> None:
 class Server:
     """The pool, and the calls that are under way."""
 
-    def __init__(self, pool: Pool, name: str, schema: str) -> None:
+    def __init__(self, pool: Pool, address: Address, schema: str) -> None:
         self.pool = pool
-        self.name = name
+        self.name = address.name
+        self._address = address
         self._schema = schema
         self._tasks: set[asyncio.Task[Any]] = set()
         self._deadline = Deadline(CALL_TIMEOUT)
 
     async def prepare(self) -> None:
         """Check the server and bring the schema up to date. Raises StoreError."""
-        try:
-            async with (
-                asyncio.timeout(OPEN_TIMEOUT),
-                self.pool.acquire(timeout=CONNECT_TIMEOUT) as connection,
-            ):
+        async with self._connection(self._address.connect_timeout) as connection:
+            async with asyncio.timeout(OPEN_TIMEOUT):
                 await self._check(connection)
                 await self._migrate(connection)
+
+    @asynccontextmanager
+    async def _connection(self, timeout: float) -> AsyncIterator[Connection]:
+        """Lend a connection; whatever fails meanwhile is a StoreError."""
+        connecting = True
+        try:
+            async with self.pool.acquire(timeout=timeout) as connection:
+                connecting = False
+                yield connection
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told as a StoreError
-            raise failure(self.name, error) from cause_of(error)
+            raise failure(self.name, error, connecting=connecting) from cause_of(error)
 
     async def _check(self, connection: Connection) -> None:
         ((read_only, isolation, *risks),) = await connection.fetch(READ_SETTINGS)
         if read_only:
-            msg = f"the store at {self.name} failed: {REMEDIES['25006']}"
+            msg = f"the store at {self.name} failed: {READ_ONLY}"
             raise StoreError(msg)
         if not isolation.startswith("read "):
             msg = (
@@ -217,24 +236,21 @@ class Server:
 
     async def listen(self, channel: str, heard: Callable[[], None]) -> None:
         """Call ``heard`` at each notification, until cancelled. Raises StoreError when it ends."""
-        if self.pool.get_max_size() == 1:  # the calls need it
+        if self._address.pooled or self.pool.get_max_size() == 1:  # the calls need it
             return
         lost = asyncio.Event()
         listener, parting = (lambda *_: heard()), (lambda _: lost.set())
-        try:
-            async with self.pool.acquire(timeout=CONNECT_TIMEOUT) as connection:
-                connection.add_termination_listener(parting)
-                try:
-                    await connection.add_listener(channel, listener)
-                    await lost.wait()
-                finally:
-                    # What fails here must not stand in the place of a cancellation.
-                    with suppress(Exception), anyio.move_on_after(CALL_TIMEOUT, shield=True):
-                        connection.remove_termination_listener(parting)
-                        await connection.remove_listener(channel, listener)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told as a StoreError
-            raise failure(self.name, error) from cause_of(error)
-        raise StoreError(f"the store at {self.name} failed: {REMEDIES['08']}")
+        async with self._connection(CALL_TIMEOUT) as connection:
+            connection.add_termination_listener(parting)
+            try:
+                await connection.add_listener(channel, listener)
+                await lost.wait()
+            finally:
+                # What fails here must not stand in the place of a cancellation.
+                with suppress(Exception), anyio.move_on_after(CALL_TIMEOUT, shield=True):
+                    connection.remove_termination_listener(parting)
+                    await connection.remove_listener(channel, listener)
+        raise StoreError(f"the store at {self.name} failed: {LOST}")
 
     async def finish(self) -> None:
         """Wait for the calls that are under way, for a while."""
@@ -247,13 +263,10 @@ class Server:
         given = ", ".join(f"${number}" for number in range(1, len(values) + 1))
         statement = f"SELECT * FROM schema.{function}({given})"  # noqa: S608 - a name of ours
         try:
-            async with (
-                asyncio.timeout(CALL_TIMEOUT),
-                self.pool.acquire(timeout=CALL_TIMEOUT) as connection,
-            ):
+            async with asyncio.timeout(CALL_TIMEOUT), self._connection(CALL_TIMEOUT) as connection:
                 return await connection.fetch(self._localised(statement), *values)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told as a StoreError
-            raise failure(self.name, error) from cause_of(error)
+        except TimeoutError as error:
+            raise failure(self.name, error) from None
 
     def _localised(self, text: str) -> str:
         return text.replace("schema.", f'"{self._schema}".')
