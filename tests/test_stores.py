@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from msgspec.structs import replace
+from support.tracebacks import shown_by
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
@@ -663,6 +664,20 @@ async def test_bytes_that_are_held_for_one_candidate_are_bounded(store: Store) -
     with pytest.raises(StoreError, match="held for a handshake"):
         await hold(store, 5, candidate="stranger", size=1)
     await hold(store, 5, candidate="genuine", size=1)
+
+
+async def test_traceback_of_a_put_that_is_refused_shows_no_secret(small_store: Store) -> None:
+    secret = "genuine-secret-0123456789"
+    await reserve(small_store, secret)
+    await hold(small_store, 1, candidate=secret, size=MAX_HELD_BYTES)
+    with pytest.raises(StoreError) as held:
+        await hold(small_store, 2, candidate=secret)
+    await small_store.confirm("r1", gid="77", secret=secret)
+    await put(small_store, 3)
+    with pytest.raises(StoreError) as full:
+        await hold(small_store, 4, candidate=secret)
+    for caught in (held, full):
+        assert secret not in shown_by(caught.value)
 
 
 # Claiming

@@ -82,6 +82,15 @@ def test_keys_go_to_each_store_that_outlives_the_process(
     assert store == (kind, place, expected)
 
 
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [("mode=rw", "'mode'"), ("mode=ro&cache=shared", "'mode' and 'cache'"), ("immutable", "'imm")],
+)
+def test_parameter_of_a_files_url_is_refused_and_named(query: str, named: str) -> None:
+    with pytest.raises(ValueError, match=f"takes no parameters, and this one has {named}"):
+        open_store(f"sqlite:///store.db?{query}")
+
+
 def test_memory_needs_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEYS_VARIABLE, NEW)
     assert isinstance(open_store("memory:"), MemoryStore)

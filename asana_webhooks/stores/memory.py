@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 
 from msgspec.structs import replace
 
+from ..errors import StoreError
 from ..models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
 from . import (
     DUPLICATES_KNOWN_FOR,
@@ -214,6 +215,15 @@ class MemoryStore:
     async def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
     ) -> bool:
+        admitted = self._admit(delivery, candidate, reason)
+        del candidate  # a traceback that shows the values of names must not show secrets
+        if isinstance(admitted, StoreError):
+            raise admitted
+        return admitted
+
+    def _admit(
+        self, delivery: Delivery, candidate: str | None, reason: str | None
+    ) -> bool | StoreError:
         now = self._clock()
         self._forget_digests(now)
         if self._is_known(delivery):
@@ -226,9 +236,10 @@ class MemoryStore:
         if reason is not None:
             self._bury([letter_of(delivery, reason)])
         elif candidate is not None and route is not None and route.state == "reserved":
-            self._hold(delivery, candidate)
+            if not self._hold(delivery, candidate):
+                return held_full()
         elif self._waiting >= self._max_waiting:
-            raise inbox_full(self._waiting)
+            return inbox_full(self._waiting)
         else:
             self._enqueue(now, *self._numbered(delivery))
         self._known_digests[delivery.digest] = delivery.received_at
@@ -341,12 +352,13 @@ class MemoryStore:
             if self._known_digests.get(digest) == received_at:  # it did not come again
                 del self._known_digests[digest]
 
-    def _hold(self, delivery: Delivery, candidate: str) -> None:
+    def _hold(self, delivery: Delivery, candidate: str) -> bool:
         held = self._held.setdefault((delivery.route, candidate), [])
         size = sum(len(other.body) for _, other in held)
         if len(held) >= MAX_HELD or size + len(delivery.body) > MAX_HELD_BYTES:
-            raise held_full()
+            return False
         held.append(self._numbered(delivery))
+        return True
 
     def _numbered(self, delivery: Delivery) -> tuple[int, Delivery]:
         number = next(self._numbers)

@@ -31,7 +31,7 @@ def open_store(url: str, *, encryption_keys: Sequence[str] | None = None) -> Sto
         return MemoryStore()
     keys = _keys_of_environment() if encryption_keys is None else encryption_keys
     if scheme == "sqlite" and rest.startswith("///") and len(rest) > 3:
-        return SqliteStore(rest[3:], encryption_keys=keys)
+        return SqliteStore(_file_of(rest[3:]), encryption_keys=keys)
     if scheme in ("redis", "rediss", "unix"):
         return RedisStore(url, encryption_keys=keys)
     if scheme in ("postgresql", "postgres"):
@@ -41,6 +41,16 @@ def open_store(url: str, *, encryption_keys: Sequence[str] | None = None) -> Sto
         " or a store object"
     )
     raise ValueError(msg)
+
+
+def _file_of(path: str) -> str:
+    """Return the path. Raises ValueError for parameters, which would become a part of the name."""
+    file, _, query = path.partition("?")
+    if query:
+        names = " and ".join(repr(part.partition("=")[0]) for part in query.split("&"))
+        msg = f"a store's sqlite:/// URL takes no parameters, and this one has {names}"
+        raise ValueError(msg)
+    return file
 
 
 def store_of(store: str | Store, *, encryption_keys: Sequence[str] | None) -> Store:

@@ -112,6 +112,7 @@ def failure(path: str, error: Exception) -> StoreError:
     expected, a note says where it was raised.
     """
     if isinstance(error, StoreError):
+        error.__context__ = None
         return error.with_traceback(None)
     told = StoreError(f"the store {path} failed: {_explain(error)}")
     if _is_classified(error):

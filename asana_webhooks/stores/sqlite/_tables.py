@@ -52,6 +52,9 @@ PRUNE_EVERY = 256
 FREE_PAGES = 1024
 """How many free pages the file keeps, or a third of those in use when that is more."""
 
+PAGES_AT_ONCE = 256
+"""How many free pages go back to the disk in one transaction, at most."""
+
 KNOWN_FOR = DUPLICATES_KNOWN_FOR // MICROSECOND
 
 ROUTE_DAMAGED = (
@@ -490,7 +493,8 @@ class Tables:
         if row is None or row[0] <= max(FREE_PAGES, row[1] // 4):  # none in files of old versions
             return False
         with self.transaction():
-            self._run("give_back_pages").fetchall()
+            for _ in range(PAGES_AT_ONCE):  # sqlite3 gives one back, whatever the number
+                self._run("give_back_page")
         self._run("checkpoint").fetchall()  # which is what makes the file shorter
         return True
 

@@ -183,14 +183,15 @@ class Writer:
     def _commit(self, tables: Tables, guard: FileGuard, batch: list[_Job]) -> list[_Outcome]:
         try:
             with tables.transaction():
-                outcomes = _do(tables, batch)
+                problem = guard.problem()  # a log that was cut is filled up by the next commit
+                outcomes = [] if problem else _do(tables, batch)
         except sqlite3.Error as error:
             return [(future, failure(self._path, error)) for future, *_ in batch]
         except Exception as error:  # noqa: BLE001 - one bad call must not cost the others theirs
             if len(batch) == 1:
                 return [(batch[0][0], failure(self._path, error))]
             return [outcome for job in batch for outcome in self._commit(tables, guard, [job])]
-        if problem := guard.problem():
+        if problem := problem or guard.problem():
             msg = f"the store {self._path} failed: {problem}"
             return [(future, StoreError(msg)) for future, *_ in batch]
         return outcomes

@@ -59,8 +59,8 @@ DELETE FROM queues WHERE due IS NULL AND route NOT IN (SELECT id FROM routes)
 SELECT freelist_count, page_count
 FROM pragma_freelist_count, pragma_page_count, pragma_auto_vacuum WHERE auto_vacuum = 2
 
--- name: give_back_pages
-PRAGMA incremental_vacuum(256)
+-- name: give_back_page
+PRAGMA incremental_vacuum(1)
 
 -- name: checkpoint
 PRAGMA wal_checkpoint(PASSIVE)
