@@ -249,7 +249,11 @@ async def test_clock_that_began_anew_leaves_nothing_waiting(path: Path) -> None:
         assert await store.claim(limit=1, lease=30) is None
 
 
-@pytest.mark.parametrize("content", [b"hello", b"# Notes\n" * 1000, os.urandom(8192)])
+@pytest.mark.parametrize(
+    "content",
+    [b"hello", b"# Notes\n" * 1000, os.urandom(8192)],
+    ids=["short", "a text", "a key"],
+)
 async def test_file_that_is_no_database_is_refused_and_kept(path: Path, content: bytes) -> None:
     with open(path, "wb") as file:  # noqa: ASYNC230 - nothing else runs
         file.write(content)
