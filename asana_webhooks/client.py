@@ -387,15 +387,14 @@ class WebhooksClient(WebhooksApi):
         """Delete a webhook at Asana, and retire its route if the store holds it.
 
         What was received before is still handled; what comes later is answered 404, by other
-        processes that share the store within a second. It is looked after no longer here.
+        processes that share the store within a second. It is looked after no longer, here and
+        by them.
         """
         route = await self._route_of(gid)
         if route is None:
             await super().delete_webhook(gid)
-            if self._components is not None:
-                self._components.desired.leave(
-                    gid
-                )  # when replacing it failed, the store has it no more
+            if self._components is not None:  # the store has none either while it is to be replaced
+                self._components.desired.leave(gid)
             return
         parts = self._opened()
         async with parts.desired.lock(route.resource):

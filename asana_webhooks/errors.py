@@ -20,8 +20,8 @@
     ├── DecodeError                  a body is not what Asana documents
     └── StoreError                   the store cannot do what it was asked
 
-Mistakes in configuration are plain ``ValueError``, raised before any I/O. No message contains a
-token, a secret, a signature or the body of a delivery.
+Mistakes in configuration are plain ``ValueError`` or ``TypeError``, raised before any I/O. No
+message contains a token, a secret, a signature or the body of a delivery.
 """
 
 from __future__ import annotations

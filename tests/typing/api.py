@@ -284,6 +284,7 @@ async def call(api: WebhooksApi) -> None:
         updated = await api.update_webhook(created.gid, filters=(), opt_fields=["filters"])
         assert_type(updated, Webhook)
         await api.delete_webhook(created.gid)
+        assert_type(api.asana_now(), datetime)
     await api.aclose()
 
 
