@@ -21,6 +21,7 @@ import aiohttp
 import httpx
 import msgspec
 
+from ._logging import one_line
 from .errors import (
     ApiError,
     AuthenticationError,
@@ -145,12 +146,9 @@ def _said(body: bytes) -> list[dict[str, Any]]:
 
 def _texts(entries: list[dict[str, Any]], key: str) -> tuple[str, ...]:
     values = (entry.get(key) for entry in entries)
-    return tuple(_one_line(value) for value in values if isinstance(value, str) and value)
-
-
-def _one_line(text: str) -> str:
-    # What a server said ends in terminals and logs.
-    return "".join(char if char.isprintable() else " " for char in text[:_MAX_TEXT])
+    return tuple(
+        one_line(value, longest=_MAX_TEXT) for value in values if isinstance(value, str) and value
+    )
 
 
 class _Single(msgspec.Struct, Generic[T]):

@@ -18,7 +18,7 @@ import anyio
 from ._attempt import Attempt
 from ._background import background_task
 from ._handlers import HandlerError, HandlerRunner
-from ._logging import ThrottledLogger
+from ._logging import ThrottledLogger, one_line
 from ._options import COUNT, SECONDS, check_options, optional
 from .errors import StoreError
 from .models import Claim, DeadLetter, Delivery, Event, Route
@@ -514,7 +514,7 @@ class Inbox:
             exc_info=cause,
         )
         if last:
-            reason = f"handler {failure.handler} failed {attempts} times: {_one_line(cause)}"
+            reason = f"handler {failure.handler} failed {attempts} times: {one_line(cause)}"
             await self._bury(work, attempt, [attempt.letter(reason)])
         else:
             self._telemetry.became(attempt.delivery, "retried")
@@ -565,15 +565,6 @@ class Inbox:
         else:
             if work in self._works:  # what ended meanwhile needs no lease
                 self._keep_if(work, renewed)
-
-
-def _one_line(error: BaseException | None) -> str:
-    """Return what an exception of a handler shows of itself, safe for logs and terminals."""
-    try:
-        text = repr(error)
-    except BaseException:  # noqa: BLE001 - a user's class, whose repr may have mistakes
-        text = type(error).__name__
-    return "".join(char if char.isprintable() else " " for char in text[:200])
 
 
 async def notify_arrivals(store: Store, arrived: asyncio.Event) -> None:

@@ -179,7 +179,7 @@ async def test_attempts_are_told_with_what_was_raised(inspected: Inspected) -> N
     assert (well["kind"], well["ok"], well["text"]) == ("handler", True, "handled")
     failed, *_ = records[-1]["attempts"]
     assert not failed["ok"]
-    assert "handle raised ValueError: no tracker" in failed["text"]
+    assert "handle raised ValueError('no tracker" in failed["text"]
 
 
 async def test_no_secret_signature_or_route_is_told(inspected: Inspected) -> None:

@@ -2,7 +2,8 @@ import logging
 
 import pytest
 
-from asana_webhooks._logging import QUIET_FOR, ThrottledLogger
+from asana_webhooks import _logging as module
+from asana_webhooks._logging import QUIET_FOR, ThrottledLogger, one_line
 
 
 class Clock:
@@ -97,3 +98,40 @@ def test_time_passes_by_itself_without_a_given_clock(caplog: pytest.LogCaptureFi
     log.log(logging.INFO, "404", "once")
     log.log(logging.INFO, "404", "twice")
     assert caplog.messages == ["once"]
+
+
+def test_only_so_many_kinds_are_remembered_the_latest(
+    log: ThrottledLogger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_KINDS", 3)
+    for number in range(20):
+        for _ in range(2):
+            log.log(logging.INFO, str(number), "a line")
+        clock.now += 1.0
+    assert list(log._last) == list(log._skipped) == ["17", "18", "19"]
+
+
+class UnshowableError(Exception):
+    def __repr__(self) -> str:
+        raise SystemExit("in a repr")
+
+
+@pytest.mark.parametrize(
+    ("shown", "line"),
+    [
+        pytest.param("as it is", "as it is", id="text"),
+        pytest.param("two\nlines\x1b[31m\u2028é", "two lines [31m é", id="control characters"),
+        pytest.param(ValueError("a\nb"), r"ValueError('a\nb')", id="exception"),
+        pytest.param(UnshowableError(), "UnshowableError", id="exception that cannot be shown"),
+        pytest.param(None, "None", id="nothing"),
+        pytest.param("x" * 201, "x" * 200, id="long"),
+    ],
+)
+def test_whatever_is_shown_is_one_short_line_of_visible_characters(
+    shown: object, line: str
+) -> None:
+    assert one_line(shown) == line
+
+
+def test_line_may_be_given_another_length() -> None:
+    assert one_line("x" * 300, longest=250) == "x" * 250

@@ -21,9 +21,10 @@ import msgspec
 
 from .._asana_responses import accept, unanswered
 from .._asana_transport import CALL_SECONDS, find_base_url, find_proxy, make_client
+from .._logging import one_line
 from ..errors import ApiError, AuthenticationError, DecodeError, LoginRequiredError
 from ..models import Resource
-from ._tokens import Authorization, Token, plain
+from ._tokens import Authorization, Token
 
 __all__ = ["Endpoints"]
 
@@ -182,7 +183,7 @@ def _explained(error: ApiError, body: bytes, secrets: Iterable[str]) -> ApiError
         kind, hint = _KINDS[refusal.error]
         error = kind(error.status)
         error.hint = hint
-    error.errors = (plain(said),)
+    error.errors = (one_line(said),)
     return error
 
 

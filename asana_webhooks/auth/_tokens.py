@@ -10,10 +10,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
+from .._logging import one_line
 from ..errors import LoginRequiredError
 from ..models import Resource
 
-__all__ = ["OUT_OF_BAND", "Authorization", "Token", "belongs_to", "plain", "read_code"]
+__all__ = ["OUT_OF_BAND", "Authorization", "Token", "belongs_to", "read_code"]
 
 OUT_OF_BAND = "urn:ietf:wg:oauth:2.0:oob"
 """The redirect URI of programs without a server: Asana shows the code, the user copies it."""
@@ -98,11 +99,6 @@ def read_code(answer: str, state: str) -> str:
     return query["code"]
 
 
-def plain(text: str) -> str:
-    """Return a stranger's text as one short line of visible characters."""
-    return re.sub(r"[^ -~]", " ", text)[:200]
-
-
 def _query(url: str) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(url).query))
 
@@ -115,6 +111,6 @@ _HINTS = {
 
 
 def _refused(reason: str) -> LoginRequiredError:
-    error = LoginRequiredError(401, (f"the login was refused: {plain(reason)}",))
+    error = LoginRequiredError(401, (f"the login was refused: {one_line(reason)}",))
     error.hint = _HINTS.get(reason, error.hint)
     return error

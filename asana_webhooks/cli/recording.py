@@ -18,6 +18,7 @@ from operator import attrgetter
 from typing import Literal, NamedTuple, TypeAlias
 
 from .._handlers import HandlerError
+from .._logging import one_line
 from ..errors import DecodeError
 from ..models import Delivery, Event, read_event, split_events
 from ..protocol import UNKNOWN_ROUTE, Request, Response
@@ -306,5 +307,4 @@ class Recorder(Telemetry):
 def _described(error: BaseException) -> str:
     if not isinstance(error, HandlerError):
         return "stopped before its end"
-    cause = error.__cause__
-    return f"{error.handler} raised {type(cause).__name__}: {cause}"
+    return f"{error.handler} raised {one_line(error.__cause__)}"
