@@ -90,8 +90,8 @@ def route_of(fields: dict[str, str], key: str) -> Route:
 def with_secrets(route: Route, fields: dict[str, str], cipher: SecretCipher) -> Route:
     """Return a route with its secrets. Raises StoreError when one cannot be decrypted."""
 
-    def decrypted(mark: str, seal: str) -> str | None:
-        kept = EncryptedSecret(fields.get(mark, ""), fields.get(seal))
+    def decrypted(fingerprint: str, ciphertext: str) -> str | None:
+        kept = EncryptedSecret(fields.get(fingerprint, ""), fields.get(ciphertext))
         return cipher.decrypt(route.id, kept) if kept.fingerprint else None
 
     slots = range(1, MAX_CANDIDATES + 1)

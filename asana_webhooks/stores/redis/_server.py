@@ -150,7 +150,7 @@ class Server:
         self._no_script, self._refused = NoScriptError, ResponseError
         self._no_permission = NoPermissionError
         self._failures = (RedisError, OSError, TimeoutError)
-        self._is_mute = False
+        self._denied: set[str] = set()
 
     def run(self, script: Script, *arguments: bytes | str | int) -> Awaitable[Any]:
         """Return the script's answer, with bytes for text.
@@ -172,14 +172,14 @@ class Server:
 
     async def publish(self) -> None:
         """Send an empty message to all who subscribe, unless the user may not."""
-        if self._is_mute:
+        if "publish" in self._denied:
             return
         with self._store_errors():
             async with asyncio.timeout(CALL_TIMEOUT):
                 try:
                     await _propagate_cancel(self.client.publish(self._channel, b""))
                 except self._no_permission:
-                    self._become_mute()
+                    self._deny("publish")
 
     async def subscribe(self, heard: Callable[[], None]) -> None:
         """Call ``heard`` at each message, until cancelled; return at once if the user may not."""
@@ -194,10 +194,11 @@ class Server:
                         if await _propagate_cancel(waiting) is not None:
                             heard()
                 except self._no_permission:
-                    self._become_mute()
+                    self._deny("subscribe")
 
-    def _become_mute(self) -> None:
-        if not self._is_mute:
+    def _deny(self, command: str) -> None:
+        """Note that the user may not do this, and say so once."""
+        if not self._denied:
             logger.warning(
                 "the user of the Redis server at %s may not notify or listen, so deliveries that"
                 " another process stored are found within a second: grant it +publish +subscribe"
@@ -205,7 +206,7 @@ class Server:
                 self.address,
                 self._channel,
             )
-        self._is_mute = True
+        self._denied.add(command)
 
     @contextlib.contextmanager
     def _store_errors(self) -> Iterator[None]:

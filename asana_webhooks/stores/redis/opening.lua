@@ -38,13 +38,14 @@ function calls.upgrade()
     call('SET', base .. 'version', ARGV[1])
 end
 
--- Returns for each secret and each candidate: the route's id, the fields of its mark and
--- of its seal, mark, seal, gid and resource. Expired routes are forgotten first, so that nobody needs their keys.
+-- Returns for each secret and each candidate: the route's id, the names of the fields of its
+-- fingerprint and ciphertext, both of these, gid and resource. Expired routes are forgotten first,
+-- so that nobody needs their keys.
 function calls.list_secrets()
     local at, found = now(), {}
-    local function add(route, mark, seal)
+    local function add(route, fingerprint, ciphertext)
         found[#found + 1] = {
-            route.id, mark, seal, route[mark], route[seal] or '',
+            route.id, fingerprint, ciphertext, route[fingerprint], route[ciphertext] or '',
             route.gid or '', route.resource or '',
         }
     end
@@ -63,15 +64,15 @@ function calls.list_secrets()
     return found
 end
 
--- ARGV: for each secret what was listed of it, then its new mark and seal. Returns how many were
--- still as they were listed, and are renewed.
+-- ARGV: for each secret what was listed of it, then its new fingerprint and ciphertext. Returns how
+-- many were still as they were listed, and are renewed.
 function calls.renew_secrets()
     local renewed = 0
     for i = 1, #ARGV, 7 do
-        local key, mark, seal = base .. 'route:' .. ARGV[i], ARGV[i + 1], ARGV[i + 2]
-        local kept = call('HMGET', key, mark, seal)
+        local key, fingerprint, ciphertext = base .. 'route:' .. ARGV[i], ARGV[i + 1], ARGV[i + 2]
+        local kept = call('HMGET', key, fingerprint, ciphertext)
         if kept[1] == ARGV[i + 3] and (kept[2] or '') == ARGV[i + 4] then
-            call('HSET', key, mark, ARGV[i + 5], seal, ARGV[i + 6])
+            call('HSET', key, fingerprint, ARGV[i + 5], ciphertext, ARGV[i + 6])
             renewed = renewed + 1
         end
     end

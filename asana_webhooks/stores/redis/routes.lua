@@ -1,6 +1,6 @@
--- ARGV: id, ttl, exclusive, place, resource, created_at, then other fields and their values
+-- ARGV: id, ttl, exclusive, prefix, resource, created_at, then other fields and their values
 function calls.reserve()
-    local id, place, resource = ARGV[1], ARGV[4], ARGV[5]
+    local id, prefix, resource = ARGV[1], ARGV[4], ARGV[5]
     local key, of_resource = base .. 'route:' .. id, base .. 'resource:' .. resource
     local at = tick()
     purge(at)
@@ -9,13 +9,13 @@ function calls.reserve()
     end
     if ARGV[3] == '1' then
         for _, other in ipairs(call('ZRANGE', of_resource, 0, -1)) do
-            if call('HGET', base .. 'route:' .. other, 'place') == place then
+            if call('HGET', base .. 'route:' .. other, 'place') == prefix then
                 return 0
             end
         end
     end
     local expires, number = text(at + ARGV[2]), add_number(at)
-    call('HSET', key, 'id', id, 'state', 'reserved', 'place', place, 'resource', resource,
+    call('HSET', key, 'id', id, 'state', 'reserved', 'place', prefix, 'resource', resource,
         'created_at', ARGV[6], 'expires', expires, 'number', number)
     for i = 7, #ARGV, 2 do
         call('HSET', key, ARGV[i], ARGV[i + 1])
@@ -47,7 +47,7 @@ function calls.list_routes()
     return found
 end
 
--- ARGV: id, mark, seal, how many candidates there may be
+-- ARGV: id, fingerprint, ciphertext or nothing, how many candidates there may be
 function calls.add_candidate()
     local route = find(ARGV[1], now())
     if not route then
@@ -68,7 +68,7 @@ function calls.add_candidate()
     return 1
 end
 
--- ARGV: id, gid, mark
+-- ARGV: id, gid, fingerprint
 function calls.confirm()
     local at = tick()
     local route = find(ARGV[1], at)

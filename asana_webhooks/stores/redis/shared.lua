@@ -76,12 +76,12 @@ local function find(id, at)
     end
 end
 
-local function find_slot(route, mark)
+local function find_slot(route, fingerprint)
     local slot = 1
-    while route['candidate' .. slot] ~= mark and route['candidate' .. slot] do
+    while route['candidate' .. slot] ~= fingerprint and route['candidate' .. slot] do
         slot = slot + 1
     end
-    return slot, route['candidate' .. slot] == mark
+    return slot, route['candidate' .. slot] == fingerprint
 end
 
 local function set_end(id, at)
@@ -121,8 +121,8 @@ local function forget(route)
     call('DEL', base .. 'route:' .. route.id)
 end
 
--- Forgets the routes whose time is over. One that is needed still, or has a damaged key, is looked at
--- again an hour later.
+-- Forgets the routes whose time is over. One that is needed still, or has a damaged key, is looked
+-- at again an hour later.
 local function purge(at)
     for _, id in ipairs(call('ZRANGEBYSCORE', base .. 'expiries', '-inf', text(at))) do
         local route = try(find, id, 0) or {id = id, resource = ''}
