@@ -33,15 +33,17 @@ from asana_webhooks import (
     WebhooksApi,
     sign,
 )
+from asana_webhooks._background import background_task
 from asana_webhooks.cli import forwarding
 from asana_webhooks.cli.access import Access
 from asana_webhooks.cli.app import cli
 from asana_webhooks.cli.listen import session
-from asana_webhooks.cli.listen.printer import as_fields, as_lines
+from asana_webhooks.cli.listen.printer import Printer, as_fields, as_lines
 from asana_webhooks.cli.listen.session import ListenOptions, listen
-from asana_webhooks.cli.recording import Record
+from asana_webhooks.cli.recording import Record, Recorder
 from asana_webhooks.cli.replay import Recorded
 from asana_webhooks.simulator import AsanaSimulator, Fault
+from asana_webhooks.stores.memory import MemoryStore
 from asana_webhooks.stores.sqlite import SqliteStore
 
 __all__ = ["install"]  # a fixture
@@ -253,6 +255,23 @@ def test_lines_hold_neither_secret_nor_route() -> None:
     )
     fields = as_fields(record(route="the-route", headers=headers), None)
     assert fields["headers"] == {"X-Original-URI": "/asana/<route>?x"}
+
+
+async def test_requests_of_strangers_that_wait_are_bounded_and_the_rest_is_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printer = Printer(as_json=False, forward_to=None)
+    for _ in range(250):
+        printer.put(record(verdict="refused", status=404, reason="no webhook here"))
+        printer.put(record(verdict="heartbeat"))
+    async with MemoryStore() as store, background_task(printer.run(Recorder(), store), "printer"):
+        printed = ""
+        with guard():
+            while printed.count("heartbeat") < 250:
+                await asyncio.sleep(0)
+                printed += capsys.readouterr().out
+    assert printed.count("refused, 404") == 50
+    assert "200 more requests of strangers" in printed
 
 
 def test_what_strangers_write_moves_no_cursor() -> None:

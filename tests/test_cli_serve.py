@@ -256,7 +256,7 @@ def test_port_is_free_although_connections_of_an_earlier_receiver_linger() -> No
 def test_port_on_which_another_program_listens_is_refused() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
-        pytest.raises(OSError, match="in use"),
+        pytest.raises(OSError, match=r"port \d+ of 127.0.0.1: Address already in use"),
         workers.reserved_port("127.0.0.1", other.getsockname()[1]),
     ):
         pass

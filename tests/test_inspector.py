@@ -18,6 +18,7 @@ from support.chromium import Page, browsing
 
 from asana_webhooks import Event, MemoryStore, StoreError, WebhooksClient, sign
 from asana_webhooks._background import background_task
+from asana_webhooks._handlers import HandlerError
 from asana_webhooks.cli import recording
 from asana_webhooks.cli.inspector import Inspector, handle_again, post_again
 from asana_webhooks.cli.inspector.page import shown_route
@@ -356,6 +357,18 @@ async def test_attempt_that_ends_before_the_answer_is_told_with_it() -> None:
         assert await feed.next(within=5) == recorder.records() == told
     [record] = told
     assert [attempt.text for attempt in record.attempts] == ["handled"]
+
+
+async def test_text_of_an_attempt_is_bounded() -> None:
+    recorder = Recorder()
+    request, delivery = signed_request()
+    with recorder.receiving(request):
+        recorder.answered(ACCEPTED)
+    with pytest.raises(HandlerError), recorder.processing(delivery):
+        raise HandlerError("handle") from ValueError("x" * 2**20)
+    [attempt] = recorder.records()[0].attempts
+    assert attempt.text.startswith("handle raised ValueError")
+    assert len(attempt.text) < 500
 
 
 async def test_attempts_are_the_first_record_s_though_the_delivery_came_again() -> None:

@@ -38,7 +38,11 @@ def reserved_port(host: str, port: int) -> Iterator[int]:
         # As asyncio does it: connections of an earlier receiver may linger for a minute.
         reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        reserving.bind((host, port))
+        try:
+            reserving.bind((host, port))
+        except OSError as error:
+            msg = f"cannot listen on port {port} of {host}: {error.strerror}"
+            raise OSError(error.errno, msg) from error
         yield reserving.getsockname()[1]
 
 

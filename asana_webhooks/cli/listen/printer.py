@@ -19,29 +19,38 @@ from ..replay import Recorded
 
 __all__ = ["Printer", "as_fields", "as_lines"]
 
+MOST_WAITING = 100
+"""Requests that may wait to be printed when another one of a stranger comes."""
+
 COLOURS = {"accepted": None, "heartbeat": "bright_black", "handshake": "bright_black"}
 
 
 class Printer:
     """Prints requests in the order in which they were answered, and posts each on after that.
 
-    ``as_json`` prints signed ones only, each as one line. What was refused is not posted on.
+    ``as_json`` prints signed ones only, each as one line. What was refused is not posted on; while
+    a program is slow to answer, so much of it waits to be printed and the rest is counted.
     """
 
     def __init__(self, *, as_json: bool, forward_to: str | None) -> None:
         self._as_json = as_json
         self._forward_to = forward_to
         self._answered: asyncio.Queue[Record] = asyncio.Queue()
+        self._left_out = 0
 
     def put(self, record: Record) -> None:
         """Have a request printed."""
-        self._answered.put_nowait(record)
+        if record.is_genuine or self._answered.qsize() < MOST_WAITING:
+            self._answered.put_nowait(record)
+        else:
+            self._left_out += 1
 
     async def run(self, recorder: Recorder, store: Store) -> None:
         """Print until cancelled. Raises BrokenPipeError when nobody reads on."""
         async with session() as http:
             while True:
                 record = await self._answered.get()
+                self._print_left_out()
                 if not self._as_json:
                     self._print_lines(record)
                 elif record.signed:
@@ -51,6 +60,11 @@ class Printer:
                     attempt = await forward(http, self._forward_to, record)
                     recorder.note_attempt(record, attempt)
                     self._print_attempt(attempt)
+
+    def _print_left_out(self) -> None:
+        if self._left_out:
+            _print(f"{'':10}{self._left_out} more requests of strangers", err=self._as_json)
+            self._left_out = 0
 
     def _print_lines(self, record: Record) -> None:
         time = f"{record.received_at.astimezone():%H:%M:%S}"
