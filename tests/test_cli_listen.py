@@ -20,9 +20,9 @@ import aiohttp
 import anyio
 import click
 import pytest
-from aiohttp import web
 from click.testing import CliRunner
 from conftest import guard, until
+from support.program import Program, program
 from support.tunnel_program import NGROK, Install, install, is_running
 
 from asana_webhooks import (
@@ -46,7 +46,7 @@ from asana_webhooks.simulator import AsanaSimulator, Fault
 from asana_webhooks.stores.memory import MemoryStore
 from asana_webhooks.stores.sqlite import SqliteStore
 
-__all__ = ["install"]  # a fixture
+__all__ = ["install", "program"]
 
 
 @pytest.fixture(autouse=True)
@@ -121,32 +121,6 @@ async def start(
     for run in runs:
         run.task.cancel()
         await asyncio.wait([run.task])
-
-
-class Program:
-    """A program of the user's, which keeps what is posted to it."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.posted: list[tuple[dict[str, str], bytes]] = []
-        self.url = ""
-
-    async def answer(self, request: web.Request) -> web.Response:
-        self.posted.append((dict(request.headers), await request.read()))
-        return web.Response(status=self.status, headers={"Location": "/elsewhere"})
-
-
-@pytest.fixture
-async def program() -> AsyncIterator[Program]:
-    made = Program()
-    app = web.Application()
-    app.router.add_post("/hooks", made.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hooks"
-    yield made
-    await runner.cleanup()
 
 
 # A webhook for as long as it runs
