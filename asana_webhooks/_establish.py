@@ -96,8 +96,10 @@ def check_filters(filters: Sequence[WebhookFilter] | None) -> None:
 
     Raises TypeError for what is no list of filters.
     """
+    if filters is None:
+        return
     check_filter_list(filters)
-    for item in filters or ():
+    for item in filters:
         if item.action is not None and item.action not in ACTIONS:
             msg = f"a filter's action is one of {', '.join(ACTIONS)}, not {item.action!r}"
             raise ValueError(msg)

@@ -21,6 +21,10 @@ __all__ = [
 ]
 
 
+MAX_COUNT = 2**31 - 1
+"""Beyond it databases and C libraries refuse a number, each in its own words."""
+
+
 class Rule(NamedTuple):
     """Which values an option takes, and how to say it."""
 
@@ -40,7 +44,7 @@ def _are_texts(value: Sequence[object]) -> bool:
 ANY = Rule((object,), "anything")
 """For what another check refuses by name."""
 
-COUNT = Rule((int,), "a whole number, 1 or more", lambda value: value >= 1)
+COUNT = Rule((int,), "a whole number, 1 or more", lambda value: 1 <= value <= MAX_COUNT)
 FLAG = Rule((bool,), "True or False")
 NAMES = Rule((list, tuple, set, frozenset), "a list of texts, also when there is one", _are_texts)
 PATH = Rule((str, os.PathLike), "a path")

@@ -116,10 +116,10 @@ class WebhooksApi:
         Source: https://developers.asana.com/reference/createwebhook
         """
         check_timeout(timeout)
-        check_filter_list(filters)
         check_options({"target": TEXT}, {"target": target})
         wanted: dict[str, Any] = {"resource": check_gid("resource", resource), "target": target}
         if filters is not None:
+            check_filter_list(filters)
             wanted["filters"] = list(filters)
         query = _query(opt_fields=opt_fields)
         body = await self._transport.call(
@@ -284,10 +284,10 @@ def check_timeout(seconds: float) -> None:
 
 
 def check_filter_list(filters: object) -> None:
-    """Raise TypeError for what is no list of filters, and not None."""
+    """Raise TypeError for what is no list of filters."""
     items = filters if isinstance(filters, list | tuple) else (filters,)
     wrong = [item for item in items if not isinstance(item, WebhookFilter)]
-    if filters is None or (items is filters and not wrong):
+    if items is filters and not wrong:
         return
     given = f"a list of {type(wrong[0]).__name__}" if items is filters else type(filters).__name__
     msg = f"filters must be a list of WebhookFilter(...), also when there is one, not {given}"

@@ -363,6 +363,7 @@ class WebhooksClient(WebhooksApi):
         Raises what ``establish``, ``get_webhook`` and ``update_webhook`` raise, and
         EstablishmentError when another call is not done in time.
         """
+        check_gid("resource", resource)
         return await self._opened().desired.ensure(resource, filters=filters, timeout=timeout)
 
     async def update_webhook(
@@ -446,9 +447,10 @@ class WebhooksClient(WebhooksApi):
         check_options(_LETTERS, locals())
         return await self._opened().store.dead_letters(limit=limit, after=after)
 
-    async def get_dead_letter(self, letter: str) -> DeadLetter | None:
+    async def get_dead_letter(self, id: str) -> DeadLetter | None:  # noqa: A002 - what else is it
         """Return the dead letter with this id; None when there is none."""
-        return await self._opened().store.get_dead_letter(letter)
+        check_options({"id": TEXT}, locals())
+        return await self._opened().store.get_dead_letter(id)
 
     def iter_dead_letters(
         self,
@@ -473,16 +475,18 @@ class WebhooksClient(WebhooksApi):
             buried_before=buried_before,
         )
 
-    async def replay(self, letters: Sequence[str]) -> int:
+    async def replay(self, ids: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were."""
+        check_options({"ids": NAMES}, locals())
         parts = self._opened()
-        count = await parts.store.replay(letters)
+        count = await parts.store.replay(ids)
         parts.inbox.arrived()
         return count
 
-    async def discard(self, letters: Sequence[str]) -> int:
+    async def discard(self, ids: Sequence[str]) -> int:
         """Remove the dead letters with these ids for good; returns how many there were."""
-        return await self._opened().store.discard(letters)
+        check_options({"ids": NAMES}, locals())
+        return await self._opened().store.discard(ids)
 
     async def stats(self) -> Stats:
         """Return a snapshot of the inbox, of this process's work, and of each webhook's silence."""

@@ -14,7 +14,7 @@ import pytest
 
 from asana_webhooks import MemoryStore, WebhooksApi, WebhooksClient
 from asana_webhooks import client as client_module
-from asana_webhooks.auth import AsanaOAuth, TokenFile
+from asana_webhooks.auth import AsanaOAuth, Token, TokenFile
 from asana_webhooks.models import WebhookFilter
 
 Make = Callable[..., object]
@@ -33,13 +33,17 @@ def oauth(**options: Any) -> AsanaOAuth:
     return AsanaOAuth(**({"client_id": "an-app"} | options))
 
 
+def token(**options: Any) -> Token:
+    return Token(**({"access_token": "a-token"} | options))
+
+
 def token_file(**options: Any) -> TokenFile:
     return TokenFile(**options)
 
 
 NO_TEXTS = (7, True, b"text", ["text"], object())
 NO_NUMBERS = ("1", b"1", [1], True, object())
-NO_COUNTS = (*NO_NUMBERS, None, 0, -1, 1.5, math.nan, math.inf)
+NO_COUNTS = (*NO_NUMBERS, None, 0, -1, 2**31, 1.5, math.nan, math.inf)
 NO_SECONDS = (*NO_NUMBERS, 0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf)
 NO_FLAGS: tuple[Any, ...] = (0, 1, None, "yes", [])
 NO_NAMES = ("one", b"one", 7, [1], ["one", None], object())
@@ -80,6 +84,10 @@ WRONG: dict[tuple[Make, str], tuple[Any, ...]] = {
     (oauth, "scopes"): NO_NAMES,
     (oauth, "base_url"): (*NO_TEXTS, "", "asana"),
     (oauth, "http_client"): (7, True, "client", httpx.Client(), object()),
+    (token, "access_token"): (7, True, None, b"a-token", "", "two words"),
+    (token, "refresh_token"): (7, True, b"a-token"),
+    (token, "expires_at"): (7, True, "tomorrow", datetime(2026, 1, 1)),  # noqa: DTZ001 - naive
+    (token, "user"): (7, True, "me", {"gid": "1"}),
     (token_file, "path"): (7, True, None, object()),
 }
 
@@ -107,7 +115,13 @@ def test_option_that_cannot_work_is_refused_by_its_name(make: Make, name: str, v
 
 @pytest.mark.parametrize(
     ("make", "cls"),
-    [(client, WebhooksClient), (api, WebhooksApi), (oauth, AsanaOAuth), (token_file, TokenFile)],
+    [
+        (client, WebhooksClient),
+        (api, WebhooksApi),
+        (oauth, AsanaOAuth),
+        (token, Token),
+        (token_file, TokenFile),
+    ],
 )
 def test_no_option_is_left_out(make: Make, cls: type) -> None:
     names = set(inspect.signature(cls).parameters)
@@ -218,12 +232,22 @@ def test_local_address_is_good_for_a_local_asana_of_the_environment(
         (lambda c: c.create_webhook("1", "https://x", timeout="5"), "timeout"),
         (lambda c: c.create_webhook("1", "https://x", timeout=True), "timeout"),
         (lambda c: c.update_webhook("1", filters=WebhookFilter()), "filters"),
+        (lambda c: c.update_webhook("1", filters=None), "filters"),
+        (lambda c: c.establish(["1"]), "resource"),
+        (lambda c: c.ensure(["1"]), "resource"),
         (lambda c: c.establish("1", filters=WebhookFilter()), "filters"),
         (lambda c: c.ensure("1", filters=WebhookFilter()), "filters"),
         (lambda c: c.ensure("1", timeout=True), "timeout"),
         (lambda c: c.dead_letters(after=1), "after"),
         (lambda c: c.dead_letters(limit=True), "limit"),
         (lambda c: c.dead_letters(limit=0), "limit"),
+        (lambda c: c.dead_letters(limit=2**70), "limit"),
+        (lambda c: c.get_dead_letter(1), "id"),
+        (lambda c: c.get_dead_letter(["1"]), "id"),
+        (lambda c: c.replay("12"), "ids"),
+        (lambda c: c.replay(1), "ids"),
+        (lambda c: c.discard("12"), "ids"),
+        (lambda c: c.discard([1]), "ids"),
         (lambda c: c.iter_dead_letters(reason=1).__anext__(), "reason"),
         (lambda c: c.iter_dead_letters(resource=1).__anext__(), "resource"),
         (lambda c: c.iter_dead_letters(webhook=1).__anext__(), "webhook"),

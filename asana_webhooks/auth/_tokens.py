@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from .._logging import one_line
+from .._options import TEXT, Rule, check_options, optional
 from ..errors import LoginRequiredError
 from ..models import Resource
 
@@ -22,11 +23,20 @@ OUT_OF_BAND = "urn:ietf:wg:oauth:2.0:oob"
 _VISIBLE = re.compile(r"[!-~]+")
 
 
+_FIELDS = {
+    "access_token": TEXT,
+    "refresh_token": optional(TEXT),
+    "expires_at": optional(Rule((datetime,), "a datetime")),
+    "user": optional(Rule((Resource,), "a Resource")),
+}
+
+
 class Token(msgspec.Struct, frozen=True, kw_only=True):
     """What Asana granted: ``repr`` shows neither token.
 
     ``expires_at`` is None when Asana did not say it, ``user`` who logged in, by gid and name.
-    Raises ValueError for an access token that no header can carry and for a naive time.
+    Raises ValueError for an access token that no header can carry and for a naive time, TypeError
+    for a field of another type.
     """
 
     access_token: str
@@ -36,6 +46,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check what type checkers cannot; httpx would quote a token that it cannot send."""
+        check_options(_FIELDS, msgspec.structs.asdict(self))
         if not _VISIBLE.fullmatch(self.access_token):
             msg = "access_token must be visible ASCII characters"
             raise ValueError(msg)
