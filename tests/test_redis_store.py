@@ -1241,15 +1241,38 @@ async def test_traceback_with_local_variables_shows_no_secret_and_no_body(
         with pytest.raises(StoreError) as caught:
             await call
         own_server.signal(signal.SIGCONT) if how == "hung" else None
-    assert caught.value.__traceback__ is not None
-    below = caught.value.__traceback__.tb_next
-    error = traceback.TracebackException.from_exception(
-        caught.value.with_traceback(below), capture_locals=True
-    )
-    shown = "".join(error.format())
+    shown = local_variables(caught.value)
     assert "_store_errors" in shown or how == "damaged"
     assert SECRET not in shown
     assert "private" not in shown
+
+
+def local_variables(error: BaseException) -> str:
+    """Return the traceback with the local variables of all frames but the test's own."""
+    assert error.__traceback__ is not None
+    below = error.with_traceback(error.__traceback__.tb_next)
+    return "".join(traceback.TracebackException.from_exception(below, capture_locals=True).format())
+
+
+@pytest.mark.parametrize(
+    "act",
+    [lambda store: store.get_route("r1"), lambda store: store.drop("r1")],
+    ids=["get", "drop"],
+)
+@pytest.mark.parametrize(("field", "value"), [("created_at", "soon"), ("resource", b"\xff")])
+async def test_traceback_of_a_damaged_route_shows_no_secret_of_it(
+    server: ValkeyServer,
+    act: Callable[[Store], Coroutine[Any, Any, Any]],
+    field: str,
+    value: str | bytes,
+) -> None:
+    async with RedisStore(server.url) as store:
+        await store.reserve(route(), ttl=60)
+        assert await store.add_candidate("r1", SECRET)
+        damage(server, ("HSET", "route:r1", field, value))
+        with pytest.raises(StoreError, match="is damaged") as caught:
+            await act(store)
+        assert SECRET not in local_variables(caught.value)
 
 
 # Opening

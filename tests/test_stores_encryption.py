@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 
 import pytest
@@ -72,3 +73,11 @@ def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     SecretCipher()
     with pytest.raises(ValueError, match=r"asana-webhooks\[crypto\]"):
         SecretCipher([NEW])
+
+
+def test_traceback_of_a_misplaced_secret_does_not_show_it() -> None:
+    encrypted = SecretCipher([NEW]).encrypt("r1", "s" * 32)
+    with pytest.raises(StoreError, match="another route") as caught:
+        SecretCipher([NEW]).decrypt("r2", encrypted)
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert "s" * 32 not in "".join(shown.format())

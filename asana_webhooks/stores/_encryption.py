@@ -91,12 +91,9 @@ class SecretCipher:
             raise StoreError(UNREADABLE)
         if kept.ciphertext is None:
             return kept.fingerprint
-        text = _decrypt(self._all, kept.ciphertext)
-        if text is None:
-            raise StoreError(KEY_LOST)
-        owner, _, secret = text.partition("\n")
-        if owner != route:
-            raise StoreError(MISPLACED)
+        secret, refusal = _secret_in(_decrypt(self._all, kept.ciphertext), route)
+        if refusal:
+            raise StoreError(refusal)  # with no secret in this frame, which a traceback may show
         return secret
 
     def reencrypt(self, route: str, kept: EncryptedSecret) -> EncryptedSecret | None:
@@ -125,6 +122,14 @@ def report_unreadable(webhooks: Sequence[str], *, decrypted: int) -> None:
         raise StoreError(KEY_LOST)
     for webhook in webhooks:
         logger.error("%s is set aside: %s", webhook, UNREADABLE)
+
+
+def _secret_in(text: str | None, route: str) -> tuple[str, str]:
+    """Return the secret of this route in a decrypted text, or why there is none."""
+    if text is None:
+        return "", KEY_LOST
+    owner, _, secret = text.partition("\n")
+    return (secret, "") if owner == route else ("", MISPLACED)
 
 
 def _bytes(route: str, secret: str) -> bytes:

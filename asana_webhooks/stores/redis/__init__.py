@@ -204,8 +204,7 @@ class RedisStore:
             id_ = Hidden.of(route)
         except UnicodeEncodeError:  # a stranger's path; no route has such an id
             return None
-        found = await self._lookups.ask(id_)
-        return None if found is None else self._route(found)
+        return await self._found(self._lookups.ask(id_))
 
     async def list_routes(self, resource: str | None = None) -> list[Route]:
         which = () if resource is None else (resource,)
@@ -237,8 +236,7 @@ class RedisStore:
         return bool(await self._opened().run(_scripts.RETIRE, route, KEPT_RETIRED))
 
     async def drop(self, route: str) -> Route | None:
-        found = await self._opened().run(_scripts.DROP, route)
-        return None if found is None else self._route(found)
+        return await self._found(self._opened().run(_scripts.DROP, route))
 
     async def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
         found = await self._opened().run(_scripts.OWN, public_url, holder, micros(ttl))
@@ -361,7 +359,11 @@ class RedisStore:
             raise StoreError(msg)
         return answer == KEPT
 
-    def _route(self, packed: bytes) -> Route:
+    async def _found(self, asked: Awaitable[bytes | None]) -> Route | None:
+        packed = await asked
+        if packed is None:
+            return None
+        packed = Hidden(packed)
         fields = fields_of(packed, self._route_key)
         return with_secrets(route_of(fields, self._route_key), fields, self._cipher)
 

@@ -60,7 +60,14 @@ def _readable(what: str) -> Iterator[None]:
         raise StoreError(msg) from None  # the error may quote a secret
 
 
-def fields_of(packed: bytes, key: str) -> dict[str, str]:
+class Fields(dict[str, str]):
+    """The fields of a route; a traceback with local variables does not show them."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} fields>"
+
+
+def fields_of(packed: bytes, key: str) -> Fields:
     """Return the fields of the route that this answer of a script holds.
 
     ``key`` is what its key is called. Raises StoreError when it cannot be read.
@@ -68,10 +75,10 @@ def fields_of(packed: bytes, key: str) -> dict[str, str]:
     if damage := damage_of(packed.decode(errors="replace")):
         raise StoreError(damage)
     with _readable(f"a key {key}"):
-        return _fields.decode(packed)
+        return Fields(_fields.decode(packed))
 
 
-def route_of(fields: dict[str, str], key: str) -> Route:
+def route_of(fields: Fields, key: str) -> Route:
     """Return a route without its secrets. Raises StoreError when it is damaged."""
     with _readable(f"the key {key} of {name_of(fields)}"):
         heartbeat_at = fields.get("heartbeat_at")
@@ -87,7 +94,7 @@ def route_of(fields: dict[str, str], key: str) -> Route:
         )
 
 
-def with_secrets(route: Route, fields: dict[str, str], cipher: SecretCipher) -> Route:
+def with_secrets(route: Route, fields: Fields, cipher: SecretCipher) -> Route:
     """Return a route with its secrets. Raises StoreError when one cannot be decrypted."""
 
     def decrypted(fingerprint: str, ciphertext: str) -> str | None:
