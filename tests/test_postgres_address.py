@@ -257,6 +257,20 @@ async def test_certificate_that_is_not_trusted_is_told_with_the_reason(
             await PostgresStore(checked).__aenter__()
 
 
+@pytest.mark.parametrize("database", ["none", "postgres?options=-c%20odd%3D1"])
+async def test_traceback_of_a_failure_to_connect_shows_no_password(
+    server: PostgresServer, database: str
+) -> None:
+    store = PostgresStore(server.dsn.removesuffix("postgres") + database)
+    with pytest.raises(StoreError) as failure:
+        await store.__aenter__()
+    inside = failure.value.with_traceback(failure.tb.tb_next)
+    shown = traceback.TracebackException.from_exception(inside, capture_locals=True)
+    text = "".join(shown.format())
+    assert "_connection" in text
+    assert PASSWORD not in text
+
+
 async def test_server_that_wants_tls_is_told_from_a_wrong_password(schema: str) -> None:
     with own() as server:
         (server._data / "pg_hba.conf").write_text("hostssl all all all scram-sha-256\n")

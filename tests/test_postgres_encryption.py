@@ -26,6 +26,7 @@ from test_encryption import (
     secret_of,
 )
 
+from asana_webhooks.errors import StoreError
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.postgres import PostgresStore
 
@@ -207,3 +208,28 @@ async def test_expired_route_with_a_lost_key_is_forgotten_and_hinders_nobody(
     async with make([NEW]) as store:
         assert await store.list_routes() == []
     assert await session.fetchval("SELECT count(*) FROM candidates") == 0
+
+
+@pytest.mark.parametrize("keep", [reserve, confirm], ids=["candidate", "secret"])
+async def test_one_damaged_ciphertext_sets_its_route_aside_and_no_other(
+    make: Make,
+    session: Any,
+    caplog: pytest.LogCaptureFixture,
+    keep: Callable[[Store, str], Awaitable[None]],
+) -> None:
+    async with make([OLD]) as store:
+        await keep(store, "r1")
+        await confirm(store, "r2")
+    await session.execute("UPDATE routes SET seal = 'damaged' WHERE id = 'r1' AND seal <> ''")
+    await session.execute("UPDATE candidates SET seal = 'damaged' WHERE route = 'r1'")
+    async with make([OLD]) as store:
+        assert await secret_of(store, "r2") == SECRET
+        with pytest.raises(StoreError, match="encryption_keys"):
+            await store.get_route("r1")
+        for _ in range(2):
+            damaged, whole = await store.list_routes()
+        assert (damaged.id, damaged.secret, damaged.candidates) == ("r1", None, ())
+        assert whole.secret == SECRET
+    lines = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert len(lines) == 2  # at the opening, and when it is listed
+    assert all("of resource 12" in line and "r1" not in line for line in lines)

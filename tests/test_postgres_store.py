@@ -780,10 +780,105 @@ async def test_call_that_the_server_refuses_says_what_to_do(
         await real.counts()
 
 
+async def test_times_and_filters_that_somebody_else_wrote_stall_nothing(
+    real: PostgresStore, session: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await real.reserve(route(), ttl=60)
+    for number in (1, 2, 3):
+        await put(real, number)
+    await real.put(delivery(4), reason="odd")
+    for statement in (
+        "UPDATE schema.deliveries SET received_at = CASE id WHEN 1 THEN 'infinity'::timestamptz"
+        " WHEN 2 THEN '20000-01-01' ELSE '-infinity' END",
+        "UPDATE schema.dead_letters SET received_at = '-infinity', buried_at = '20000-01-01'",
+        "UPDATE schema.routes SET created_at = '20000-01-01', heartbeat_at = '4000-01-01 BC',"
+        " filters = '[{'",
+    ):
+        await session.execute(in_schema(real, statement))
+    assert numbers(await take(real)) == [1, 2, 3]
+    assert [dead.reason for dead in await real.dead_letters()] == ["odd"]
+    (found,) = await real.list_routes()
+    assert (found.id, found.filters) == ("r1", None)
+    assert found == await real.get_route("r1")
+    (line,) = [record.message for record in caplog.records]
+    assert line.startswith("the filters of a webhook of resource 12 were damaged in the store")
+
+
+async def test_body_that_the_server_lost_becomes_a_dead_letter_and_the_others_are_claimed(
+    schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with own() as server:
+        async with PostgresStore(server.dsn, schema=schema) as store:
+            await put(store, 1)
+            large = msgspec.structs.replace(delivery(2), body=b"x" * 10_000)
+            assert await store.put(large)
+            assert await store.put(msgspec.structs.replace(delivery(3), body=b"y"), reason="odd")
+            letter = msgspec.structs.replace(delivery(4), body=b"z" * 10_000)
+            assert await store.put(letter, reason="odd too")
+            await put(store, 5)
+            await put(store, 6, route="r2")
+        await lose_what_is_large(server, schema)
+        async with PostgresStore(server.dsn, schema=schema) as store:
+            assert numbers(await take(store)) == [1, 5]
+            assert numbers(await take(store)) == [6]
+            letters = await store.dead_letters()
+            assert [dead.body for dead in letters] == [b"y", b"", b""]
+            assert letters[1].reason.startswith("its body was damaged at the server (SQLSTATE XX")
+            assert letters[2].reason.startswith("delivery 2 was damaged at the server (SQLSTATE XX")
+            assert [await store.get_dead_letter(dead.id) for dead in letters] == letters
+            assert await store.discard([dead.id for dead in letters]) == 3
+    (line,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert line.startswith("1 deliveries at postgresql://127.0.0.1")
+
+
+async def lose_what_is_large(server: PostgresServer, schema: str) -> None:
+    """Make the pages empty to which the server moves large values, as a bad disk would."""
+    session = await asyncpg.connect(server.dsn)
+    await session.execute("CHECKPOINT")
+    files = await session.fetch(LARGE_VALUES, schema)
+    await session.close()
+    server.stop()
+    for (path,) in files:
+        (server._data / path).write_bytes(bytes((server._data / path).stat().st_size))
+    server.start()
+
+
+LARGE_VALUES = """
+SELECT pg_relation_filepath(reltoastrelid) FROM pg_class
+WHERE relnamespace = to_regnamespace($1) AND relname IN ('deliveries', 'dead_letters')
+"""
+
+
+async def test_traceback_of_a_failing_store_shows_no_secret_and_no_body(
+    real: PostgresStore, session: Any
+) -> None:
+    await real.reserve(route(), ttl=60)
+    await real.add_candidate("r1", "the secret 1")
+    given = msgspec.structs.replace(delivery(1), body=b"the body")
+    await real.put(given)
+    claim = await take(real)
+    buried = msgspec.structs.replace(letter(), body=b"the body")
+    await session.execute(f'DROP SCHEMA "{real._schema}" CASCADE')
+    for call in (
+        real.add_candidate("r1", "the secret 2"),
+        real.confirm("r1", gid="77", secret="the secret 1"),
+        real.put(msgspec.structs.replace(given, digest=bytes(32)), candidate="the secret 1"),
+        real.bury(claim, claim.deliveries[0], [buried]),
+    ):
+        with pytest.raises(StoreError) as failure:
+            await call
+        shown = traceback.TracebackException.from_exception(failure.value, capture_locals=True)
+        text = "".join(shown.format())
+        assert "_server.py" in text
+        assert "the secret" not in text
+        assert "the body" not in text
+        assert repr(bytes(32)) not in text
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (RuntimeError(), "unexpected RuntimeError"),
+        (RuntimeError("what it holds"), "unexpected RuntimeError$"),
         (asyncpg.InterfaceError("connection is closed"), "the connection was lost: check"),
         (asyncpg.InternalClientError("got result"), "the connection was lost: check"),
         (asyncpg.DuplicatePreparedStatementError("it exists"), "max_prepared_statements above 0"),
@@ -803,8 +898,9 @@ async def test_error_of_the_connection_is_told_from_its_class(
 
     with monkeypatch.context() as patched:
         patched.setattr(real._opened(), "pool", OddPool())
-        with pytest.raises(StoreError, match=message):
+        with pytest.raises(StoreError, match=message) as failure:
             await real.counts()
+    assert "what it holds" not in "".join(traceback.format_exception(failure.value))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from ..._logging import ThrottledLogger
 from ...errors import StoreError
@@ -29,11 +30,12 @@ from .. import (
     check_ids,
     check_limit,
 )
-from .._encryption import EncryptedSecret, SecretCipher
+from .._codec import decode_filters, encode_filters, prefix_of
+from .._encryption import EncryptedSecret, SecretCipher, report_unreadable, webhook_name
 from ._address import Address
 from ._batch import Batcher
 from ._errors import DamagedError
-from ._server import Pool, Server, connect, library
+from ._server import Pool, Server, connect, hidden, library
 
 __all__ = ["PostgresStore"]
 
@@ -97,6 +99,7 @@ class PostgresStore:
         self._schema = schema
         self._max_waiting = max_waiting
         self._server: Server | None = None
+        self._set_aside: set[str] = set()
 
     async def __aenter__(self) -> Self:
         """Connect, and create the schema or bring it up to date.
@@ -113,7 +116,7 @@ class PostgresStore:
             await server.prepare()
             await server.call("purge")
             await server.call("forget", DUPLICATES_KNOWN_FOR, FORGOTTEN_AT_ONCE)
-            self._undecryptable = await _reencrypt(server, self._cipher)
+            await _reencrypt(server, self._cipher)
         except BaseException:
             self._server = None
             if pool is not self._pool:
@@ -149,8 +152,8 @@ class PostgresStore:
     # Routes
 
     async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
-        prefix, filters = route.target.rpartition("/")[0], _text_of(route.filters)
-        known = (route.id, route.target, prefix, route.resource, filters)
+        filters = encode_filters(route.filters)
+        known = (route.id, route.target, prefix_of(route.target), route.resource, filters)
         times = (route.created_at, route.heartbeat_at, ttl)
         return await self._opened().ask("reserve", *known, *times, exclusive)
 
@@ -158,24 +161,50 @@ class PostgresStore:
         if not _is_text(route):  # a stranger's path; no route has such an id
             return None
         rows = await self._opened().call("find_route", route)
-        return _route_of(rows[0], self._cipher) if rows else None
+        return self._with_secrets(rows[0]) if rows else None
 
     async def list_routes(self, resource: str | None = None) -> list[Route]:
-        rows = await self._opened().call("list_routes", resource)
-        return [_route_of(row, self._cipher) for row in rows if row[0] not in self._undecryptable]
+        """Return the reserved and confirmed routes, oldest first, of one resource or of all.
+
+        A route of which a secret cannot be read is said once, and returned without its secrets.
+        """
+        routes = []
+        for row in await self._opened().call("list_routes", resource):
+            try:
+                routes.append(self._with_secrets(row))
+            except StoreError as error:
+                routes.append(route := _route_of(row))
+                if route.id not in self._set_aside:
+                    self._set_aside.add(route.id)
+                    name = webhook_name(route.gid, route.resource)
+                    logger.error("%s is set aside: %s", name, error)
+        return routes
+
+    def _with_secrets(self, row: Any) -> Route:
+        """Return the route of a row. Raises StoreError when a secret of it cannot be read."""
+        route = _route_of(row)
+        *_, fingerprint, ciphertext, candidates = row
+        if fingerprint is not None:
+            kept = EncryptedSecret(fingerprint, ciphertext)
+            return replace(route, secret=self._cipher.decrypt(route.id, kept))
+        kept_candidates = [EncryptedSecret(*pair) for pair in candidates]
+        secrets = (self._cipher.decrypt(route.id, kept) for kept in kept_candidates)
+        return replace(route, candidates=tuple(secrets))
 
     async def add_candidate(self, route: str, secret: str) -> bool:
-        encrypted = self._cipher.encrypt(route, secret)
+        encrypted = hidden(self._cipher.encrypt(route, secret))
+        del secret  # a traceback may show what this frame has
         return await self._opened().ask("add_candidate", route, *encrypted, MAX_CANDIDATES)
 
     async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
-        fingerprint = self._cipher.fingerprint(route, secret)
+        (fingerprint,) = hidden([self._cipher.fingerprint(route, secret)])
+        del secret  # a traceback may show what this frame has
         confirmed = await self._opened().ask("confirm_candidate", route, gid, fingerprint)
         self._batcher.look_again()
         return confirmed
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
-        await self._opened().call("set_filters", route, _text_of(filters))
+        await self._opened().call("set_filters", route, encode_filters(filters))
 
     async def note_heartbeat(self, route: str, at: datetime) -> None:
         await self._opened().call("set_heartbeat", route, at)
@@ -185,7 +214,7 @@ class PostgresStore:
 
     async def drop(self, route: str) -> Route | None:
         rows = await self._opened().call("drop_route", route)
-        return _route_of(rows[0], self._cipher) if rows else None
+        return self._with_secrets(rows[0]) if rows else None
 
     async def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
         owner = (public_url, holder, ttl)
@@ -202,8 +231,8 @@ class PostgresStore:
     ) -> bool:
         self._opened()
         kept_reason = None if reason is None else _clean(reason)
-        if candidate is not None:
-            candidate = self._cipher.fingerprint(delivery.route, candidate)
+        if candidate is not None:  # a traceback may show what this frame has
+            (candidate,) = hidden([self._cipher.fingerprint(delivery.route, candidate)])
         return await self._batcher.put(delivery, candidate, kept_reason)
 
     async def notify(self) -> None:
@@ -256,7 +285,7 @@ class PostgresStore:
             [letter.received_at for letter in letters],
             [letter.buried_at for letter in letters],
             [letter.done for letter in letters],
-            [letter.body for letter in letters],
+            hidden(letter.body for letter in letters),
         )
 
     async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
@@ -328,80 +357,52 @@ async def _claim_readable(server: Server, limit: int, lease: float) -> list[Any]
     return free or await server.start("claim_due_patiently", *values)
 
 
-async def _reencrypt(server: Server, cipher: SecretCipher) -> set[str]:
+async def _reencrypt(server: Server, cipher: SecretCipher) -> None:
     """Encrypt with the newest key what is not, unless another process changed it meanwhile.
 
-    Returns the routes of which a secret cannot be decrypted, which are told. Raises StoreError
-    when that is so of all secrets: then the key is missing.
+    What cannot be decrypted is said and left. Raises StoreError when nothing encrypted can be.
     """
-    damaged: set[str] = set()
-    errors: list[StoreError] = []
-    decrypted = False
+    decrypted, unreadable = 0, {}
     # first the candidates: one that is confirmed meanwhile is found among the others
     for listing, change in (
         ("list_candidates", "reseal_candidate"),
         ("list_confirmed", "reseal_confirmed"),
     ):
-        for id_, route, mark, seal, gid, resource in await server.call(listing):
-            kept = EncryptedSecret(mark, seal)
+        for id_, route, fingerprint, ciphertext, gid, resource in await server.call(listing):
+            kept = EncryptedSecret(fingerprint, ciphertext)
             try:
                 renewed = cipher.reencrypt(route, kept)
-            except StoreError as error:
-                errors.append(error)
-                if route not in damaged:
-                    logger.error(UNDECRYPTABLE, gid, resource, server.name)
-                damaged.add(route)
+            except StoreError:
+                unreadable[route] = webhook_name(gid, resource)
                 continue
-            decrypted = decrypted or seal is not None
+            decrypted += ciphertext is not None
             if renewed:
-                await server.call(change, id_, *kept, *renewed)
-    if errors and not decrypted:
-        raise errors[0]
-    return damaged
+                await server.call(change, id_, *hidden(kept), *hidden(renewed))
+    report_unreadable([*unreadable.values()], decrypted=decrypted)
 
 
-UNDECRYPTABLE = (
-    "a secret of webhook %s for %s at %s cannot be decrypted, others can: its record was damaged,"
-    " or its key is missing among encryption_keys; it is set aside. Add the key, or delete the"
-    " webhook at Asana and establish it again"
-)
-
-
-_filters = msgspec.json.Decoder(tuple[WebhookFilter, ...])
-
-
-def _text_of(filters: Sequence[WebhookFilter] | None) -> str | None:
-    """Return filters as JSON, None for None."""
-    return None if filters is None else msgspec.json.encode(filters).decode()
-
-
-def _route_of(row: Any, cipher: SecretCipher) -> Route:
-    """Return the route of a row. Raises StoreError when a secret of it cannot be opened."""
-    id_, target, resource, filters, state, gid, created_at, heartbeat_at, _, *secrets = row
-    fingerprint, ciphertext, candidates = secrets
+def _route_of(row: Any) -> Route:
+    """Return the route of a row without its secrets."""
+    id_, target, resource, filters, state, gid, created_at, heartbeat_at, *_ = row
     return Route(
         id=id_,
         target=target,
         resource=resource,
-        filters=None if filters is None else _filters_of(filters, gid, resource),
+        filters=_filters_of(filters, gid, resource),
         state=state,
         gid=gid,
-        secret=None
-        if fingerprint is None
-        else cipher.decrypt(id_, EncryptedSecret(fingerprint, ciphertext)),
-        candidates=tuple(cipher.decrypt(id_, EncryptedSecret(*pair)) for pair in candidates),
         created_at=created_at,
         heartbeat_at=heartbeat_at,
     )
 
 
-def _filters_of(text: str, gid: str | None, resource: str) -> tuple[WebhookFilter, ...] | None:
+def _filters_of(text: str | None, gid: str, resource: str) -> tuple[WebhookFilter, ...] | None:
     """Return the filters of a text, None when it is damaged: they are set anew when compared."""
     try:
-        return _filters.decode(text)
+        return decode_filters(text)
     except msgspec.MsgspecError:
-        message = "the filters of webhook %s for %s were damaged in the store, and are left out"
-        throttled.log(logging.ERROR, "filters", message, gid, resource)
+        message = "the filters of %s were damaged in the store, and are left out"
+        throttled.log(logging.ERROR, "filters", message, webhook_name(gid, resource))
         return None
 
 

@@ -11,7 +11,7 @@ from ...errors import StoreError
 from ...models import Delivery
 from .. import DUPLICATES_KNOWN_FOR, MAX_HELD, MAX_HELD_BYTES, held_full, inbox_full
 from ._errors import UnfitError
-from ._server import Server
+from ._server import Server, hidden
 
 __all__ = ["Batcher"]
 
@@ -96,13 +96,13 @@ class Batcher:
         _, deliveries, candidates, reasons = zip(*batch, strict=True)
         forget = 2 * self._learnt if self._learnt >= FORGET_EVERY else 0
         return (
-            [delivery.route for delivery in deliveries],
-            [delivery.digest for delivery in deliveries],
+            hidden(delivery.route for delivery in deliveries),
+            hidden(delivery.digest for delivery in deliveries),
             [delivery.received_at for delivery in deliveries],
             candidates,
             reasons,
             [delivery.trace for delivery in deliveries],
-            [delivery.body for delivery in deliveries],
+            hidden(delivery.body for delivery in deliveries),
             DUPLICATES_KNOWN_FOR,
             forget,
             MAX_HELD,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib import resources
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from ...errors import StoreError
 from ._address import Address
 from ._errors import LOST, READ_ONLY, cause_of, failure, is_deadlock
 
-__all__ = ["Connection", "Pool", "Server", "connect", "library"]
+__all__ = ["Connection", "Pool", "Server", "connect", "hidden", "library"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,25 @@ async def connect(address: Address) -> Pool:
 
 async def _leave_session(_: object) -> None:
     """Take the place of the statement that resets a session: nothing in it is ever changed."""
+
+
+class _Hidden(list[Any]):
+    """Values for the server that are shown in no traceback: secrets, signatures, bodies."""
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+
+class _HiddenText(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+
+def hidden(values: Iterable[Any]) -> list[Any]:
+    """Return the values so that they show nothing, neither as a list nor its texts alone."""
+    return _Hidden(_HiddenText(each) if isinstance(each, str) else each for each in values)
 
 
 class Server:

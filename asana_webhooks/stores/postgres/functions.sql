@@ -16,6 +16,12 @@
 CREATE OR REPLACE FUNCTION schema.clock() RETURNS timestamptz LANGUAGE sql
 AS 'SELECT clock_timestamp()';
 
+-- Times that Python has: what somebody else wrote may be beyond.
+CREATE OR REPLACE FUNCTION schema.bounded(_at timestamptz)
+RETURNS timestamptz LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT least(greatest(_at, '0001-01-02Z'), '9999-12-30Z')
+$$;
+
 CREATE OR REPLACE FUNCTION schema.is_handled_still(_route text, _state text)
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT _state = 'retired'
@@ -24,7 +30,8 @@ $$;
 
 -- Each candidate is a pair of its mark and its seal.
 CREATE OR REPLACE VIEW schema.live_routes AS
-SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, number, secret, seal,
+SELECT id, target, resource, filters, state, gid, schema.bounded(created_at) AS created_at,
+    schema.bounded(heartbeat_at) AS heartbeat_at, number, secret, seal,
     ARRAY(
         SELECT ARRAY[c.secret, c.seal] FROM schema.candidates c WHERE c.route = r.id ORDER BY c.id
     ) AS candidates
@@ -278,12 +285,6 @@ BEGIN
     dead_letters := (SELECT count(*) FROM schema.dead_letters);
     oldest_at := schema.find_oldest();
 END $$;
-
--- Times that Python has: what somebody else wrote may be beyond.
-CREATE OR REPLACE FUNCTION schema.bounded(_at timestamptz)
-RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
-    SELECT least(greatest(_at, '0001-01-02Z'), '9999-12-30Z')
-$$;
 
 -- Of equal digests the first that is admitted stands for all; "place" is where a delivery
 -- stands in the batch. The routes of candidates are locked, so that none is confirmed or dropped
@@ -577,8 +578,7 @@ END $$;
 
 CREATE OR REPLACE FUNCTION schema.find_letter(_id bigint)
 RETURNS SETOF schema.dead_letters LANGUAGE sql STABLE AS $$
-    SELECT r.* FROM schema.dead_letters l CROSS JOIN LATERAL schema.read_letter(l) r
-    WHERE l.id = _id
+    SELECT * FROM schema.list_letters(_id - 1, 1, 0) WHERE id = _id
 $$;
 
 CREATE OR REPLACE FUNCTION schema.discard(_ids bigint[]) RETURNS integer LANGUAGE sql AS $$
