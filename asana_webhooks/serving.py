@@ -1,9 +1,9 @@
 """Running a client, or a receiver alone, as a process of its own.
 
-A process that is told to stop, by SIGTERM or SIGINT, is not ready from then on, accepts no more,
-lets requests and handlers end, and exits within ten seconds. Told a second time it dies at once,
-which loses nothing: what was acknowledged is in the store. Several clients may be served in one
-process; a signal tells all of them.
+A process that is told to stop, by SIGTERM, SIGINT or SIGHUP, is not ready from then on, accepts no
+more, lets requests and handlers end, and exits within ten seconds. Told a second time it dies at
+once, which loses nothing: what was acknowledged is in the store. Several clients may be served in
+one process; a signal tells all of them.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from ._background import background_task
 from ._endpoint import Endpoint
 from ._inbox import notify_arrivals
 from ._listener import raise_descriptor_limit
 from ._receiver_aiohttp import Receiver
+from ._signals import stopping
 from .client import WebhooksClient
 from .stores import Store
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 __all__ = ["application", "serve", "serve_store"]
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +43,16 @@ async def serve(
     when there is no handler to hand to.
     """
     raise_descriptor_limit()
-    told = stop or asyncio.Event()
-    with _signals.caught(told):
+    with stopping(stop, kills=True) as told:
         async with contextlib.aclosing(client) if client.is_open else client:
             if client.port is not None:
                 logger.info("receiving on port %d", client.port)
             if not handlers:
-                await told.wait()
+                await told.once.wait()
                 return
             async with (
                 background_task(client.run(), "handlers") as running,
-                background_task(told.wait(), "signal") as waiting,
+                background_task(told.once.wait(), "signal") as waiting,
             ):
                 await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
                 await client.aclose()  # which ends the handlers: they and requests end together
@@ -77,12 +74,11 @@ async def serve_store(
     arrived = asyncio.Event()
     endpoint = Endpoint(store, on_arrival=arrived.set)
     receiver = Receiver(endpoint, host=host, port=port, reuse_port=reuse_port)
-    told = stop or asyncio.Event()
-    with _signals.caught(told):
+    with stopping(stop, kills=True) as told:
         async with store, background_task(notify_arrivals(store, arrived), "hints"), receiver:
             logger.info("receiving on port %d", receiver.port)
             endpoint.accepting = True
-            await told.wait()
+            await told.once.wait()
             endpoint.accepting = False
 
 
@@ -111,43 +107,3 @@ def application(client: WebhooksClient, *, handlers: bool = True) -> web.Applica
 
     app.cleanup_ctx.append(running)
     return app
-
-
-class _Signals:
-    """Tells all that is served in this process, by one or several clients, to stop.
-
-    The first signal does; the second kills.
-    """
-
-    def __init__(self) -> None:
-        self._told: list[asyncio.Event] = []
-        self._before: dict[signal.Signals, Any] = {}
-
-    @contextlib.contextmanager
-    def caught(self, told: asyncio.Event) -> Iterator[None]:
-        """Set the event at the first signal; the last that ends leaves all as it was found."""
-        if not self._told:
-            self._before = {number: signal.getsignal(number) for number in SIGNALS}
-            for number in SIGNALS:
-                asyncio.get_running_loop().add_signal_handler(number, self._tell)
-        self._told.append(told)
-        try:
-            yield
-        finally:
-            self._told.remove(told)
-            if not self._told:
-                self._put_back(self._before)
-
-    def _tell(self) -> None:
-        self._put_back(dict.fromkeys(SIGNALS, signal.SIG_DFL))
-        logger.info("stopping; told once more, it stops at once")
-        for told in self._told:
-            told.set()
-
-    def _put_back(self, handlers: Mapping[signal.Signals, Any]) -> None:
-        for number, handler in handlers.items():
-            asyncio.get_running_loop().remove_signal_handler(number)
-            signal.signal(number, handler)
-
-
-_signals = _Signals()

@@ -13,7 +13,8 @@ PACKAGE = Path(asana_webhooks.__file__).parent
 
 LAYERS = (
     {"_version", "errors"},
-    {"_addresses", "_background", "_deadline", "_logging", "_options", "models", "signature"},
+    {"_addresses", "_background", "_deadline", "_logging", "_options", "_signals", "models"}
+    | {"signature"},
     {"_asana_responses"},
     {
         "_asana_transport",
@@ -25,7 +26,7 @@ LAYERS = (
     {"_attempt", "_desired", "api", "auth", "router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
     {"_endpoint", "_establish", "_handlers", "_listener", "otel", "stores.urls"},
-    {"_inbox"},
+    {"_inbox", "_ownership"},
     {"_receiver_aiohttp", "_receiver_asgi", "simulator"},
     {"client"},
     {"serving", "testing"},

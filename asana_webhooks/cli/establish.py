@@ -87,7 +87,7 @@ class EstablishOptions(NamedTuple):
         """
         import asyncio
 
-        from .signals import terminable
+        from .._signals import terminable
 
         if self.store == "memory:":
             msg = (

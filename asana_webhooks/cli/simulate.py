@@ -108,8 +108,8 @@ def command(*, names: tuple[str, ...], quiet: bool, **options: Any) -> None:
 
 
 async def _run(names: tuple[str, ...], *, quiet: bool, **options: Any) -> None:
+    from .._signals import stopping
     from ..simulator import AsanaSimulator
-    from .signals import stopping
 
     def tell(traffic: Traffic) -> None:
         _say(f"{asana.now:%m-%d %H:%M:%S}  {describe(traffic)}")

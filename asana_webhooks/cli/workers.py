@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from .._background import background_task
-from .signals import Stopping, stopping
+from .._signals import Stopping, stopping
 
 __all__ = ["end_of_input", "reserved_port", "supervise"]
 

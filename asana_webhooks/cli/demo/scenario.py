@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from ..._background import background_task
+from ..._signals import stopping, until_told
 from ...errors import AsanaWebhooksError
 from ...models import Webhook
 from ...signature import sign
@@ -24,7 +25,6 @@ from ...stores import Store
 from ..inspector import Inspector, handle_again, post_again
 from ..output import describe
 from ..recording import Recorder
-from ..signals import stopping, until_told
 from .environment import FILE, PATIENCE, TOKEN, DemoEnvironment, Running
 from .reporter import CheckFailed, Reporter
 

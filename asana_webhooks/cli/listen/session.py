@@ -16,6 +16,7 @@ from ..._endpoint import Endpoint
 from ..._establish import Establishment, check_public_url
 from ..._inbox import Inbox
 from ..._receiver_aiohttp import Receiver
+from ..._signals import stopping, until_told
 from ...api import WebhooksApi
 from ...errors import AsanaWebhooksError
 from ...models import Event, WebhookFilter
@@ -27,7 +28,6 @@ from ..forwarding import check_url
 from ..inspector import Inspector, post_again
 from ..output import warnings_shown
 from ..recording import Recorder
-from ..signals import stopping, until_told
 from ..tunnels import Tunnel, tunnel
 from ..webhooks import routes_of
 from .printer import Printer

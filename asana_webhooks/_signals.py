@@ -1,52 +1,86 @@
-"""Being told to stop: once to clean up, twice to leave things as they are.
+"""Signals that end a program: the first asks it to stop, the second is impatient.
 
-Who is told by Ctrl-C, by SIGTERM, or by SIGHUP, when a terminal is closed.
+SIGTERM, Ctrl-C, and SIGHUP, which comes when a terminal is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from types import FrameType
+from typing import Any
 
 __all__ = ["Stopping", "stopping", "terminable", "until_told"]
 
 HANGUP = getattr(signal, "SIGHUP", None)
-"""What Windows does not have."""
+"""None on Windows, which does not have it."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP else []))
 
+logger = logging.getLogger(__name__)
+
 
 class Stopping:
-    """``once`` is set by the first signal, ``twice`` by the second."""
+    """``once`` is set by the first signal, ``twice`` by the second, unless that ``kills``."""
 
-    def __init__(self) -> None:
-        self.once = asyncio.Event()
+    def __init__(self, once: asyncio.Event | None = None, *, kills: bool = False) -> None:
+        self.once = once or asyncio.Event()
         self.twice = asyncio.Event()
+        self.kills = kills
 
     def tell(self) -> None:
         """Note one more signal."""
         (self.twice if self.once.is_set() else self.once).set()
 
 
+_watching: list[Stopping] = []
+_before: dict[signal.Signals, Any] = {}
+
+
 @contextlib.contextmanager
-def stopping() -> Iterator[Stopping]:
-    """Catch the signals, instead of dying of them, and count them."""
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    if before.get(HANGUP) is signal.SIG_IGN:  # nohup: the terminal may go
-        del before[HANGUP]
-    state = Stopping()
-    for number in before:
-        loop.add_signal_handler(number, state.tell)
+def stopping(once: asyncio.Event | None = None, *, kills: bool = False) -> Iterator[Stopping]:
+    """Catch the signals, instead of dying of them, and count them.
+
+    ``once`` is an event of one's own to set. Several may watch at once: all are told, and the last
+    that ends leaves all as it was found. When the second signal ``kills``, it ends the process at
+    once, even one whose event loop hangs.
+    """
+    state = Stopping(once, kills=kills)
+    if not _watching:
+        _catch()
+    _watching.append(state)
     try:
         yield state
     finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+        _watching.remove(state)
+        if not _watching:
+            _handle_by(_before)
+
+
+def _catch() -> None:
+    _before.clear()
+    _before.update({number: signal.getsignal(number) for number in SIGNALS})
+    if HANGUP is not None and _before[HANGUP] is signal.SIG_IGN:  # nohup: the terminal may go
+        del _before[HANGUP]
+    for number in _before:
+        asyncio.get_running_loop().add_signal_handler(number, _tell)
+
+
+def _tell() -> None:
+    for state in _watching:
+        state.tell()
+    if all(state.kills for state in _watching):
+        logger.info("stopping; told once more, it stops at once")
+        _handle_by(dict.fromkeys(_before, signal.SIG_DFL))
+
+
+def _handle_by(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, handler)
 
 
 @contextlib.contextmanager
