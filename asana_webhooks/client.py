@@ -32,6 +32,7 @@ from ._options import (
     check_options,
     optional,
 )
+from ._ownership import Ownership
 from ._receiver_aiohttp import MAX_CONNECTIONS, Receiver, aiohttp_app
 from ._receiver_asgi import AsgiApp
 from .api import WebhooksApi
@@ -114,6 +115,7 @@ class _Components(NamedTuple):
     """What a client has beside its REST calls when it has a public URL."""
 
     store: Store
+    ownership: Ownership
     inbox: Inbox
     endpoint: Endpoint
     establishment: Establishment
@@ -233,9 +235,15 @@ class WebhooksClient(WebhooksApi):
             workspace=workspace,
             seen=endpoint.seen,
         )
-        desired = DesiredWebhooks(establishment, interval=look_after)
         self._components = _Components(
-            opened, inbox, endpoint, establishment, desired, counters, observer
+            store=opened,
+            ownership=Ownership(opened, public_url),
+            inbox=inbox,
+            endpoint=endpoint,
+            establishment=establishment,
+            desired=DesiredWebhooks(establishment, interval=look_after),
+            counters=counters,
+            telemetry=observer,
         )
         if serve:
             self._receiver = Receiver(
@@ -270,6 +278,7 @@ class WebhooksClient(WebhooksApi):
     async def _open(self, parts: _Components, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(parts.store)
         await stack.enter_async_context(background_task(parts.observe(), "telemetry"))
+        await stack.enter_async_context(parts.ownership)
         await stack.enter_async_context(parts.inbox)
         if self._receiver is not None:
             try:

@@ -167,7 +167,7 @@ def client_of(orders: Orders, journal: Journal) -> WebhooksClient:
     vars(client_module)["Inbox"] = hurried
     client = WebhooksClient(
         "a-token",
-        public_url=orders.public_url or f"http://127.0.0.1:{orders.port or 80}",
+        public_url=orders.public_url or "http://127.0.0.1",
         port=orders.port,
         serve=orders.serve,
         store=store_of(orders, journal),
