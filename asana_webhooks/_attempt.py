@@ -36,15 +36,15 @@ class Attempt:
 
     @property
     def kills(self) -> int:
-        """How often the process ended while only this delivery was handled, without progress.
+        """How often the process ended while it handled this delivery alone, without progress.
 
-        The first time is not counted: others may have been handled beside it.
+        The first end is not counted: others were claimed beside it.
         """
         return max(0, self.delivery.crashes - 1)
 
     @property
-    def is_suspect(self) -> bool:
-        """Whether to keep each event's end at once, since the next event may end the process."""
+    def by_event(self) -> bool:
+        """Whether each event's end is kept at once, since the next may end the process."""
         return self.delivery.crashes > 0
 
     def undecodable(self) -> list[DeadLetter]:

@@ -137,6 +137,7 @@ class Inbox:
         self._idle = asyncio.Event()
         self._drained = asyncio.Event()
         self._works: set[_ActiveClaim] = set()
+        self._no_suspect = asyncio.Event()
         self._unwanted: set[tuple[str | None, str]] = set()
         self._notifying: anyio.CancelScope
         self._beside = AsyncExitStack()
@@ -339,7 +340,7 @@ class Inbox:
                         if work not in self._works:
                             return
                         attempt.done += 1
-                        if attempt.is_suspect:
+                        if attempt.by_event:
                             break
                     if attempt is not None:
                         await self._end_attempt(work, attempt)
@@ -378,7 +379,12 @@ class Inbox:
         assert claiming is not None  # noqa: S101 - coroutines run in tasks; for the type checker
         self._claiming.add(claiming)
         try:
-            return await self._store.claim(limit=BATCH, lease=self._lease)
+            claim = await self._store.claim(limit=BATCH, lease=self._lease)
+            if claim is None or not (_is_suspect(claim) and self._has_suspect()):
+                return claim
+            await self._store.end_claim(claim)  # or the other's next kill would count for it too
+            await self._no_suspect.wait()
+            return None
         except Exception as error:  # noqa: BLE001 - it is tried again, whatever it was
             self._say("claim", "cannot claim deliveries", error)
             await anyio.sleep(self._poll)
@@ -393,12 +399,19 @@ class Inbox:
     def _begin(self, claim: Claim) -> _ActiveClaim:
         work = _ActiveClaim(claim)
         self._works.add(work)
+        if _is_suspect(claim):
+            self._no_suspect.clear()
         return work
+
+    def _has_suspect(self) -> bool:
+        return any(_is_suspect(work.claim) for work in self._works)
 
     async def _end(self, work: _ActiveClaim) -> None:
         if work not in self._works:
             return
         self._works.discard(work)
+        if not self._has_suspect():
+            self._no_suspect.set()
         with anyio.move_on_after(FINISH_TIMEOUT, shield=True):
             try:
                 await self._give_back(work)
@@ -447,7 +460,7 @@ class Inbox:
             for handler in handlers:
                 await runner.run(handler, event)
             attempt.done += 1
-            if attempt.is_suspect or not work.leased or self._is_over(work):
+            if attempt.by_event or not work.leased or self._is_over(work):
                 return
 
     def _is_over(self, work: _ActiveClaim) -> bool:
@@ -480,7 +493,7 @@ class Inbox:
             return
         if attempt.next_event() is None:
             await self._handled(work, attempt)
-        elif attempt.is_suspect:
+        elif attempt.by_event:
             work.attempt = None
             await self._release(work, attempt, delay=0.0, attempts=0)
 
@@ -565,6 +578,15 @@ class Inbox:
         else:
             if work in self._works:  # what ended meanwhile needs no lease
                 self._keep_if(work, renewed)
+
+
+def _is_suspect(claim: Claim) -> bool:
+    """Return whether a process ended, without a word, while it handled this delivery alone.
+
+    One of them is handled at a time in a process, so that the end of the process counts for none
+    that only stood near.
+    """
+    return claim.deliveries[0].crashes > 1
 
 
 async def notify_arrivals(store: Store, arrived: asyncio.Event) -> None:

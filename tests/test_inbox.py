@@ -467,12 +467,14 @@ async def test_handler_that_swallows_the_end_of_its_grace_begins_no_other_event(
 # Deliveries that end the process
 
 
-async def put_suspect(store: Store, *events: str, crashes: int, attempts: int = 0) -> None:
+async def put_suspect(
+    store: Store, *events: str, crashes: int, attempts: int = 0, route: str = "suspect"
+) -> None:
     """Store a delivery as it is after its claims ended so often without a word."""
     body = ('{"events":[' + ",".join(events) + "]}").encode()
     assert await store.put(
         Delivery(
-            route="suspect",
+            route=route,
             body=body,
             digest=body,
             received_at=NOW,
@@ -546,6 +548,49 @@ async def test_delivery_that_ended_its_process_too_often_becomes_a_dead_letter(
     reasons = [letter.reason for letter in await store.dead_letters()]
     said = f"its handlers ended the process {crashes - 1} times without a word"
     assert reasons == ([said] if is_buried else [])
+
+
+async def test_of_those_that_may_have_ended_the_process_one_is_handled_at_a_time(
+    store: MemoryStore, seen: Seen
+) -> None:
+    go_on = asyncio.Event()
+
+    async def wait_for_first(event: Event) -> None:
+        await seen(event)
+        if event.resource.gid == "1":
+            await go_on.wait()
+
+    await put_suspect(store, event(1), crashes=2, route="a")
+    await put_suspect(store, event(2), crashes=5, route="b")
+    await put_suspect(store, event(3), crashes=1, route="c")
+    await put(store, "d", event(4))
+    async with draining(store, wait_for_first, poll=0.001):
+        await until(lambda: seen.gids == ["1"])
+        await anyio.wait_all_tasks_blocked()
+        claim = await store.claim(limit=1, lease=60.0)
+        assert claim is not None  # its crashes do not grow if the process ends now
+        assert [delivery.crashes for delivery in claim.deliveries] == [5]
+        assert await store.end_claim(claim)
+        assert seen.gids == ["1"]
+        go_on.set()
+        await eventually(lambda: is_empty(store))
+    assert sorted(seen.gids) == ["1", "2", "3", "4"]
+
+
+async def test_drain_that_waits_for_its_turn_with_a_suspect_can_be_stopped(
+    store: MemoryStore, seen: Seen
+) -> None:
+    async def wait(event: Event) -> None:
+        await seen(event)
+        await anyio.sleep_forever()
+
+    await put_suspect(store, event(1), crashes=2, route="a")
+    await put_suspect(store, event(2), crashes=2, route="b")
+    with guard():
+        async with draining(store, wait, grace=0.01):
+            await until(lambda: seen.gids == ["1"])
+            await anyio.wait_all_tasks_blocked()
+    assert seen.gids == ["1"]
 
 
 async def test_failure_of_a_delivery_that_ended_processes_counts_beside_them(

@@ -3,6 +3,7 @@
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -132,3 +133,105 @@ async def test_interrupted_twice_it_ends_at_once_and_the_event_comes_again(
     await world.started(work=True)
     await until(lambda: world.gids() == [sent.gid])
     await eventually(world.is_empty)
+
+
+# Handlers that end the process
+
+
+async def work_until_buried(world: World, **orders: Any) -> int:
+    """Start a worker whenever it has died, until there is a dead letter; return the deaths."""
+    deaths = 0
+    async with world.place.store() as store:
+        worker = await world.started(work=True, lease=LEASE, **orders)
+        while not await store.dead_letters():
+            if worker.has_ended:
+                assert worker.wait() in (7, -signal.SIGKILL)
+                deaths += 1
+                worker = await world.started(work=True, lease=LEASE, **orders)
+            await anyio.sleep(0.02)
+    return deaths
+
+
+async def put(world: World, *sent: Sent) -> None:
+    async with world.place.store() as store:
+        for each in sent:
+            assert await store.put(each.stored())
+
+
+async def test_event_that_ends_its_process_is_given_up_and_all_that_stood_near_are_handled(
+    world: World,
+) -> None:
+    webhooks = [Webhook(number) for number in range(1, 5)]
+    await world.confirm(*webhooks)
+    first, *others = webhooks
+    before, deadly, behind = first.delivery(), first.delivery(events=3), first.delivery()
+    near = [other.delivery(events=2) for other in others for _ in range(3)]
+    await put(world, before, deadly, behind, *near)
+    killer = deadly.gids[1]
+    deaths = await work_until_buried(world, deadly={killer: "kill"}, max_attempts=3)
+    await eventually(world.is_empty)
+    assert deaths == 4  # the first may be somebody else's
+    assert world.notes().count("dies") == 4
+    async with world.place.store() as store:
+        (letter,) = await store.dead_letters()
+    assert letter.body == deadly.body
+    assert letter.done == 1
+    assert letter.reason == "its handlers ended the process 3 times without a word"
+    handled = [before.gid, deadly.gids[0], behind.gid, *(gid for each in near for gid in each.gids)]
+    assert set(world.gids()) == set(handled)
+
+
+async def test_slow_handler_beside_one_that_ends_the_process_has_its_turn_alone(
+    tmp_path: Path,
+) -> None:
+    async with world_on("sqlite", tmp_path) as world:
+        webhooks = [Webhook(number) for number in range(1, 4)]
+        await world.confirm(*webhooks)
+        deadly, *slow = [webhook.delivery() for webhook in webhooks]
+        await put(world, *slow, deadly)  # those are claimed first
+        orders = {"deadly": {deadly.gid: "kill"}, "pause": 0.5, "max_attempts": 3}
+        deaths = await work_until_buried(world, **orders)
+        assert deaths >= 4
+        await eventually(world.is_empty)
+        async with world.place.store() as store:
+            (letter,) = await store.dead_letters()
+        assert letter.body == deadly.body
+        assert sorted(world.gids()) == [each.gid for each in slow]
+
+
+async def test_ten_processes_that_a_handler_ended_bury_its_delivery_alone(tmp_path: Path) -> None:
+    async with world_on("sqlite", tmp_path) as world:
+        webhooks = [Webhook(number) for number in range(1, 4)]
+        await world.confirm(*webhooks)
+        deadly, *near = [webhook.delivery() for webhook in webhooks for _ in range(5)]
+        await put(world, deadly, *near)
+        deaths = await work_until_buried(world, deadly={deadly.gid: "exit"})
+        await eventually(world.is_empty)
+        async with world.place.store() as store:
+            (letter,) = await store.dead_letters()
+        assert letter.body == deadly.body
+        assert letter.reason == "its handlers ended the process 10 times without a word"
+        assert deaths == 11
+        assert set(world.gids()) == {each.gid for each in near}
+
+
+async def test_processes_killed_from_outside_bury_nothing_that_had_not_begun(
+    tmp_path: Path,
+) -> None:
+    async with world_on("sqlite", tmp_path) as world:
+        webhook = Webhook(1)
+        await world.confirm(webhook)
+        sent = [webhook.delivery() for _ in range(20)]
+        await put(world, *sent)
+        for number in range(5):
+            worker = await world.started(
+                work=True, lease=LEASE, pause=60.0, max_attempts=3, concurrency=1
+            )
+            await until(lambda: len(world.notes()) > number)  # noqa: B023 - awaited at once
+            worker.kill()
+        await world.started(work=True, max_attempts=3)
+        await eventually(world.is_empty)
+        async with world.place.store() as store:
+            letters = await store.dead_letters()
+        assert [letter.body for letter in letters] == [sent[0].body]  # it had begun each time
+        assert world.gids() == [each.gid for each in sent[1:]]  # in order

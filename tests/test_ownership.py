@@ -110,7 +110,7 @@ async def test_it_is_renewed_when_a_third_of_its_time_is_over(
         slept.append(seconds)
         await anyio.sleep_forever()
 
-    monkeypatch.setattr(module.anyio, "sleep", sleep)
+    monkeypatch.setattr("asana_webhooks._ownership.anyio.sleep", sleep)
     async with Ownership(store, ONE):
         await anyio.wait_all_tasks_blocked()
     assert (slept, module.TTL) == ([5.0], 15.0)

@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -38,7 +38,8 @@ class Orders(msgspec.Struct, kw_only=True):
     (in a transaction of SQLite with many), ``answer`` (stored, not answered), ``handler`` (in it),
     ``ack`` (handled, not acknowledged to the store) or ``never``. ``pause`` is how many seconds a
     handler takes, ``flaky`` names the webhooks whose handler fails every third time or so,
-    ``file_size`` is how large its files may become, in bytes.
+    ``deadly`` the events whose handler ends the process at once: by ``exit``, or by a signal,
+    ``kill``. ``file_size`` is how large its files may become, in bytes.
     """
 
     kind: str
@@ -54,8 +55,10 @@ class Orders(msgspec.Struct, kw_only=True):
     die_at: str = "never"
     lease: float = 30.0
     pause: float = 0.0
+    deadly: dict[str, Literal["exit", "kill"]] = {}
     flaky: tuple[int, ...] = ()
     concurrency: int = 10
+    max_attempts: int = 10
     max_waiting: int = 100_000
     file_size: int | None = None
 
@@ -168,15 +171,22 @@ def client_of(orders: Orders, journal: Journal) -> WebhooksClient:
     client = WebhooksClient(
         "a-token",
         public_url=orders.public_url or "http://127.0.0.1",
-        port=orders.port,
-        serve=orders.serve,
+        **({"port": orders.port} if orders.serve else {"serve": False}),
         store=store_of(orders, journal),
         base_url=orders.base_url,
         concurrency=orders.concurrency,
+        max_attempts=orders.max_attempts,
     )
 
     @client.on()
     async def handle(event: Event) -> None:
+        how = orders.deadly.get(event.resource.gid)
+        if how is not None:
+            journal.note("dies")
+        if how == "exit":
+            os._exit(7)
+        elif how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         if orders.pause:
             journal.note("begun")
             await anyio.sleep(orders.pause)

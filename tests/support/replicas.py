@@ -189,6 +189,11 @@ class Replica:
         """Ask it to end in order, as a service manager does."""
         self.send(signal.SIGTERM)
 
+    @property
+    def has_ended(self) -> bool:
+        assert self.process is not None
+        return self.process.poll() is not None
+
     def wait(self) -> int:
         """Return its exit status."""
         assert self.process is not None
