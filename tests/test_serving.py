@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,15 +115,18 @@ async def test_signal_stops_all_clients_that_are_served_in_one_loop(
     before = signal.getsignal(signal.SIGTERM)
     clients = [make_client(port=0), make_client(port=0), make_client(port=0)]
     stop = asyncio.Event()
+
+    async def are_ready() -> bool:
+        return all([await is_ready(client.port) for client in clients])
+
     async with (
         background_task(serve(clients[0], handlers=False, stop=stop), "first"),
         background_task(serve(clients[1], handlers=False), "second") as second,
         background_task(serve(clients[2], handlers=False), "third") as third,
     ):
-        for client in clients:
-            await eventually(partial(is_ready, client.port))
+        await eventually(are_ready)
         stop.set()
-        await until(lambda: clients[0]._transport._closed)
+        await until(lambda: not clients[0].is_open)
         os.kill(os.getpid(), signal.SIGTERM)
         with guard():
             await asyncio.wait([second, third])
