@@ -6,6 +6,7 @@ Asana deletes a webhook after 24 hours without a success and tells nobody. Only 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
@@ -15,7 +16,7 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from .errors import AsanaWebhooksError, StoreError
+from .errors import AsanaWebhooksError
 from .models import Webhook, WebhookFilter
 
 __all__ = ["DesiredWebhooks"]
@@ -148,10 +149,9 @@ class DesiredWebhooks:
         return desired._replace(gid=webhook.gid, lost=False)
 
     async def _may_be_lost(self, resource: str) -> bool:
-        try:
+        with contextlib.suppress(Exception):  # the look that failed says why
             return not await self._establishment.holds(resource)
-        except StoreError:
-            return True
+        return True
 
     def _put_last(self, resource: str, desired: _Desired) -> None:
         self._desired.pop(resource, None)

@@ -311,7 +311,7 @@ async def test_whatever_fails_does_not_end_the_looking(
     store = Failing()
     async with make_client(look_after=SOON, store=store) as client:
         webhook = await client.ensure(asana.project)
-        store.failures = [error]
+        store.failures = [error, error]  # the look, and the question what it left behind
         await until(lambda: "could not be looked after" in caplog.text)
         remove(asana, webhook.gid)
         await until(lambda: asana.webhooks)
