@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from importlib import resources
+from typing import NamedTuple
 
 from ...errors import StoreError
 from .. import RETIRED_KNOWN_FOR
@@ -334,6 +335,8 @@ class FileGuard:
                 return CUT
         except (OSError, sqlite3.Error) as error:
             return _explain(error)
+        except struct.error:  # the index was cut
+            return LOG_LOST
         self._size = file.st_size
         return None
 
@@ -347,22 +350,23 @@ class FileGuard:
     def _log_is_whole(self, log: os.stat_result, index: os.stat_result) -> bool:
         if [_identity(log), _identity(index)] != self._known[1:]:
             return False
-        header = os.pread(self._index, 48, 0)
-        while len(header) == 48:
-            page_size, frames = struct.unpack_from("=HI", header, 14)
-            page_size = (page_size & 0xFE00) + ((page_size & 1) << 16)
-            if not frames or os.stat(self._files[1]).st_size >= 32 + frames * (24 + page_size):
+        header = self._read_index()
+        while True:
+            if not header.frames or _size(self._files[1]) >= header.log_size:
                 return True
-            before, header = header, os.pread(self._index, 48, 0)
+            before, header = header, self._read_index()
             if header == before:  # no other process began the log anew meanwhile
                 return False
-        return False
 
     def _is_sound(self, size: int) -> bool:
-        """Return whether another process only gave pages back. Never for an empty file.
+        """Return whether nothing is lost though the file became shorter.
 
-        SQLite deletes the log of an empty one.
+        A process may have given free pages back. SQLite must not look at an empty file: it would
+        delete the log.
         """
+        header = self._read_index()
+        if size >= header.pages * header.page_size:
+            return True
         if size == 0:
             return False
         with contextlib.closing(sqlite3.connect(self._path, timeout=BUSY_TIMEOUT)) as connection:
@@ -372,6 +376,23 @@ class FileGuard:
                 if is_busy(error):
                     raise
                 return False
+
+    def _read_index(self) -> _IndexHeader:
+        page_size, frames, pages = struct.unpack_from("=HII", os.pread(self._index, 48, 0), 14)
+        return _IndexHeader((page_size & 0xFE00) + ((page_size & 1) << 16), frames, pages)
+
+
+class _IndexHeader(NamedTuple):
+    """What the index of the log says: frames of the log, pages of the whole database."""
+
+    page_size: int
+    frames: int
+    pages: int
+
+    @property
+    def log_size(self) -> int:
+        """How long the log is at least, in bytes."""
+        return 32 + self.frames * (24 + self.page_size)
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
