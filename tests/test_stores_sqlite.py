@@ -249,6 +249,23 @@ async def test_clock_that_began_anew_leaves_nothing_waiting(path: Path) -> None:
         assert await store.claim(limit=1, lease=30) is None
 
 
+async def test_clock_that_began_anew_ends_ownerships_and_begins_the_time_of_retired_routes(
+    path: Path,
+) -> None:
+    now = [900_000.0]
+    async with SqliteStore(path, clock=lambda: now[0]) as store:
+        await confirm(store, "r1")
+        await store.retire("r1")
+        await store.own("https://hooks.example.com", holder="a", ttl=15)
+    now[0] = 10.0
+    async with SqliteStore(path, clock=lambda: now[0]) as store:
+        assert await store.own("https://other.example.com", holder="b", ttl=15) is None
+        now[0] += RETIRED_KNOWN_FOR.total_seconds() - 1
+        assert await store.get_route("r1") is not None
+        now[0] += 1
+        assert await store.get_route("r1") is None
+
+
 @pytest.mark.parametrize(
     "content",
     [b"hello", b"# Notes\n" * 1000, os.urandom(8192)],
@@ -1141,15 +1158,29 @@ async def test_log_without_its_file_is_refused_and_kept(
 
 
 async def test_length_of_a_file_that_is_too_large_to_check_is_checked(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await fill(path)
     monkeypatch.setattr(_file, "LARGEST_CHECKED", 0)
-    async with SqliteStore(path):
-        pass
-    os.truncate(path, 30 * 4096)
+    await fill(path)
+    copy = tmp_path / "copy.db"
+    async with SqliteStore(path) as store:
+        assert await store.put(delivery(999))
+        shutil.copyfile(path, copy)
+        shutil.copyfile(log_of(path), log_of(copy))  # as after a kill: SQLite trusts the log
+    os.truncate(copy, 30 * 4096)
     with pytest.raises(StoreError, match="it is damaged"):
-        await SqliteStore(path).__aenter__()
+        await SqliteStore(copy).__aenter__()
+
+
+async def test_log_that_is_deleted_while_a_call_is_done_fails_that_call(
+    store: SqliteStore, path: Path
+) -> None:
+    def reserve_and_delete(tables: Tables) -> bool:
+        log_of(path).unlink()
+        return tables.reserve(route(), ttl=60)
+
+    with pytest.raises(StoreError, match="write-ahead log was deleted or cut"):
+        await in_thread(store, reserve_and_delete)
 
 
 # Rows that cannot be read
@@ -1311,6 +1342,17 @@ async def test_store_of_which_no_secret_can_be_decrypted_is_refused(path: Path) 
     await break_secret(path, "r1", "seal = 'gAAAA'")
     with pytest.raises(StoreError, match="establish the webhooks again"):
         await SqliteStore(path, encryption_keys=[KEY]).__aenter__()
+
+
+async def test_secrets_in_clear_beside_lost_ones_do_not_hide_that_the_key_is_lost(
+    path: Path,
+) -> None:
+    async with SqliteStore(path, encryption_keys=[KEY]) as store:
+        await confirm(store, "r1")
+        await confirm(store, "r2")
+    await break_secret(path, "r1", f"secret = '{SECRET}', seal = NULL")
+    with pytest.raises(StoreError, match="establish the webhooks again"):
+        await SqliteStore(path).__aenter__()
 
 
 # What errors show
