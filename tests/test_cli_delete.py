@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 
 import pytest
@@ -87,6 +89,25 @@ def test_store_that_fails_is_told_with_what_to_repeat(
         line = shell.failure("delete", gid, "--yes")
     assert "is deleted at Asana, but not retired in the store; repeat this: the disk is" in line
     assert shell.lines("delete", gid, "--yes") == [f"{gid} deleted, and retired in the store"]
+
+
+def test_interrupted_it_retires_what_it_has_deleted(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gid = shell.establish()
+    retire = SqliteStore.retire
+
+    async def retire_and_be_interrupted(store: SqliteStore, route: str) -> bool:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(0.01)
+        return await retire(store, route)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteStore, "retire", retire_and_be_interrupted)
+        result = shell.run("delete", gid, "--yes")
+    assert result.exit_code == 130
+    assert not shell.asana.webhooks
+    assert shell.routes() == []
 
 
 def test_client_that_looks_after_a_deleted_webhook_does_not_make_it_again(

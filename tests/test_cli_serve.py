@@ -156,8 +156,10 @@ async def test_workers_that_are_told_twice_are_killed(place: Place, serve: Serve
     await until(place.has_begun)
     process.terminate()
     await until(lambda: b"told once more" in place.log.read_bytes())
+    told_at = time.monotonic()
     process.terminate()
     assert await has_ended(process) == 0
+    assert time.monotonic() - told_at < 6.0, "it waited for its handlers, which have 8 seconds"
     assert await place.waiting() == 1
 
 
@@ -178,6 +180,29 @@ async def test_worker_that_fails_at_its_start_ends_them_all(
     log = place.log.read_text()
     assert "a worker did not start" in log
     assert "check that its directory exists" in log
+
+
+async def test_worker_that_fails_alone_at_its_start_ends_the_others(
+    place: Place, serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "third_fails.py").write_text(THIRD_FAILS)
+    process = serve("third_fails:client", "--workers", "2", PYTHONPATH=str(tmp_path))
+    assert await has_ended(process) == 1
+    log = place.log.read_text()
+    assert "a worker did not start" in log
+    assert "the third import" in log
+
+
+THIRD_FAILS = """
+import os
+from pathlib import Path
+from support.served import client
+imports = Path(__file__).with_suffix(".imports")
+with imports.open("a") as file:  # the supervisor's is the first
+    file.write("x")
+if imports.stat().st_size == 3:
+    raise RuntimeError("the third import")
+"""
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import importlib
 import logging
 import traceback
 from collections.abc import Iterator
-from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -82,10 +81,6 @@ class _Commands(click.Group):
         fitting = (name for name in self.list_commands(ctx) if name.startswith(incomplete))
         found = [CompletionItem(name, help=COMMANDS[name]) for name in fitting]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with _printable_errors():
-            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -40,9 +40,16 @@ def command(*, gids: tuple[str, ...], store: str, access: Access, yes: bool) -> 
 
 
 async def _delete(access: Access, url: str, gids: tuple[str, ...]) -> None:
+    import asyncio
+
     async with access.api() as api, store_if_any(url) as store:
         async for gid in delete_each(api, gids):
-            retired = await _retire(store, gid)
+            retiring = asyncio.create_task(_retire(store, gid))
+            try:
+                retired = await asyncio.shield(retiring)
+            except asyncio.CancelledError:  # Ctrl-C waits for it
+                await retiring
+                raise
             click.echo(f"{gid} deleted" + (", and retired in the store" if retired else ""))
 
 
@@ -51,13 +58,10 @@ async def _retire(store: Store, gid: str) -> bool:
 
     Without that a client that looks after the webhook takes it for lost, and makes it again.
     """
-    import anyio
-
     try:
-        with anyio.CancelScope(shield=True):  # Ctrl-C waits for it
-            routes = await routes_of(store, [gid])
-            for route in routes:
-                await store.retire(route.id)
+        routes = await routes_of(store, [gid])
+        for route in routes:
+            await store.retire(route.id)
     except StoreError as error:
         msg = f"{gid} is deleted at Asana, but not retired in the store; repeat this: {error}"
         raise click.ClickException(msg) from error
