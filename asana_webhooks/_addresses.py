@@ -1,4 +1,4 @@
-"""What a host's name or address says about where it can be reached from."""
+"""Local or public: read from a host's name or address, without a look-up."""
 
 from __future__ import annotations
 

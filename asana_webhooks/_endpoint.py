@@ -62,7 +62,7 @@ ROUTE_KNOWN_FOR = 1.0
 MAX_ROUTES_KNOWN = 10_000
 
 MAX_CLOCK_ERROR = timedelta(minutes=5)
-"""How wrong this machine's clock may be before an error names it."""
+"""The error of this machine's clock from which on the log names it."""
 
 ALIVE = Response(200, "alive")
 READY = Response(200, "ready")

@@ -23,10 +23,13 @@ if sys.platform != "win32":  # where sockets are no descriptors
 __all__ = ["Listener", "bind", "bind_unix", "connections_within", "raise_descriptor_limit"]
 
 AT_ONCE = 16
-"""How many connections are accepted before the loop does something else."""
+"""Connections that are accepted before the loop does something else."""
 
-PAUSE = 0.05
-"""Seconds without accepting when no descriptors are left, and where a loop has no readers."""
+PAUSE = 0.01
+"""Seconds without accepting when no descriptors are left."""
+
+POLL = 0.05
+"""Seconds between looks for connections where a loop has no readers."""
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -44,7 +47,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process have as many files and connections open as the system permits it."""
+    """Raise the limit of open files and connections to what the system permits this process."""
     if sys.platform != "win32":
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(OSError, ValueError):  # macOS: "unlimited" is more than it permits
@@ -169,4 +172,4 @@ class Listener:
         while True:
             for listening in self._sockets:
                 self._accept(listening)
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(POLL)

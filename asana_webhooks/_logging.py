@@ -12,7 +12,7 @@ QUIET_FOR = 10.0
 """At most one line of a kind in so many seconds."""
 
 MAX_KINDS = 1_000
-"""How many kinds are remembered; the one that was written longest ago is forgotten."""
+"""Kinds that are remembered; the one that was written longest ago is forgotten."""
 
 
 def one_line(shown: object, *, longest: int = 200) -> str:

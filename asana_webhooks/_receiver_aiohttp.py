@@ -27,7 +27,7 @@ from ._addresses import is_loopback
 from ._endpoint import BAD_REQUEST, LINGER, Endpoint, Receive, Refusal, read_head
 from ._listener import Listener, bind, bind_unix, connections_within
 from ._logging import ThrottledLogger
-from ._options import COUNT, SECONDS, Rule, check_options, optional
+from ._options import COUNT, SECONDS, TEXT, Rule, check_options, optional
 from .protocol import ACCEPTED, Response
 
 __all__ = ["MAX_CONNECTIONS", "Receiver", "aiohttp_app"]
@@ -54,6 +54,7 @@ FAILED = Response(500, "internal error", closes=True)
 WRONG_VERSION = Response(505, "HTTP/1.1 and HTTP/1.0 only", closes=True)
 
 _OPTIONS = {
+    "host": TEXT,
     "port": Rule((int,), "a port, 0 to 65535", lambda port: 0 <= port <= 65_535),
     "max_connections": COUNT,
     "keepalive_timeout": optional(SECONDS),
@@ -203,7 +204,7 @@ class Receiver:
         listener = Listener(sockets, take=server.take, make_room=server.make_room)
         self._listening = listener, server
         if allowed < self._max_connections:
-            logger.info("at most %d connections at once: more descriptors are not free", allowed)
+            logger.info("at most %d connections at once: descriptors are limited", allowed)
         return self
 
     async def __aexit__(
@@ -284,8 +285,8 @@ class _Server(web.Server):
                 self._idle.pop(handler, None)
 
     def make_room(self, error: OSError) -> None:
-        """End a quarter of the idle connections: no descriptors are left for others."""
-        self._end_idle(max(1, len(self._idle) // 4))
+        """End half of the idle connections: no descriptors are left for others."""
+        self._end_idle(max(1, len(self._idle) // 2))
         sparse.log(logging.WARNING, "descriptors", "idle connections are ended: %s", error.strerror)
 
     def _end_idle(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""What crosses the wire or the store.
+"""The values that cross the wire or the store.
 
 Decoding is lenient: what Asana adds is kept or ignored, never refused. Times are aware and UTC,
 gids are strings.
@@ -46,7 +46,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How one field of a resource changed; ``action`` is that of the field, not of the resource.
+    """The change of one field of a resource; ``action`` is that of the field, not of the resource.
 
     The values are decoded JSON as Asana sent it: where it says anything, a dict with ``gid`` and
     ``resource_type``, for an enum field with ``enum_value`` below.
@@ -199,7 +199,7 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store holds of one webhook: its address here, its state and its secrets.
+    """One webhook as the store holds it: its address here, its state and its secrets.
 
     ``id`` is the unguessable last segment of the target. A route is ``reserved`` before the create
     call, ``confirmed`` with ``gid`` and ``secret`` when Asana's answer fits the handshake, and
@@ -305,7 +305,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is in an inbox, over all processes that share it.
+    """The number of deliveries and dead letters in an inbox, which processes may share.
 
     ``waiting`` deliveries are due, leased, released or held. ``oldest_at`` is when the oldest was
     received of those that are the first in line of their webhooks; None when none is in line.

@@ -1,4 +1,4 @@
-"""What a request to a route is answered, and what must be stored before the answer.
+"""The answer to each request for a route, and the effect that is stored before it is given.
 
 Two rules stand above the table: an answer is never sent before its effect is durable, and no
 input, however odd, is answered with an exception. ``decide`` is pure, so that both can be tested
@@ -80,7 +80,7 @@ class _Redacted:
 
 
 class Request(_Redacted, msgspec.Struct, kw_only=True, gc=False):
-    """The part of an HTTP request that matters, as the shells hand it over.
+    """The part of an HTTP request that matters, as the doors hand it over.
 
     ``secrets``, ``signatures``, ``encodings`` and ``transfers`` hold the values of each
     ``X-Hook-Secret``, ``X-Hook-Signature``, ``Content-Encoding`` and ``Transfer-Encoding`` header,

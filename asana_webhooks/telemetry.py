@@ -22,8 +22,7 @@ from .protocol import Request, Response
 __all__ = ["Counters", "Outcome", "Stats", "Telemetry", "Together", "WebhookStats"]
 
 Outcome: TypeAlias = Literal["stored", "duplicate", "handled", "retried", "dead"]
-"""What became of a delivery. One that is retried or dead was stored before, unless it is dead
-because nobody could read it."""
+"""The fate of a delivery. One that is dead was stored before, unless nobody could read it."""
 
 MAX_ROUTES = 10_000
 """Of so many webhooks the time of the last delivery is remembered, the latest of all."""
@@ -105,7 +104,7 @@ class Together(Telemetry):
             yield
 
     async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
-        """Let each ask for snapshots, side by side. Raises the first error of one."""
+        """Run what each does with snapshots, side by side. Raises the first error of one."""
         import anyio  # only where a client runs, which has it anyway
 
         try:
@@ -117,7 +116,7 @@ class Together(Telemetry):
 
 
 class WebhookStats(msgspec.Struct, frozen=True, kw_only=True):
-    """How long one webhook has been silent, in seconds.
+    """The silence of one webhook, in seconds.
 
     ``gid`` is None until the webhook is established. ``since_delivery`` is of deliveries with
     events that this process received, None before the first; ``since_heartbeat`` is of heartbeats

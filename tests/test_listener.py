@@ -48,7 +48,7 @@ async def main():
         print(receiver.port, *said, flush=True)
         await asyncio.Event().wait()
 
-asyncio.run(main())
+RUN(main())
 """
 
 BODY = b'{"events":[]}'
@@ -59,10 +59,12 @@ DELIVERY = (
 
 
 @contextmanager
-def receiving(log: Path, *, descriptors: int, prepare: str = "pass") -> Iterator[tuple[Any, ...]]:
+def receiving(
+    log: Path, *, descriptors: int, prepare: str = "pass", run: str = "asyncio.run"
+) -> Iterator[tuple[Any, ...]]:
     """Run a receiver in a process with so many descriptors; yield it, its port and what it says."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    program = PROGRAM.replace("PREPARE", prepare)
+    program = PROGRAM.replace("PREPARE", prepare).replace("RUN", run)
     limited = f"import resource as r\nr.setrlimit(r.RLIMIT_NOFILE, ({descriptors}, {hard}))\n"
     with log.open("w") as stderr:
         process = subprocess.Popen(
@@ -111,11 +113,14 @@ TAKE_THE_REST = """
         ),
     ],
 )
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_good_delivery_is_answered_within_a_second_among_hundreds_of_silent_connections(
-    tmp_path: Path, prepare: str, lines: list[str]
+    tmp_path: Path, prepare: str, lines: list[str], loop: str
 ) -> None:
-    log = tmp_path / "log"
-    with receiving(log, descriptors=256, prepare=prepare) as (_, port), ExitStack() as stack:
+    pytest.importorskip(loop)
+    log, run = tmp_path / "log", f"__import__('{loop}').run"
+    receiver = receiving(log, descriptors=256, prepare=prepare, run=run)
+    with receiver as (_, port), ExitStack() as stack:
         seconds = []
         for _ in range(5):
             silent(stack, port, 120)

@@ -1,4 +1,4 @@
-"""What OpenTelemetry is told, read from the SDK's exporters in memory."""
+"""Spans and metrics, read from the exporters in memory of OpenTelemetry's SDK."""
 
 import asyncio
 import importlib
@@ -97,7 +97,7 @@ def exported() -> Iterator[Exported]:
 
 
 def hurry(client: WebhooksClient) -> None:
-    """Let failing deliveries come again at once, and look often for those of others."""
+    """Have failing deliveries come again at once, and look often for those of others."""
     assert client._components is not None
     client._components.inbox._first_delay = 0.001
     client._components.inbox._poll = 0.01

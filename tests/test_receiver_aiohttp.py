@@ -1,6 +1,7 @@
 """The receiver, spoken to in bytes over real sockets, with a real endpoint behind it."""
 
 import asyncio
+import errno
 import gc
 import gzip
 import itertools
@@ -831,6 +832,43 @@ async def test_connection_too_many_ends_the_one_idle_for_longest(
     assert "too many connections" in caplog.text
 
 
+async def test_half_of_the_idle_connections_ends_when_no_descriptors_are_left(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accept = socket.socket.accept
+    failing: list[OSError] = []
+
+    def fail_when_told(self: socket.socket) -> tuple[socket.socket, Any]:
+        if failing:
+            raise failing.pop()
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", fail_when_told)
+    async with serve(endpoint) as receiver, AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(connect(receiver)) for _ in range(8)]
+        for peer in peers:
+            peer.send(PROBE)
+            await peer.answer()
+        failing.append(OSError(errno.EMFILE, "Too many open files"))
+        assert (await ask(receiver, signed())).status == 200
+        for ended in peers[:4]:
+            assert await ended.closed() == b""
+        for peer in peers[4:]:
+            peer.send(signed())
+            assert (await peer.answer()).status == 200
+    assert caplog.text.count("idle connections are ended: Too many open files") == 1
+
+
+async def test_fewer_connections_than_wanted_are_said_at_the_start(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(receiver_module, "connections_within", lambda wanted: wanted - 1)
+    async with serve(endpoint, max_connections=2) as receiver, connect(receiver) as first:
+        assert (await ask(receiver, signed())).status == 200
+        assert await first.closed() == b""
+    assert "at most 1 connections at once" in caplog.text
+
+
 async def test_connection_too_many_never_ends_a_request_under_way(
     endpoint: Endpoint, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1571,7 +1609,7 @@ async def reading(
 
 
 class Mounted(NamedTuple):
-    """What ``connect`` needs to know of a host application."""
+    """A host application, as ``connect`` needs to know it."""
 
     port: int
 

@@ -237,7 +237,7 @@ UNREADABLE = b'{"events":null}'
 
 
 def hurry(client: WebhooksClient) -> None:
-    """Let failing deliveries come again at once."""
+    """Have failing deliveries come again at once."""
     assert client._components is not None
     client._components.inbox._first_delay = 0.001
 

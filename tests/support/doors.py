@@ -40,7 +40,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Answer(NamedTuple):
-    """What must be the same, however the request came."""
+    """The part of an answer that must be the same, however the request came."""
 
     status: int
     headers: dict[str, str]
