@@ -43,6 +43,7 @@ REMEDIES = {
     "57014": "the call was cancelled there: raise its statement_timeout above 4 s",
     "57P": "it is starting or stopping: wait for it",
     "58": "reading or writing failed there: see its log, check its disk",
+    "XX000": "an error within it: see its log; where that tells of damage, restore a copy",
     "XX": "it cannot read what it has stored: see its log, check its disk, restore a copy",
 }
 REMEDIES_OF_CONNECTING = {

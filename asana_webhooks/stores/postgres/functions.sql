@@ -18,8 +18,8 @@ AS 'SELECT clock_timestamp()';
 
 -- Times that Python has: what somebody else wrote may be beyond.
 CREATE OR REPLACE FUNCTION schema.bounded(_at timestamptz)
-RETURNS timestamptz LANGUAGE sql IMMUTABLE STRICT AS $$
-    SELECT least(greatest(_at, '0001-01-02Z'), '9999-12-30Z')
+RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN _at IS NOT NULL THEN least(greatest(_at, '0001-01-02Z'), '9999-12-30Z') END
 $$;
 
 CREATE OR REPLACE FUNCTION schema.is_handled_still(_route text, _state text)
@@ -380,7 +380,8 @@ END $$;
 -- it.
 --
 -- A queue that is leased and due again belonged to a claim that ended without a word. What that
--- claim still held may have ended its process, so each of it is claimed alone.
+-- claim still held may have ended its process, so each of it is claimed alone: it weighs more than
+-- a claim may hold, and only the first may.
 --
 -- A fence is not below the clock's microseconds, so that a standby which takes over, and had not
 -- got the last ones, gives none of them again.
@@ -394,7 +395,7 @@ DECLARE
     moment timestamptz := schema.clock();
     queue schema.queues;
     next_fence bigint;
-    chosen bigint[];
+    taken bigint;
 BEGIN
     LOOP
         SELECT * INTO queue FROM schema.queues q WHERE q.due <= moment ORDER BY q.due LIMIT 1
@@ -404,25 +405,30 @@ BEGIN
             UPDATE schema.deliveries d SET crashes = d.crashes + 1
             WHERE d.id = ANY (queue.claimed) AND d.route = queue.route;
         END IF;
-        SELECT array_agg(c.id) INTO chosen FROM (
-            SELECT w.id, row_number() OVER line AS place,
-                sum(octet_length(w.body)) OVER line AS bytes,
-                bool_or(w.crashes > 0) OVER line AS crashed
+        next_fence := greatest(queue.fence + 1, extract(epoch FROM moment) * 1000000);
+        RETURN QUERY
+        SELECT d.route, next_fence, d.id, d.digest, schema.bounded(d.received_at), d.attempts,
+            d.done, d.crashes, d.trace, d.body
+        FROM (
+            SELECT due.*, sum(due.weight) OVER (ORDER BY due.due, due.id) AS so_far
             FROM (
-                SELECT * FROM schema.deliveries d
-                WHERE d.route = queue.route AND d.candidate IS NULL AND d.due <= moment
-                ORDER BY d.due, d.id LIMIT _limit
-            ) AS w WINDOW line AS (ORDER BY w.due, w.id)
-        ) AS c WHERE c.place = 1 OR (c.bytes <= _bytes AND NOT c.crashed);
-        IF chosen IS NOT NULL THEN
-            next_fence := greatest(queue.fence + 1, extract(epoch FROM moment) * 1000000);
-            UPDATE schema.queues q SET leased = true, fence = next_fence, claimed = chosen,
-                due = schema.clock() + make_interval(secs => _lease)
+                SELECT *, CASE WHEN w.crashes > 0 THEN _bytes + 1
+                    ELSE greatest(octet_length(w.body), 1) END AS weight
+                FROM schema.deliveries w
+                WHERE w.route = queue.route AND w.candidate IS NULL AND w.due <= moment
+                ORDER BY w.due, w.id LIMIT _limit
+            ) AS due
+        ) AS d
+        WHERE d.so_far = d.weight OR d.so_far <= _bytes ORDER BY d.due, d.id;
+        GET DIAGNOSTICS taken = ROW_COUNT;
+        IF taken > 0 THEN
+            UPDATE schema.queues q SET leased = true, fence = next_fence,
+                due = schema.clock() + make_interval(secs => _lease), claimed = ARRAY(
+                    SELECT w.id FROM schema.deliveries w
+                    WHERE w.route = queue.route AND w.candidate IS NULL AND w.due <= moment
+                    ORDER BY w.due, w.id LIMIT taken
+                )
             WHERE q.route = queue.route;
-            RETURN QUERY
-            SELECT d.route, next_fence, d.id, d.digest, schema.bounded(d.received_at), d.attempts,
-                d.done, d.crashes, d.trace, d.body
-            FROM schema.deliveries d WHERE d.id = ANY (chosen) ORDER BY d.due, d.id;
             EXIT;
         END IF;
         PERFORM schema.free(queue.route);
