@@ -268,7 +268,7 @@ class _Server(web.Server):
         self._open.add(handler)
         self._opening[handler] = opening
         # A task that is cancelled before it began would leave the connection open.
-        self._idle[handler] = functools.partial(loop.call_soon, opening.cancel)
+        self._idle[handler] = lambda: loop.call_soon(opening.cancel)
         if len(self._open) > self._max_connections:
             self._end_idle(1)
             sparse.log(logging.WARNING, "connections", "too many connections; an idle one is ended")

@@ -37,8 +37,8 @@ hypothesis.settings.load_profile("unhurried")
 # anyio binds functions of asyncio when it first runs, and some tests replace those.
 anyio.run(anyio.lowlevel.checkpoint)
 
-SERVERS = {"valkey", "postgres_server", "world"}
-"""The fixtures behind which servers run."""
+SERVERS = {"page", "postgres_server", "valkey", "world"}
+"""The fixtures behind which servers run, or a browser."""
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -153,6 +153,8 @@ from asana_webhooks._background import background_task
 from asana_webhooks.cli import main
 from asana_webhooks.cli.demo import scenario
 
+pytestmark = pytest.mark.slow
+
 async def run_demo(reporter):
     async with scenario.DemoEnvironment():
         print("waiting", flush=True)

@@ -279,6 +279,7 @@ def test_store_that_does_not_open_fails_with_the_remedy(url: str, said: str) -> 
     assert said in found["store"].found
 
 
+@pytest.mark.servers
 def test_redis_that_keeps_what_it_is_given_is_well() -> None:
     with running_valkey(*TO_A_DISK) as server:
         found = findings(store_findings(server.url))
@@ -286,6 +287,7 @@ def test_redis_that_keeps_what_it_is_given_is_well() -> None:
     assert "appendfsync everysec may lose two seconds" in found["durability"].found
 
 
+@pytest.mark.servers
 def test_redis_that_evicts_or_forgets_is_a_warning_in_its_stores_words() -> None:
     options = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--save", "")
     with running_valkey(*options) as server:
@@ -295,6 +297,7 @@ def test_redis_that_evicts_or_forgets_is_a_warning_in_its_stores_words() -> None
     assert "keeps no append-only file" in found["durability"].found
 
 
+@pytest.mark.servers
 def test_redis_that_does_not_tell_its_settings_is_a_warning() -> None:
     with running_valkey("--rename-command", "CONFIG", "") as server:
         found = findings(store_findings(server.url))

@@ -232,6 +232,7 @@ def test_interrupted_it_leaves_no_webhook_behind(
     assert shell.routes() == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows interrupts whole groups of processes")
 def test_interrupted_it_names_what_it_could_not_delete(shell: Shell, waiting: Child) -> None:
     shell.asana.faults.add(Fault.UNAVAILABLE)

@@ -755,6 +755,7 @@ async def test_interrupted_command_exits_with_0_and_leaves_nothing(
     assert dict(asana.webhooks) == {}
 
 
+@pytest.mark.slow
 async def test_interrupted_command_says_what_it_could_not_look_for(
     asana: AsanaSimulator, spawn: Any
 ) -> None:

@@ -24,6 +24,8 @@ from asana_webhooks.cli import serve as serving
 from asana_webhooks.cli import workers
 from asana_webhooks.cli.app import cli
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["place", "serve"]
 
 

@@ -1,4 +1,5 @@
 import ast
+import pydoc
 import subprocess
 import sys
 from importlib.metadata import version
@@ -8,6 +9,11 @@ import pytest
 
 import asana_webhooks
 from asana_webhooks import errors
+
+PUBLIC_MODULES = [
+    *("api", "auth", "cli", "client", "errors", "models", "otel", "protocol", "pytest_plugin"),
+    *("router", "serving", "signature", "simulator", "stores", "telemetry", "testing"),
+]
 
 HEAVY = {"aiohttp", "anyio", "httpx", "httpx_aiohttp", "sqlite3"}
 
@@ -79,6 +85,13 @@ def test_unknown_name_raises_attribute_error(name: str) -> None:
         getattr(asana_webhooks, name)
     with pytest.raises(ImportError, match="cannot import name"):
         exec(f"from asana_webhooks import {name}")  # noqa: S102 - as a program would
+
+
+def test_help_shows_the_public_modules_and_no_other_without_an_underscore() -> None:
+    shown = pydoc.plain(pydoc.render_doc(asana_webhooks))
+    contents = shown.partition("PACKAGE CONTENTS\n")[2].partition("\n\n")[0]
+    names = [line.split()[0] for line in contents.splitlines()]
+    assert [name for name in names if not name.startswith("_")] == PUBLIC_MODULES
 
 
 def test_version_is_that_of_the_distribution() -> None:

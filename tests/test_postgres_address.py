@@ -18,6 +18,8 @@ from asana_webhooks.stores.postgres import PostgresStore
 from asana_webhooks.stores.postgres._address import Address
 from asana_webhooks.stores.postgres._errors import failure
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.fixture
 def server() -> PostgresServer:

@@ -30,6 +30,8 @@ from asana_webhooks.errors import StoreError
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.postgres import PostgresStore
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.fixture
 def server() -> PostgresServer:

@@ -32,6 +32,8 @@ from asana_webhooks.stores.postgres import PostgresStore
 from asana_webhooks.stores.postgres import _batch as putting
 from asana_webhooks.stores.postgres import _server as calling
 
+pytestmark = pytest.mark.servers
+
 
 class FrozenStore(PostgresStore):
     """Lets the server go by a test's clock, and so shows what needs time without taking it."""
@@ -122,6 +124,7 @@ class PostgresMachine(StoreMachine):
         )
 
 
+@pytest.mark.slow
 def test_store_answers_as_the_model_does() -> None:
     run_state_machine_as_test(
         PostgresMachine,
@@ -714,6 +717,7 @@ async def test_cancelling_while_it_opens_leaves_nothing_open(
 # What may go wrong
 
 
+@pytest.mark.slow
 async def test_store_works_again_after_the_server_was_restarted(schema: str) -> None:
     with own() as server:
         async with PostgresStore(server.dsn, schema=schema) as store:
@@ -736,6 +740,7 @@ async def test_store_works_again_after_the_server_was_restarted(schema: str) -> 
         assert failure.__cause__ is not None
 
 
+@pytest.mark.slow
 async def test_store_follows_a_failover_with_all_that_was_acknowledged(schema: str) -> None:
     with own() as primary:
         async with standby_of(primary) as standby:

@@ -69,6 +69,8 @@ async def test_nothing_is_left():
 SYNCHRONOUS = """
 import asyncio
 
+pytestmark = pytest.mark.slow
+
 def test_with_the_simulator_alone(asana_simulator):
     project = asana_simulator.project
     task = asana_simulator.run(asana_simulator.create_task("Fix it", project=project))

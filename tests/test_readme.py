@@ -30,6 +30,7 @@ def names_in(cell: str) -> list[str]:
     return re.findall(r"`(\w+)`", cell)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "printed"),
     [
@@ -85,6 +86,7 @@ def test_errors_table_lists_every_error() -> None:
     assert listed <= errors
 
 
+@pytest.mark.slow
 def test_output_of_the_demo_is_what_it_prints() -> None:
     (shown,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
     demo = [sys.executable, "-m", "asana_webhooks", "demo"]

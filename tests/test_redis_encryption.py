@@ -32,6 +32,8 @@ from asana_webhooks.models import Counts
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.redis import RedisStore, _scripts
 
+pytestmark = pytest.mark.servers
+
 __all__ = ["valkey"]
 
 Act = Callable[[Store], Awaitable[object]]

@@ -68,6 +68,8 @@ from asana_webhooks.stores.redis import _server as redis_server
 from asana_webhooks.stores.redis._batch import Batcher
 from asana_webhooks.stores.redis._server import Hidden
 
+pytestmark = pytest.mark.servers
+
 __all__ = ["valkey"]
 
 OPERATIONS = Path(__file__).parents[1] / "docs" / "operations.md"
@@ -132,6 +134,7 @@ def pausing(server: ValkeyServer) -> Iterator[None]:
 # Any sequence of calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [None, [KEY]], ids=["in clear", "encrypted"])
 def test_store_answers_as_the_model_does(valkey: ValkeyServer, keys: list[str] | None) -> None:
     class RedisMachine(StoreMachine):
@@ -868,6 +871,7 @@ async def test_replica_cannot_be_used(own_server: ValkeyServer) -> None:
         await RedisStore(own_server.url).__aenter__()
 
 
+@pytest.mark.slow
 async def test_client_of_a_sentinel_follows_the_primary_with_all_that_a_replica_had_got(
     free_port: int,
 ) -> None:

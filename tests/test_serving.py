@@ -305,6 +305,7 @@ async def test_application_of_a_client_that_listens_itself_is_refused(
         application(make_client())
 
 
+@pytest.mark.slow
 async def test_application_runs_under_gunicorn(tmp_path: Path, free_port: int) -> None:
     url, handled = f"sqlite:///{tmp_path}/s.db", tmp_path / "handled"
     async with SqliteStore(tmp_path / "s.db") as store:

@@ -431,6 +431,7 @@ def _letter(delivery: Delivery, done: int) -> DeadLetter:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", [MemoryMachine, SqliteMachine])
 def test_store_answers_as_the_model_does(machine: type[StoreMachine]) -> None:
     run_state_machine_as_test(

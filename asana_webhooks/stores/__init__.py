@@ -9,10 +9,10 @@ Time in a store is its own: leases and back-off do not depend on the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from ..errors import StoreError
 from ..models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
@@ -83,7 +83,11 @@ def held_full() -> StoreError:
 
 @runtime_checkable
 class Store(Protocol):
-    """Where routes and deliveries are kept. Opened and closed as a context manager, once."""
+    """Where routes and deliveries are kept. Opened and closed as a context manager, once.
+
+    Methods that take a secret or a body need be no coroutine functions, in whose frames those stay:
+    it is enough that they return coroutines.
+    """
 
     async def __aenter__(self) -> Self:
         """Open the store. Raises StoreError with the cause and the remedy if it cannot be."""
@@ -138,14 +142,14 @@ class Store(Protocol):
         """
         ...
 
-    async def add_candidate(self, route: str, secret: str) -> bool:
+    def add_candidate(self, route: str, secret: str) -> Coroutine[Any, Any, bool]:
         """Keep a handshake's secret; True when the route holds it now.
 
         False when the route is unknown, holds four others, or is confirmed with another.
         """
         ...
 
-    async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
+    def confirm(self, route: str, *, gid: str, secret: str) -> Coroutine[Any, Any, bool]:
         """Turn a reserved route into a confirmed one.
 
         ``secret`` must be one of its candidates. Deliveries held for it become claimable, those
@@ -179,9 +183,9 @@ class Store(Protocol):
 
     # Inbox
 
-    async def put(
+    def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
-    ) -> bool:
+    ) -> Coroutine[Any, Any, bool]:
         """Keep a delivery; False when the same digest came within 48 hours of ``received_at``.
 
         With ``candidate`` it is held until that secret is confirmed (at once, when it is by now),
@@ -233,7 +237,9 @@ class Store(Protocol):
         """
         ...
 
-    async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
+    def bury(
+        self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]
+    ) -> Coroutine[Any, Any, bool]:
         """Remove a delivery and leave these dead letters; False when the lease is lost."""
         ...
 

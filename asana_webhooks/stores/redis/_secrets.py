@@ -19,14 +19,14 @@ async def renew_secrets(server: Server, cipher: SecretCipher) -> None:
     What one of them changes meanwhile stays as it is then, and is looked at again. What cannot be
     decrypted is said and left. Raises StoreError when nothing that is encrypted can be.
     """
-    refused = True
-    while refused:
+    while True:
         listed: list[Entry] = await server.run(_scripts.LIST_SECRETS)
         renewals, decrypted, unreadable = _renewals(listed, cipher)
         parts = [part for renewal in renewals for part in renewal]
         done = await server.run(_scripts.RENEW_SECRETS, *parts) if renewals else 0
-        refused = done < len(renewals)
-    report_unreadable(unreadable, decrypted=decrypted)
+        if done >= len(renewals):
+            report_unreadable(unreadable, decrypted=decrypted)
+            return
 
 
 def _renewals(

@@ -1,8 +1,9 @@
-"""Fail unless the rooms that decide what is safe are covered in every branch."""
+"""Fail unless the modules that decide what is safe are covered in every branch."""
 
 import json
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,8 +12,7 @@ WHOLE = (
     "asana_webhooks/protocol.py",
     "asana_webhooks/_endpoint.py",
     "asana_webhooks/_establish.py",
-    "asana_webhooks/stores/_encryption.py",
-    "asana_webhooks/stores/",
+    "asana_webhooks/stores/*.py",  # and in the folders below
 )
 
 
@@ -21,15 +21,18 @@ def main() -> int:
         report = Path(folder) / "coverage.json"
         subprocess.run([sys.executable, "-m", "coverage", "json", "-q", "-o", report], check=True)
         files = json.loads(report.read_text())["files"]
-    rooms = {name: data for name, data in files.items() if name.startswith(WHOLE)}
+    missing = [pattern for pattern in WHOLE if not any(fnmatch(name, pattern) for name in files)]
+    for pattern in missing:
+        print(f"{pattern} is no module that was measured")
     partial = {
         name: data["summary"]["percent_covered"]
-        for name, data in rooms.items()
-        if data["missing_lines"] or data["missing_branches"]
+        for name, data in files.items()
+        if any(fnmatch(name, pattern) for pattern in WHOLE)
+        and (data["missing_lines"] or data["missing_branches"])
     }
     for name, percent in sorted(partial.items()):
         print(f"{name}: {percent:.1f} %, must be 100 %")
-    return 1 if partial or not rooms else 0
+    return 1 if partial or missing else 0
 
 
 if __name__ == "__main__":
