@@ -215,8 +215,9 @@ class Establishment:
             logger.warning("webhook %s is gone from Asana; it is established again", gid)
             await self._store.retire(route.id)
             return None
-        if webhook.active is False:
-            logger.warning("webhook %s is inactive; it is established again", gid)
+        if webhook.active is False or route.secret is None:
+            cause = "is inactive" if webhook.active is False else "has lost its secret in the store"
+            logger.warning("webhook %s %s; it is established again", gid, cause)
             await self._api.delete_webhook(gid)
             await self._store.retire(route.id)
             return None

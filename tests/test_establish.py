@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 from conftest import eventually
+from msgspec.structs import replace
 
 from asana_webhooks import (
     ApiError,
@@ -886,6 +887,18 @@ async def test_ensure_replaces_a_webhook_that_asana_deleted(
     assert second.gid != first.gid
     (route,) = await store.list_routes()
     assert route.gid == second.gid
+
+
+async def test_ensure_replaces_a_webhook_whose_secret_cannot_be_read(
+    client: WebhooksClient, asana: AsanaSimulator, store: MemoryStore
+) -> None:
+    first = await client.ensure(asana.project)
+    (route,) = await store.list_routes()
+    store._routes[route.id] = replace(route, secret=None)  # as damaged ciphertext is listed
+    second = await client.ensure(asana.project)
+    assert set(asana.webhooks) == {second.gid} != {first.gid}
+    (route,) = await store.list_routes()
+    assert (route.gid, route.secret) == (second.gid, second.secret)
 
 
 async def test_ensure_replaces_a_webhook_that_is_inactive(

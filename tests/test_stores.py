@@ -204,7 +204,7 @@ async def test_route_that_was_dropped_and_reserved_anew_has_the_new_time(
 
 
 @pytest.mark.parametrize("state", ["reserved", "confirmed"])
-async def test_sole_reservation_is_refused_beside_another_of_the_resource(
+async def test_exclusive_reservation_is_refused_beside_another_of_the_resource(
     store: Store, state: str
 ) -> None:
     await store.reserve(route(), ttl=60)
@@ -216,7 +216,9 @@ async def test_sole_reservation_is_refused_beside_another_of_the_resource(
     assert await store.reserve(route("r2"), ttl=60)
 
 
-async def test_sole_reservation_ignores_other_resources_and_other_addresses(store: Store) -> None:
+async def test_exclusive_reservation_ignores_other_resources_and_other_addresses(
+    store: Store,
+) -> None:
     await store.reserve(route(), ttl=60)
     elsewhere = "https://hooks.example.com/other/r3"
     deeper = "https://hooks.example.com/asana/deeper/r4"
@@ -225,7 +227,7 @@ async def test_sole_reservation_ignores_other_resources_and_other_addresses(stor
     assert await store.reserve(route("r4", target=deeper), ttl=60, exclusive=True)
 
 
-async def test_sole_reservation_ignores_retired_dropped_and_expired_routes(
+async def test_exclusive_reservation_ignores_retired_dropped_and_expired_routes(
     store: Store, clock: Clock
 ) -> None:
     await confirm(store)
@@ -237,7 +239,7 @@ async def test_sole_reservation_ignores_retired_dropped_and_expired_routes(
     assert await store.reserve(route("r4"), ttl=60, exclusive=True)
 
 
-async def test_of_many_sole_reservations_at_once_one_is_made(store: Store) -> None:
+async def test_of_many_exclusive_reservations_at_once_one_is_made(store: Store) -> None:
     answers: list[bool] = []
 
     async def reserve(id_: str) -> None:

@@ -28,8 +28,8 @@ class Opened:
     def __init__(self, kind: str) -> None:
         self._kind = kind
 
-    def __call__(self, place: str, *, encryption_keys: Sequence[str] | None = None) -> Any:
-        return self._kind, place, list(encryption_keys or ())
+    def __call__(self, address: str, *, encryption_keys: Sequence[str] | None = None) -> Any:
+        return self._kind, address, list(encryption_keys or ())
 
 
 @pytest.fixture
@@ -49,13 +49,13 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("url", "kind", "place"), TABLE)
+@pytest.mark.parametrize(("url", "kind", "address"), TABLE)
 @pytest.mark.usefixtures("opened")
-def test_url_names_a_store_and_its_place(url: str, kind: str, place: str) -> None:
-    assert open_store(url) == (kind, place, [])  # type: ignore[comparison-overlap] # stand-ins
+def test_url_names_a_store_and_its_address(url: str, kind: str, address: str) -> None:
+    assert open_store(url) == (kind, address, [])  # type: ignore[comparison-overlap] # stand-ins
 
 
-@pytest.mark.parametrize(("url", "kind", "place"), TABLE)
+@pytest.mark.parametrize(("url", "kind", "address"), TABLE)
 @pytest.mark.parametrize(
     ("given", "variable", "expected"),
     [
@@ -71,7 +71,7 @@ def test_url_names_a_store_and_its_place(url: str, kind: str, place: str) -> Non
 def test_keys_go_to_each_store_that_outlives_the_process(
     url: str,
     kind: str,
-    place: str,
+    address: str,
     given: list[str] | None,
     variable: str,
     expected: list[str],
@@ -79,7 +79,7 @@ def test_keys_go_to_each_store_that_outlives_the_process(
 ) -> None:
     monkeypatch.setenv(KEYS_VARIABLE, variable)
     store: Any = open_store(url, encryption_keys=given)
-    assert store == (kind, place, expected)
+    assert store == (kind, address, expected)
 
 
 @pytest.mark.parametrize(
