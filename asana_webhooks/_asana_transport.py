@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import random
@@ -156,8 +155,9 @@ class AsanaTransport:
         request = self._prepared(method, path, query, content)
         if seconds is not None:
             request["timeout"] = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-        started, quiet = time.monotonic(), True
-        for tries in itertools.count(1):
+        started, quiet, tries = time.monotonic(), True, 0
+        while True:
+            tries += 1
             try:
                 return await self._try(request, seconds or CALL_SECONDS)
             except AsanaWebhooksError as error:
@@ -170,7 +170,6 @@ class AsanaTransport:
                     text = "%s %s waits for Asana, the next try follows in %.0f s: %s"
                     logger.info(text, method, path, pause, error)
             await asyncio.sleep(pause)
-        raise AssertionError  # the loop does not end
 
     def _prepared(
         self,

@@ -920,7 +920,7 @@ async def test_ensure_makes_a_webhook_of_its_own_for_another_address(
 ) -> None:
     first = await client.ensure(asana.project)
     await client.aclose()  # it has the store as long as it is open
-    moved = make_client(store=store, public_url=f"http://127.0.0.1:{free_port}/new", serve=False)
+    moved = make_client(store=store, public_url=f"http://127.0.0.1:{free_port}/new")
     async with moved:
         second = await moved.ensure(asana.project)
     assert second.gid != first.gid
