@@ -175,6 +175,7 @@ def test_connect_timeout_is_that_of_libpq_within_what_opening_takes(
         ("connect_timeout=s3cret", "connect_timeout .* is a number of seconds"),
         ("port=s3cret", "port .* is a number"),
         ("port=65536", "port .* is above 65535"),
+        ("port=1,2", "port .* is one number, or one for each host"),
     ],
 )
 def test_parameter_of_no_use_is_named_and_its_value_is_not(query: str, message: str) -> None:

@@ -309,6 +309,18 @@ async def test_digests_are_forgotten_after_48_hours_though_nothing_new_comes(
         assert await session.fetchval(in_schema(real, "SELECT count(*) FROM schema.seen")) == 0
 
 
+async def test_receiver_whose_clock_is_ahead_makes_nobody_forget_what_came(
+    real: PostgresStore, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(putting, "FORGET_EVERY", 1)
+    now = datetime.now(UTC)
+    for number, at in enumerate([now - timedelta(hours=49), now, *[now + timedelta(days=3)] * 3]):
+        assert await real.put(delivery(number, at=at))
+    assert not await real.put(delivery(1, at=now))
+    digests = await session.fetch(in_schema(real, "SELECT digest FROM schema.seen"))
+    assert {digest for (digest,) in digests} == {delivery(n).digest for n in (1, 2, 3, 4)}
+
+
 async def test_same_delivery_at_two_processes_at_once_is_kept_once(
     real: PostgresStore, other: PostgresStore
 ) -> None:

@@ -162,6 +162,10 @@ def _seconds(connect_timeout: str | None) -> float:
 def _name(hosts: str, database: str, given: dict[str, str]) -> str:
     """Return hosts and database. Raises ValueError when its ports are of no use."""
     host = hosts or ":".join(given[name] for name in ("host", "port") if name in given)
+    of_hosts = (hosts or given.get("host", "")).count(",")
+    if given.get("port", "").count(",") not in (0, of_hosts):
+        msg = "port in the address of the PostgreSQL server is one number, or one for each host"
+        raise ValueError(msg)
     ports = [*re.findall(r":(\d+)(?:,|$)", hosts), *given.get("port", "").split(",")]
     if any(int(port or 0) > 65535 for port in ports):
         msg = "a port in the address of the PostgreSQL server is above 65535"

@@ -53,6 +53,7 @@ BEGIN
     DELETE FROM schema.queues WHERE route = ANY (gone) AND due IS NULL;
 END $$;
 
+-- By the clock of the server: that of a receiver may be wrong.
 CREATE OR REPLACE FUNCTION schema.forget(_known_for interval, _most integer)
 RETURNS void LANGUAGE sql AS $$
     DELETE FROM schema.seen WHERE digest IN (
@@ -358,11 +359,7 @@ BEGIN
         PERFORM schema.offer(offered, moment);
     END IF;
     IF _forget > 0 THEN
-        DELETE FROM schema.seen WHERE digest IN (
-            SELECT digest FROM schema.seen
-            WHERE at < (SELECT max(time) FROM unnest(_times) AS time) - _known_for
-            ORDER BY at LIMIT _forget FOR UPDATE SKIP LOCKED
-        );
+        PERFORM schema.forget(_known_for, _forget);
     END IF;
 END $$;
 
