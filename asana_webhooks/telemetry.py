@@ -158,7 +158,7 @@ class Counters(Telemetry):
 
     def __init__(self) -> None:
         self.outcomes: Counter[Outcome] = Counter()
-        self.unwanted_events = 0
+        self.unwanted_events: int = 0
         self.refused: Counter[str] = Counter()
         self._delivered: dict[str, float] = {}
 

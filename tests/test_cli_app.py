@@ -43,6 +43,7 @@ finally: print({HEAVY} & set(sys.modules))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call", [pytest.param(call, id=" ".join(call) or "itself") for call in calls(cli)]
 )
@@ -53,6 +54,7 @@ def test_help_loads_nothing_heavy(tmp_path: Path, call: tuple[str, ...]) -> None
     assert ended.stdout.endswith("\nset()\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["click", "rich"])
 def test_without_the_extra_one_line_says_how_to_install_it(tmp_path: Path, library: str) -> None:
     (tmp_path / f"{library}.py").write_text("raise ImportError('not installed')")

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -93,8 +94,13 @@ def owner_of(module: str) -> str:
 MODULES = modules()
 
 
-def imported(module: str) -> Iterator[str]:
-    """Yield the full dotted names that a module imports, wherever in the module it does so."""
+@cache
+def imported(module: str) -> tuple[str, ...]:
+    """Return the full dotted names that a module imports, wherever in the module it does so."""
+    return tuple(_imported(module))
+
+
+def _imported(module: str) -> Iterator[str]:
     package = f"asana_webhooks.{module}".rstrip(".").split(".")
     if MODULES[module].name != "__init__.py":
         package.pop()

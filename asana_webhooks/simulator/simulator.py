@@ -109,7 +109,7 @@ class AsanaSimulator:
         self._host, self._port = host, port
         self._host_names = _checked_names(host_names)
         self._state = State()
-        self.faults = Faults()
+        self.faults: Faults = Faults()
         self._http = HttpSender(timeout=delivery_timeout)
         self._watch = watch or _nobody_watches
         self._sender = DeliverySender(self._http, self.faults, self._watch)
@@ -128,7 +128,7 @@ class AsanaSimulator:
         self._log = EventLog(self._state, self._deliveries.gather)
         self._actions = UserActions(self._state, self._log)
         self.changes: dict[str, str] = dict(changes or {})
-        self.oauth = Tokens(
+        self.oauth: Tokens = Tokens(
             self._state.now, clients=oauth_clients, consents=consents, rotates=rotates
         )
         limits = Limits(
@@ -148,15 +148,15 @@ class AsanaSimulator:
         self._publish()
 
     def _publish(self) -> None:
-        self.workspace = self._state.workspace.gid
-        self.user = self._state.user.gid
-        self.project = self._state.project.gid
+        self.workspace: str = self._state.workspace.gid
+        self.user: str = self._state.user.gid
+        self.project: str = self._state.project.gid
         self.webhooks: Mapping[str, WebhookRecord] = self._state.webhooks
         self.deliveries: list[Attempt] = self._sender.attempts
-        self.create_started = self._creation.started
-        self.handshake_done = self._creation.handshake_done
-        self.release_handshake = self._creation.release_handshake
-        self.release_201 = self._creation.release_201
+        self.create_started: asyncio.Event = self._creation.started
+        self.handshake_done: asyncio.Event = self._creation.handshake_done
+        self.release_handshake: asyncio.Event = self._creation.release_handshake
+        self.release_201: asyncio.Event = self._creation.release_201
 
     @property
     def base_url(self) -> str:
