@@ -544,6 +544,22 @@ async def test_what_is_added_brings_the_next_look_nearer() -> None:
     assert [resource for resource, _, _ in establisher.calls[:2]] == ["1", "2"]
 
 
+async def test_looking_goes_on_after_there_was_nothing_left_to_look_after() -> None:
+    establisher = Establisher()
+    desired = DesiredWebhooks(establisher, interval=0.02)
+    task = asyncio.create_task(desired.run())
+    await desired.ensure("12", filters=None, timeout=60.0)
+    await until(lambda: len(establisher.calls) >= 2)
+    desired.leave("gid of 12")
+    await anyio.sleep(0.05)  # the moment of its next look passes
+    establisher.calls.clear()
+    await desired.ensure("13", filters=None, timeout=60.0)
+    await until(lambda: len(establisher.calls) >= 3)
+    task.cancel()
+    await asyncio.wait([task])
+    assert {resource for resource, _, _ in establisher.calls} == {"13"}
+
+
 async def test_it_is_ensured_again_as_it_was_ensured() -> None:
     establisher = Establisher()
     desired = DesiredWebhooks(establisher, interval=1.0)
