@@ -118,13 +118,11 @@ async def _serve(
     handlers: bool,
     supervised: bool,
 ) -> None:
-    import asyncio
-
     from ..serving import serve, serve_store
     from ..stores.urls import open_store
     from .workers import end_of_input
 
-    stop = end_of_input() if supervised else asyncio.Event()
+    stop = end_of_input() if supervised else None
     if client is None:
         await serve_store(
             open_store(store),
