@@ -39,7 +39,11 @@ def create(base_url: str, target: str) -> httpx.Response:
 # As users run it
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["told", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
+    ids=["told", "Ctrl-C", "terminal closed"],
+)
 def test_first_line_is_the_base_url_and_a_signal_ends_it(number: int) -> None:
     with simulated() as asana:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/api/1\.0", asana.base_url)
