@@ -407,6 +407,22 @@ async def test_large_bodies_arrive_and_claims_of_them_are_bounded(server: Valkey
         assert [d.body for d in (await take(store)).deliveries] == bodies[4:]
 
 
+async def test_thousands_of_deliveries_are_claimed_and_acked_together(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await asyncio.gather(*(store.put(delivery(number)) for number in range(2500)))
+        traced_one = replace(delivery(2500), trace=TRACE)
+        assert await store.put(traced_one)
+        claim = await take(store, limit=9000)
+        assert numbers(claim) == list(range(2501))
+        assert [each.trace for each in claim.deliveries[-2:]] == ["", TRACE]
+        assert await store.release(claim, claim.deliveries[1500], delay=0.0, attempts=2, done=0)
+        assert await store.ack(claim, [*claim.deliveries[:1500], *claim.deliveries[1501:]])
+        assert await store.end_claim(claim)
+        assert (await store.counts()).waiting == 1
+        (last,) = (await take(store)).deliveries
+        assert (last.id, last.attempts) == (claim.deliveries[1500].id, 2)
+
+
 async def test_digests_are_forgotten_by_the_server(server: ValkeyServer) -> None:
     async with RedisStore(server.url) as store:
         await put(store, 1)

@@ -97,16 +97,17 @@ function calls.claim()
 
     local function take(route, due, at)
         local taken, ids, bytes = {}, {}, 0
-        for _, delivery in ipairs(due) do
-            local tries = tries_of(route, delivery)
+        local known = fetch(base .. 'tries:' .. route, due)
+        local traces = fetch(base .. 'traces:' .. route, due)
+        for i, delivery in ipairs(due) do
+            local tries = tries_in(known[i])
             local has_crashed = tonumber(tries:sub(21)) > 0
             local record = call('HGET', base .. 'deliveries:' .. route, delivery)
             bytes = bytes + #(record or '') - HEADER
             if ids[1] and (has_crashed or bytes > tonumber(ARGV[3])) then
                 break
             elseif is_readable(record) then
-                local trace = call('HGET', base .. 'traces:' .. route, delivery) or ''
-                taken[#taken + 1] = {delivery .. tries .. record, trace}
+                taken[#taken + 1] = {delivery .. tries .. record, traces[i] or ''}
                 ids[#ids + 1] = delivery
                 if has_crashed then
                     break

@@ -1,6 +1,7 @@
 local calls = {}
 local base = KEYS[1]
 local HEADER = 40 -- the bytes of a record before the body: time of receipt and digest
+local CHUNK = 1000 -- how many arguments a command is given, of which Lua bears some thousands
 local LOOK_AGAIN = 3600 * 1000000
 
 -- A key without its end, which may be a route's id: nobody must see that.
@@ -158,15 +159,30 @@ local function enqueue(route, delivery, at)
 end
 
 -- Returns attempts, handled events and crashes of a delivery, of ten digits each.
-local function tries_of(route, delivery)
-    local known = call('HGET', base .. 'tries:' .. route, delivery) or ''
-    local digits = known:match('^%d+$') or ''
+local function tries_in(known)
+    local digits = (known or ''):match('^%d+$') or ''
     return (digits .. string.rep('0', 30)):sub(1, 30)
+end
+
+local function tries_of(route, delivery)
+    return tries_in(call('HGET', base .. 'tries:' .. route, delivery))
 end
 
 local function set_tries(route, delivery, progress, crashes)
     local tries = progress .. string.format('%010d', crashes)
     call('HSET', base .. 'tries:' .. route, delivery, tries)
+end
+
+-- Returns the values of these fields, false for one that there is not.
+local function fetch(key, fields)
+    local found = {}
+    for from = 1, #fields, CHUNK do
+        local to = math.min(from + CHUNK - 1, #fields)
+        for _, value in ipairs(call('HMGET', key, unpack(fields, from, to))) do
+            found[#found + 1] = value
+        end
+    end
+    return found
 end
 
 -- Ends the last claim of a route: what it held and did not settle was at hand when it crashed.
@@ -187,12 +203,11 @@ end
 
 local function remove(route, deliveries, first, last)
     local gone = 0
-    for i = first, last do
-        if call('ZREM', base .. 'queue:' .. route, deliveries[i]) == 1 then
-            call('HDEL', base .. 'deliveries:' .. route, deliveries[i])
-            call('HDEL', base .. 'tries:' .. route, deliveries[i])
-            call('HDEL', base .. 'traces:' .. route, deliveries[i])
-            gone = gone + 1
+    for from = first, last, CHUNK do
+        local to = math.min(from + CHUNK - 1, last)
+        gone = gone + call('ZREM', base .. 'queue:' .. route, unpack(deliveries, from, to))
+        for _, kind in ipairs({'deliveries:', 'tries:', 'traces:'}) do
+            call('HDEL', base .. kind .. route, unpack(deliveries, from, to))
         end
     end
     if gone > 0 then
