@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from conftest import eventually, guard, until
 
-from asana_webhooks import Event, MemoryStore, WebhooksClient, sign
+from asana_webhooks import Event, MemoryStore, Resource, WebhooksClient, sign
 from asana_webhooks import client as client_module
 from asana_webhooks import telemetry as module
 from asana_webhooks.models import Counts, Delivery, Route
@@ -209,10 +209,13 @@ async def test_together_all_are_told_and_the_first_trace_counts() -> None:
         together.became(a_delivery(), "stored")
         together.answered(UNKNOWN_ROUTE)
     with together.processing(a_delivery()):
-        pass
+        together.unwanted(
+            Event(created_at=datetime.now(UTC), action="added", resource=Resource(gid="1"))
+        )
     assert first.told == second.told == ["receiving", "404 no webhook here", "received", "handled"]
     assert first.outcomes == second.outcomes == ["stored"]
     assert (counters.outcomes["stored"], counters.refused["no webhook here"]) == (1, 1)
+    assert counters.snapshot(COUNTS, []).unwanted == 1
     assert Together(Telemetry(), Telemetry()).traceparent() == ""
 
 
