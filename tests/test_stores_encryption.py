@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from rich.pretty import pretty_repr
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.stores._encryption import EncryptedSecret, SecretCipher
+from asana_webhooks.stores._encryption import EncryptedSecret, SecretCipher, webhook_name
 
 OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
 
@@ -81,3 +81,18 @@ def test_traceback_of_a_misplaced_secret_does_not_show_it() -> None:
         SecretCipher([NEW]).decrypt("r2", encrypted)
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     assert "s" * 32 not in "".join(shown.format())
+
+
+@pytest.mark.parametrize(
+    ("gid", "resource", "name"),
+    [
+        ("77", "12", "webhook 77 of resource 12"),
+        (None, "12", "a webhook of resource 12"),
+        ("77\n", "1 2", "a webhook of an unknown resource"),
+        (b"\xff", b"\xff", "a webhook of an unknown resource"),
+        ("7" * 65, "", "a webhook of an unknown resource"),
+    ],
+    ids=["both", "no gid yet", "other text", "damaged", "long"],
+)
+def test_webhook_is_named_by_what_are_gids(gid: object, resource: object, name: str) -> None:
+    assert webhook_name(gid, resource) == name

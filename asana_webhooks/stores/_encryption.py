@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,9 +109,16 @@ class SecretCipher:
 
 
 def webhook_name(gid: object, resource: object) -> str:
-    """Return what a webhook is called where its route must not be shown."""
-    of = f"of resource {resource}" if isinstance(resource, str) else "of an unknown resource"
-    return f"webhook {gid} {of}" if isinstance(gid, str) else f"a webhook {of}"
+    """Return what a webhook is called where its route must not be shown.
+
+    What is no gid is left out: a damaged record may hold anything there.
+    """
+    of = f"of resource {resource}" if _is_gid(resource) else "of an unknown resource"
+    return f"webhook {gid} {of}" if _is_gid(gid) else f"a webhook {of}"
+
+
+def _is_gid(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"\w{1,64}", value, re.ASCII) is not None
 
 
 def report_unreadable(webhooks: Sequence[str], *, decrypted: int) -> None:
