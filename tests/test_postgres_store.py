@@ -925,7 +925,7 @@ async def test_error_of_the_connection_is_told_from_its_class(
     [
         (
             "postgresql://postgres:secret@127.0.0.1:1/db",
-            "cannot be reached, nobody listens: check host",
+            "cannot be reached: nobody listens; check host",
         ),
         ("postgresql://postgres:secret@127.0.0.1:{port}/db", "refuses this user: check user"),
         ("postgresql://postgres:{password}@127.0.0.1:{port}/none", "no such database: create it"),

@@ -154,7 +154,7 @@ def _explain(error: OSError) -> str:
     if "rejected SSL upgrade" in str(error):
         return "it speaks no TLS: turn on ssl there, or write sslmode=disable"
     if isinstance(error, FileNotFoundError):
-        return "it cannot be reached, there is no socket: check host, and that the server runs"
+        return "it cannot be reached: there is no socket; check host, and that the server runs"
     if error.errno == errno.ECONNREFUSED or f"[Errno {errno.ECONNREFUSED}]" in str(error):
-        return "it cannot be reached, nobody listens: check host and port, and that it runs"
-    return f"it cannot be reached ({error.strerror or 'for an unknown reason'}): check the network"
+        return "it cannot be reached: nobody listens; check host and port, and that it runs"
+    return f"it cannot be reached: {error.strerror or 'the reason is unknown'}; check the network"
