@@ -1367,6 +1367,25 @@ async def test_server_that_hides_its_settings_is_asked_for_what_it_tells(
         assert "sesame" not in line
 
 
+async def test_settings_that_a_server_does_not_have_are_named_as_unchecked(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Client(redis.asyncio.Redis):
+        """As one of a server that only speaks as Redis does."""
+
+        async def info(self, *_: object, **__: object) -> dict[str, str]:
+            return {"maxmemory_policy": "noeviction"}
+
+        async def config_get(self, *_: object, **__: object) -> dict[str, str]:  # type: ignore[override]  # the library types it loosely
+            return {"maxmemory": "0"}
+
+    async with Client.from_url(server.url) as client, RedisStore(client) as store:
+        assert (await store.counts()).waiting == 0
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "neither CONFIG GET nor INFO tells its appendonly: it should" in record.getMessage()
+
+
 async def test_eviction_is_warned_of_where_only_info_tells(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
