@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -532,6 +532,34 @@ def test_loop_that_ended_before_the_store_hangs_nobody(path: Path) -> None:
     left._jobs.put(None)
     left._thread.join(10)
     assert not left._thread.is_alive()
+
+
+def descriptors_below(folder: Path) -> list[str]:
+    """Return what this process has open there."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one by which the folder is read
+            found.append(os.readlink(link))
+    return [name for name in found if name.startswith(str(folder))]
+
+
+async def test_opening_that_fails_at_its_end_leaves_no_file_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(_file.FileGuard, "__init__", fail)
+    with pytest.raises(StoreError, match="Too many open files"):
+        await SqliteStore(path).__aenter__()
+    assert descriptors_below(path.parent) == []
+
+
+async def test_closing_leaves_no_file_open(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        assert await store.put(delivery())
+        assert descriptors_below(path.parent) != []
+    assert descriptors_below(path.parent) == []
 
 
 # Batches

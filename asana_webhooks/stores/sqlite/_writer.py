@@ -145,8 +145,9 @@ class Writer:
         try:
             with contextlib.ExitStack() as opened:
                 connection = open_file(self._path, self._clock)
+                opened.callback(connection.close)
                 guard = opened.enter_context(contextlib.closing(FileGuard(self._path)))
-                opened.enter_context(contextlib.closing(connection))  # which is closed first
+                opened.callback(connection.close)  # before the guard, as it demands
                 tables = Tables(connection, self._max_waiting, self._clock, self._cipher)
                 tables.reencrypt_secrets()
                 self._observed = [tables, guard]
