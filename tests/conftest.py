@@ -122,7 +122,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> "AsyncIterato
     """Yield processes on a store of each kind that processes can share."""
     from support.replicas import world_on  # it loads the servers, which most tests do without
 
-    async with world_on(request.param, tmp_path) as world:
+    async with world_on(request.param, tmp_path, shared=True) as world:
         yield world
 
 

@@ -3,19 +3,27 @@
 import asyncio
 import statistics
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import pytest
 from conftest import eventually, guard, until
-from support.replicas import Replica, Webhook, World
+from support.replicas import KINDS, Replica, Webhook, World, world_on
 
 from asana_webhooks.stores import MAX_WAITING
 
 pytestmark = pytest.mark.slow
 
 MIB = 1024 * 1024
+
+
+@pytest.fixture(params=KINDS)
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    """Yield processes on a store whose server no other test has."""
+    async with world_on(request.param, tmp_path) as world:
+        yield world
 
 
 async def fill(world: World, webhooks: list[Webhook], count: int, *, size: int = 0) -> None:

@@ -1,8 +1,9 @@
 """Workers of one process hear of what another has stored before they would have looked."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sized
+from collections.abc import AsyncIterator, Callable, Coroutine, Sized
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -11,7 +12,7 @@ import pytest
 from conftest import eventually, guard, until
 from redis.asyncio import BlockingConnectionPool, Redis
 from support.ports import free_tcp_port
-from support.replicas import Webhook, World, confirm
+from support.replicas import KINDS, Webhook, World, confirm, world_on
 
 from asana_webhooks import Event, MemoryStore, PostgresStore, RedisStore, StoreError
 from asana_webhooks import _inbox as module
@@ -24,6 +25,13 @@ from asana_webhooks.stores import Store
 on_valkey = pytest.mark.parametrize("world", ["valkey"], indirect=True)
 on_postgres = pytest.mark.parametrize("world", ["postgres"], indirect=True)
 servers = pytest.mark.parametrize("world", ["valkey", "postgres"], indirect=True)
+
+
+@pytest.fixture(params=KINDS)
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    """Yield processes on a store whose server no other test has."""
+    async with world_on(request.param, tmp_path) as world:
+        yield world
 
 
 class Announcing(MemoryStore):

@@ -25,7 +25,7 @@ import msgspec
 from asana_webhooks import PostgresStore, RedisStore, SqliteStore, sign
 from asana_webhooks.models import Delivery, Route
 from asana_webhooks.stores import Store
-from support import postgres_server
+from support import postgres_server, valkey_server
 from support.killable import Orders
 from support.ports import free_tcp_port
 from support.postgres_server import PostgresServer
@@ -81,6 +81,7 @@ class Place:
 
 @contextlib.contextmanager
 def place_of(kind: str, folder: Path) -> Iterator[Place]:
+    """Yield a place of the test's own, whose server it may harm."""
     if kind == "sqlite":
         yield Place(kind, str(folder / "store.db"), None)
     elif kind == "valkey":
@@ -89,6 +90,14 @@ def place_of(kind: str, folder: Path) -> Iterator[Place]:
     else:
         with postgres_server.own() as server:
             yield Place(kind, server.dsn, server)
+
+
+def shared_place_of(kind: str, folder: Path) -> Place:
+    """Return a place on the servers that all tests of this process share."""
+    if kind == "sqlite":
+        return Place(kind, str(folder / "store.db"), None)
+    address = valkey_server.running().url if kind == "valkey" else postgres_server.running().dsn
+    return Place(kind, address, None)
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -292,8 +301,12 @@ async def waiting_in(store: Store) -> int:
 
 
 @contextlib.asynccontextmanager
-async def world_on(kind: str, folder: Path) -> AsyncIterator[World]:
-    with place_of(kind, folder) as place:
+async def world_on(kind: str, folder: Path, *, shared: bool = False) -> AsyncIterator[World]:
+    """Yield a world whose server the test may harm, unless it is shared with others."""
+    with contextlib.ExitStack() as stack:
+        place = (
+            shared_place_of(kind, folder) if shared else stack.enter_context(place_of(kind, folder))
+        )
         world = World(place, folder)
         try:
             yield world

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import itertools
 import ssl
 import subprocess
@@ -90,6 +92,14 @@ def running_valkey(*options: str) -> Iterator[ValkeyServer]:
             yield server
         finally:
             server.kill()
+
+
+@functools.cache
+def running() -> ValkeyServer:
+    """Return the server of this process that has each write on the disk; it ends with it."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(running_valkey(*EACH_WRITE_TO_DISK))
 
 
 @pytest.fixture(scope="session")
