@@ -71,14 +71,15 @@ logger = logging.getLogger(__name__)
 class _ActiveClaim:
     """A claim being worked on: the attempt under way, and what is handled but not yet acked.
 
-    ``worker`` is the task that handles it, None for a stream. It is ``abandoned`` when a handler
-    does not let go of it.
+    ``worker`` is the task that handles it, None for a stream. That is ``cancelled`` when its grace
+    is over, and ``abandoned`` when a handler does not let go of it.
     """
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.worker: asyncio.Task[Any] | None = None
         self.runner: HandlerRunner | None = None
+        self.cancelled = False
         self.abandoned = False
         self.leased = True
         self.attempt: Attempt | None = None
@@ -254,6 +255,7 @@ class Inbox:
     def _cancel_workers(self) -> None:
         for work in self._works:
             if work.worker is not None:
+                work.cancelled = True
                 work.worker.cancel()
 
     def _abandon_workers(self) -> None:
@@ -453,6 +455,7 @@ class Inbox:
     async def _handle(
         self, work: _ActiveClaim, attempt: Attempt, runner: HandlerRunner, router: Router
     ) -> None:
+        by_event = attempt.by_event
         while (event := attempt.next_event()) is not None:
             handlers = router.handlers(event)
             if not handlers:
@@ -460,12 +463,8 @@ class Inbox:
             for handler in handlers:
                 await runner.run(handler, event)
             attempt.done += 1
-            if attempt.by_event or not work.leased or self._is_over(work):
+            if by_event or work.cancelled or not work.leased:
                 return
-
-    def _is_over(self, work: _ActiveClaim) -> bool:
-        """Return whether the worker was cancelled for good, although its handler swallowed it."""
-        return work.worker is not None and work.worker.cancelling() > 0 and self._is_stopping()
 
     def _note_unwanted(self, event: Event) -> None:
         self._telemetry.unwanted(event)
