@@ -25,7 +25,7 @@ Dump = Callable[[], bytes]
 
 @pytest.fixture(name="make")
 def _make(tmp_path: Path) -> Make:
-    """Return what opens the same place again, with these keys."""
+    """Return what opens the same store again, with these keys."""
     return lambda keys: SqliteStore(tmp_path / "store.db", encryption_keys=keys)
 
 
@@ -125,7 +125,7 @@ async def test_keys_are_rotated_in_steps_while_others_serve(make: Make) -> None:
         assert [await secret_of(store, id_) for id_ in ("r1", "r2")] == [SECRET, SECRET]
 
 
-async def test_candidates_are_sealed_anew_too(make: Make) -> None:
+async def test_candidates_are_encrypted_anew_too(make: Make) -> None:
     async with make([OLD]) as store:
         await reserve(store)
     async with make([NEW, OLD]):

@@ -196,14 +196,14 @@ class Store(Protocol):
         ...
 
     async def notify(self) -> None:
-        """Tell all who watch, in other processes too, that a delivery was stored.
+        """Tell all who listen, in other processes too, that a delivery was stored.
 
         It may be lost on the way: workers look for themselves now and then.
         """
         ...
 
     async def listen(self, arrived: Callable[[], None]) -> None:
-        """Call ``arrived`` whenever somebody announces, until cancelled.
+        """Call ``arrived`` whenever somebody notifies, until cancelled.
 
         Returns at once where nobody can. Raises StoreError when it hears nothing any more.
         """
