@@ -39,6 +39,8 @@ from asana_webhooks.router import Router, Subscription
 from asana_webhooks.simulator import AsanaSimulator, Fault
 from asana_webhooks.stores.sqlite import SqliteStore
 
+pytestmark = pytest.mark.slow
+
 STEPS = [
     "1. A local Asana and a client are up",
     "2. One awaited call establishes a webhook",
@@ -149,11 +151,8 @@ def test_demo_ends_quietly_when_nobody_reads_on(tmp_path: Path) -> None:
 
 WAITING_DEMO = """
 import asyncio
-from asana_webhooks._background import background_task
 from asana_webhooks.cli import main
 from asana_webhooks.cli.demo import scenario
-
-pytestmark = pytest.mark.slow
 
 async def run_demo(reporter):
     async with scenario.DemoEnvironment():

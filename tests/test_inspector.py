@@ -653,7 +653,7 @@ async def test_page_shows_what_is_genuine_whatever_strangers_post(
     await inspected.establish()
     await page.show(inspected.url)
     await page.until(f"{ROWS} === 2")
-    for _ in range(210):
+    for _ in range(60):
         await http.post(f"{inspected.address}/hooks/{'x' * 32}", data=b"{}")
     await page.until(f"{ROWS} === 51")
     shown = "[...document.querySelectorAll('#list .verdict')].map((each) => each.textContent)"
