@@ -13,6 +13,7 @@ from test_package import HEAVY, modules_after
 from asana_webhooks import pytest_plugin
 
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT.joinpath("docs/testing.md").read_text()
@@ -68,8 +69,6 @@ async def test_nothing_is_left():
 
 SYNCHRONOUS = """
 import asyncio
-
-pytestmark = pytest.mark.slow
 
 def test_with_the_simulator_alone(asana_simulator):
     project = asana_simulator.project
