@@ -199,8 +199,9 @@ class Endpoint:
     async def handle(self, request: Request, receive: Receive) -> Response:
         """Return the answer, after its effect is durable.
 
-        ``receive`` gives the raw body, and is called only when the body matters. A store that
-        fails, or is too slow, is answered 503: Asana sends it again.
+        ``receive`` gives the raw body, and is called only when the body matters and the request
+        has none: a door that holds all of it already may give it there. A store that fails, or is
+        too slow, is answered 503: Asana sends it again.
         """
         if request.route in PROBES:
             return await self._probe(request)
@@ -268,8 +269,13 @@ class Endpoint:
         refusal = screen(request, route, max_body=self._max_body, answer_gone=self._answer_gone)
         if refusal is not None:
             return refusal
-        request.body = await self._read(receive)
+        if request.body:
+            self._bodies += len(request.body)
+        else:
+            request.body = await self._read(receive)
         try:
+            if self._bodies > self._max_bodies:
+                return TOO_MANY_BODIES
             return await self._judge(request, route, started, spent=spent)
         finally:
             self._bodies -= len(request.body)

@@ -68,6 +68,8 @@ async def answer(endpoint: Endpoint, request: web.BaseRequest) -> Response:
     if request.version not in _VERSIONS:
         return WRONG_VERSION
     head = read_head(request.method, request.raw_path, request.raw_headers)
+    if request.content.is_eof():
+        head.body = request.content.read_nowait()  # which spares its deadline
     return await endpoint.handle(head, _receiving(request))
 
 

@@ -374,6 +374,24 @@ async def test_body_may_come_in_pieces_some_of_them_empty(here: Harness) -> None
     assert await here.bodies() == [whole]
 
 
+async def test_body_that_the_door_holds_already_is_not_received_and_counts_too(
+    here: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def receive() -> tuple[bytes, bool]:
+        raise AssertionError("the body was received")
+
+    whole = events()
+    fields: dict[str, Any] = {"signatures": (sign(whole, SECRET),), "body": whole}
+    request = Request(method="POST", route=ID, **fields)
+    assert (await here.endpoint.handle(request, receive)).status == 200
+    assert await here.bodies() == [whole]
+    monkeypatch.setattr(module, "MAX_BODIES", 10)
+    here.endpoint = here.make(max_body=len(whole))
+    here.endpoint._bodies = 1
+    assert (await here.endpoint.handle(request, receive)).status == 503
+    assert here.endpoint._bodies == 1
+
+
 async def test_body_is_read_no_further_than_its_limit(here: Harness) -> None:
     here.endpoint = here.make(max_body=10)
     body = Body(*[b"four"] * 100)
