@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
+import msgspec
 import pytest
 from chaos import out_of_order
 from conftest import eventually, guard, until
@@ -231,8 +232,10 @@ async def test_route_that_one_replica_confirmed_or_retired_is_so_at_the_other(
 async def test_many_processes_that_ensure_at_once_make_one_webhook(
     world: World, asana: AsanaSimulator
 ) -> None:
-    receiver = await world.started(serve=True)
+    receiver = world.replica(serve=True)
     public_url = f"http://127.0.0.1:{receiver.orders.port}/hooks"
+    receiver.orders = msgspec.structs.replace(receiver.orders, public_url=public_url)
+    await receiver.start()
     orders = {"public_url": public_url, "base_url": asana.base_url, "resource": asana.project}
     replicas = [world.replica(**orders) for _ in range(4)]
     async with anyio.create_task_group() as tasks:
