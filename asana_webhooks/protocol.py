@@ -183,8 +183,9 @@ def screen(
         return GONE if answer_gone else UNKNOWN_ROUTE
     if request.method != "POST":
         return NOT_POST
-    if any(transfer.strip().lower() != "chunked" for transfer in request.transfers):
-        return TRANSFERRED
+    for transfer in request.transfers:
+        if transfer.strip().lower() != "chunked":
+            return TRANSFERRED
     for encoding in request.encodings:
         if encoding.strip().lower() != "identity":
             return ENCODED
