@@ -19,7 +19,8 @@ WHOLE = (
 def main() -> int:
     with TemporaryDirectory() as folder:
         report = Path(folder) / "coverage.json"
-        subprocess.run([sys.executable, "-m", "coverage", "json", "-q", "-o", report], check=True)
+        write = ("-m", "coverage", "json", "-q", "--fail-under=0", "-o", report)
+        subprocess.run([sys.executable, *write], check=True)
         files = json.loads(report.read_text())["files"]
     missing = [pattern for pattern in WHOLE if not any(fnmatch(name, pattern) for name in files)]
     for pattern in missing:
