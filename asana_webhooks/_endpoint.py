@@ -87,12 +87,16 @@ Receive: TypeAlias = Callable[[], Awaitable[tuple[bytes, bool]]]
 
 _PROBE = re.compile(r"[^?#]*/(healthz|readyz)/?(?:\?[^#]*)?\Z")
 
-_READ = frozenset(
-    {
-        *(b"x-hook-secret", b"x-hook-signature", b"content-encoding", b"transfer-encoding"),
-        b"content-length",
-    }
+_LENGTHS = frozenset(
+    map(
+        len,
+        (
+            *("x-hook-secret", "x-hook-signature", "content-encoding", "transfer-encoding"),
+            "content-length",
+        ),
+    )
 )
+"""How long the names of those headers are that are read; most others are not looked at."""
 
 
 class Refusal(Exception):  # noqa: N818 - not an error: the other way to answer
@@ -110,19 +114,20 @@ def read_head(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) ->
     are as they came, in any case, with or without blanks around their values.
     """
     kept = tuple(headers)  # any iterable, says the specification of ASGI
-    found: dict[bytes, list[str]] = {}
+    found: dict[bytes, tuple[str, ...]] = {}
     for name, value in kept:
-        lower = name.lower()
-        if lower in _READ:
-            found.setdefault(lower, []).append(value.decode("latin-1").strip(" \t"))
-    length = found[b"content-length"][0] if b"content-length" in found else ""
+        if len(name) in _LENGTHS:
+            lower = name.lower()
+            found[lower] = (*found.get(lower, ()), value.decode("latin-1").strip(" \t"))
+    read = found.get
+    length = read(b"content-length", ("",))[0]
     return Request(
         method=method,
         route=route_of(path) or _probe_of(path),
-        secrets=tuple(found.get(b"x-hook-secret", ())),
-        signatures=tuple(found.get(b"x-hook-signature", ())),
-        encodings=tuple(found.get(b"content-encoding", ())),
-        transfers=tuple(found.get(b"transfer-encoding", ())),
+        secrets=read(b"x-hook-secret", ()),
+        signatures=read(b"x-hook-signature", ()),
+        encodings=read(b"content-encoding", ()),
+        transfers=read(b"transfer-encoding", ()),
         # 20 digits are too much already, and int() takes no more than 4,300
         length=int(length[:20]) if length.isdecimal() else None,
         headers=kept,
@@ -261,9 +266,11 @@ class Endpoint:
         return True
 
     async def _answer(self, request: Request, receive: Receive) -> Response:
-        started = time.monotonic()
-        route = await self._find(request.route)
-        spent = time.monotonic() - started
+        started, spent = time.monotonic(), 0.0
+        route = self._remembered(request.route, started)
+        if route is None and request.route:
+            route = await self._look_up(request.route)
+            spent = time.monotonic() - started
         if route is None:
             return UNKNOWN_ROUTE
         refusal = screen(request, route, max_body=self._max_body, answer_gone=self._answer_gone)
@@ -347,13 +354,14 @@ class Endpoint:
             request, route, now=now, max_body=self._max_body, answer_gone=self._answer_gone
         )
 
-    async def _find(self, route_id: str) -> Route | None:
+    def _remembered(self, route_id: str, now: float) -> Route | None:
         known = self._known.get(route_id)
-        if known is not None:
-            if time.monotonic() < known.read_at + ROUTE_KNOWN_FOR:
-                return known.route
-            del self._known[route_id]
-        return await self._look_up(route_id) if route_id else None
+        if known is None:
+            return None
+        if now < known.read_at + ROUTE_KNOWN_FOR:
+            return known.route
+        del self._known[route_id]
+        return None
 
     async def _look_up(
         self, route_id: str, *, again: bool = False, spent: float = 0.0
