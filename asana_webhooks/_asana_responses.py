@@ -1,4 +1,4 @@
-"""What an answer of Asana means, or that there was none: a model, or one typed error.
+"""Asana's answers read: each becomes a model or one typed error, as does no answer.
 
 Pure: statuses, headers and bytes go in, models come out or an error is raised. An error takes
 from a body only what Asana documents; the body itself, which may be a proxy's page, is dropped.

@@ -1,4 +1,4 @@
-"""How calls reach Asana: token, address, proxy and connections, and which calls are repeated.
+"""The way of calls to Asana: token, address, proxy, connections, and which calls are repeated.
 
 =====================  ==========================================================================
 operation              is repeated after

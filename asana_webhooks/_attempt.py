@@ -36,7 +36,7 @@ class Attempt:
 
     @property
     def kills(self) -> int:
-        """How often the process ended while it handled this delivery alone, without progress.
+        """Kills of the process while it handled this delivery alone, without progress.
 
         The first end is not counted: others were claimed beside it.
         """
@@ -61,7 +61,7 @@ class Attempt:
 
 
 class _Undecodable(msgspec.Struct, frozen=True):
-    """What could not be decoded, as a delivery's body of its own, and why."""
+    """An event that could not be decoded, as a delivery's body of its own, and the reason."""
 
     body: bytes
     reason: str

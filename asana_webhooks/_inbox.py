@@ -63,7 +63,7 @@ INBOX_OPTIONS = {
     "longest_delay": SECONDS,
     "handler_timeout": optional(SECONDS, "None for no limit"),
 }
-"""What an inbox may be told by the program."""
+"""The options of an inbox that a program may set, and their rules."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What options may be: tables of rules, by which a wrong value is refused before any work."""
+"""Rules for options: tables by which a wrong value is refused before any work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_COUNT = 2**31 - 1
 
 
 class Rule(NamedTuple):
-    """Which values an option takes, and how to say it."""
+    """The values that an option takes, and the words for them."""
 
     types: tuple[type, ...]
     says: str

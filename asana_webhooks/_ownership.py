@@ -61,7 +61,7 @@ class Ownership:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let another URL have the store."""
+        """Give the store up, so that another URL may have it."""
         await self._beside.aclose()
         with anyio.move_on_after(DISOWN_TIMEOUT, shield=True):
             try:

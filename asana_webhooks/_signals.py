@@ -85,7 +85,7 @@ def _handle_by(handlers: Mapping[signal.Signals, Any]) -> None:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, for work that cleans up when it is interrupted."""
+    """Make SIGTERM do what Ctrl-C does, for work that cleans up when it is interrupted."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         handler = signal.getsignal(signal.SIGINT)  # asyncio's, while it runs

@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 HOST, PORT = "127.0.0.1", 8080
-"""Where the receiver listens unless it is told."""
+"""The address that the receiver listens on unless it is told."""
 
 _OPTIONS = {
     "token": ANY,  # refused without being quoted, where it is found
@@ -79,7 +79,7 @@ _OPTIONS = {
     "look_after": optional(SECONDS, "None for never"),
     "telemetry": optional(Rule((Telemetry,), "a Telemetry")),
 }
-"""What the constructor's options may be."""
+"""Rules for the constructor's options."""
 
 _NEXT_STEPS = {
     errno.EADDRINUSE: "end what listens there, or choose another port (0 takes any free one)",
@@ -112,7 +112,7 @@ def _check_receiver(*, serve: bool, unix_socket: str | None, options: Mapping[st
 
 
 class _Components(NamedTuple):
-    """What a client has beside its REST calls when it has a public URL."""
+    """The parts of a client beside its REST calls, when it has a public URL."""
 
     store: Store
     ownership: Ownership
@@ -514,7 +514,7 @@ class WebhooksClient(WebhooksApi):
 
     @property
     def endpoint(self) -> Endpoint:
-        """What answers requests, for a server of another kind; enter the client beside it."""
+        """The part that answers requests, for another kind of server; enter the client too."""
         return self._configured().endpoint
 
     def _configured(self) -> _Components:

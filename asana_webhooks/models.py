@@ -126,7 +126,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class WebhookFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which events a webhook delivers; an event that passes any filter of the list is delivered.
+    """One filter of a webhook; an event that passes any filter of the list is delivered.
 
     ``fields`` goes with the action ``changed`` only, and not on workspaces, teams, portfolios and
     goals, which need filters and accept only ``project``, ``team_membership`` and

@@ -60,7 +60,7 @@ _gids = itertools.count(1_300_000_000_000_001)
 
 
 class Post(NamedTuple):
-    """What Asana posts to a target: the raw body, and the headers that belong to it."""
+    """A post of Asana to a target: the raw body, and the headers that belong to it."""
 
     body: bytes
     headers: dict[str, str]

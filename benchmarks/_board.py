@@ -25,7 +25,7 @@ class Board:
         return cls(path)
 
     def begin(self) -> None:
-        """Let the workers begin."""
+        """Start the workers."""
         self._numbers[0] = 1
 
     async def begun(self) -> None:
@@ -39,7 +39,7 @@ class Board:
 
 
 class Tally(Board):
-    """What one worker writes on the board."""
+    """The part of the board that one worker writes."""
 
     def __init__(self, path: Path, number: int) -> None:
         super().__init__(path)

@@ -17,7 +17,7 @@ from _stores import NEEDS as STORES
 from _stores import Stores, open_store
 
 BESIDE = {"sqlite": "huey", "valkey": "saq", "postgres": "procrastinate"}
-"""Which job queue is compared with which store, on a store of that kind."""
+"""The job queue that each store is compared with, on a store of that kind."""
 
 KINDS = {name: name for name in STORES} | {other: store for store, other in BESIDE.items()}
 CLAIMED_WEBHOOKS = 10  # so few that each has a whole batch waiting at the lowest level

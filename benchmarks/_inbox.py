@@ -1,4 +1,4 @@
-"""What is done to a store: its inbox is filled, drained by handlers, and claimed from."""
+"""Work on a store: its inbox is filled, drained by handlers, and claimed from."""
 
 from __future__ import annotations
 

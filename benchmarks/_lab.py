@@ -1,4 +1,4 @@
-"""What the benchmarks share: children on a core of their own, medians, tables, the machine's facts.
+"""Shared by the benchmarks: children on a core of their own, medians, tables, the machine's facts.
 
 A child is a program that prints JSON, one object a line: one when it is ready, and one with its
 results when it is told to end (SIGTERM) or is done.
@@ -41,7 +41,7 @@ class BrokenError(Exception):
 
 @contextlib.contextmanager
 def pinned(core: int | None) -> Iterator[None]:
-    """Let this thread, and the children that it starts, run on one core only; None: on any."""
+    """Keep this thread, and the children that it starts, on one core; None: on any."""
     if core is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What one would deploy instead of an inbox: the job queues huey, saq and procrastinate.
+"""Job queues that one would deploy instead of an inbox: huey, saq and procrastinate.
 
 One job for each delivery, with its body and a handler that only counts. Each has the settings that
 come nearest to what the inbox does: as many jobs side by side, huey waiting for the disk, finished

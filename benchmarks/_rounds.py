@@ -26,7 +26,7 @@ FIRST_GUESS = 50_000  # deliveries a second: tables are made for so many, or for
 
 @dataclass
 class Load:
-    """What wrk did: how many deliveries it sent, how many of them in the measured time."""
+    """The work of wrk: how many deliveries it sent, how many of them in the measured time."""
 
     sent: int
     measured: int

@@ -28,7 +28,7 @@ Serve = Callable[[str, str, str], Coroutine[Any, Any, None]]
 
 
 class Tally:
-    """What a server without handlers has handled: whatever it answered."""
+    """The count of a server without handlers: whatever it answered."""
 
     def __init__(self) -> None:
         self.deliveries = 0
@@ -45,7 +45,7 @@ class Tally:
 
 
 class Handled:
-    """What reached the handler, event by event, so that a repeated delivery is noticed."""
+    """The events that reached the handler, each counted, so that a repeat is noticed."""
 
     def __init__(self) -> None:
         self.gids: list[str] = []
@@ -135,7 +135,7 @@ async def _emptied(store: "Store") -> None:
 
 
 async def serve_fastapi(route: str, secret: str, place: str) -> None:
-    """What many deploy: the signature checked, the body parsed, nothing kept."""
+    """The receiver that many deploy: signature checked, body parsed, nothing kept."""
     import uvicorn
     from fastapi import FastAPI, Request, Response
 

@@ -101,7 +101,7 @@ class Stores:
         return str(self._folder / "store.db")
 
     def settle(self, name: str) -> None:
-        """Let a server do now what filling it has left to do, and would do during the round."""
+        """Have a server do now what filling it has left to do, and would do during the round."""
         if name == "postgres" and self._postgres is not None:
             self._postgres.settle()
 

@@ -1,4 +1,4 @@
-"""How many deliveries a second are handled, and what a claim costs while many wait.
+"""Deliveries handled a second, and the cost of a claim while many wait.
 
 ::
 

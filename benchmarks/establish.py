@@ -1,4 +1,4 @@
-"""How long it takes to establish a webhook, and how many calls a second Asana's API gets.
+"""The time to establish a webhook, and the calls a second that Asana's API gets.
 
 ::
 
@@ -84,7 +84,7 @@ class Lab:
         return results
 
     def call(self, asana: Child, name: str, at_once: int) -> dict[str, Any]:
-        """Let a caller get a webhook again and again."""
+        """Have a caller get a webhook again and again."""
         options = "--at-once", at_once, "--seconds", self._options.seconds
         where = asana.ready["base_url"], asana.ready["webhook"]
         with Child("_callers.py", name, *where, *options, core=LOAD_CORE) as caller:
@@ -95,7 +95,7 @@ class Lab:
         return result
 
     def establish(self, asana: Child, name: str, at_once: int) -> dict[str, Any]:
-        """Let a caller establish webhooks."""
+        """Have a caller establish webhooks."""
         options = "--at-once", at_once, "--count", max(1, self._options.count // at_once)
         where = asana.ready["base_url"], asana.ready["project"]
         with Child("_callers.py", name, *where, *options, core=LOAD_CORE) as caller:

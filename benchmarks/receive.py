@@ -1,4 +1,4 @@
-"""How many deliveries a second are received, and how soon each is answered.
+"""Deliveries received a second, and the time to each answer.
 
 ::
 

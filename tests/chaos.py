@@ -38,7 +38,7 @@ SETTLED_WITHIN = 60.0
 
 
 class Report(msgspec.Struct):
-    """What came of a run, or of the rounds until now."""
+    """The result of a run, or of the rounds until now."""
 
     rounds: int = 0
     kills: Counter[str] = msgspec.field(default_factory=Counter)
@@ -244,11 +244,11 @@ class Chaos:
         await _together(*(replica.start for replica in replicas))
 
     async def _stop_a_receiver(self) -> None:
-        """Let a receiver sleep until Asana gives up; what it had read is stored beside repeats."""
+        """Put a receiver to sleep until Asana gives up; repeats are stored beside it."""
         await self._stop(self._random.choice(self._receivers), ANSWER_WITHIN)
 
     async def _stop_a_worker(self) -> None:
-        """Let a worker sleep until its lease is over; what it says then must count for nothing."""
+        """Put a worker to sleep until its lease is over; its words then count for nothing."""
         await self._stop(self._random.choice(self._workers), LEASE)
 
     async def _stop(self, replica: Replica, longer_than: float) -> None:

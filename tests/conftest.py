@@ -1,4 +1,4 @@
-"""What tests share: the local Asana, and clients that it can reach."""
+"""Fixtures of all tests: the local Asana, and clients that it can reach."""
 
 import logging
 import os
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let no test be skipped in CI, where all that tests need is there."""
+    """Fail a skipped test in CI, where all that tests need is there."""
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
         report.outcome = "failed"

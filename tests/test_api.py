@@ -288,7 +288,7 @@ async def test_record_of_an_odd_shape_costs_that_record_and_one_warning(
 
 
 def workspaces(asana: respx.MockRouter, answers: dict[str, httpx.Response]) -> None:
-    """Let each workspace's list of webhooks be answered like this."""
+    """Answer each workspace's list of webhooks like this."""
     asana.get("/workspaces").respond(json={"data": [{"gid": gid} for gid in answers]})
     for gid, answer in answers.items():
         asana.get("/webhooks", params={"workspace": gid}).return_value = answer

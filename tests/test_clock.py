@@ -28,7 +28,7 @@ USERS: tuple[ModuleType, ...] = (_attempt, _endpoint, _codec, redis_store, _rows
 
 
 class WallClock:
-    """What the modules read in place of the real one; ``ahead`` is how far it is off."""
+    """The clock that the modules read; ``ahead`` is how far it is off."""
 
     def __init__(self) -> None:
         self.ahead = timedelta()

@@ -261,7 +261,7 @@ async def test_lost_answer_is_made_good_by_looking_the_target_up(
 def several_workspaces(
     monkeypatch: pytest.MonkeyPatch, client: WebhooksClient, refusals: dict[str, ApiError | None]
 ) -> None:
-    """Let the token see these workspaces before its own: empty ones, and those that refuse."""
+    """Show the token these workspaces before its own: empty ones, and those that refuse."""
     api = api_of(client)
     own_workspaces, own_webhooks = api.iter_workspaces, api.iter_webhooks
 

@@ -134,7 +134,7 @@ async def test_store_that_hangs_is_answered_503_in_time_and_the_repeat_is_handle
 
 @asynccontextmanager
 async def read_only(server: ValkeyServer | PostgresServer | None) -> AsyncIterator[None]:
-    """Let the server refuse to write for as long as the block lasts."""
+    """Have the server refuse to write for as long as the block lasts."""
     if isinstance(server, ValkeyServer):
         with server.client() as client:
             client.config_set("min-replicas-to-write", 1)

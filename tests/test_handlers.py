@@ -58,7 +58,7 @@ async def failure_of(handler: AsyncHandler, **options: Any) -> HandlerError:
 
 
 class PanicException(BaseException):
-    """What a library in Rust raises when it panics."""
+    """The error that a library in Rust raises when it panics."""
 
 
 def fails_with(error: BaseException) -> AsyncHandler:
@@ -381,7 +381,7 @@ async def test_time_in_which_a_handler_waits_is_not_counted(
 
 
 class Turn(Awaitable[Any]):
-    """What a loop sees of a waiting coroutine, driven by hand."""
+    """A waiting coroutine as a loop sees it, driven by hand."""
 
     def __await__(self) -> Generator[str, Any, Any]:
         return (yield "waits")

@@ -43,7 +43,7 @@ async def is_empty(store: Store) -> bool:
 
 
 class PanicException(BaseException):
-    """What a library in Rust raises when it panics."""
+    """The error that a library in Rust raises when it panics."""
 
 
 class Seen:

@@ -1,4 +1,4 @@
-"""What was answered 200 is handled, at whatever step the process was killed, on every store."""
+"""Kills at each step: an event that was answered 200 is handled, on every store."""
 
 import signal
 import time

@@ -185,3 +185,17 @@ def test_library_of_an_extra_is_imported_where_the_extra_is_asked_for() -> None:
         *("auth", "cli", "otel", "pytest_plugin"),
         *("stores.postgres", "stores.redis", "stores._encryption"),
     }
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Yield where each docstring of the package stands, and its first word."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, kinds) and (text := ast.get_docstring(node)):
+                yield f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 1)}", text.split()[0]
+
+
+def test_docstrings_begin_with_what_a_thing_is_or_does() -> None:
+    bare = {"What", "Who", "Whose", "Which", "Where", "Why", "How", "Let", "That"}
+    assert [place for place, first in docstrings() if first in bare] == []

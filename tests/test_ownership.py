@@ -1,4 +1,4 @@
-"""Which program has a store: the one behind its public URL, for as long as it lives."""
+"""Ownership of a store: by the program behind its public URL, for as long as it lives."""
 
 import asyncio
 import logging

@@ -90,7 +90,7 @@ def test_that_enters_as_no_client_can_be(asana_client):
 
 @pytest.fixture(autouse=True)
 def without_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each project have the plugins that it names, whatever is installed."""
+    """Give each project the plugins that it names, whatever is installed."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 

@@ -123,7 +123,7 @@ async def in_a_second(call: Coroutine[Any, Any, Any]) -> Any:
 
 @contextlib.contextmanager
 def pausing(server: ValkeyServer) -> Iterator[None]:
-    """Let the server run nothing, and answer nothing, inside."""
+    """Have the server run nothing, and answer nothing, inside."""
     server.signal(signal.SIGSTOP)
     try:
         yield

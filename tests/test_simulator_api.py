@@ -1,4 +1,4 @@
-"""What all calls of the local Asana have in common: forms, pages, limits, notices, errors."""
+"""Common to all calls of the local Asana: forms, pages, limits, host names, errors."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What the local Asana delivers and when, driven through hours at once."""
+"""Deliveries of the local Asana, driven through hours at once."""
 
 import asyncio
 import hashlib

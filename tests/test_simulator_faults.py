@@ -1,4 +1,4 @@
-"""What goes wrong with deliveries, for all webhooks or for one, as a target on a socket sees it."""
+"""Faults of deliveries, for all webhooks or for one, as a target on a socket sees them."""
 
 import asyncio
 import hashlib

@@ -24,7 +24,7 @@ async def world() -> AsyncIterator[World]:
 
 
 def short(event: dict[str, Any]) -> tuple[Any, ...]:
-    """What an event says: action, resource, and its parent or its change."""
+    """An event in short: action, resource, and its parent or its change."""
     resource = f"{event['resource']['resource_type']} {event['resource']['gid']}"
     if "change" in event:
         change = event["change"]

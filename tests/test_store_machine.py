@@ -70,7 +70,7 @@ class Lease:
 
 @dataclass
 class Model:
-    """What a store must know, in lists and dictionaries."""
+    """The knowledge of a store, in lists and dictionaries."""
 
     now: float = 1000.0
     wall: datetime = NOON
@@ -84,7 +84,7 @@ class Model:
     letters: list[tuple[int, str, int]] = field(default_factory=list)
 
     def step(self) -> None:
-        """Let time go on, by so little and so odd a span that no two times are ever equal."""
+        """Move time on, by so little and so odd a span that no two times are ever equal."""
         self.now += 0.0137
         for id_ in [id_ for id_, expires in self.expires.items() if expires <= self.now]:
             if self.state(id_) == "reserved" or not self.claimable(id_):

@@ -1,4 +1,4 @@
-"""What the memory store keeps beyond the contract: it does not grow with what is over."""
+"""The memory store beyond the contract: it does not grow with what is over."""
 
 from __future__ import annotations
 

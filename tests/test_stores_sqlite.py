@@ -1,4 +1,4 @@
-"""What the SQLite store keeps beyond the contract: the file, its faults, its thread."""
+"""The SQLite store beyond the contract: the file, its faults, its thread."""
 
 # ruff: noqa: S608 - the tests write SQL of their own
 from __future__ import annotations
@@ -103,7 +103,7 @@ async def execute(store: SqliteStore, sql: str) -> list[Any]:
 
 @asynccontextmanager
 async def one_batch(store: SqliteStore) -> AsyncIterator[None]:
-    """Let all calls that are started inside be done in one transaction."""
+    """Have all calls that are started inside done in one transaction."""
     entered, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 

@@ -1,4 +1,4 @@
-"""What the suite asks of its own tests: projects with the same conftest.py."""
+"""The suite's demands on its own tests: projects with the same conftest.py."""
 
 from pathlib import Path
 

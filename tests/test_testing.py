@@ -1,4 +1,4 @@
-"""What users' tests are made of: events, signed requests, answers, and handlers run to the end."""
+"""Parts of users' tests: events, signed requests, answers, and handlers run to the end."""
 
 import asyncio
 import json

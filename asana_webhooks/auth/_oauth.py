@@ -1,4 +1,4 @@
-"""What authenticates each call by OAuth, and renews the access token in time.
+"""OAuth as an ``httpx.Auth``: authenticates each call, and renews the access token in time.
 
 All calls that find the access token expired or refused wait for one renewal. It runs in a task of
 its own, so that no call takes it along when it is cancelled::
@@ -49,7 +49,7 @@ _OPTIONS = {
     "base_url": optional(TEXT),
     "http_client": HTTP_CLIENT,
 }
-"""What the constructor's options may be."""
+"""Rules for the constructor's options."""
 
 
 class AsanaOAuth(httpx.Auth):

@@ -1,4 +1,4 @@
-"""What a login begins with and ends with, and how Asana's redirect is read."""
+"""Authorizations and tokens: the beginning and the end of a login, and Asana's redirect read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FIELDS = {
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """What Asana granted: ``repr`` shows neither token.
+    """The tokens that Asana granted; ``repr`` shows neither.
 
     ``expires_at`` is None when Asana did not say it, ``user`` who logged in, by gid and name.
     Raises ValueError for an access token that no header can carry and for a naive time, TypeError

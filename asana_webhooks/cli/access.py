@@ -34,7 +34,7 @@ STORE_VARIABLE = "ASANA_WEBHOOKS_STORE"
 
 
 class Access(NamedTuple):
-    """Where Asana is and where the token is, as a command was told."""
+    """The address of Asana and the token, as a command was told."""
 
     base_url: str
     token_file: Path | None = None

@@ -83,7 +83,7 @@ def held_full() -> StoreError:
 
 @runtime_checkable
 class Store(Protocol):
-    """Where routes and deliveries are kept. Opened and closed as a context manager, once.
+    """Keeps routes and deliveries. Opened and closed as a context manager, once.
 
     Methods that take a secret or a body need be no coroutine functions, in whose frames those stay:
     it is enough that they return coroutines.
@@ -105,7 +105,7 @@ class Store(Protocol):
     # Ownership
 
     async def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
-        """Let this public URL have the store for ``ttl`` seconds, held by ``holder``.
+        """Make this public URL own the store for ``ttl`` seconds, held by ``holder``.
 
         ``holder`` is one process's random name; holders of one URL may be many, and each renews its
         own. Returns None when the URL has the store, else the one whose holders live; then nothing
@@ -220,7 +220,7 @@ class Store(Protocol):
         ...
 
     async def renew(self, claim: Claim, *, lease: float) -> bool:
-        """Let the lease end ``lease`` seconds from now; False when it is lost."""
+        """Extend the lease to ``lease`` seconds from now; False when it is lost."""
         ...
 
     async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:

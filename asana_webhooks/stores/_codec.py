@@ -1,4 +1,4 @@
-"""How times, filters and addresses stand in the rows and records of the stores."""
+"""Times, filters and addresses as they stand in the rows and records of the stores."""
 
 from __future__ import annotations
 

@@ -411,7 +411,7 @@ class MemoryStore:
 
 
 class _Ownership(NamedTuple):
-    """Which public URL somebody holds the store for, and until when."""
+    """A public URL that somebody holds the store for, and until when."""
 
     public_url: str
     expires: float

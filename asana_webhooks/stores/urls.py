@@ -1,4 +1,4 @@
-"""Which store a URL names."""
+"""Stores by their URLs."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ FAILING = 0.3
 
 
 class Orders(msgspec.Struct, kw_only=True):
-    """What the process shall do, on which store.
+    """Orders to the process: what to do, on which store.
 
     ``die_at`` is the step at which it kills itself: ``commit`` (verified, not stored), ``group``
     (in a transaction of SQLite with many), ``answer`` (stored, not answered), ``handler`` (in it),

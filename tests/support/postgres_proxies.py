@@ -1,4 +1,4 @@
-"""What hosted PostgreSQL servers have before them: TLS, and a pooler that parts transactions.
+"""Proxies as hosted PostgreSQL servers have before them: TLS, a pooler that parts transactions.
 
 The server of the wheel speaks no TLS, and no wheel has a pooler: these two speak as much of the
 protocol as a client of the store needs. https://www.postgresql.org/docs/current/protocol-flow.html

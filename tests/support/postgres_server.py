@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-"""Who runs the server: PostgreSQL refuses to be run by root."""
+"""The user who runs the server: PostgreSQL refuses to be run by root."""
 
 
 class PostgresServer:
@@ -109,7 +109,7 @@ class PostgresServer:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Let none of its processes run: it takes connections, and answers nothing."""
+        """Stop all of its processes: it takes connections, and answers nothing."""
         assert self._process is not None
         pids = [self._process.pid, *_children(self._process.pid)]
         for pid in pids:

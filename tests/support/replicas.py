@@ -44,7 +44,7 @@ BUSY = 5.0
 
 
 class Place:
-    """Where a store is; ``server`` is None for a file."""
+    """The place of a store; ``server`` is None for a file."""
 
     def __init__(
         self, kind: str, address: str, server: ValkeyServer | PostgresServer | None
@@ -62,7 +62,7 @@ class Place:
 
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
-        """Let it answer nothing: a server that does not run, a file that another one locked."""
+        """Have it answer nothing: a server that does not run, a file that another one locked."""
         if isinstance(self.server, ValkeyServer):
             self.server.signal(signal.SIGSTOP)
             try:

@@ -1,4 +1,4 @@
-"""What a report of an error shows, with the values of names as Sentry and rich show them."""
+"""Reports of errors with the values of names, as Sentry and rich show them."""
 
 import traceback
 

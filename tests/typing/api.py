@@ -1,4 +1,4 @@
-"""What users write, for the type checker: this file is never run."""
+"""Programs as users write them, for the type checker: this file is never run."""
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping

@@ -1,4 +1,4 @@
-"""What failures of the server mean, and what to do about them.
+"""Failures of the server: their meaning, and what to do about them.
 
 The texts are ours: those of asyncpg and of the server may quote what was to be stored, or the
 address with its password.
@@ -74,7 +74,7 @@ OF_THE_CLIENT = {
     "InternalClientError": LOST,
     "TargetServerAttributeNotMatched": NO_PRIMARY,
 }
-"""What asyncpg raises without a SQLSTATE; the second and third when a connection ends."""
+"""Errors of asyncpg without a SQLSTATE; the second and third when a connection ends."""
 
 
 class DamagedError(StoreError):
@@ -82,7 +82,7 @@ class DamagedError(StoreError):
 
 
 class UnfitError(StoreError):
-    """What was to be stored is at fault, not the server."""
+    """The value to be stored is at fault, not the server."""
 
 
 def failure(name: str, error: Exception, *, connecting: bool = False) -> StoreError:

@@ -47,7 +47,7 @@ SET_VERSION = "UPDATE schema.meta SET version = $1"
 
 
 class Connection(Protocol):
-    """What is used of a connection of asyncpg, which has no types of its own."""
+    """The part of asyncpg's connection that is used; asyncpg has no types of its own."""
 
     async def fetch(self, query: str, /, *args: Any, timeout: float | None = None) -> list[Any]: ...
 
@@ -65,7 +65,7 @@ class Connection(Protocol):
 
 
 class Pool(Protocol):
-    """What is used of a pool of asyncpg."""
+    """The part of asyncpg's pool that is used."""
 
     def acquire(
         self, *, timeout: float | None = None

@@ -1,4 +1,4 @@
-"""How values are written for the scripts, and read from their answers."""
+"""Values as they are written for the scripts, and read from their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What RedisStore does, in Lua: one script for each call of the contract.
+"""The scripts of RedisStore, in Lua: one for each call of the contract.
 
 The functions are in the files beside this module, those that several scripts need in
 ``shared.lua``. A script is the text of ``shared.lua``, of one other file, and a call of one of its

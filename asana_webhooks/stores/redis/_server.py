@@ -62,10 +62,10 @@ DISK_REMEDY = "it cannot write to its disk: see its log, and free some space"
 URL = re.compile(
     r"rediss?://[^/?#\s]*(/\d*/?)?(\?[^@#]*)?|unix://[^/?#]*/[^@?#]+(\?[^@#]*)?", re.ASCII
 )
-"""What is read as it is meant: a password with a slash in it would be taken for host and port."""
+"""Texts that are read as they are meant: a password with a slash would be read as host and port."""
 
 DAMAGE = re.compile(r"DAMAGED (.+?)(?: script: .*)?")
-"""What scripts answer when a key is of another type, or holds no number where one must be."""
+"""Answers of scripts when a key is of another type, or holds no number where one must be."""
 
 SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "save")
 

@@ -103,7 +103,7 @@ SQL = _sections("statements.sql")
 """The statements by their names."""
 
 MIGRATIONS = tuple(_statements(script) for script in _sections("schema.sql").values())
-"""What makes each version of the schema from the one before it."""
+"""The steps that make each version of the schema from the one before it."""
 
 
 def failure(path: str, error: Exception) -> StoreError:
@@ -257,7 +257,7 @@ def _set_clock(connection: sqlite3.Connection, now: float) -> None:
 
 
 def _narrow(path: str) -> None:
-    """Let only this user read the files. By path: closing a descriptor drops SQLite's locks."""
+    """Restrict the files to this user. By path: closing a descriptor drops SQLite's locks."""
     for file in filter(os.path.exists, (path, f"{path}-wal", f"{path}-shm")):
         try:
             mode = stat.S_IMODE(os.stat(file).st_mode)
@@ -316,7 +316,7 @@ class FileGuard:
         self._index = os.open(f"{self._path}-shm", os.O_RDONLY)
 
     def close(self) -> None:
-        """Let go of the index. To be called after SQLite closed it: its locks go with this."""
+        """Close the index. To be called after SQLite closed it: its locks go with this."""
         os.close(self._index)
 
     def shrunk(self) -> None:
@@ -383,7 +383,7 @@ class FileGuard:
 
 
 class _IndexHeader(NamedTuple):
-    """What the index of the log says: frames of the log, pages of the whole database."""
+    """Read the index of the log: frames of the log, pages of the whole database."""
 
     page_size: int
     frames: int
@@ -391,7 +391,7 @@ class _IndexHeader(NamedTuple):
 
     @property
     def log_size(self) -> int:
-        """How long the log is at least, in bytes."""
+        """The least length of the log, in bytes."""
         return 32 + self.frames * (24 + self.page_size)
 
 

@@ -1,4 +1,4 @@
-"""How deliveries, routes and dead letters stand in rows, and rows in statements."""
+"""Deliveries, routes and dead letters as rows, and rows in statements."""
 
 from __future__ import annotations
 

@@ -505,7 +505,7 @@ class Tables:
 
 
 class _Intake:
-    """What the puts of one batch come to: the rows to insert, and what rules them out.
+    """The puts of one batch: the rows to insert, and the reasons against them.
 
     ``held`` is how many deliveries and bytes each candidate holds.
     """
