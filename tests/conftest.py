@@ -125,10 +125,14 @@ def make_client(asana: AsanaSimulator, free_port: int) -> Callable[..., Webhooks
 
 @pytest.fixture(params=["sqlite", "valkey", "postgres"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> "AsyncIterator[World]":
-    """Yield processes on a store of each kind that processes can share."""
+    """Yield processes on a store of each kind that processes can share.
+
+    Tests share its server, but for those that harm it, which are marked ``own_server``.
+    """
     from support.replicas import world_on  # it loads the servers, which most tests do without
 
-    async with world_on(request.param, tmp_path, shared=True) as world:
+    shared = request.node.get_closest_marker("own_server") is None
+    async with world_on(request.param, tmp_path, shared=shared) as world:
         yield world
 
 

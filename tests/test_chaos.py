@@ -6,7 +6,7 @@ import chaos
 import pytest
 from support.replicas import World
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.own_server]
 
 ROUNDS = 2
 

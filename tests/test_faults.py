@@ -5,7 +5,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import anyio
 import asyncpg
@@ -13,23 +12,16 @@ import httpx
 import pytest
 from conftest import eventually, until
 from support.postgres_server import PostgresServer
-from support.replicas import BUSY, KEPT_LEASE, KINDS, LEASE, Replica, Sent, Webhook, World, world_on
+from support.replicas import BUSY, KEPT_LEASE, LEASE, Replica, Sent, Webhook, World
 from support.valkey_server import ValkeyServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.own_server]
 
 LARGEST_POOL = 16
 """Connections that a store opens at most."""
 
 servers = pytest.mark.parametrize("world", ["valkey", "postgres"], indirect=True)
 on_sqlite = pytest.mark.parametrize("world", ["sqlite"], indirect=True)
-
-
-@pytest.fixture(params=KINDS)
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    """Yield processes on a store whose server no other test has."""
-    async with world_on(request.param, tmp_path) as world:
-        yield world
 
 
 @pytest.fixture

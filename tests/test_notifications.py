@@ -1,9 +1,8 @@
 """Workers of one process hear of what another has stored before they would have looked."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sized
+from collections.abc import Callable, Coroutine, Sized
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -12,7 +11,7 @@ import pytest
 from conftest import eventually, guard, until
 from redis.asyncio import BlockingConnectionPool, Redis
 from support.ports import free_tcp_port
-from support.replicas import KINDS, Webhook, World, confirm, world_on
+from support.replicas import Webhook, World, confirm
 
 from asana_webhooks import Event, MemoryStore, PostgresStore, RedisStore, StoreError
 from asana_webhooks import _inbox as module
@@ -27,11 +26,7 @@ on_postgres = pytest.mark.parametrize("world", ["postgres"], indirect=True)
 servers = pytest.mark.parametrize("world", ["valkey", "postgres"], indirect=True)
 
 
-@pytest.fixture(params=KINDS)
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    """Yield processes on a store whose server no other test has."""
-    async with world_on(request.param, tmp_path) as world:
-        yield world
+pytestmark = pytest.mark.own_server
 
 
 class Announcing(MemoryStore):

@@ -255,7 +255,7 @@ async def test_node_client_lives_through_the_life_of_a_webhook(
     assert seen.pop("secret") == receiver.secrets["/asana?app=1"]
     duplicate = seen.pop("duplicate")
     assert duplicate["status"] == 403
-    assert duplicate["body"]["errors"][0]["message"].startswith("You already have an existing")
+    assert duplicate["body"]["errors"][0]["message"].startswith("Duplicated webhook.")
     [listed] = seen.pop("listed")
     assert (listed["active"], listed["target"]) == (True, receiver.url)
     assert seen == {

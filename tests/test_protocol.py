@@ -582,7 +582,7 @@ def test_secret_that_no_header_could_carry_is_no_one_elses(state: str) -> None:
 
 
 @given(requests, routes, times, st.booleans())
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 def test_decide_is_total(
     request_: Request,
     at: Route | None,
@@ -600,7 +600,7 @@ def test_decide_is_total(
 
 
 @given(requests, routes)
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 def test_nothing_is_accepted_that_is_neither_a_handshake_nor_signed(
     request_: Request, at: Route | None
 ) -> None:
@@ -621,7 +621,7 @@ def test_nothing_is_accepted_that_is_neither_a_handshake_nor_signed(
 
 
 @given(requests, routes)
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 def test_answer_quotes_nothing_of_the_request_but_an_accepted_secret(
     request_: Request, at: Route | None
 ) -> None:

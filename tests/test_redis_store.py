@@ -161,7 +161,7 @@ def test_store_answers_as_the_model_does(valkey: ValkeyServer, keys: list[str] |
     run_state_machine_as_test(
         RedisMachine,
         settings=settings(
-            max_examples=20,
+            max_examples=8,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
