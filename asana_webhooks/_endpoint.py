@@ -160,14 +160,19 @@ def machine_time() -> datetime:
     return datetime.now(UTC)
 
 
+def _is_replay(decision: Decision) -> bool:
+    return isinstance(decision.effect, Bury) and decision.effect.replay
+
+
 class Endpoint:
     """Answers requests for routes; it does not know how they came.
 
     ``on_arrival`` is called, on the loop, after a delivery was stored. ``accepting`` is what the
     readiness probe tells, while the store answers. ``max_body`` is in bytes, ``body_timeout`` and
     ``store_timeout`` are in seconds. ``now`` returns the time (aware) by which the age of events is
-    judged: Asana's where it is known. ``telemetry`` is told of each request and of what becomes of
-    deliveries.
+    judged: Asana's where it is known; ``learn_time`` asks Asana for it when all events of one body
+    look old, as they do by a clock that is ahead. ``telemetry`` is told of each request and of what
+    becomes of deliveries.
 
     Raises ValueError for a limit that is not positive, TypeError for one that is no number.
     """
@@ -182,6 +187,7 @@ class Endpoint:
         body_timeout: float = BODY_TIMEOUT,
         store_timeout: float = STORE_TIMEOUT,
         now: Callable[[], datetime] = machine_time,
+        learn_time: Callable[[], Awaitable[None]] | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         check_options(_OPTIONS, locals())
@@ -191,6 +197,7 @@ class Endpoint:
         self._max_body = max_body
         self._answer_gone = answer_gone
         self._now = now
+        self._learn_time = learn_time
         self._telemetry = telemetry or Telemetry()
         self._clock_is_wrong = False
         self._store_deadline = Deadline(store_timeout)
@@ -317,6 +324,11 @@ class Endpoint:
         received_at, now = machine_time(), self._now()
         self._check_clock(received_at - now)
         decision = decide(request, route, now=now, max_body=self._max_body)
+        if self._learn_time is not None and _is_replay(decision):
+            await self._learn_time()
+            now = self._now()
+            self._check_clock(received_at - now)
+            decision = decide(request, route, now=now, max_body=self._max_body)
         if decision.response is WRONG_SIGNATURE and self._may_have_changed(request.route, started):
             started = time.monotonic()
             decision = await self._decide_again(request, now, spent=spent)

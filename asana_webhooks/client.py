@@ -226,6 +226,7 @@ class WebhooksClient(WebhooksApi):
             max_body=max_body,
             answer_gone=answer_gone,
             now=self.asana_now,
+            learn_time=self._transport.learn_time,
             telemetry=observer,
         )
         establishment = Establishment(

@@ -531,6 +531,31 @@ async def test_time_is_learnt_from_nobody_else(
     assert api.asana_now().year >= 2026
 
 
+async def test_time_is_asked_for_once_and_not_when_it_is_known(
+    api: WebhooksApi, asana: respx.MockRouter
+) -> None:
+    theirs = datetime(2020, 1, 1, tzinfo=UTC)
+    date = {"Date": format_datetime(theirs, usegmt=True)}
+    me = asana.get("/users/me").respond(json=ONE, headers=date)
+    for _ in range(3):
+        await api._transport.learn_time()
+    assert api.asana_now().year == 2020
+    assert me.call_count == 1
+
+
+async def test_question_for_the_time_that_fails_is_asked_again_after_a_minute(
+    api: WebhooksApi, asana: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = asana.get("/users/me").respond(401)
+    for _ in range(3):
+        await api._transport.learn_time()
+    assert me.call_count == 1
+    monkeypatch.setattr(_asana_transport, "ASK_AFTER", 0.0)
+    await api._transport.learn_time()
+    assert me.call_count == 2
+    assert api.asana_now().year >= 2026
+
+
 # Whose client it is, and its end.
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,9 @@ from asana_webhooks import (
     WebhooksClient,
     sign,
 )
+from asana_webhooks import _asana_transport as transport_module
+from asana_webhooks import _endpoint as endpoint_module
+from asana_webhooks._background import background_task
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.stores.urls import open_store
 
@@ -529,6 +532,39 @@ async def test_age_of_events_is_judged_by_the_clock_of_asana(
         await asana.create_task("Fix the login", project=asana.project)
         (letter,) = await eventually(client.dead_letters)
         assert "late or replayed" in letter.reason
+
+
+async def test_clock_that_is_ahead_costs_no_event_in_a_process_that_has_not_called_asana(
+    make_client: MakeClient,
+    asana: AsanaSimulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    store = f"sqlite:///{tmp_path}/store.db"
+    async with make_client(store=store) as client:
+        await client.ensure(asana.project)
+        await asana.settled()
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override] # as it is used
+            return datetime.now(tz) + timedelta(hours=30)
+
+    monkeypatch.setattr(endpoint_module, "datetime", Ahead)
+    monkeypatch.setattr(transport_module, "datetime", Ahead)
+    async with make_client(store=store) as client:
+        seen: list[Event] = []
+
+        @client.on("task", action="added")
+        async def handle(event: Event) -> None:
+            seen.append(event)
+
+        async with background_task(client.run(), "handlers"):
+            await asana.create_task("Fix the login", project=asana.project)
+            await until(lambda: seen)
+        assert await client.dead_letters() == []
+    assert "this machine's clock is 1 day, 6:00:" in caplog.text
 
 
 async def test_client_that_is_open_in_another_event_loop_says_so(
