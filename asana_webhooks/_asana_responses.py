@@ -114,6 +114,8 @@ def _error(status: int, retry_after: str | None, body: bytes) -> ApiError:
         error.retry_after = parse_retry_after(retry_after)
     elif 300 <= status <= 399:
         error.hint = "redirects are not followed, they could carry the token away; check base_url"
+    elif status in (400, 404) and not messages:  # Asana explains its own
+        error.hint = "check that base_url ends in /api/1.0, and the proxies on the way"
     return error
 
 
@@ -294,6 +296,16 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
 )
 
 
+# Nothing is sent before there is a connection. httpx's ConnectTimeout tells it only without
+# aiohttp, whose transport calls more by that name.
+_UNCONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+    httpx.ConnectError,
+)
+
+
 def unanswered(cause: Exception, *, method: str, host: str) -> ConnectionFailedError:
     """Return the error for a call that got no answer; it names host, kind and next step.
 
@@ -304,9 +316,14 @@ def unanswered(cause: Exception, *, method: str, host: str) -> ConnectionFailedE
     what, step = next(
         (what, step) for kinds, what, step in (*_KINDS, _other(cause)) if _has(cause, kinds)
     )
-    if method == "POST":  # whatever the kind, the request may have been sent
+    sent = not _has(cause, _UNCONNECTED) and (
+        _has(cause, (aiohttp.ClientError,)) or not _has(cause, (httpx.ConnectTimeout,))
+    )
+    if method == "POST" and sent:
         step += "; whether the webhook was made is unknown, get_webhooks tells"
-    return ConnectionFailedError(f"no answer from {host}: {what} ({step})")
+    error = ConnectionFailedError(f"no answer from {host}: {what} ({step})")
+    error.sent = sent
+    return error
 
 
 def is_untrusted(error: Exception) -> bool:

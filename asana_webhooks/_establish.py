@@ -232,13 +232,13 @@ class Establishment:
         started = time.monotonic()
         try:
             webhook = await self._post(route, timeout)
-        except (ConnectionFailedError, ServerError, DecodeError) as error:
-            webhook = await self._look_up_lost(route, error)
         except AsanaWebhooksError as error:
-            await self._undo_reservation(route)
-            if isinstance(error, BadRequestError) and _is_about_handshake(error):
-                raise self._handshake_missing(route, started, error.errors) from error
-            raise
+            if not _is_lost(error):
+                await self._undo_reservation(route)
+                if isinstance(error, BadRequestError) and _is_about_handshake(error):
+                    raise self._handshake_missing(route, started, error.errors) from error
+                raise
+            webhook = await self._look_up_lost(route, error)
         except BaseException:
             await self._undo_unanswered(route)
             raise
@@ -402,6 +402,13 @@ def _check(resource: str, filters: Sequence[WebhookFilter] | None, timeout: floa
 def _summed_up(lines: Sequence[str]) -> str:
     counted = Counter(lines).items()
     return "; ".join(line if times == 1 else f"{line}, {times} times" for line, times in counted)
+
+
+def _is_lost(error: AsanaWebhooksError) -> bool:
+    """Return whether Asana may have made the webhook although its answer is an error, or none."""
+    if isinstance(error, ConnectionFailedError):
+        return error.sent
+    return isinstance(error, ServerError | DecodeError)
 
 
 def _is_about_handshake(error: BadRequestError) -> bool:

@@ -97,6 +97,8 @@ def _rebuild(cls: type[ApiError], args: tuple[Any, ...], fields: dict[str, Any])
 class BadRequestError(ApiError):
     """400: a parameter is missing or wrong."""
 
+    hint = "correct what Asana names, then call again"
+
 
 class AuthenticationError(ApiError):
     """401: the token is missing, wrong, expired or revoked."""
@@ -133,6 +135,8 @@ class DuplicateWebhookError(PermissionDeniedError):
 class NotFoundError(ApiError):
     """404: no such object, or none that this token may see."""
 
+    hint = "check the gid, and that the token's user may see what has it"
+
 
 class RateLimitedError(ApiError):
     """429: too many calls. ``retry_after`` says for how many seconds to wait, None if unsaid."""
@@ -148,7 +152,12 @@ class ServerError(ApiError):
 
 
 class ConnectionFailedError(AsanaWebhooksError):
-    """Asana could not be reached, or hung up before its answer was complete."""
+    """Asana could not be reached, or hung up before its answer was complete.
+
+    ``sent`` is False when there was no connection, so that Asana cannot have done anything.
+    """
+
+    sent: bool = True
 
 
 class EstablishmentError(AsanaWebhooksError):

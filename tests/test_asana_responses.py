@@ -8,6 +8,7 @@ import aiohttp
 import httpx
 import msgspec
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,6 +129,12 @@ def test_phrase_for_the_support_is_kept() -> None:
     error = refusal(500, said("Server Error", phrase="6 sad squid snuggle softly"))
     assert error.phrase == "6 sad squid snuggle softly"
     assert "6 sad squid" in str(error)
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_refusal_without_an_explanation_is_not_taken_for_asanas(status: int) -> None:
+    assert "check that base_url ends in /api/1.0" in str(refusal(status, b"<html>"))
+    assert "base_url" not in str(refusal(status, said("no")))
 
 
 def test_redirect_says_that_it_is_not_followed() -> None:
@@ -390,8 +397,52 @@ def test_failed_connection_names_host_kind_and_next_step(cause: Exception, kind:
     assert text.endswith(")")
 
 
+def refused_by_aiohttp() -> Exception:
+    key = ConnectionKey(
+        host="h",
+        port=443,
+        is_ssl=True,
+        ssl=True,
+        proxy=None,
+        proxy_auth=None,
+        proxy_headers_hash=None,
+    )
+    return aiohttp.ClientConnectorError(key, ConnectionRefusedError("x"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "sent"),
+    [
+        pytest.param(httpx.ConnectError("x"), False, id="refused"),
+        pytest.param(httpx.ConnectTimeout("x"), False, id="no connection in time"),
+        pytest.param(
+            after(httpx.ConnectTimeout("x"), refused_by_aiohttp()),
+            False,
+            id="refused under aiohttp",
+        ),
+        pytest.param(
+            after(httpx.ConnectTimeout("x"), aiohttp.ConnectionTimeoutError("x")),
+            False,
+            id="no connection in time under aiohttp",
+        ),
+        pytest.param(
+            after(httpx.ConnectTimeout("x"), aiohttp.ServerDisconnectedError("x")),
+            True,
+            id="hang-up that httpx-aiohttp calls a timeout",
+        ),
+        pytest.param(httpx.ReadError("x"), True, id="cut"),
+        pytest.param(httpx.ReadTimeout("x"), True, id="no answer in time"),
+        pytest.param(TimeoutError("x"), True, id="deadline"),
+    ],
+)
+def test_what_had_no_connection_was_not_sent(cause: Exception, *, sent: bool) -> None:
+    error = unanswered(cause, method="POST", host="h")
+    assert error.sent is sent
+    assert ("whether the webhook was made is unknown" in str(error)) is sent
+
+
 def test_failed_creation_says_that_its_outcome_is_unknown() -> None:
-    failed = httpx.ConnectError("x")
+    failed = httpx.ReadError("x")
     assert "whether the webhook was made is unknown" in str(
         unanswered(failed, method="POST", host="h")
     )

@@ -31,7 +31,10 @@ def test_show_says_when_the_secret_is_not_here(shell: Shell) -> None:
 
 
 def test_show_of_an_unknown_webhook_is_one_line(shell: Shell) -> None:
-    assert shell.failure("show", "99") == ("Error: Asana answered 404: webhook: Unknown object: 99")
+    assert shell.failure("show", "99") == (
+        "Error: Asana answered 404: webhook: Unknown object: 99"
+        " (check the gid, and that the token's user may see what has it)"
+    )
 
 
 def test_gid_that_is_none_is_one_line(shell: Shell) -> None:

@@ -71,8 +71,8 @@ def test_every_error_says_what_it_means() -> None:
     ("error", "message"),
     [
         pytest.param(
-            BadRequestError(400, (NO_HANDSHAKE,)),
-            f"Asana answered 400: {NO_HANDSHAKE}",
+            ApiError(402, ("Payment Required",)),
+            "Asana answered 402: Payment Required",
             id="without a hint",
         ),
         pytest.param(
@@ -115,8 +115,10 @@ def test_message_holds_status_and_asanas_words_and_the_next_step(
     "cls",
     [
         AuthenticationError,
+        BadRequestError,
         DuplicateWebhookError,
         LoginRequiredError,
+        NotFoundError,
         PermissionDeniedError,
         RateLimitedError,
         ServerError,

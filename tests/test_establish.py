@@ -8,6 +8,7 @@ import anyio
 import pytest
 from conftest import eventually
 from msgspec.structs import replace
+from support.ports import free_tcp_port
 
 from asana_webhooks import (
     ApiError,
@@ -415,6 +416,21 @@ async def test_look_for_a_lost_webhook_that_takes_too_long_says_so(
     assert caught.value.__notes__ == [
         "whether a webhook was made could not be found out: it took too long"
     ]
+
+
+async def test_create_call_without_a_connection_leaves_nothing_to_look_for(
+    make_client: Callable[..., WebhooksClient],
+    store: MemoryStore,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nobody = f"http://127.0.0.1:{free_tcp_port()}/api/1.0"
+    async with make_client(store=store, base_url=nobody) as client:
+        with pytest.raises(ConnectionFailedError, match="refused") as caught:
+            await client.establish("8675309")
+        assert await store.list_routes() == []
+    assert not caught.value.sent
+    assert "unknown" not in str(caught.value)
+    assert "looking for its webhook" not in caplog.text
 
 
 async def test_create_call_that_takes_too_long_is_a_lost_answer(

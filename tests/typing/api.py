@@ -344,7 +344,9 @@ async def handle_errors() -> None:
     except HandshakeMismatchError as error:
         failed: EstablishmentError = error
         use(failed)
-    except (ConnectionFailedError, DecodeError, StoreError) as error:
+    except ConnectionFailedError as error:
+        assert_type(error.sent, bool)
+    except (DecodeError, StoreError) as error:
         base: AsanaWebhooksError = error
         use(base)
 
