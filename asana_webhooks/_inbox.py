@@ -139,7 +139,7 @@ class Inbox:
         self._drained = asyncio.Event()
         self._works: set[_ActiveClaim] = set()
         self._no_suspect = asyncio.Event()
-        self._unwanted: set[tuple[str | None, str]] = set()
+        self._unwanted: set[tuple[str | None, str, str | None]] = set()
         self._notifying: anyio.CancelScope
         self._beside = AsyncExitStack()
         self._log = ThrottledLogger(logger)
@@ -468,12 +468,15 @@ class Inbox:
 
     def _note_unwanted(self, event: Event) -> None:
         self._telemetry.unwanted(event)
-        kind = (event.resource.resource_type, event.action)
+        field = None if event.change is None else event.change.field
+        kind = (event.resource.resource_type, event.action, field)
         if kind not in self._unwanted and len(self._unwanted) < MAX_UNWANTED:
             self._unwanted.add(kind)
             logger.info(
-                "no handler wants events of type %.50r with action %.50r; they count as handled",
-                *kind,
+                "no handler wants events of type %.50r with action %.50r%s; they count as handled",
+                event.resource.resource_type,
+                event.action,
+                "" if field is None else f" of field {field!r:.50}",
             )
 
     async def _begin_attempt(self, work: _ActiveClaim, delivery: Delivery) -> Attempt | None:
@@ -549,8 +552,11 @@ class Inbox:
         self._keep_if(work, buried)
         if buried:
             self._telemetry.became(attempt.delivery, "dead", letters[0].reason)
+            route = await self._store.get_route(letters[0].route)
+            whose = "a webhook that is gone" if route is None else f"webhook {route.gid}"
             for letter in letters:
-                self._log.log(logging.ERROR, "bury", "a dead letter: %s", letter.reason)
+                text = "a dead letter of %s: %s"
+                self._log.log(logging.ERROR, "bury", text, whose, letter.reason)
 
     def _keep_if(self, work: _ActiveClaim, leased: bool) -> None:  # noqa: FBT001 - a store's answer
         if work.leased and not leased:

@@ -17,7 +17,7 @@ from asana_webhooks import _inbox as module
 from asana_webhooks._background import background_task
 from asana_webhooks._handlers import HandlerError
 from asana_webhooks._inbox import Inbox
-from asana_webhooks.models import Claim, DeadLetter, Delivery
+from asana_webhooks.models import Claim, DeadLetter, Delivery, Route
 from asana_webhooks.router import Router
 from asana_webhooks.stores import Store
 from asana_webhooks.telemetry import Counters, Telemetry
@@ -25,10 +25,11 @@ from asana_webhooks.telemetry import Counters, Telemetry
 NOW = datetime(2026, 7, 4, tzinfo=UTC)
 
 
-def event(gid: object, *, action: str = "changed") -> str:
+def event(gid: object, *, action: str = "changed", field: str | None = None) -> str:
+    change = "" if field is None else f',"change":{{"field":"{field}","action":"changed"}}'
     return (
         f'{{"created_at":"2026-07-04T10:00:00.000Z","action":"{action}",'
-        f'"resource":{{"gid":"{gid}","resource_type":"task"}}}}'
+        f'"resource":{{"gid":"{gid}","resource_type":"task"}}{change}}}'
     )
 
 
@@ -707,7 +708,18 @@ async def test_unreadable_delivery_becomes_a_dead_letter(
     async with draining(store, seen):
         letters = await eventually(store.dead_letters)
     assert letters[0].body == b"[" * 100_000
-    assert "a dead letter" in caplog.text
+    assert "a dead letter of a webhook that is gone: " in caplog.text
+
+
+async def test_dead_letter_is_logged_with_its_webhook(
+    store: MemoryStore, seen: Seen, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.reserve(Route(id="a", target="https://h.example/a", resource="12"), ttl=60)
+    await store.add_candidate("a", "s" * 64)
+    await store.confirm("a", gid="71", secret="s" * 64)
+    await put(store, "a", body=b"[")
+    async with draining(store, seen):
+        await until(lambda: "a dead letter of webhook 71: " in caplog.text)
 
 
 # Stopping
@@ -1426,17 +1438,19 @@ async def test_event_that_no_handler_wants_is_counted_and_its_kind_said_once(
         gids.append(event.resource.gid)
 
     await put(store, "a", event(1), event(2), event(3, action="added"))
-    await put(store, "b", event(4), event(5, action="deleted"))
+    await put(store, "b", event(4), event(5, action="deleted"), event(6, field="name"))
     async with Inbox(store, telemetry=counters) as inbox, anyio.create_task_group() as tasks:
         tasks.start_soon(inbox.drain, router)
         await eventually(lambda: is_empty(store))
         inbox.stop()
     assert gids == ["3"]
-    assert counters.unwanted_events == 4
+    assert counters.unwanted_events == 5
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     assert said == [
         "no handler wants events of type 'task' with action 'changed'; they count as handled",
         "no handler wants events of type 'task' with action 'deleted'; they count as handled",
+        "no handler wants events of type 'task' with action 'changed' of field 'name';"
+        " they count as handled",
     ]
 
 
