@@ -193,13 +193,18 @@ def test_chosen_letters_are_replayed_or_discarded(
 def test_ids_of_none_are_a_failure_but_the_others_are_done(shell: Shell, act: list[str]) -> None:
     result = shell.run(*act, "1", "98", "99")
     assert (result.exit_code, result.stdout) == (1, f"1 {act[0]}ed\n")
-    assert "2 of the ids are no dead letter's" in result.stderr
+    assert result.stderr.startswith("Error: there is no dead letter '98', '99': ")
     assert len(shell.reasons()) == 2
 
 
 def test_discarding_asks_first(shell: Shell) -> None:
     refused = shell.run("discard", "--all", answer="n\n")
     assert refused.exit_code == 1
+    assert "Aborted" in refused.stderr
+    unanswered = shell.run("discard", "--all")
+    assert unanswered.exit_code == 1
+    assert "Error: nobody is there to answer" in unanswered.stderr
+    assert "--yes" in unanswered.stderr
     assert len(shell.reasons()) == 3
     assert shell.run("discard", "--all", answer="y\n").exit_code == 0
     assert shell.reasons() == []
@@ -207,14 +212,26 @@ def test_discarding_asks_first(shell: Shell) -> None:
 
 @pytest.mark.parametrize("act", ["replay", "discard"])
 @pytest.mark.parametrize(
-    "which",
-    [[], ["1", "--all"], ["1", "--webhook", "71"], ["--all", "--reason", "x"]],
-    ids=["nothing", "id and all", "id and filter", "filter and all"],
+    ("which", "said"),
+    [
+        pytest.param([], "say which dead letters", id="nothing"),
+        pytest.param(["1", "--all"], "say in one way which", id="id and all"),
+        pytest.param(["1", "--webhook", "71"], "say in one way which", id="id and filter"),
+        pytest.param(["--all", "--reason", "x"], "say in one way which", id="filter and all"),
+    ],
 )
-def test_unclear_choice_does_nothing(shell: Shell, act: str, which: list[str]) -> None:
+def test_unclear_choice_does_nothing(shell: Shell, act: str, which: list[str], said: str) -> None:
     result = shell.run(act, *which)
     assert result.exit_code == 2
-    assert "say which dead letters: their ids, or filters, or --all" in result.stderr
+    assert said in result.stderr
+    assert len(shell.reasons()) == 3
+
+
+@pytest.mark.parametrize("act", ["replay", "discard"])
+def test_filter_before_the_command_is_not_passed_over(shell: Shell, act: str) -> None:
+    result = shell.run("--webhook", "71", act, "--all")
+    assert result.exit_code == 2
+    assert f"filters stand behind the command: inbox {act} --reason" in result.stderr
     assert len(shell.reasons()) == 3
 
 

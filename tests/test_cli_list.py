@@ -71,6 +71,20 @@ def test_list_without_webhooks_says_so_and_makes_no_store(shell: Shell) -> None:
     assert not shell.file.exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["list"], ["show", "GID"], ["update", "GID", "--no-filters"], ["delete", "GID", "--yes"]],
+    ids=lambda command: command[0],
+)
+def test_store_that_is_named_and_not_there_is_told(shell: Shell, command: list[str]) -> None:
+    gid = shell.establish()
+    missing = f"sqlite:///{shell.file}.none"
+    arguments = [gid if each == "GID" else each for each in command]
+    said = shell.failure(*arguments, "--store", missing)
+    assert f"there is no store at {missing}: name the one that the receivers use" in said
+    assert [*shell.asana.webhooks] == [gid]
+
+
 def test_list_waits_where_asana_limits_the_rate(shell: Shell) -> None:
     gid = shell.establish()
     shell.asana.faults.add(Fault.RATE_LIMITED)

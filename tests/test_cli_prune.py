@@ -51,6 +51,8 @@ def test_prune_asks_first(shell: Shell) -> None:
     assert refused.exit_code == 1
     assert "Delete 1 of them at Asana for good?" in refused.stderr
     assert orphan in shell.asana.webhooks
+    assert "nobody is there to answer" in shell.run("prune").stderr
+    assert orphan in shell.asana.webhooks
     assert shell.run("prune", answer="y\n").exit_code == 0
     assert orphan not in shell.asana.webhooks
 

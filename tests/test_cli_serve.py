@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -19,7 +20,7 @@ from conftest import eventually, until
 from support.cli_serve import Place, Serve, place, serve
 from test_serving import HERE, is_ready, post_event
 
-from asana_webhooks import WebhooksClient
+from asana_webhooks import Event, WebhooksClient
 from asana_webhooks.cli import serve as serving
 from asana_webhooks.cli import workers
 from asana_webhooks.cli.app import cli
@@ -213,7 +214,9 @@ if imports.stat().st_size == 3:
         pytest.param("nowhere:client", "No module named 'nowhere'", id="no module"),
         pytest.param("support.served:nothing", "has no attribute 'nothing'", id="no attribute"),
         pytest.param(
-            "support.served:no_client", "is a str; it must be a WebhooksClient", id="no client"
+            "support.served:no_client",
+            "is of type str; it must be a WebhooksClient",
+            id="no client",
         ),
         pytest.param(":", "write module:name", id="nothing at all"),
     ],
@@ -289,15 +292,82 @@ def test_port_on_which_another_program_listens_is_refused() -> None:
         pass
 
 
-def test_workers_of_a_client_without_a_receiver_are_refused(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("options", [["--workers", "2"], ["--port", "1"], ["--host", "::1"]])
+@pytest.mark.parametrize(
+    ("listening", "said"),
+    [
+        pytest.param({"serve": False}, "there is no receiver to move", id="served elsewhere"),
+        pytest.param({"unix_socket": "s"}, "the receiver cannot be moved", id="unix socket"),
+    ],
+)
+def test_options_of_a_port_are_refused_for_a_client_that_listens_on_none(
+    monkeypatch: pytest.MonkeyPatch, listening: dict[str, Any], said: str, options: list[str]
 ) -> None:
-    use(place, monkeypatch)
-    monkeypatch.setattr(serving, "find_client", lambda _: served_elsewhere())
-    result = CliRunner().invoke(cli, ["serve", "support.served:client", "--workers", "2"])
-    assert result.exit_code == 1
-    assert "serve=False" in result.stderr
+    monkeypatch.setattr(serving, "find_client", lambda _: made(**listening))
+    result = CliRunner().invoke(cli, ["serve", "support.served:client", *options])
+    assert result.exit_code == 2
+    assert f"need a client that listens on a port: {said}" in " ".join(result.stderr.split())
 
 
-def served_elsewhere() -> WebhooksClient:
-    return WebhooksClient("t", public_url="https://h.example.com", store="memory:", serve=False)
+def made(**options: Any) -> WebhooksClient:
+    client = WebhooksClient("t", public_url="https://h.example.com", **options)
+    client.on()(ignore)
+    return client
+
+
+async def ignore(event: Event) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        pytest.param(WebhooksClient("t"), "give it a public_url", id="only calls"),
+        pytest.param(
+            WebhooksClient("t", public_url="https://h.example.com"),
+            "this client has no handler",
+            id="no handler",
+        ),
+    ],
+)
+def test_client_that_cannot_serve_is_refused_with_the_next_step(
+    monkeypatch: pytest.MonkeyPatch, client: WebhooksClient, said: str
+) -> None:
+    monkeypatch.setattr(serving, "find_client", lambda _: client)
+    result = CliRunner().invoke(cli, ["serve", "bot:client"])
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_store_beside_a_client_is_refused() -> None:
+    result = CliRunner().invoke(
+        cli, ["serve", "support.served:client", "--store", "sqlite:///other.db"]
+    )
+    assert result.exit_code == 2
+    assert "a client names its store itself: leave out --store" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        pytest.param(["--store", "memory:"], None, id="option"),
+        pytest.param(["--workers", "2"], "memory:", id="variable"),
+    ],
+)
+def test_receiver_alone_with_a_store_in_memory_is_refused(
+    arguments: list[str], variable: str | None
+) -> None:
+    told = {"ASANA_WEBHOOKS_STORE": variable}
+    result = CliRunner().invoke(cli, ["serve", *arguments], env=told)
+    assert result.exit_code == 2
+    assert "name a lasting one with --store, or a client with handlers" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--workers=2", "--no-handlers"])
+def test_store_in_memory_that_processes_are_to_share_is_refused(
+    monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(serving, "find_client", lambda _: made(store="memory:"))
+    result = CliRunner().invoke(cli, ["serve", "bot:client", option])
+    assert result.exit_code == 2
+    assert "this client's store is in memory" in result.stderr
+    assert "--no-handlers" in result.stderr

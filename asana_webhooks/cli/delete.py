@@ -9,7 +9,7 @@ import click
 from ..errors import StoreError
 from ..models import check_gid
 from .access import Access
-from .options import STORE, YES, asana_options
+from .options import STORE, YES, asana_options, confirm
 from .output import warnings_shown
 from .webhooks import delete_each, routes_of, store_if_any
 
@@ -34,7 +34,7 @@ def command(*, gids: tuple[str, ...], store: str, access: Access, yes: bool) -> 
     for gid in gids:
         check_gid("gid", gid)
     if not yes:
-        click.confirm(f"Delete {', '.join(gids)} for good?", abort=True, err=True)
+        confirm(f"Delete {', '.join(gids)} for good?")
     with warnings_shown():
         asyncio.run(_delete(access, store, gids))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ..models import DeadLetter
-from .options import JSON, STORE, YES
+from .options import JSON, STORE, YES, confirm
 from .output import age, print_fields, print_records
 from .webhooks import existing_store
 
@@ -72,11 +72,14 @@ def command(
     Without a command of its own it counts, and lists dead letters, the oldest first.
     """
     context.obj = store
+    selection = Selection(**selected)
     if context.invoked_subcommand is None:
         import asyncio
 
-        selection = Selection(**selected)
         asyncio.run(_print_overview(store, selection, limit=limit, as_json=as_json))
+    elif selection.by_filter:
+        msg = f"filters stand behind the command: inbox {context.invoked_subcommand} --reason ..."
+        raise click.UsageError(msg)
 
 
 @command.command()
@@ -101,8 +104,8 @@ def replay(store: str, /, **selected: Any) -> None:
 
     selection = Selection(**selected)
     selection.check()
-    count = asyncio.run(_each(store, selection, lambda opened: opened.replay))
-    _report(count, "replayed", selection)
+    count, unknown = asyncio.run(_each(store, selection, lambda opened: opened.replay))
+    _report(count, "replayed", unknown)
 
 
 @command.command()
@@ -118,9 +121,9 @@ def discard(store: str, /, *, yes: bool, **selected: Any) -> None:
     selection = Selection(**selected)
     selection.check()
     if not yes:
-        click.confirm("Their events will never be handled. Go on?", abort=True, err=True)
-    count = asyncio.run(_each(store, selection, lambda opened: opened.discard))
-    _report(count, "discarded", selection)
+        confirm("Their events will never be handled. Go on?")
+    count, unknown = asyncio.run(_each(store, selection, lambda opened: opened.discard))
+    _report(count, "discarded", unknown)
 
 
 class Selection(NamedTuple):
@@ -135,10 +138,18 @@ class Selection(NamedTuple):
 
     def check(self) -> None:
         """Raise UsageError unless it is clear which are meant."""
-        by_filter = any((self.resource, self.webhook, self.reason, self.buried_before))
-        if bool(self.ids) + by_filter + self.every != 1:
+        ways = bool(self.ids) + self.by_filter + self.every
+        if ways == 0:
             msg = "say which dead letters: their ids, or filters, or --all"
             raise click.UsageError(msg)
+        if ways > 1:
+            msg = "say in one way which dead letters: by ids, or by filters, or with --all"
+            raise click.UsageError(msg)
+
+    @property
+    def by_filter(self) -> bool:
+        """Whether any filter is given."""
+        return any((self.resource, self.webhook, self.reason, self.buried_before))
 
     def of(self, store: Store) -> AsyncIterator[DeadLetter]:
         """Return those that are in a store."""
@@ -153,12 +164,12 @@ class Selection(NamedTuple):
         )
 
 
-def _report(count: int, what: str, selection: Selection) -> None:
-    """Print how many there were. Raises ClickException when ids were given that are none's."""
+def _report(count: int, what: str, unknown: list[str]) -> None:
+    """Print how many there were. Raises ClickException with the ids that are no dead letter's."""
     click.echo(f"{count} {what}")
-    missing = len(set(selection.ids)) - count
-    if selection.ids and missing:
-        msg = f"{missing} of the ids are no dead letter's: `asana-webhooks inbox` lists them"
+    if unknown:
+        ids = ", ".join(map(repr, unknown))
+        msg = f"there is no dead letter {ids}: `asana-webhooks inbox` lists them"
         raise click.ClickException(msg)
 
 
@@ -229,11 +240,15 @@ async def _each(
     url: str,
     selection: Selection,
     what: Callable[[Store], Callable[[list[str]], Coroutine[Any, Any, int]]],
-) -> int:
+) -> tuple[int, list[str]]:
+    """Replay or discard; return how many there were, and the ids that are no dead letter's."""
     async with existing_store(url) as store:
         act = what(store)
         if selection.ids:
-            return await act(list(selection.ids))
+            ids = [*dict.fromkeys(selection.ids)]
+            unknown = [each for each in ids if await store.get_dead_letter(each) is None]
+            return await act(ids), unknown
         # All are selected first: one that fails again meanwhile is not taken a second time.
         ids = [letter.id async for letter in selection.of(store)]
-        return sum([await act(ids[start : start + BATCH]) for start in range(0, len(ids), BATCH)])
+        starts = range(0, len(ids), BATCH)
+        return sum([await act(ids[start : start + BATCH]) for start in starts]), []

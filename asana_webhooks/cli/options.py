@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..models import WebhookFilter
 from .access import STORE_VARIABLE, Access
@@ -23,6 +25,8 @@ __all__ = [
     "STORE",
     "YES",
     "asana_options",
+    "confirm",
+    "is_store_option_given",
 ]
 
 STORE = click.option(
@@ -50,6 +54,27 @@ PUBLIC_URL = click.option(
     help="Where the internet reaches the receiver; a route is appended.",
 )
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def is_store_option_given() -> bool:
+    """Return whether --store stands in the call; its variable may be there for other commands."""
+    source = click.get_current_context().get_parameter_source("store")
+    return source is ParameterSource.COMMANDLINE
+
+
+def confirm(question: str) -> None:
+    """Ask on standard error. Raises Abort for no, ClickException when nobody can answer."""
+    try:
+        sure = click.confirm(question, err=True)
+    except click.Abort as nothing:
+        if sys.stdin is not None and sys.stdin.isatty():  # Ctrl-C, Ctrl-D
+            raise
+        click.echo(err=True)
+        msg = "nobody is there to answer, as standard input is no terminal: --yes does not ask"
+        raise click.ClickException(msg) from nothing
+    if not sure:
+        raise click.Abort
+
 
 INSPECTOR_PORT = 4480
 """The port of the inspector's page, unless another is given."""

@@ -9,7 +9,7 @@ import click
 from ..models import Webhook
 from ..protocol import route_of
 from .access import Access
-from .options import JSON, PUBLIC_URL, STORE, YES, asana_options
+from .options import JSON, PUBLIC_URL, STORE, YES, asana_options, confirm
 from .output import print_records, warnings_shown
 from .webhooks import (
     all_webhooks,
@@ -115,7 +115,7 @@ def _check_sure(orphans: Orphans, *, yes: bool) -> None:
         raise click.ClickException(msg)
     if not yes:
         count = len(orphans.webhooks)
-        click.confirm(f"Delete {count} of them at Asana for good?", abort=True, err=True)
+        confirm(f"Delete {count} of them at Asana for good?")
 
 
 async def _delete(access: Access, webhooks: list[Webhook]) -> None:

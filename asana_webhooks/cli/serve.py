@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .access import STORE_VARIABLE
-from .options import STORE
+from .options import STORE, is_store_option_given
 from .output import is_debugging, log_to_stderr
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ def command(
 ) -> None:
     """Receive deliveries, and hand them to handlers, until told to stop.
 
-    TARGET is the client with its handlers, or a function that returns it, as module:name. Without
-    it a receiver alone keeps deliveries in --store for other processes; it needs no token.
+    TARGET is the client with its handlers, or a function that returns it, as module:name. It names
+    its store itself: --store is refused beside it, and ASANA_WEBHOOKS_STORE is not read. Without
+    TARGET a receiver alone keeps deliveries in --store for other processes; it needs no token.
 
     SIGTERM or Ctrl-C ends it within ten seconds, a second one at once; nothing is lost.
     """
@@ -55,14 +56,18 @@ def command(
     from .workers import reserved_port, supervise
 
     log_to_stderr(logging.INFO)
-    client = None if target is None else find_client(target)
+    if target is None:
+        client = None
+        _check_store(store)
+    else:
+        _check_no_store_option()
+        client = find_client(target)
+        _check_client(client, handlers=handlers, shared=workers > 1 or not handlers)
+        _move(client, host, port, share_port=workers > 1 or supervised)
     if workers == 1:
         asyncio.run(_serve(client, store, host, port, handlers=handlers, supervised=supervised))
         return
-    own = PORT if client is None else client.port
-    if own is None:
-        msg = "several workers share the port of a receiver; this client has none (serve=False)"
-        raise click.ClickException(msg)
+    own = PORT if client is None or client.port is None else client.port
     with reserved_port(host or HOST, own if port is None else port) as shared:
         arguments = ["--debug"] if is_debugging() else []
         arguments += ["serve", *([target] if target else [])]
@@ -71,6 +76,52 @@ def command(
         # The store's URL may hold a password, and everybody here may read arguments.
         environment = os.environ if target else os.environ | {STORE_VARIABLE: store}
         asyncio.run(supervise(arguments, environment, workers))
+
+
+def _check_no_store_option() -> None:
+    """Raise UsageError for --store; the variable in its place may be there for other commands."""
+    if is_store_option_given():
+        msg = "a client names its store itself: leave out --store, or give store= to the client"
+        raise click.UsageError(msg)
+
+
+def _check_store(url: str) -> None:
+    """Raise UsageError for a store that nothing but this receiver sees."""
+    if url == "memory:":
+        msg = (
+            "a store in memory ends with this process, and no other can handle what it holds:"
+            " name a lasting one with --store, or a client with handlers as module:name"
+        )
+        raise click.UsageError(msg)
+
+
+def _check_client(client: WebhooksClient, *, handlers: bool, shared: bool) -> None:
+    """Raise UsageError for a client that cannot do its part, or share its store as it should."""
+    from ..stores.memory import MemoryStore
+
+    if client._components is None:
+        msg = "this client only calls Asana: give it a public_url to receive webhooks"
+        raise click.UsageError(msg)
+    if handlers and not client._router:
+        msg = "this client has no handler: give it one with @client.on(...), or say --no-handlers"
+        raise click.UsageError(msg)
+    if shared and isinstance(client._components.store, MemoryStore):
+        msg = (
+            "this client's store is in memory, which no other process sees: give the client a"
+            " lasting one, such as sqlite:///hooks.db, or leave out --workers and --no-handlers"
+        )
+        raise click.UsageError(msg)
+
+
+def _move(client: WebhooksClient, host: str | None, port: int | None, *, share_port: bool) -> None:
+    """Have the client listen where the options say. Raises UsageError when it listens nowhere."""
+    if host is None and port is None and not share_port:
+        return
+    try:
+        client._listen(host, port, reuse_port=share_port or None)
+    except RuntimeError as error:
+        msg = f"--host, --port and --workers need a client that listens on a port: {error}"
+        raise click.UsageError(msg) from error
 
 
 def find_client(target: str) -> WebhooksClient:
@@ -89,7 +140,8 @@ def find_client(target: str) -> WebhooksClient:
         msg = f"{target!r} fails: {type(error).__name__}: {error}; `asana-webhooks --debug serve"
         raise click.ClickException(f"{msg} {target}` shows where") from error
     if not isinstance(client, WebhooksClient):
-        msg = f"{target!r} is a {type(client).__name__}; it must be a WebhooksClient, or return one"
+        kind = type(client).__name__
+        msg = f"{target!r} is of type {kind}; it must be a WebhooksClient, or return one"
         raise click.ClickException(msg)
     return client
 
@@ -132,6 +184,4 @@ async def _serve(
             stop=stop,
         )
         return
-    if host is not None or port is not None or supervised:
-        client._listen(host, port, reuse_port=supervised)
     await serve(client, handlers=handlers, stop=stop)

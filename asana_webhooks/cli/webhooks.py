@@ -15,6 +15,7 @@ import msgspec
 from ..errors import ApiError
 from ..models import Route, Webhook
 from .filters import filters_text
+from .options import is_store_option_given
 from .output import age, on_one_line, print_fields
 
 if TYPE_CHECKING:
@@ -101,8 +102,7 @@ def existing_store(url: str) -> Store:
     from ..stores.urls import open_store
 
     if is_missing(url):
-        msg = f"there is no store at {url}: name the one that the receivers use with --store"
-        raise click.ClickException(msg)
+        raise _no_store_at(url)
     return open_store(url)
 
 
@@ -110,12 +110,20 @@ def existing_store(url: str) -> Store:
 async def store_if_any(url: str) -> AsyncIterator[Store]:
     """Open the store; an empty one in its place when its file does not exist.
 
-    To ask what a store holds does not make one.
+    To ask what a store holds does not make one. Raises ClickException when --store names a file
+    that does not exist.
     """
     from ..stores.urls import open_store
 
+    if is_missing(url) and is_store_option_given():
+        raise _no_store_at(url)
     async with open_store("memory:" if is_missing(url) else url) as store:
         yield store
+
+
+def _no_store_at(url: str) -> click.ClickException:
+    msg = f"there is no store at {url}: name the one that the receivers use with --store"
+    return click.ClickException(msg)
 
 
 async def routes_of(store: Store, gids: Iterable[str]) -> list[Route]:
