@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
@@ -92,7 +92,8 @@ class Inbox:
 
     Deliveries of one webhook are worked on one after the other, of up to ``concurrency`` webhooks
     side by side. As a context manager it keeps the leases of what is being worked on.
-    ``telemetry`` is told of each attempt, and of what becomes of deliveries.
+    ``telemetry`` is told of each attempt, and of what becomes of deliveries. While ``may_claim``
+    answers False nothing is claimed.
 
     A handler has ``handler_timeout`` seconds, None: no limit. What failed is tried again after
     ``first_delay`` seconds, which double up to ``longest_delay``, until it has failed
@@ -114,6 +115,7 @@ class Inbox:
         poll: float = POLL,
         grace: float = GRACE,
         telemetry: Telemetry | None = None,
+        may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
         check_options(INBOX_OPTIONS, locals())
         if longest_delay < first_delay:
@@ -121,6 +123,7 @@ class Inbox:
             raise ValueError(msg)
         self._telemetry = telemetry or Telemetry()
         self._store = store
+        self._may_claim = may_claim
         self._concurrency = concurrency
         self._max_attempts = max_attempts
         self._first_delay = first_delay
@@ -377,6 +380,8 @@ class Inbox:
         return claim
 
     async def _claim(self) -> Claim | None:
+        if not self._may_claim():
+            return None
         claiming = asyncio.current_task()
         assert claiming is not None  # noqa: S101 - coroutines run in tasks; for the type checker
         self._claiming.add(claiming)

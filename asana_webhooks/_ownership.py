@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -33,6 +36,10 @@ MARGIN = 1.0
 
 DISOWN_TIMEOUT = 2.0
 
+now: Callable[[], float] = time.monotonic
+if hasattr(time, "CLOCK_BOOTTIME"):  # it goes on while the machine is suspended, as a server's does
+    now = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,13 +47,15 @@ class Ownership:
     """Has the store, as a context manager, for the programs behind one public URL.
 
     Processes that share the URL share the store. Entering waits for another URL's owner to lapse,
-    and raises StoreError when that one lives.
+    and raises StoreError when that one lives. A program that slept or could not reach the store may
+    have lost it: ``is_sure`` says so before anybody else does.
     """
 
     def __init__(self, store: Store, public_url: str) -> None:
         self._store = store
-        self._url = public_url.rstrip("/")
+        self._url = _normal(public_url)
         self._holder = secrets.token_hex(16)
+        self._sure_until = -math.inf
         self._beside = AsyncExitStack()
         self._log = ThrottledLogger(logger)
 
@@ -69,8 +78,15 @@ class Ownership:
             except StoreError as error:
                 logger.warning("the store is not free for %.0f s: %s", TTL, error)
 
+    def is_sure(self) -> bool:
+        """Return whether the store is this program's for certain: nobody else can have it now."""
+        return now() < self._sure_until
+
     async def _own(self) -> str | None:
-        return await self._store.own(self._url, holder=self._holder, ttl=TTL)
+        asked_at = now()  # what the store counts from is later
+        owner = await self._store.own(self._url, holder=self._holder, ttl=TTL)
+        self._sure_until = asked_at + TTL if owner is None else -math.inf
+        return owner
 
     async def _take(self) -> None:
         until, waiting = time.monotonic() + TTL + MARGIN, False
@@ -83,7 +99,7 @@ class Ownership:
                 raise StoreError(msg)
             if not waiting:
                 waiting = True
-                logger.info(
+                logger.warning(
                     "waiting for %s, which has the store, for %.0f s", _shown(owner), TTL + MARGIN
                 )
             await anyio.sleep(LOOK_AFTER)
@@ -91,9 +107,10 @@ class Ownership:
             logger.info("the store was let go; what waits in it is handled here")
 
     async def _keep(self) -> None:
-        lost = False
+        lost, pause = False, RENEW_AFTER
         while True:
-            await anyio.sleep(RENEW_AFTER)
+            await anyio.sleep(pause)
+            pause = LOOK_AFTER  # unless it is renewed
             try:
                 owner = await self._own()
             except StoreError as error:
@@ -103,6 +120,8 @@ class Ownership:
             else:
                 self._say(owner, lost=lost)
                 lost = owner is not None
+                if not lost:
+                    pause = RENEW_AFTER
 
     def _say(self, owner: str | None, *, lost: bool) -> None:
         if owner is not None and not lost:
@@ -114,6 +133,14 @@ class Ownership:
             )
         elif owner is None and lost:
             logger.warning("the store is this program's again")
+
+
+def _normal(url: str) -> str:
+    """Return the one way to write a URL that may be written in several."""
+    parts = urlsplit(url)
+    port = ":443" if parts.scheme == "https" else ":80"
+    netloc = parts.netloc.lower().removesuffix(port).removesuffix(":")
+    return parts._replace(netloc=netloc, path=parts.path.rstrip("/")).geturl()
 
 
 def _shown(url: str) -> str:

@@ -211,6 +211,7 @@ class WebhooksClient(WebhooksApi):
         opened = store_of(store, encryption_keys=encryption_keys)
         counters = Counters()
         observer = counters if telemetry is None else Together(counters, telemetry)
+        ownership = Ownership(opened, public_url)
         inbox = Inbox(
             opened,
             concurrency=concurrency,
@@ -219,6 +220,7 @@ class WebhooksClient(WebhooksApi):
             longest_delay=longest_delay,
             handler_timeout=handler_timeout,
             telemetry=observer,
+            may_claim=ownership.is_sure,
         )
         endpoint = Endpoint(
             opened,
@@ -238,7 +240,7 @@ class WebhooksClient(WebhooksApi):
         )
         self._components = _Components(
             store=opened,
-            ownership=Ownership(opened, public_url),
+            ownership=ownership,
             inbox=inbox,
             endpoint=endpoint,
             establishment=establishment,

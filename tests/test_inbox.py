@@ -137,6 +137,46 @@ async def test_what_another_process_stored_is_found_by_looking(
         await until(lambda: seen.gids == ["1"])
 
 
+async def test_nothing_is_claimed_while_it_may_not(store: MemoryStore, seen: Seen) -> None:
+    permits: list[bool] = []
+    await put(store, "a", event(1))
+    async with draining(store, seen, poll=0.001, may_claim=lambda: bool(permits)):
+        await asyncio.sleep(0.02)
+        assert seen.gids == []
+        permits.append(True)
+        await until(lambda: seen.gids == ["1"])
+
+
+async def test_worker_that_has_ended_a_claim_takes_no_other_while_it_may_not(
+    store: MemoryStore, seen: Seen
+) -> None:
+    permits = [True]
+
+    async def handle(event: Event) -> None:
+        seen.gids.append(event.resource.gid)
+        permits.clear()
+
+    await put(store, "a", event(1))
+    await put(store, "b", event(2))
+    async with draining(store, handle, poll=0.001, concurrency=1, may_claim=lambda: bool(permits)):
+        await until(lambda: len(seen.gids) == 1)
+        await asyncio.sleep(0.02)
+        assert len(seen.gids) == 1
+        permits.append(True)
+        await until(lambda: len(seen.gids) == 2)
+
+
+async def test_stream_that_may_not_claim_ends_when_the_inbox_is_closed(store: MemoryStore) -> None:
+    await put(store, "a", event(1))
+    async with Inbox(store, may_claim=lambda: False) as inbox:
+        stream = asyncio.create_task(anext(inbox.stream(), None))
+        await asyncio.sleep(0.01)
+        assert not stream.done()
+        inbox.stop()
+        with guard():
+            assert await stream is None
+
+
 async def test_webhooks_are_side_by_side_and_each_one_in_order(store: MemoryStore) -> None:
     running: set[str] = set()
     most, finished = 0, asyncio.Event()

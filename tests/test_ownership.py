@@ -11,7 +11,9 @@ from conftest import eventually, guard, until
 
 from asana_webhooks import Event, MemoryStore, SqliteStore, StoreError, WebhooksClient
 from asana_webhooks import _ownership as module
+from asana_webhooks._background import background_task
 from asana_webhooks._ownership import Ownership
+from asana_webhooks.models import Claim
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.stores import Store
 
@@ -83,6 +85,42 @@ async def test_owner_that_died_is_waited_for_and_its_store_taken(
     (waiting, taken) = [record.getMessage() for record in caplog.records]
     assert waiting == "waiting for other.example.com:8443, which has the store, for 16 s"
     assert "let go" in taken
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://one.example.com/hooks", "HTTPS://One.Example.COM:443/hooks/"),
+        ("http://one.example.com", "http://one.example.com:80/"),
+        ("https://[2001:db8::443]", "https://[2001:DB8::443]:443//"),
+        ("https://one.example.com/Hooks", "https://one.example.com:/Hooks"),
+    ],
+)
+async def test_public_url_that_is_written_in_another_way_is_the_same_owner(
+    store: MemoryStore, one: str, other: str
+) -> None:
+    with guard():
+        async with Ownership(store, one), Ownership(store, other):
+            assert await owner_of(store) == one
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://one.example.com/hooks", "https://one.example.com/Hooks"),
+        ("https://one.example.com", "http://one.example.com"),
+        ("https://one.example.com", "https://one.example.com:80"),
+        ("https://[2001:db8::443]", "https://[2001:db8::]"),
+    ],
+)
+async def test_other_path_scheme_or_port_is_another_owner(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, one: str, other: str
+) -> None:
+    monkeypatch.setattr(module, "MARGIN", -module.TTL)
+    async with Ownership(store, one):
+        with guard(), pytest.raises(StoreError, match="belongs to"):
+            await Ownership(store, other).__aenter__()
 
 
 async def test_owner_that_lives_keeps_its_store_and_the_error_says_who_it_is_and_what_to_do(
@@ -134,6 +172,59 @@ async def test_program_that_slept_says_that_it_lost_the_store_and_takes_it_when_
         await until(lambda: len(said()) == 2)
         assert await owner_of(store) == ONE
     assert said()[1] == (logging.WARNING, "the store is this program's again")
+
+
+async def test_it_is_sure_until_the_time_is_over_for_which_it_last_had_the_store(
+    store: MemoryStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "now", clock)
+    ownership = Ownership(store, ONE)
+    assert not ownership.is_sure()
+    async with ownership:
+        assert ownership.is_sure()
+        clock.now += module.TTL - 0.1
+        assert ownership.is_sure()
+        clock.now += 0.1
+        assert not ownership.is_sure()
+
+
+async def test_store_that_takes_its_time_to_answer_does_not_make_it_sure_for_longer(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(MemoryStore):
+        async def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
+            owner = await super().own(public_url, holder=holder, ttl=ttl)
+            clock.now += module.TTL
+            return owner
+
+    monkeypatch.setattr(module, "now", clock)
+    async with Ownership(Slow(clock=clock), ONE) as ownership:
+        assert not ownership.is_sure()
+
+
+async def test_store_that_fails_is_asked_again_after_a_moment_so_that_work_soon_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Flaky(MemoryStore):
+        calls = 0
+
+        async def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
+            self.calls += 1
+            if self.calls in (2, 3):
+                raise StoreError("no route to host")
+            return await super().own(public_url, holder=holder, ttl=ttl)
+
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 4:
+            await anyio.sleep_forever()
+
+    monkeypatch.setattr("asana_webhooks._ownership.anyio.sleep", sleep)
+    async with Ownership(Flaky(), ONE):
+        await anyio.wait_all_tasks_blocked()
+    assert slept == [5.0, 0.5, 0.5, 5.0]
 
 
 @pytest.mark.parametrize("error", [StoreError("no route to host"), LookupError("no route")])
@@ -221,3 +312,47 @@ async def test_what_waits_is_handled_by_the_public_url_that_took_the_store_over(
     await second.aclose()
     await running
     assert set(gids) == {task}
+
+
+@pytest.mark.parametrize("how", ["handlers", "events"])
+async def test_client_that_lost_the_store_while_it_slept_takes_no_event_until_it_has_it_again(
+    make_client: MakeClient,
+    asana: AsanaSimulator,
+    clock: Clock,
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    monkeypatch.setattr(module, "now", clock)
+    store, gids, claims = MemoryStore(clock=clock), [], []
+    claim = store.claim
+
+    async def note_claim(*, limit: int, lease: float) -> Claim | None:
+        claims.append(await owner_of(store))
+        return await claim(limit=limit, lease=lease)
+
+    monkeypatch.setattr(store, "claim", note_claim)
+    client = make_client(store=store)
+
+    @client.on("task")
+    async def note(event: Event) -> None:
+        gids.append(event.resource.gid)
+
+    async def consume() -> None:
+        async for event in client.events():
+            if event.resource.resource_type == "task":
+                gids.append(event.resource.gid)
+
+    async with client:
+        await client.ensure(asana.project)
+        clock.now += module.TTL  # it sleeps
+        assert await store.own(OTHER, holder="other", ttl=60.0) is None
+        await asana.create_task("Of the other", project=asana.project)
+        await asana.settled()
+        async with background_task(client.run() if how == "handlers" else consume(), "consumer"):
+            await asyncio.sleep(0.1)
+            assert gids == []
+            assert claims == []
+            await store.disown("other")
+            await until(lambda: gids)
+        assert OTHER not in claims
