@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import signal
+import sys
 import time
 
+import click
 import pytest
 from support.cli_shell import Shell, refuse_to_delete, shell
 
 from asana_webhooks import StoreError
+from asana_webhooks.cli.options import confirm
 from asana_webhooks.simulator import Fault
 from asana_webhooks.stores.sqlite import SqliteStore
 
@@ -37,6 +41,14 @@ def test_delete_asks_first(shell: Shell) -> None:
     assert list(shell.asana.webhooks) == [gid]
     assert shell.run("delete", gid, answer="y\n").exit_code == 0
     assert not shell.asana.webhooks
+
+
+def test_end_of_input_on_a_terminal_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    with pytest.raises(click.Abort):
+        confirm("Go on?")
 
 
 def test_what_asana_does_not_delete_stays_in_the_store(shell: Shell) -> None:
