@@ -7,19 +7,27 @@ to several.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Literal, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
 
+from ._logging import ThrottledLogger
 from .models import Counts, Delivery, Event, Route
 from .protocol import Request, Response
 
 __all__ = ["Counters", "Outcome", "Stats", "Telemetry", "Together", "WebhookStats"]
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
 Outcome: TypeAlias = Literal["stored", "duplicate", "handled", "retried", "dead"]
 """The fate of a delivery. One that is dead was stored before, unless nobody could read it."""
@@ -33,8 +41,9 @@ _NOTHING = nullcontext()
 class Telemetry:
     """Told of each request, of what becomes of deliveries, and of each attempt to handle one.
 
-    It does nothing; inherit from it, and override what you want to know. No method may raise. What
-    a request or a delivery holds is not to be passed on: secrets, signatures, routes, bodies.
+    It does nothing; inherit from it, and override what you want to know. What a method raises is
+    logged, and changes no answer and no attempt; an exception that passes is not its to end. What a
+    request or a delivery holds is not to be passed on: secrets, signatures, routes, bodies.
     """
 
     def receiving(self, request: Request) -> AbstractContextManager[object]:
@@ -63,45 +72,74 @@ class Telemetry:
 
 
 class Together(Telemetry):
-    """Passes on all that it is told; the trace is that of the first who has one."""
+    """Passes on all that it is told; the trace is that of the first who has one.
+
+    What an observer raises is logged, but for KeyboardInterrupt, and the others are told all the
+    same.
+    """
 
     def __init__(self, *observers: Telemetry) -> None:
         self._observers = observers
+        self._log = ThrottledLogger(logger)
 
-    @contextmanager
-    def receiving(self, request: Request) -> Iterator[None]:
+    def receiving(self, request: Request) -> AbstractContextManager[object]:
         """Surround the work on one request."""
-        with ExitStack() as stack:
-            for observer in self._observers:
-                stack.enter_context(observer.receiving(request))
-            yield
+        return self._surround([each.receiving for each in self._observers], request)
 
     def answered(self, response: Response) -> None:
         """Note how the request is answered."""
         for observer in self._observers:
-            observer.answered(response)
+            self._tell(observer.answered, response)
 
     def traceparent(self) -> str:
         """Return the first ``traceparent`` that there is, or ''."""
-        return next(filter(None, (each.traceparent() for each in self._observers)), "")
+        found = (self._tell(observer.traceparent) for observer in self._observers)
+        return next(filter(None, found), "")
 
     def became(self, delivery: Delivery, outcome: Outcome, reason: str = "") -> None:
         """Note what became of a delivery."""
         for observer in self._observers:
-            observer.became(delivery, outcome, reason)
+            self._tell(observer.became, delivery, outcome, reason)
 
     def unwanted(self, event: Event) -> None:
         """Note that no handler wants an event."""
         for observer in self._observers:
-            observer.unwanted(event)
+            self._tell(observer.unwanted, event)
+
+    def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
+        """Surround one attempt to handle a delivery."""
+        return self._surround([each.processing for each in self._observers], delivery)
 
     @contextmanager
-    def processing(self, delivery: Delivery) -> Iterator[None]:
-        """Surround one attempt to handle a delivery."""
-        with ExitStack() as stack:
-            for observer in self._observers:
-                stack.enter_context(observer.processing(delivery))
+    def _surround(
+        self, methods: Iterable[Callable[[T], AbstractContextManager[object]]], about: T
+    ) -> Iterator[None]:
+        entered = [self._tell(_enter, method, about) for method in methods]
+        try:
             yield
+        except BaseException as error:
+            self._leave(entered, error)
+            raise
+        self._leave(entered, None)
+
+    def _leave(
+        self,
+        entered: Sequence[AbstractContextManager[object] | None],
+        error: BaseException | None,
+    ) -> None:
+        for context in reversed(entered):
+            if context is not None:
+                self._tell(_leave, context, error)
+
+    def _tell(self, method: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """Return what the method returns, None when it raises, which is logged."""
+        try:
+            return method(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - of a user's code, which may raise whatever there is
+            self._log.log(logging.ERROR, "raised", "the telemetry raised", exc_info=True)
+            return None
 
     async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
         """Run what each does with snapshots, side by side. Raises the first error of one."""
@@ -113,6 +151,26 @@ class Together(Telemetry):
                     tasks.start_soon(observer.watch, stats)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
+
+
+def _enter(
+    method: Callable[[T], AbstractContextManager[object]], about: T
+) -> AbstractContextManager[object]:
+    context = method(about)
+    context.__enter__()
+    return context
+
+
+def _leave(context: AbstractContextManager[object], error: BaseException | None) -> None:
+    """Leave the context, whether it would end the error or let it pass."""
+    try:
+        if error is None:
+            context.__exit__(None, None, None)
+        else:
+            context.__exit__(type(error), error, error.__traceback__)
+    except BaseException as raised:
+        if raised is not error:
+            raise
 
 
 class WebhookStats(msgspec.Struct, frozen=True, kw_only=True):

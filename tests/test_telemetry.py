@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -217,6 +217,162 @@ async def test_together_all_are_told_and_the_first_trace_counts() -> None:
     assert (counters.outcomes["stored"], counters.refused["no webhook here"]) == (1, 1)
     assert counters.snapshot(COUNTS, []).unwanted == 1
     assert Together(Telemetry(), Telemetry()).traceparent() == ""
+
+
+class Broken(Telemetry):
+    """Raises, at each thing that it is told, or when it is to be left."""
+
+    def __init__(self, error: BaseException, *, leaving: bool = False) -> None:
+        self.error = error
+        self.leaving = leaving
+
+    def answered(self, response: Response) -> None:
+        raise self.error
+
+    def traceparent(self) -> str:
+        raise self.error
+
+    def became(self, delivery: Delivery, outcome: Outcome, reason: str = "") -> None:
+        raise self.error
+
+    def unwanted(self, event: Event) -> None:
+        raise self.error
+
+    @contextmanager
+    def receiving(self, request: Request) -> Iterator[None]:
+        if not self.leaving:
+            raise self.error
+        try:
+            yield
+        finally:
+            raise self.error
+
+    @contextmanager
+    def processing(self, delivery: Delivery) -> Iterator[None]:
+        with self.receiving(a_request()):
+            yield
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no exporter"), SystemExit(), asyncio.CancelledError(), StopIteration()]
+)
+@pytest.mark.parametrize("leaving", [False, True])
+def test_what_an_observer_raises_is_said_once_and_the_others_are_told(
+    error: BaseException,
+    leaving: bool,  # noqa: FBT001 - a column of the table
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    notes, counters = Notes(), Counters()
+    together = Together(counters, Broken(error, leaving=leaving), notes)
+    with together.receiving(a_request()):
+        assert together.traceparent() == TRACEPARENT
+        together.became(a_delivery(), "stored")
+        together.answered(UNKNOWN_ROUTE)
+    with together.processing(a_delivery()):
+        together.unwanted(
+            Event(created_at=datetime.now(UTC), action="added", resource=Resource(gid="1"))
+        )
+    assert notes.told == ["receiving", "404 no webhook here", "received", "handled"]
+    assert (notes.outcomes, counters.outcomes["stored"]) == (["stored"], 1)
+    (record,) = caplog.records
+    assert (record.levelno, record.getMessage()) == (logging.ERROR, "the telemetry raised")
+    assert record.exc_info is not None
+
+
+def test_keyboard_interrupt_in_an_observer_is_not_kept_from_the_program() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Together(Broken(KeyboardInterrupt())).became(a_delivery(), "stored")
+
+
+class Swallowing(Telemetry):
+    """Ends the exception that passes."""
+
+    @contextmanager
+    def receiving(self, request: Request) -> Iterator[None]:
+        with suppress(BaseException):
+            yield
+
+    @contextmanager
+    def processing(self, delivery: Delivery) -> Iterator[None]:
+        with suppress(BaseException):
+            yield
+
+
+class Raising(Telemetry):
+    """Raises the exception that passes, itself."""
+
+    def receiving(self, request: Request) -> AbstractContextManager[object]:
+        return self.processing(a_delivery())
+
+    def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
+        stack = ExitStack()
+        stack.push(self.again)
+        return stack
+
+    def again(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("observer", "said"),
+    [
+        pytest.param(Broken(ValueError("no exporter")), 1, id="broken at the beginning"),
+        pytest.param(Broken(ValueError("no exporter"), leaving=True), 1, id="broken at the end"),
+        pytest.param(Swallowing(), 0, id="swallowing"),
+        pytest.param(Raising(), 0, id="raising it itself"),
+        pytest.param(Telemetry(), 0, id="silent"),
+    ],
+)
+@pytest.mark.parametrize("surround", ["receiving", "processing"])
+@pytest.mark.parametrize("raised", [RuntimeError("a handler"), asyncio.CancelledError()])
+def test_exception_passes_unchanged_whatever_an_observer_does_with_it(
+    observer: Telemetry,
+    said: int,
+    surround: str,
+    raised: BaseException,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    together = Together(Counters(), observer)
+    about = {"receiving": a_request(), "processing": a_delivery()}[surround]
+    with pytest.raises(type(raised)) as caught, getattr(together, surround)(about):
+        raise raised
+    assert caught.value is raised
+    assert (raised.__cause__, raised.__context__) == (None, None)
+    assert len(caplog.records) == said
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+async def test_telemetry_that_raises_changes_no_answer_and_no_attempt(
+    make_client: MakeClient,
+    asana: AsanaSimulator,
+    leaving: bool,  # noqa: FBT001 - a column of the table
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = make_client(
+        telemetry=Broken(ValueError("no exporter"), leaving=leaving), max_attempts=2
+    )
+    handled: list[str] = []
+
+    @client.on("task", action="added")
+    async def handle(event: Event) -> None:
+        handled.append(event.resource.gid)
+        raise RuntimeError("not yet")
+
+    hurry(client)
+    async with client:
+        await client.ensure(asana.project)
+        task = await asana.create_task("Fix the login", project=asana.project)
+        await asana.settled()
+        assert [each.status for each in asana.deliveries] == [200, 200]  # with the heartbeat
+        running = asyncio.create_task(client.run())
+        await eventually(client.dead_letters)
+        stats = await eventually_idle(client)
+    await running
+    assert set(handled) == {task}
+    assert (stats.stored, stats.retried, stats.dead, stats.handled) == (1, 1, 1, 0)
+    said = [record for record in caplog.records if record.getMessage() == "the telemetry raised"]
+    assert [record.levelno for record in said] == [logging.ERROR]
 
 
 async def test_together_all_watch_until_they_are_cancelled() -> None:
