@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import inspect
 import json
 import logging
 import re
@@ -16,7 +17,7 @@ import httpx
 import pytest
 from aiohttp import web
 
-from asana_webhooks.simulator import AsanaSimulator, Fault, Faults
+from asana_webhooks.simulator import AsanaSimulator, Fault, Faults, simulator
 from asana_webhooks.simulator.filters import checked_filters
 from asana_webhooks.simulator.responses import Refused
 from asana_webhooks.simulator.webhook_creation import Targets
@@ -1175,6 +1176,41 @@ def test_mistakes_in_the_configuration_are_value_errors(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         AsanaSimulator(**arguments)
+
+
+NO_NUMBERS = ("1", None, [1], True, b"1")
+NO_LIMITS = ("1", [1], True, 1.5)
+NO_FLAGS = (1, None, "yes")
+NO_HOSTS = (5, None, [1], ["asana", None], b"asana")
+NO_TEXTS = (5, "a", [("a", "b")], {"a": 1}, {1: "a"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, value)
+        for names, values in {
+            ("gather_for", "retry_delay", "delivery_timeout", "give_up_after"): NO_NUMBERS,
+            ("retry_after",): (*NO_NUMBERS, 1.5),
+            ("port",): (*NO_NUMBERS, 80.0),
+            ("rate_limit", "concurrent_gets", "concurrent_writes"): NO_LIMITS,
+            ("allow_local", "consents", "rotates"): NO_FLAGS,
+            ("host_names", "allow_hosts"): NO_HOSTS,
+            ("changes", "oauth_clients"): NO_TEXTS,
+            ("host",): (5, None, b"asana"),
+            ("watch",): (5, "watch"),
+        }.items()
+        for name in names
+        for value in values
+    ],
+)
+def test_argument_of_another_type_is_named(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be "):
+        AsanaSimulator(**{name: value})
+
+
+def test_each_argument_has_its_type() -> None:
+    assert set(simulator._TYPES) == set(inspect.signature(AsanaSimulator).parameters)
 
 
 def test_base_url_is_known_inside_async_with_only() -> None:

@@ -353,6 +353,23 @@ async def test_time_passes_neither_backwards_nor_beyond_all_dates(
     assert abs(asana.now - datetime.now(UTC)) < timedelta(seconds=5)
 
 
+@pytest.mark.parametrize("name", ["days", "hours", "minutes", "seconds"])
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        *[(value, ValueError) for value in (float("inf"), float("-inf"), float("nan"))],
+        pytest.param(10**5000, ValueError, id="10**5000"),
+        *[(value, TypeError) for value in ("1", None, [1], True)],
+    ],
+)
+async def test_time_that_is_no_number_is_refused_by_its_name(
+    asana: AsanaSimulator, name: str, value: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=f"^{name} must be a number") as caught:
+        await asana.advance(**{name: value})
+    assert type(caught.value) is error
+
+
 @pytest.mark.parametrize("seconds", [-1, float("nan")])
 def test_gathering_for_no_time_at_all_is_a_value_error(seconds: float) -> None:
     with pytest.raises(ValueError, match="gather_for must be a number of seconds"):

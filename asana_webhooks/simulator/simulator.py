@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
-from datetime import datetime, timedelta
+from datetime import datetime
+from itertools import chain
+from types import NoneType
 from typing import Any
 
 import anyio
@@ -72,7 +74,7 @@ class AsanaSimulator:
 
     Its time is real time and all that ``advance`` let pass besides.
 
-    Raises ValueError when an argument makes no sense.
+    Raises ValueError when an argument makes no sense, TypeError when it is of another type.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class AsanaSimulator:
         rotates: bool = False,
         watch: Watch | None = None,
     ) -> None:
+        _check_types(locals())
         _check_address(host, port)
         _check_seconds(retry_delay=retry_delay, delivery_timeout=delivery_timeout)
         _check_seconds(zero=True, gather_for=gather_for, give_up_after=give_up_after)
@@ -311,19 +314,79 @@ class AsanaSimulator:
         time; what is posted is really posted, and its answer waited for before time goes on. Only
         what a target does after its answer may still be under way.
 
-        Raises ValueError when the time is negative or beyond all reason, and TimeoutError when a
-        target keeps one moment from ending for 20 seconds longer than ``delivery_timeout``.
+        Raises TypeError for what is no number, ValueError when the time is negative or beyond all
+        reason, and TimeoutError when a target keeps one moment from ending for 20 seconds longer
+        than ``delivery_timeout``.
         """
-        length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-        if not timedelta() <= length <= timedelta(seconds=LONGEST):
-            seconds = length.total_seconds()
-            msg = f"time passes forwards only, and by {LONGEST} seconds at most, not by {seconds:g}"
+        length = 0.0
+        for name, value, unit in (
+            ("days", days, 86_400),
+            ("hours", hours, 3_600),
+            ("minutes", minutes, 60),
+            ("seconds", seconds, 1),
+        ):
+            _check_type(name, value, _NUMBER)
+            if not -LONGEST <= value <= LONGEST:
+                msg = f"{name} must be a number of {name} up to {LONGEST}"
+                raise ValueError(msg)
+            length += value * unit
+        if not 0 <= length <= LONGEST:
+            msg = f"time passes forwards only, and by {LONGEST} seconds at most, not by {length:g}"
             raise ValueError(msg)
-        await self._state.clock.advance(length.total_seconds(), patience=self._patience)
+        await self._state.clock.advance(length, patience=self._patience)
 
 
 def _nobody_watches(_: Traffic) -> None:
     pass
+
+
+_NUMBER = (int, float), "a number"
+_LIMIT = (int, NoneType), "a whole number, or None for no limit"
+_FLAG = (bool,), "True or False"
+_HOSTS = (Collection,), "a collection of host names"
+_TEXTS = (Mapping, NoneType), "a mapping of texts to texts, or None"
+_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "host": ((str,), "a host name"),
+    "port": ((int,), "a port"),
+    "host_names": _HOSTS,
+    "allow_local": _FLAG,
+    "allow_hosts": _HOSTS,
+    "gather_for": _NUMBER,
+    "retry_delay": _NUMBER,
+    "delivery_timeout": _NUMBER,
+    "give_up_after": _NUMBER,
+    "retry_after": ((int,), "a whole number"),
+    "rate_limit": _LIMIT,
+    "concurrent_gets": _LIMIT,
+    "concurrent_writes": _LIMIT,
+    "changes": _TEXTS,
+    "oauth_clients": _TEXTS,
+    "consents": _FLAG,
+    "rotates": _FLAG,
+    "watch": ((Callable, NoneType), "a function, or None"),  # type: ignore[dict-item] # for isinstance
+}
+"""The types of the constructor's arguments, and the words for them."""
+
+
+def _check_types(arguments: Mapping[str, object]) -> None:
+    """Raise TypeError for an argument of another type, or one that holds what is no text."""
+    for name, rule in _TYPES.items():
+        value = arguments[name]
+        _check_type(name, value, rule)
+        items: Iterable[object] = value if isinstance(value, Collection) else ()
+        if isinstance(value, Mapping):
+            items = chain.from_iterable(value.items())
+        if not all(isinstance(item, str) for item in items):
+            msg = f"{name} must be {rule[1]}"
+            raise TypeError(msg)
+
+
+def _check_type(name: str, value: object, rule: tuple[tuple[type, ...], str]) -> None:
+    """Raise TypeError for a value of another type; True is no number."""
+    types, words = rule
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        msg = f"{name} must be {words}, not {type(value).__name__}"
+        raise TypeError(msg)
 
 
 def _check_address(host: str, port: int) -> None:
