@@ -343,7 +343,7 @@ def check_base_url(base_url: str, *, name: str = "base_url") -> str:
     """Return the URL without a slash at its end; raises ValueError when it cannot be Asana's."""
     try:
         url = httpx.URL(base_url)
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeEncodeError):  # the latter for what no URL can hold
         url = httpx.URL()
     is_place = url.host and (url.port is None or 0 < url.port < 65_536)
     if url.scheme in ("http", "https") and is_place and not (url.userinfo or url.query):

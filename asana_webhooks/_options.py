@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "NAMES",
     "PATH",
     "SECONDS",
+    "SOCKET_PATH",
     "TEXT",
     "Rule",
     "check_options",
@@ -24,6 +25,12 @@ __all__ = [
 MAX_COUNT = 2**31 - 1
 """Beyond it databases and C libraries refuse a number, each in its own words."""
 
+MAX_SECONDS = 10**9
+"""Some 31 years: with much more, sums of times leave what Python and databases can hold."""
+
+MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
+"""In bytes, behind which the system wants a NUL."""
+
 
 class Rule(NamedTuple):
     """The values that an option takes, and the words for them."""
@@ -33,12 +40,25 @@ class Rule(NamedTuple):
     fits: Callable[[Any], bool] = lambda value: True
 
 
-def _is_finite_and_positive(value: float) -> bool:
-    return 0 < value < math.inf
+def _is_text(value: str) -> bool:
+    """Return whether servers, files and headers can hold the text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
 
-def _are_texts(value: Sequence[object]) -> bool:
-    return all(isinstance(item, str) for item in value)
+def _are_texts(value: Iterable[object]) -> bool:
+    return all(isinstance(item, str) and _is_text(item) for item in value)
+
+
+def _is_socket_path(value: str | os.PathLike[str]) -> bool:
+    try:
+        path = os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in path and len(path) <= MAX_SOCKET_PATH
 
 
 ANY = Rule((object,), "anything")
@@ -48,8 +68,17 @@ COUNT = Rule((int,), "a whole number, 1 or more", lambda value: 1 <= value <= MA
 FLAG = Rule((bool,), "True or False")
 NAMES = Rule((list, tuple, set, frozenset), "a list of texts, also when there is one", _are_texts)
 PATH = Rule((str, os.PathLike), "a path")
-SECONDS = Rule((int, float), "a number of seconds, more than 0 and finite", _is_finite_and_positive)
-TEXT = Rule((str,), "a text")
+SECONDS = Rule(
+    (int, float),
+    f"a number of seconds, more than 0 and at most {MAX_SECONDS}",
+    lambda value: 0 < value <= MAX_SECONDS,
+)
+SOCKET_PATH = Rule(
+    (str, os.PathLike),
+    f"a path of at most {MAX_SOCKET_PATH} bytes, without NUL",
+    _is_socket_path,
+)
+TEXT = Rule((str,), "a text, without NUL and lone surrogates", _is_text)
 
 
 def optional(rule: Rule, none: str = "None") -> Rule:
@@ -75,6 +104,10 @@ def check_options(rules: Mapping[str, Rule], options: Mapping[str, object]) -> N
             msg = f"{name} must be {rule.says}, not {type(value).__name__}"
             raise TypeError(msg)
         if not rule.fits(value):
-            shown = f", not {value}" if isinstance(value, int | float) else ""
+            shown = f", not {value}" if _is_short_number(value) else ""
             msg = f"{name} must be {rule.says}{shown}"
             raise ValueError(msg)
+
+
+def _is_short_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)

@@ -25,8 +25,8 @@ from ._options import (
     COUNT,
     FLAG,
     NAMES,
-    PATH,
     SECONDS,
+    SOCKET_PATH,
     TEXT,
     Rule,
     check_options,
@@ -66,7 +66,7 @@ _OPTIONS = {
     "host": optional(TEXT),
     "port": optional(Rule((int,), "0 to 65535", lambda value: 0 <= value <= 65_535)),
     "reuse_port": FLAG,
-    "unix_socket": optional(PATH),
+    "unix_socket": optional(SOCKET_PATH),
     "ssl_context": optional(Rule((ssl.SSLContext,), "an ssl.SSLContext")),
     "base_url": optional(TEXT),
     "workspace": ANY,  # a gid, checked as such

@@ -14,6 +14,7 @@ import pytest
 
 from asana_webhooks import MemoryStore, WebhooksApi, WebhooksClient
 from asana_webhooks import client as client_module
+from asana_webhooks._options import MAX_SOCKET_PATH
 from asana_webhooks.auth import AsanaOAuth, Token, TokenFile
 from asana_webhooks.models import WebhookFilter
 
@@ -41,12 +42,21 @@ def token_file(**options: Any) -> TokenFile:
     return TokenFile(**options)
 
 
-NO_TEXTS = (7, True, b"text", ["text"], object())
+NO_CHARACTERS = ("\0", "a\0b", "\ud800")  # that anything out there could hold
+NO_TEXTS = (7, True, b"text", ["text"], object(), *NO_CHARACTERS)
 NO_NUMBERS = ("1", b"1", [1], True, object())
-NO_COUNTS = (*NO_NUMBERS, None, 0, -1, 2**31, 1.5, math.nan, math.inf)
-NO_SECONDS = (*NO_NUMBERS, 0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf)
+NO_COUNTS = (*NO_NUMBERS, None, 0, -1, 2**31, 10**5000, 1.5, math.nan, math.inf)
+NO_SECONDS = (*NO_NUMBERS, 0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, 10**9 + 1, 10**5000)
 NO_FLAGS: tuple[Any, ...] = (0, 1, None, "yes", [])
-NO_NAMES = ("one", b"one", 7, [1], ["one", None], object())
+NO_NAMES = ("one", b"one", 7, [1], ["one", None], ["\ud800"], object())
+
+
+def shown(value: object) -> str:
+    """Return what tells a value in the table from the others."""
+    return (
+        f"{value.bit_length()} bits" if isinstance(value, int) and value > 2**64 else ascii(value)
+    )
+
 
 WRONG: dict[tuple[Make, str], tuple[Any, ...]] = {
     (client, "token"): (7, b"a-token", True, "two words"),
@@ -57,7 +67,7 @@ WRONG: dict[tuple[Make, str], tuple[Any, ...]] = {
     (client, "host"): NO_TEXTS,
     (client, "port"): (*NO_NUMBERS, -1, 65_536, 80.0, math.nan),
     (client, "reuse_port"): NO_FLAGS,
-    (client, "unix_socket"): (7, True, b"path", object()),
+    (client, "unix_socket"): (7, True, b"path", object(), *NO_CHARACTERS, "é" * 54, Path("\0")),
     (client, "ssl_context"): (7, True, "context", ssl.SSLContext),
     (client, "base_url"): (*NO_TEXTS, "", "asana"),
     (client, "workspace"): (7, True, "", "two words", b"1"),
@@ -92,7 +102,7 @@ WRONG: dict[tuple[Make, str], tuple[Any, ...]] = {
 }
 
 CASES = [
-    pytest.param(make, name, value, id=f"{make.__name__}-{name}-{value!r:.20}")
+    pytest.param(make, name, value, id=f"{make.__name__}-{name}-{shown(value):.20}")
     for (make, name), values in WRONG.items()
     for value in values
 ]
@@ -111,6 +121,7 @@ def test_option_that_cannot_work_is_refused_by_its_name(make: Make, name: str, v
     # Not one that a function below raised about a parameter of its own.
     assert type(caught.value) in (ValueError, TypeError)
     assert not str(caught.value).startswith(("expected", "unsupported", "object"))
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(
@@ -147,10 +158,13 @@ def test_what_may_be_given_is_taken(tmp_path: Path) -> None:
         workspace="1331",
         http_client=httpx.AsyncClient(),
         keepalive_timeout=1,
+        first_delay=10**9,
+        longest_delay=1e9,
         look_after=None,
         max_body=1,
     )
     client(unix_socket=tmp_path / "socket")
+    client(unix_socket="s" * MAX_SOCKET_PATH)
     oauth(scopes=["default"], token=TokenFile(tmp_path / "token.json"))
 
 
@@ -203,6 +217,9 @@ def test_base_url_of_the_environment_that_cannot_work_is_named(
     monkeypatch.setenv("ASANA_BASE_URL", "127.0.0.1:8787")
     with pytest.raises(ValueError, match="^ASANA_BASE_URL must be http"):
         api()
+    monkeypatch.setenv("ASANA_BASE_URL", "http://asana/\udcff")  # a byte that is no UTF-8
+    with pytest.raises(ValueError, match="^ASANA_BASE_URL must be http"):
+        api()
 
 
 def test_local_address_is_good_for_a_local_asana_of_the_environment(
@@ -231,6 +248,13 @@ def test_local_address_is_good_for_a_local_asana_of_the_environment(
         (lambda c: c.create_webhook("1", "https://x", filters="task"), "filters"),
         (lambda c: c.create_webhook("1", "https://x", timeout="5"), "timeout"),
         (lambda c: c.create_webhook("1", "https://x", timeout=True), "timeout"),
+        (lambda c: c.create_webhook("1", "https://x", timeout=10**400), "timeout"),
+        (lambda c: c.create_webhook("\ud800", "https://x"), "resource"),
+        (lambda c: c.create_webhook("1", "https://x/\ud800"), "target"),
+        (lambda c: c.get_webhook("\ud800"), "gid"),
+        (lambda c: c.get_webhook("1", opt_fields=["\ud800"]), "opt_fields"),
+        (lambda c: c.get_webhooks("\ud800"), "workspace"),
+        (lambda c: c.get_webhooks("1", offset="\ud800"), "offset"),
         (lambda c: c.update_webhook("1", filters=WebhookFilter()), "filters"),
         (lambda c: c.update_webhook("1", filters=None), "filters"),
         (lambda c: c.establish(["1"]), "resource"),
@@ -238,6 +262,8 @@ def test_local_address_is_good_for_a_local_asana_of_the_environment(
         (lambda c: c.establish("1", filters=WebhookFilter()), "filters"),
         (lambda c: c.ensure("1", filters=WebhookFilter()), "filters"),
         (lambda c: c.ensure("1", timeout=True), "timeout"),
+        (lambda c: c.ensure("1", timeout=10**400), "timeout"),
+        (lambda c: c.establish("1", timeout=10**400), "timeout"),
         (lambda c: c.dead_letters(after=1), "after"),
         (lambda c: c.dead_letters(limit=True), "limit"),
         (lambda c: c.dead_letters(limit=0), "limit"),
