@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -141,12 +141,24 @@ class WebhookFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     fields: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        """Make a tuple of any sequence of fields. Raises ValueError for one name alone."""
+        """Make a tuple of any sequence of fields.
+
+        Raises ValueError for one name alone, TypeError for what is neither names nor None.
+        """
+        for name in ("resource_type", "resource_subtype", "action"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                msg = f"a filter's {name} is a text, or None, not {type(value).__name__}"
+                raise TypeError(msg)
+        if self.fields is None:
+            return
+        msg = "a filter's fields are a list of names, also when there is one"
         if isinstance(self.fields, str):
-            msg = "a filter's fields are a list of names, also when there is one"
             raise ValueError(msg)
-        if self.fields is not None:
-            msgspec.structs.force_setattr(self, "fields", tuple(self.fields))
+        fields = tuple(self.fields) if isinstance(self.fields, Iterable) else (self.fields,)
+        if not all(isinstance(name, str) for name in fields):
+            raise TypeError(msg)
+        msgspec.structs.force_setattr(self, "fields", fields)
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,12 +9,17 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
+from ._options import TEXT, check_options, optional
 from .models import Event
 
 __all__ = ["Handler", "Router", "Subscription"]
 
 Handler: TypeAlias = Callable[[Event], Coroutine[Any, Any, object]]
 H = TypeVar("H", bound=Handler)
+
+_PATTERN = dict.fromkeys(
+    ("resource_type", "subtype", "action", "field"), optional(TEXT, "None for any")
+)
 
 
 class Subscription(msgspec.Struct, frozen=True):
@@ -57,11 +62,13 @@ class Router:
     ) -> Callable[[H], H]:
         """Return a decorator that registers a coroutine function for the events that fit.
 
-        What is None fits any event. Raises TypeError for a function that is not ``async def``.
+        What is None fits any event. Raises TypeError for a function that is not ``async def``,
+        and for a pattern that is no text.
         """
         if callable(resource_type):
             msg = "write on(), with parentheses"  # type: ignore[unreachable] # unless types lie
             raise TypeError(msg)
+        check_options(_PATTERN, locals())
 
         def register(handler: H) -> H:
             name, is_async = _inspect(handler)

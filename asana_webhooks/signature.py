@@ -21,8 +21,11 @@ def digest(body: bytes, secret: str) -> bytes:
 def sign(body: bytes, secret: str) -> str:
     """Return the value of ``X-Hook-Signature`` for this body: 64 lower-case hex digits.
 
+    Raises TypeError for an argument of another type.
+
     Source: https://developers.asana.com/docs/webhooks-guide#security
     """
+    _check_types(body, secret)
     return digest(body, secret).hex()
 
 
@@ -41,10 +44,12 @@ def verify_signature(body: bytes, signature: str | None, secret: str) -> None:
 
     ``body`` must be the bytes as they arrived: JSON that was parsed and written again does not
     verify. ``signature`` is the header's value, None when there is none. The comparison takes
-    constant time. Raises SignatureError, and nothing else, for whatever is not the right signature.
+    constant time. Raises SignatureError, and nothing else, for whatever is not the right signature;
+    TypeError for an argument of another type.
 
     Source: https://developers.asana.com/docs/webhooks-guide#security
     """
+    _check_types(body, secret, signature)
     given = None if signature is None else parse_signature(signature)
     if given is None:
         msg = "the signature is not 64 hex digits; pass the X-Hook-Signature header as it came"
@@ -52,3 +57,15 @@ def verify_signature(body: bytes, signature: str | None, secret: str) -> None:
     if not hmac.compare_digest(digest(body, secret), given):
         msg = "the signature does not fit; pass the raw body, and the secret of this webhook"
         raise SignatureError(msg)
+
+
+def _check_types(body: object, secret: object, signature: object = None) -> None:
+    if not isinstance(body, bytes | bytearray | memoryview):
+        msg = f"body must be the raw bytes, not {type(body).__name__}"
+        raise TypeError(msg)
+    if not isinstance(secret, str):
+        msg = f"secret must be a text, not {type(secret).__name__}"
+        raise TypeError(msg)
+    if not isinstance(signature, str | None):
+        msg = f"signature must be the header's text, or None, not {type(signature).__name__}"
+        raise TypeError(msg)

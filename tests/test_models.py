@@ -746,6 +746,20 @@ def test_one_name_for_the_fields_of_a_filter_is_refused() -> None:
         msgspec.json.decode(b'{"fields":"completed"}', type=WebhookFilter)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("fields", value) for value in (5, [1], ["a", None], b"ab", True)]
+    + [
+        (name, value)
+        for name in ("resource_type", "resource_subtype", "action")
+        for value in (5, ["task"], b"task")
+    ],
+)
+def test_filter_with_a_value_of_another_type_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"a filter's {name} (is|are) a "):
+        WebhookFilter(**{name: value})
+
+
 def test_page_is_a_sequence_of_what_it_holds() -> None:
     page = Page(data=("a", "b"), offset="next")
     assert (list(page), len(page), page.offset) == (["a", "b"], 2, "next")

@@ -206,6 +206,15 @@ def test_function_that_is_not_async_is_refused_by_name(
     assert not router
 
 
+@pytest.mark.parametrize("name", ["resource_type", "subtype", "action", "field"])
+@pytest.mark.parametrize("value", [["task"], 5, True, b"task"], ids=ascii)
+def test_pattern_that_is_no_text_is_refused_by_its_name(
+    router: Router, name: str, value: Any
+) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be a text.* or None for any, not"):
+        router.on(**{name: value})
+
+
 def test_decorator_without_parentheses_is_refused(router: Router) -> None:
     with pytest.raises(TypeError, match="parentheses"):
         router.on(takes_a_token)  # type: ignore[arg-type] # the mistake itself

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,3 +73,28 @@ def test_the_message_holds_neither_secret_nor_signature() -> None:
         verify_signature(b"{}", sign(b"other", SECRET), SECRET)
     assert SECRET not in repr(caught.value)
     assert sign(b"{}", SECRET) not in repr(caught.value)
+
+
+NO_BYTES = ("{}", None, 7, ["{}"])
+NO_TEXTS = (b"text", 7, ["text"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("body", value) for value in NO_BYTES]
+    + [("signature", value) for value in NO_TEXTS]
+    + [("secret", value) for value in (*NO_TEXTS, None)],
+)
+def test_argument_of_another_type_is_named(name: str, value: Any) -> None:
+    arguments: dict[str, Any] = {"body": b"{}", "signature": GOOD, "secret": SECRET, name: value}
+    with pytest.raises(TypeError, match=rf"^{name} must be .*, not {type(value).__name__}$"):
+        verify_signature(**arguments)
+    if name != "signature":
+        del arguments["signature"]
+        with pytest.raises(TypeError, match=rf"^{name} must be .*, not {type(value).__name__}$"):
+            sign(**arguments)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_body_may_be_in_a_buffer(kind: Any) -> None:
+    verify_signature(kind(b"{}"), sign(kind(b"{}"), SECRET), SECRET)
