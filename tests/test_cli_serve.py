@@ -65,6 +65,48 @@ async def test_client_is_served_and_ends_within_ten_seconds(place: Place, serve:
     assert await place.waiting() == 0
 
 
+@pytest.mark.parametrize("how", ["thread", "swallows"])
+@pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alone", "workers"])
+async def test_handler_that_goes_on_does_not_hold_the_process_and_its_event_stays_in_the_store(
+    place: Place, serve: Serve, how: str, arguments: tuple[str, ...]
+) -> None:
+    target = await place.target()
+    process = serve("support.served:client", *arguments, SLOW="60", HOW=how)
+    await eventually(lambda: is_ready(place.port))
+    assert await post_event(target, "1") == 200
+    await until(place.has_begun)
+    started = time.monotonic()
+    process.terminate()
+    assert await has_ended(process) == 0
+    assert time.monotonic() - started < workers.STOP_TIMEOUT  # ten, on a machine that is not busy
+    log = place.log.read_bytes()
+    assert log.count(b"the process ends without it") == 1
+    assert b"Traceback" not in log
+    assert place.gids() == []
+    assert await place.waiting() == 1
+
+
+async def test_error_of_a_process_that_a_handler_holds_is_told_and_is_its_status(
+    place: Place, serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "fails.py").write_text(FAILS_WHILE_A_THREAD_RUNS)
+    process = serve("fails:client", PYTHONPATH=str(tmp_path))
+    assert await has_ended(process) == 1
+    assert "no way to begin" in place.log.read_text()
+    assert "the process ends without it" in place.log.read_text()
+
+
+FAILS_WHILE_A_THREAD_RUNS = """
+import asyncio
+import time
+from support.served import client
+async def enter(self):
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+    raise ValueError("no way to begin")
+type(client).__aenter__ = enter
+"""
+
+
 async def test_told_twice_it_dies_at_once_and_loses_nothing(place: Place, serve: Serve) -> None:
     target = await place.target()
     process = serve("support.served:client", SLOW="600")

@@ -20,7 +20,7 @@ from click.shell_completion import CompletionItem
 from .. import AsanaWebhooksError, __version__
 from .output import log_to_stderr, on_one_line
 
-__all__ = ["COMMANDS", "cli"]
+__all__ = ["COMMANDS", "INTERRUPTED", "cli"]
 
 INTERRUPTED = 130
 

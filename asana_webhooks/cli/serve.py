@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .access import STORE_VARIABLE
+from .app import INTERRUPTED
 from .options import STORE, is_store_option_given
 from .output import is_debugging, log_to_stderr
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from concurrent.futures import ThreadPoolExecutor
+
     from ..client import WebhooksClient
 
 __all__ = ["command", "find_client"]
 
 HOST, PORT = "127.0.0.1", 8080
 """The address of a receiver without a client."""
+
+HELD_FOR = 0.2
+"""Seconds that what still runs may hold the process, after all else has ended."""
+
+logger = logging.getLogger(__name__)
 
 
 @click.command("serve")
@@ -65,7 +75,7 @@ def command(
         _check_client(client, handlers=handlers, shared=workers > 1 or not handlers)
         _move(client, host, port, share_port=workers > 1 or supervised)
     if workers == 1:
-        asyncio.run(_serve(client, store, host, port, handlers=handlers, supervised=supervised))
+        _run(_serve(client, store, host, port, handlers=handlers, supervised=supervised))
         return
     own = PORT if client is None or client.port is None else client.port
     with reserved_port(host or HOST, own if port is None else port) as shared:
@@ -159,6 +169,62 @@ def _load(target: str) -> object:
         msg = f"{target!r} names no client: {error}; write module:name, such as service:client"
         raise click.ClickException(msg) from error
     return found if isinstance(found, WebhooksClient) or not callable(found) else found()
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    """Run to the end, and end the process when handlers go on after that.
+
+    What they handle stays in the store. They may run in a thread, which nothing can end, or have
+    swallowed their cancellation: ``asyncio.run`` would wait for both.
+    """
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    executor = ThreadPoolExecutor(thread_name_prefix="asyncio")  # asyncio's own keeps its threads
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_default_executor(executor)
+        failure: BaseException | None = None
+        try:
+            runner.run(main)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if runner.run(_tasks_go_on()) or _threads_go_on(executor):
+                _exit_at_once(failure)
+
+
+async def _tasks_go_on() -> bool:
+    import asyncio
+
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        others = (await asyncio.wait(others, timeout=HELD_FOR))[1]
+    return bool(others)
+
+
+def _threads_go_on(executor: ThreadPoolExecutor) -> bool:
+    from threading import Thread
+
+    waiting = Thread(target=executor.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+    waiting.start()
+    waiting.join(HELD_FOR)
+    return waiting.is_alive()
+
+
+def _exit_at_once(failure: BaseException | None) -> None:
+    """End the process, with the status and, for a failure, a text as if it ended by itself."""
+    interrupted = isinstance(failure, KeyboardInterrupt)
+    if failure is not None and not interrupted:
+        logger.error("it ended with an error", exc_info=failure)
+    logger.warning("a handler goes on, in a thread or as a task; the process ends without it")
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, or it was closed
+            stream.flush()
+    os._exit(INTERRUPTED if interrupted else int(failure is not None))
 
 
 async def _serve(

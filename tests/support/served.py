@@ -1,11 +1,14 @@
 """Programs for ``asana-webhooks serve`` and for gunicorn: run as processes of their own.
 
 STORE, PORT, BASE_URL and HANDLED (a file, one line for each event) come from the environment; SLOW
-is how many seconds a handler takes.
+is how many seconds a handler takes, and HOW what it does with them: it waits in a ``thread``, or
+``swallows`` its cancellation.
 """
 
 import asyncio
+import contextlib
 import os
+import time
 from pathlib import Path
 
 from asana_webhooks import Event, WebhooksClient
@@ -27,10 +30,20 @@ def make(*, serve: bool = True) -> WebhooksClient:
     @made.on()
     async def handle(event: Event) -> None:
         write(f"began {event.resource.gid}")
-        await asyncio.sleep(float(os.environ.get("SLOW", "0")))
+        await spend(float(os.environ.get("SLOW", "0")))
         write(f"{os.getpid()} {event.resource.gid}")
 
     return made
+
+
+async def spend(seconds: float) -> None:
+    how = os.environ.get("HOW")
+    if how == "thread":
+        await asyncio.to_thread(time.sleep, seconds)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(*[asyncio.CancelledError][: how == "swallows"]):
+            await asyncio.sleep(end - time.monotonic())
 
 
 def write(line: str) -> None:
