@@ -152,6 +152,15 @@ def test_system_roots_need_the_host_to_be_verified_as_well(mode: str) -> None:
     assert not Address.read(f"postgresql://h/d?sslmode={mode}").system_roots
 
 
+def test_parameters_of_poolers_and_other_libraries_have_no_effect() -> None:
+    address = Address.read("postgresql://h/d?supa=base-pooler.x&connection_limit=1&pool_timeout=15")
+    assert address.dsn == "postgresql://h/d"
+
+
+def test_sslmode_that_checks_no_certificate_is_what_libpq_calls_require() -> None:
+    assert Address.read("postgres://h/d?sslmode=no-verify").dsn == "postgres://h/d?sslmode=require"
+
+
 @pytest.mark.parametrize(
     ("given", "seconds"), [("", 4.0), ("0", 30.0), ("1", 2.0), ("10", 10.0), ("3600", 30.0)]
 )
@@ -167,7 +176,10 @@ def test_connect_timeout_is_that_of_libpq_within_what_opening_takes(
         ("odd=s3cret", "a parameter 'odd', which is not known.*options=-c%20odd%3D"),
         ("synchronous_commit=s3cret", "options=-c%20synchronous_commit%3D"),
         ("hostaddr=s3cret", "'hostaddr', which is not known"),
-        ("sslmode=s3cret", "sslmode .* is one of: allow, disable, prefer, require, verify-ca"),
+        (
+            "sslmode=s3cret",
+            "sslmode .* is one of: allow, disable, no-verify, prefer, require, verify-ca",
+        ),
         ("target_session_attrs=standby", "is one of: any, primary, read-write"),
         ("channel_binding=s3cret", "channel_binding .* is one of: disable, prefer, require"),
         ("gssencmode=require", "gssencmode .* is one of"),

@@ -46,6 +46,8 @@ TABLE = [
     pytest.param("unix:///run/v.sock", "RedisStore", "unix:///run/v.sock", id="redis socket"),
     pytest.param("postgresql://h/d", "PostgresStore", "postgresql://h/d", id="postgresql"),
     pytest.param("postgres://h/d", "PostgresStore", "postgres://h/d", id="postgres"),
+    pytest.param(" postgres://h/d\n", "PostgresStore", "postgres://h/d", id="in blanks"),
+    pytest.param("REDIS://H:1/0", "RedisStore", "redis://H:1/0", id="scheme in capitals"),
 ]
 
 
@@ -91,9 +93,18 @@ def test_parameter_of_a_files_url_is_refused_and_named(query: str, named: str) -
         open_store(f"sqlite:///store.db?{query}")
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize("blank", ["", " "])
+def test_quotes_around_a_url_are_named_and_the_url_is_not(quote: str, blank: str) -> None:
+    with pytest.raises(ValueError, match="store is in quotes") as refused:
+        open_store(f"{blank}{quote}postgresql://u:s3cret@h/d{quote}")
+    assert "s3cret" not in str(refused.value)
+
+
 def test_memory_needs_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEYS_VARIABLE, NEW)
     assert isinstance(open_store("memory:"), MemoryStore)
+    assert isinstance(open_store(" Memory: "), MemoryStore)
     assert isinstance(open_store("memory:", encryption_keys=[NEW]), MemoryStore)
 
 

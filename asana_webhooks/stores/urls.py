@@ -24,9 +24,15 @@ def open_store(url: str, *, encryption_keys: Sequence[str] | None = None) -> Sto
     ``redis``, ``redis://host:6379/0`` (``rediss://``, ``unix://``); with the extra ``postgres``,
     ``postgresql://host/database``. ``encryption_keys``, the newest first, encrypt the secrets that
     outlive the process; None takes them from ``ASANA_WEBHOOKS_ENCRYPTION_KEYS``, and without that
-    variable they are kept in clear. Raises ValueError for any other URL, and for bad keys.
+    variable they are kept in clear. The scheme may be in any case, and blanks around the URL do
+    not count. Raises ValueError for any other URL, and for bad keys.
     """
-    scheme, _, rest = url.partition(":")
+    if url.strip()[:1] in {"'", '"'}:
+        msg = "store is in quotes, which belong to a shell or a file of settings: leave them out"
+        raise ValueError(msg)
+    scheme, colon, rest = url.strip().partition(":")
+    scheme = scheme.lower()
+    url = f"{scheme}{colon}{rest}"
     if url == "memory:":
         return MemoryStore()
     keys = _keys_of_environment() if encryption_keys is None else encryption_keys

@@ -23,6 +23,7 @@ IGNORED = {
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
     *("max_protocol_version", "min_protocol_version", "sslcertmode", "sslcompression", "sslsni"),
     "tcp_user_timeout",
+    *("connection_limit", "pool_timeout", "supa"),  # of other libraries, and of Supabase
 }
 """Parameters without an effect here: asyncpg cannot do what they ask for, or does it anyway."""
 
@@ -31,7 +32,7 @@ VALUES = {
     "gssencmode": {"disable", "prefer"},
     "pgbouncer": {"true", "false"},
     "ssl": {"true"},
-    "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
+    "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full", "no-verify"},
     "target_session_attrs": {"any", "primary", "read-write"},  # others may not be written to
 }
 FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
@@ -129,6 +130,8 @@ def _dsn(location: str, given: dict[str, str]) -> str:
         del passed["sslrootcert"]
     if "ssl" in given:  # of JDBC; libpq takes it for this
         passed.setdefault("sslmode", "require")
+    if passed.get("sslmode") == "no-verify":  # of node-postgres; Heroku's
+        passed["sslmode"] = "require"
     if "fallback_application_name" in given:
         passed.setdefault("application_name", given["fallback_application_name"])
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in passed.items())
