@@ -171,5 +171,5 @@ async def test_key_that_goes_while_serving_is_an_error_and_not_a_false_answer(ma
 def test_key_that_is_none_is_refused_at_construction(make: Make) -> None:
     with pytest.raises(ValueError, match="32 bytes in URL-safe base64"):
         make(["too short"])
-    with pytest.raises(ValueError, match="is a list of keys"):
+    with pytest.raises(TypeError, match="encryption_keys must be a list of texts"):
         make(NEW)

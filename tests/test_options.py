@@ -17,6 +17,9 @@ from asana_webhooks import client as client_module
 from asana_webhooks._options import MAX_SOCKET_PATH
 from asana_webhooks.auth import AsanaOAuth, Token, TokenFile
 from asana_webhooks.models import WebhookFilter
+from asana_webhooks.stores.postgres import PostgresStore
+from asana_webhooks.stores.redis import RedisStore
+from asana_webhooks.stores.sqlite import SqliteStore
 
 Make = Callable[..., object]
 
@@ -42,6 +45,22 @@ def token_file(**options: Any) -> TokenFile:
     return TokenFile(**options)
 
 
+def memory_store(**options: Any) -> MemoryStore:
+    return MemoryStore(**options)
+
+
+def sqlite_store(**options: Any) -> SqliteStore:
+    return SqliteStore(**({"path": "hooks.db"} | options))
+
+
+def redis_store(**options: Any) -> RedisStore:
+    return RedisStore("redis://127.0.0.1/0", **options)
+
+
+def postgres_store(**options: Any) -> PostgresStore:
+    return PostgresStore("postgresql://127.0.0.1/hooks", **options)
+
+
 NO_CHARACTERS = ("\0", "a\0b", "\ud800")  # that anything out there could hold
 NO_TEXTS = (7, True, b"text", ["text"], object(), *NO_CHARACTERS)
 NO_NUMBERS = ("1", b"1", [1], True, object())
@@ -49,6 +68,7 @@ NO_COUNTS = (*NO_NUMBERS, None, 0, -1, 2**31, 10**5000, 1.5, math.nan, math.inf)
 NO_SECONDS = (*NO_NUMBERS, 0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, 10**9 + 1, 10**5000)
 NO_FLAGS: tuple[Any, ...] = (0, 1, None, "yes", [])
 NO_NAMES = ("one", b"one", 7, [1], ["one", None], ["\ud800"], object())
+NO_KEYS = (*NO_NAMES, [""], ["short"], ["é" * 44], "", b"", 0, False)
 
 
 def shown(value: object) -> str:
@@ -99,6 +119,16 @@ WRONG: dict[tuple[Make, str], tuple[Any, ...]] = {
     (token, "expires_at"): (7, True, "tomorrow", datetime(2026, 1, 1)),  # noqa: DTZ001 - naive
     (token, "user"): (7, True, "me", {"gid": "1"}),
     (token_file, "path"): (7, True, None, object()),
+    (memory_store, "max_waiting"): NO_COUNTS,
+    (sqlite_store, "path"): (7, True, None, b"hooks.db", object(), "", ":memory:", "a\0b"),
+    (sqlite_store, "max_waiting"): NO_COUNTS,
+    (sqlite_store, "encryption_keys"): NO_KEYS,
+    (redis_store, "prefix"): (*NO_TEXTS, None, "", ":"),
+    (redis_store, "max_waiting"): NO_COUNTS,
+    (redis_store, "encryption_keys"): NO_KEYS,
+    (postgres_store, "schema"): (*NO_TEXTS, None, "", "two words", "pg_own"),
+    (postgres_store, "max_waiting"): NO_COUNTS,
+    (postgres_store, "encryption_keys"): NO_KEYS,
 }
 
 CASES = [

@@ -213,6 +213,24 @@ async def test_expired_route_with_a_lost_key_is_forgotten_and_hinders_nobody(
 
 
 @pytest.mark.parametrize("keep", [reserve, confirm], ids=["candidate", "secret"])
+async def test_damaged_secret_of_a_store_without_keys_blames_no_key_and_hinders_no_other(
+    make: Make,
+    session: Any,
+    caplog: pytest.LogCaptureFixture,
+    keep: Callable[[Store, str], Awaitable[None]],
+) -> None:
+    async with make([]) as store:
+        await keep(store, "r1")
+        await confirm(store, "r2")
+    await session.execute("UPDATE routes SET seal = 'damaged' WHERE secret <> '' AND id = 'r1'")
+    await session.execute("UPDATE candidates SET seal = 'damaged' WHERE route = 'r1'")
+    async with make([]) as store:
+        assert await secret_of(store, "r2") == SECRET
+    (line,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert "of resource 12 is set aside: its secret cannot" in line
+
+
+@pytest.mark.parametrize("keep", [reserve, confirm], ids=["candidate", "secret"])
 async def test_one_damaged_ciphertext_sets_its_route_aside_and_no_other(
     make: Make,
     session: Any,

@@ -288,6 +288,20 @@ async def test_damaged_secret_sets_its_webhook_aside_and_no_other(
             assert "r2" in [each.id for each in await store.list_routes()]
 
 
+@pytest.mark.parametrize("value", [b"x", b"\xff"])
+async def test_damaged_secret_of_a_store_without_keys_blames_no_key_and_hinders_no_other(
+    server: ValkeyServer, make: Make, caplog: pytest.LogCaptureFixture, value: bytes
+) -> None:
+    async with make([]) as store:
+        await confirm(store, "r1")
+        await confirm(store, "r2")
+    harm(server, "seal", value)
+    async with make([]) as store:
+        assert await secret_of(store, "r2") == SECRET
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert line.startswith("webhook 77 of resource 12 is set aside: its secret cannot")
+
+
 async def test_webhook_whose_secret_is_damaged_is_listed_without_it(
     server: ValkeyServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._options import NAMES, check_options, optional
 from ..errors import StoreError
 
 __all__ = ["EncryptedSecret", "SecretCipher", "report_unreadable", "webhook_name"]
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from cryptography.fernet import Fernet, MultiFernet
 
 NO_KEY = (
-    "an encryption key is 32 bytes in URL-safe base64; make one with: python -c"
+    "encryption_keys: an encryption key is 32 bytes in URL-safe base64; make one with: python -c"
     " 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
 )
 KEY_LOST = (
@@ -61,13 +62,12 @@ class SecretCipher:
     """Encrypts and decrypts secrets with ``keys``, the newest first; without keys they stay clear.
 
     A key is 32 bytes in URL-safe base64, as ``cryptography.fernet.Fernet.generate_key`` makes it.
-    Raises ValueError for anything else, and when the extra ``crypto`` is not installed.
+    Raises ValueError for anything else, TypeError for what is no list of texts, and ValueError when
+    the extra ``crypto`` is not installed.
     """
 
     def __init__(self, keys: Sequence[str] | None = None) -> None:
-        if isinstance(keys, str):
-            msg = "encryption_keys is a list of keys, also when there is one"
-            raise ValueError(msg)
+        check_options({"encryption_keys": optional(NAMES)}, {"encryption_keys": keys})
         self._newest: Fernet | None = None
         self._all: MultiFernet | None = None
         if keys:
@@ -121,15 +121,23 @@ def _is_gid(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"\w{1,64}", value, re.ASCII) is not None
 
 
-def report_unreadable(webhooks: Sequence[str], *, decrypted: int) -> None:
+def report_unreadable(unreadable: Iterable[tuple[str, object]], *, decrypted: int) -> None:
     """Say which webhooks' secrets cannot be decrypted, when a store is opened.
 
-    ``decrypted`` is how many could be. Raises StoreError when that is none: the key is lost.
+    ``unreadable`` are the webhooks' names, each with what stands for its ciphertext; ``decrypted``
+    is how many secrets could be decrypted. Raises StoreError when that is none though ciphertexts
+    are there: the key is lost. What is no ciphertext at all was damaged, and blames no key.
     """
-    if webhooks and not decrypted:
+    listed = list(unreadable)
+    if not decrypted and any(_is_ciphertext(kept) for _, kept in listed):
         raise StoreError(KEY_LOST)
-    for webhook in webhooks:
+    for webhook, _ in listed:
         logger.error("%s is set aside: %s", webhook, UNREADABLE)
+
+
+def _is_ciphertext(kept: object) -> bool:
+    """Return whether this begins as Fernet's tokens do: with their version, and a time."""
+    return isinstance(kept, str) and kept.startswith("gAAAA")
 
 
 def _secret_in(text: str | None, route: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 
 from msgspec.structs import replace
 
+from .._options import COUNT, check_options
 from ..errors import StoreError
 from ..models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
 from . import (
@@ -48,6 +49,7 @@ class MemoryStore:
     def __init__(
         self, *, max_waiting: int = MAX_WAITING, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        check_options({"max_waiting": COUNT}, {"max_waiting": max_waiting})
         self._max_waiting = max_waiting
         self._clock = clock
         self._numbers = itertools.count(1)

@@ -19,6 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ..._logging import ThrottledLogger
+from ..._options import COUNT, TEXT, check_options
 from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
 from .. import (
@@ -48,6 +49,8 @@ PARTING_TIMEOUT = 1.0
 FORGOTTEN_AT_ONCE = 10_000
 """How many digests are forgotten at the most when the store is opened."""
 
+_OPTIONS = {"schema": TEXT, "max_waiting": COUNT}
+
 
 class PostgresStore:
     """Keeps routes and deliveries in a schema of a PostgreSQL database, 12 or newer.
@@ -72,8 +75,8 @@ class PostgresStore:
     store encrypts with the newest what is not yet. Earlier rows stay in the server's files and its
     log until it writes over them.
 
-    Raises ValueError when the address or the schema's name is of no use, when a key is none, and
-    when asyncpg is not installed.
+    Raises ValueError when the address, the schema's name or ``max_waiting`` is of no use, when a
+    key is none, and when asyncpg is not installed; TypeError for a value of another type.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class PostgresStore:
         max_waiting: int = MAX_WAITING,
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
+        check_options(_OPTIONS, {"schema": schema, "max_waiting": max_waiting})
         self._cipher = SecretCipher(encryption_keys)
         if not re.fullmatch(r"(?!pg_)[A-Za-z_]\w{0,62}", schema, re.ASCII):
             msg = (
@@ -373,12 +377,12 @@ async def _reencrypt(server: Server, cipher: SecretCipher) -> None:
             try:
                 renewed = cipher.reencrypt(route, kept)
             except StoreError:
-                unreadable[route] = webhook_name(gid, resource)
+                unreadable[route] = webhook_name(gid, resource), ciphertext
                 continue
             decrypted += ciphertext is not None
             if renewed:
                 await server.call(change, id_, *hidden(kept), *hidden(renewed))
-    report_unreadable([*unreadable.values()], decrypted=decrypted)
+    report_unreadable(unreadable.values(), decrypted=decrypted)
 
 
 def _route_of(row: Any) -> Route:

@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
+from ..._options import COUNT, TEXT, check_options
 from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
 from .. import (
@@ -96,6 +97,8 @@ LAYOUT_VERSION = 2
 
 KEPT_RETIRED = RETIRED_KNOWN_FOR // MICROSECOND
 
+_OPTIONS = {"prefix": TEXT, "max_waiting": COUNT}
+
 
 class RedisStore:
     """Keeps routes and deliveries on a server, Redis 7 or later or Valkey, for many processes.
@@ -115,8 +118,9 @@ class RedisStore:
     without keys before the first is given some. What was written in clear before is in the server's
     append-only file until that is rewritten (BGREWRITEAOF), and in older copies.
 
-    A store belongs to the event loop that opened it. Raises ValueError for a bad URL, prefix or
-    key, and when the redis library is not installed; TypeError for a client of another kind.
+    A store belongs to the event loop that opened it. Raises ValueError for a bad URL, prefix, key
+    or count, and when the redis library is not installed; TypeError for a value of another type, or
+    a client of another kind.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class RedisStore:
         max_waiting: int = MAX_WAITING,
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
+        check_options(_OPTIONS, {"prefix": prefix, "max_waiting": max_waiting})
         self._cipher = SecretCipher(encryption_keys)
         self._url = url_or_client if isinstance(url_or_client, str) else None
         if isinstance(url_or_client, str):

@@ -31,13 +31,14 @@ async def renew_secrets(server: Server, cipher: SecretCipher) -> None:
 
 def _renewals(
     listed: list[Entry], cipher: SecretCipher
-) -> tuple[list[list[bytes | str]], int, list[str]]:
+) -> tuple[list[list[bytes | str]], int, list[tuple[str, str]]]:
     """Return the arguments that renew what is not up to date.
 
-    And how many were decrypted, and the names of webhooks whose secret cannot be.
+    And how many were decrypted, and the names of webhooks whose secret cannot be, each with its
+    ciphertext.
     """
     renewals: list[list[bytes | str]] = []
-    decrypted, unreadable = 0, []
+    decrypted, unreadable = 0, list[tuple[str, str]]()
     for *as_listed, gid, resource in listed:
         route, _, _, fingerprint, ciphertext = as_listed
         try:
@@ -45,7 +46,7 @@ def _renewals(
             renewed = cipher.reencrypt(route.decode(), kept)
         except (StoreError, UnicodeDecodeError):
             names = (each.decode(errors="replace") or None for each in (gid, resource))
-            unreadable.append(webhook_name(*names))
+            unreadable.append((webhook_name(*names), ciphertext.decode(errors="replace")))
             continue
         decrypted += kept.ciphertext is not None
         if renewed is not None:

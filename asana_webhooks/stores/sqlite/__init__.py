@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from types import CoroutineType, TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from ..._options import COUNT, PATH, check_options
 from ...errors import StoreError
 from ...models import Claim, Delivery
 from .. import MAX_WAITING, check_ids, check_limit
@@ -31,6 +32,8 @@ __all__ = ["SqliteStore"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+_OPTIONS = {"path": PATH, "max_waiting": COUNT}
 
 
 def _by_the_writer(
@@ -62,7 +65,7 @@ class SqliteStore:
     opening it encrypts with the newest what is not yet.
 
     A store belongs to the event loop that opened it. Raises ValueError when ``path`` is no file's,
-    or a key is none.
+    a key is none, or ``max_waiting`` is no count; TypeError for a value of another type.
     """
 
     def __init__(
@@ -73,10 +76,11 @@ class SqliteStore:
         clock: Callable[[], float] = time.monotonic,
         encryption_keys: Sequence[str] | None = None,
     ) -> None:
+        check_options(_OPTIONS, {"path": path, "max_waiting": max_waiting})
         self._cipher = SecretCipher(encryption_keys)
-        self._path = os.fspath(path)
+        self._path = os.fsdecode(path)
         if self._path in {"", ":memory:"} or "\0" in self._path:
-            msg = f"{self._path!r} is no file's path; MemoryStore keeps everything in memory"
+            msg = f"path {self._path!r} is no file's path; MemoryStore keeps everything in memory"
             raise ValueError(msg)
         self._max_waiting = max_waiting
         self._clock = clock

@@ -244,7 +244,7 @@ class Tables:
                     try:
                         new = self._cipher.reencrypt(route, kept)
                     except StoreError:
-                        unreadable.append(webhook_name(gid, resource))
+                        unreadable.append((webhook_name(gid, resource), kept.ciphertext))
                         continue
                     decrypted += kept.ciphertext is not None
                     if new is not None:
