@@ -43,6 +43,11 @@ class Attempt:
         return max(0, self.delivery.crashes - 1)
 
     @property
+    def is_damaged(self) -> bool:
+        """Whether more events are said to be handled than there are: its record was damaged."""
+        return not 0 <= self.delivery.done <= len(self._items)
+
+    @property
     def by_event(self) -> bool:
         """Whether each event's end is kept at once, since the next may end the process."""
         return self.delivery.crashes > 0

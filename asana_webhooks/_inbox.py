@@ -485,8 +485,16 @@ class Inbox:
             )
 
     async def _begin_attempt(self, work: _ActiveClaim, delivery: Delivery) -> Attempt | None:
-        """Return the attempt to go on with, None when the delivery has ended too many processes."""
+        """Return the attempt to go on with, None when there can be none.
+
+        The delivery has ended too many processes then, or was damaged, and is a dead letter.
+        """
         attempt = Attempt(delivery)
+        if attempt.is_damaged:
+            reason = "how many of its events were handled was damaged in the store"
+            attempt.done = 0  # a replay handles them all
+            await self._bury(work, attempt, [attempt.letter(reason)])
+            return None
         if attempt.kills and delivery.attempts + attempt.kills >= self._max_attempts:
             times = f"{attempt.kills} time{'s' if attempt.kills > 1 else ''}"
             reason = f"its handlers ended the process {times} without a word"

@@ -557,6 +557,25 @@ async def test_each_event_of_a_delivery_that_ended_a_process_is_kept_as_handled_
     assert progress == [(1, 0.0, 0), (2, 0.0, 0)]
 
 
+@pytest.mark.parametrize("done", [2, -1])
+async def test_delivery_with_more_handled_events_than_it_has_becomes_a_dead_letter(
+    store: MemoryStore, seen: Seen, caplog: pytest.LogCaptureFixture, done: int
+) -> None:
+    await put(store, "r1", event(1))
+    claim = await store.claim(limit=1, lease=30)
+    assert claim is not None
+    await store.release(claim, claim.deliveries[0], delay=0, attempts=0, done=done)
+    await store.end_claim(claim)
+    await put(store, "r2", event(2))
+    async with draining(store, seen):
+        await eventually(lambda: is_empty(store))
+    assert seen.gids == ["2"]
+    (letter,) = await store.dead_letters()
+    assert letter.reason == "how many of its events were handled was damaged in the store"
+    assert letter.done == 0
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+
+
 @pytest.mark.parametrize("how", ["drain", "stream"])
 @pytest.mark.parametrize(
     ("crashes", "attempts", "is_buried"),

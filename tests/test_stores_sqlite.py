@@ -1233,6 +1233,9 @@ async def confirm(store: SqliteStore, id_: str) -> None:
         "trace = CAST(x'ff' AS TEXT)",
         "body = 7",
         "crashes = 'a'",
+        "done = 4611686018427387904",
+        "done = -1",
+        "attempts = 9223372036854775807",
     ],
 )
 async def test_delivery_that_cannot_be_read_becomes_a_dead_letter_and_stalls_nobody(
@@ -1260,7 +1263,11 @@ async def test_route_of_which_nothing_can_be_read_is_passed_over(store: SqliteSt
 
 
 @pytest.mark.parametrize(
-    "damage", ["fence = 'a'", "leased = x'00'", "claimed = CAST(x'ff' AS TEXT)"]
+    "damage",
+    [
+        *("fence = 'a'", "fence = 9223372036854775807", "fence = -1"),
+        *("leased = x'00'", "claimed = CAST(x'ff' AS TEXT)"),
+    ],
 )
 async def test_queue_that_cannot_be_read_is_made_again(store: SqliteStore, damage: str) -> None:
     for number in range(2):
@@ -1269,6 +1276,141 @@ async def test_queue_that_cannot_be_read_is_made_again(store: SqliteStore, damag
     await execute(store, f"UPDATE queues SET {damage} WHERE route = 'r1'")
     claims = [await take(store), await take(store)]
     assert sorted(len(claim.deliveries) for claim in claims) == [1, 2]
+
+
+BROKEN = ["'x'", "CAST(x'ff' AS TEXT)", "x'fffe'", "x''", "1e300", "9e999", "4611686018427387904"]
+
+
+async def reopened_with(path: Path, damage: str) -> SqliteStore:
+    """Return a store of two deliveries, of two webhooks, that was damaged while it was closed."""
+    async with SqliteStore(path) as store:
+        await confirm(store, "r1")
+        await confirm(store, "r2")
+        for number, id_ in enumerate(("r1", "r2")):
+            assert await store.put(delivery(number, route=id_))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(damage)
+        connection.commit()
+    return SqliteStore(path)
+
+
+@pytest.mark.parametrize("value", [*BROKEN, "-1"])
+@pytest.mark.parametrize("column", ["waiting", "clock", "fence"])
+@pytest.mark.parametrize("when", ["closed", "open"])
+async def test_damaged_meta_is_mended_and_everything_goes_on(
+    path: Path, when: str, column: str, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage = f"UPDATE meta SET {column} = {value}"
+    store = await reopened_with(path, damage if when == "closed" else "SELECT 1")
+    async with asyncio.timeout(10), store:
+        if when == "open":
+            await execute(store, damage)
+        assert (await store.counts()).waiting == 2
+        assert await store.put(delivery(2))
+        claims = [await take(store), await take(store)]
+        assert sorted(len(claim.deliveries) for claim in claims) == [1, 2]
+        for claim in claims:
+            assert claim.fence > 0
+            assert await store.end_claim(claim, claim.deliveries)
+        assert (await store.counts()).waiting == 0
+    assert len(caplog.messages) <= 1
+    if column == "fence":
+        assert caplog.messages == ["the fence in table meta was damaged, and begins again"]
+
+
+async def test_fence_that_was_damaged_begins_above_those_of_forgotten_routes(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        await store.put(delivery(0))
+        old = await take(store)
+        await execute(store, "UPDATE meta SET fence = 'x'")
+        await execute(store, "DELETE FROM queues")
+    async with SqliteStore(path) as store:
+        new = await take(store)
+        assert new.fence > old.fence
+        assert not await store.ack(old, old.deliveries)
+
+
+async def test_lost_row_of_meta_is_made_again(path: Path) -> None:
+    async with await reopened_with(path, "DELETE FROM meta") as store:
+        assert (await store.counts()).waiting == 2
+        assert len((await take(store)).deliveries) == 1
+        await execute(store, "DELETE FROM meta")
+        with pytest.raises(StoreError, match="table meta of the file has lost its row: restart"):
+            await store.put(delivery(2))
+
+
+@pytest.mark.parametrize("table", ["deliveries", "queues"])
+@pytest.mark.parametrize("value", BROKEN)
+async def test_damaged_time_counts_as_come_and_is_said_once(
+    path: Path, table: str, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await reopened_with(path, f"UPDATE {table} SET due = {value} WHERE route = 'r1'")
+    async with store:
+        assert {(await take(store)).route, (await take(store)).route} == {"r1", "r2"}
+    assert caplog.messages == ["1 times were damaged in the store, and count as come"]
+
+
+async def test_queue_that_forgot_its_deliveries_is_made_again(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await reopened_with(path, "UPDATE queues SET due = NULL") as store:
+        assert {(await take(store)).route, (await take(store)).route} == {"r1", "r2"}
+    assert caplog.messages == [
+        "2 queues were made again: their rows in the store were damaged",
+    ]
+
+
+@pytest.mark.parametrize("value", [*BROKEN, "-1"])
+async def test_delivery_held_for_what_is_no_candidate_becomes_a_dead_letter(
+    path: Path, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage = f"UPDATE deliveries SET candidate = {value} WHERE route = 'r1'"
+    async with await reopened_with(path, damage) as store:
+        assert (await take(store)).route == "r2"
+        (dead,) = await store.dead_letters()
+        assert (dead.route, dead.body) == ("r1", delivery(0).body)
+        assert (await store.counts()).waiting == 1
+    assert caplog.messages == [f"delivery 1 became a dead letter: {dead.reason}"]
+
+
+@pytest.mark.parametrize("value", BROKEN)
+async def test_delivery_of_a_damaged_route_is_handed_on_or_a_dead_letter(
+    path: Path, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await reopened_with(path, f"UPDATE deliveries SET route = {value} WHERE route = 'r1'")
+    async with store:
+        bodies = []
+        while claim := await store.claim(limit=9, lease=60):
+            bodies += [each.body for each in claim.deliveries]
+        bodies += [letter.body for letter in await store.dead_letters()]
+        assert sorted(bodies) == [delivery(0).body, delivery(1).body]
+        assert any("damaged" in line for line in caplog.messages)
+
+
+async def test_route_that_became_a_blob_harms_no_other(path: Path) -> None:
+    damage = "UPDATE queues SET route = CAST(route AS BLOB) WHERE route = 'r1'"
+    async with asyncio.timeout(10), await reopened_with(path, damage) as store:
+        assert {(await take(store)).route, (await take(store)).route} == {"r1", "r2"}
+        assert await store.claim(limit=9, lease=60) is None
+        assert await store.dead_letters() == []
+
+
+async def test_store_that_is_sound_is_opened_without_a_word(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await reopened_with(path, "SELECT 1") as store:
+        assert await store.reserve(route("r3"), ttl=60)
+        assert await store.add_candidate("r3", SECRET)
+        assert await store.put(delivery(3, route="r3"), candidate=SECRET)
+        claim = await take(store)
+        await store.release(claim, claim.deliveries[0], delay=3600, attempts=1, done=0)
+    async with SqliteStore(path) as store:
+        assert (await store.counts()).waiting == 3
+        assert len((await take(store)).deliveries) == 1
+        assert await store.claim(limit=9, lease=60) is None
+        assert await store.confirm("r3", gid="77", secret=SECRET)
+        assert len((await take(store)).deliveries) == 1
+    assert caplog.messages == []
 
 
 async def test_deliveries_of_a_route_that_cannot_be_read_become_dead_letters(
@@ -1370,6 +1512,22 @@ async def test_store_of_which_no_secret_can_be_decrypted_is_refused(path: Path) 
     await break_secret(path, "r1", "seal = 'gAAAA'")
     with pytest.raises(StoreError, match="establish the webhooks again"):
         await SqliteStore(path, encryption_keys=[KEY]).__aenter__()
+
+
+@pytest.mark.parametrize("column", ["secret", "seal"])
+@pytest.mark.parametrize("value", ["'x'", "CAST(x'ff' AS TEXT)", "x'fffe'", "x''", "7"])
+async def test_damaged_secret_of_a_store_without_keys_blames_no_key_and_hinders_no_other(
+    path: Path, column: str, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage = f"UPDATE routes SET {column} = {value} WHERE id = 'r1'"
+    async with await reopened_with(path, damage) as store:
+        found = await store.get_route("r2")
+        assert found is not None
+        assert found.secret == SECRET
+    assert not any("key" in line for line in caplog.messages)
+    if column == "seal":
+        (line,) = caplog.messages
+        assert line.startswith("webhook gid_of_r1 of resource 12 is set aside: its secret cannot")
 
 
 async def test_secrets_in_clear_beside_lost_ones_do_not_hide_that_the_key_is_lost(

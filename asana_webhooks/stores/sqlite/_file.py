@@ -18,7 +18,7 @@ from typing import NamedTuple
 from ...errors import StoreError
 from .. import RETIRED_KNOWN_FOR
 
-__all__ = ["SQL", "FileGuard", "failure", "open_file", "transaction"]
+__all__ = ["SQL", "FileGuard", "failure", "open_file", "text_of", "transaction"]
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def _open(path: str, clock: Callable[[], float]) -> sqlite3.Connection:
         isolation_level=None,
         cached_statements=256,
     )
-    connection.text_factory = _text
+    connection.text_factory = text_of
     try:
         if _version(connection, path):
             _check(connection, path)
@@ -194,7 +194,7 @@ def _open(path: str, clock: Callable[[], float]) -> sqlite3.Connection:
     return connection
 
 
-def _text(value: bytes) -> str | bytes:
+def text_of(value: bytes) -> str | bytes:
     """Return a text; as bytes when it is damaged. The error of sqlite3 would quote it."""
     try:
         return value.decode()
@@ -245,9 +245,17 @@ def _size(path: str) -> int:
 
 
 def _set_clock(connection: sqlite3.Connection, now: float) -> None:
-    """End every wait if the clock began anew; in any case prove that the file can be written."""
-    (latest,) = connection.execute(SQL["read_clock"]).fetchone()
-    if now < latest:
+    """End every wait if the clock began anew; in any case prove that the file can be written.
+
+    When its last reading cannot be read any more, it counts as begun anew.
+    """
+    latest = connection.execute(SQL["read_clock"]).fetchone()
+    if latest is None:
+        connection.execute(SQL["make_meta"])
+    damaged = latest is None or not isinstance(latest[0], float)
+    if damaged:
+        logger.error("the clock in table meta was damaged: every lease and wait is at its end")
+    if damaged or now < latest[0]:
         for name in ("end_delays", "end_leases", "end_reservations"):
             connection.execute(SQL[name], {"now": now})
         known_for = RETIRED_KNOWN_FOR.total_seconds()

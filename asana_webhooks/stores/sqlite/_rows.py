@@ -21,6 +21,8 @@ __all__ = [
     "chunks",
     "delivery_of",
     "from_letter",
+    "is_count",
+    "is_fence",
     "is_queue",
     "letter_of_delivery",
     "letter_of_row",
@@ -33,6 +35,10 @@ T = TypeVar("T")
 
 LONGEST_CHUNK = 128
 """Rows of one statement: it has at most 999 parameters in older versions of SQLite."""
+
+LARGEST_COUNT = 2**31 - 1
+LARGEST_FENCE = 2**62
+"""Beyond them is nothing that was counted."""
 
 LETTER_ID = re.compile(r"[1-9]\d{0,17}", re.ASCII)
 """SQLite would take '1e1' for 10 as well."""
@@ -75,13 +81,23 @@ def route_of(row: tuple[Any, ...]) -> Route:
 
 def is_queue(row: tuple[Any, ...]) -> bool:
     """Return whether this is a readable row of a queue."""
-    return _fits(row, QUEUE)
+    return _fits(row, QUEUE) and is_fence(row[1])
+
+
+def is_fence(value: object) -> bool:
+    """Return whether this is a fence, and leaves some for the claims to come."""
+    return isinstance(value, int) and 0 <= value < LARGEST_FENCE
+
+
+def is_count(value: object) -> bool:
+    """Return whether so many may have been counted."""
+    return isinstance(value, int) and 0 <= value <= LARGEST_COUNT
 
 
 def delivery_of(route: str, row: tuple[Any, ...]) -> Delivery:
     """Return the delivery of a row that was taken. Raises UnreadableRowError."""
     number, digest, received_at, attempts, done, trace, crashes, body = row
-    if not _fits(row, DELIVERY):
+    if not _fits(row, DELIVERY) or not all(map(is_count, (attempts, done, crashes))):
         raise UnreadableRowError
     try:
         at = from_micros(received_at)

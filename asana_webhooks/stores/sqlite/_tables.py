@@ -26,7 +26,7 @@ from .. import (
 )
 from .._codec import MICROSECOND, encode_filters, letter_of, prefix_of, to_micros
 from .._encryption import EncryptedSecret, SecretCipher, report_unreadable, webhook_name
-from ._file import SQL, transaction
+from ._file import SQL, text_of, transaction
 from ._rows import (
     LETTER_ID,
     UNREADABLE,
@@ -34,6 +34,8 @@ from ._rows import (
     chunks,
     delivery_of,
     from_letter,
+    is_count,
+    is_fence,
     is_queue,
     letter_of_delivery,
     letter_of_row,
@@ -61,6 +63,15 @@ ROUTE_DAMAGED = (
     "the row of a webhook in table routes is damaged: restore a copy of the file, or delete the"
     " webhook and establish it again"
 )
+
+META_DAMAGED = "table meta of the file has lost its row: restart this program, which mends it"
+QUEUE_DAMAGED = (
+    "a row of table queues is damaged and cannot be made again: restore a copy of the file, or"
+    " delete the row whose fence or route is no longer one"
+)
+
+FAR_OFF = 100 * 365 * 86400.0
+"""Seconds after which nothing is due that was not damaged."""
 
 Put: TypeAlias = tuple[Delivery, str | None, str | None]
 """A delivery, and its candidate and reason."""
@@ -104,6 +115,37 @@ class Tables:
     def _execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
         self.steps += 1
         return self._connection.execute(statement, values)
+
+    # Damage
+
+    def mend(self) -> None:
+        """Mend what was damaged so that it would wait without end, when the file is opened.
+
+        Each is said; a delivery that is held for a candidate that is none becomes a dead letter.
+        """
+        times = {"now": self._now, "far": self._now + FAR_OFF}
+        with self.transaction():
+            for name in ("end_damaged_delays", "end_damaged_leases"):
+                if ended := self._execute(SQL[name], times).rowcount:
+                    logger.error("%d times were damaged in the store, and count as come", ended)
+            for id_, route, *rest in self._run("list_orphans").fetchall():
+                owner = route if isinstance(route, str) else ""
+                self._bury_unreadable(owner, [(id_, *rest)])
+            self._offer_again()
+            (fence,) = self._run("read_fence").fetchone()
+            if not is_fence(fence):
+                self._mend_fence()
+            self._run("count_waiting_again")
+
+    def _mend_fence(self) -> None:
+        """Begin again with fences above any that a claim may have."""
+        self._run("set_fence", time.time_ns() // 1000)  # there was no claim in each microsecond
+        logger.error("the fence in table meta was damaged, and begins again")
+
+    def _offer_again(self) -> None:
+        """Make the queues that lack of what waits."""
+        if made := self._run("offer_again").rowcount:
+            logger.error("%d queues were made again: their rows in the store were damaged", made)
 
     # Ownership
 
@@ -272,8 +314,14 @@ class Tables:
         return answers
 
     def _count_waiting(self) -> int:
-        (waiting,) = self._run("count_waiting").fetchone()
-        return int(waiting)
+        row = self._run("count_waiting").fetchone()
+        if row is None:
+            raise StoreError(META_DAMAGED)
+        if not is_count(row[0]):
+            self._run("count_waiting_again")
+            logger.error("the count of table meta was damaged, and what waits is counted again")
+            row = self._run("count_waiting").fetchone()
+        return int(row[0])
 
     def _known_digests(self, puts: list[Put]) -> dict[bytes, int]:
         digests = [delivery.digest for delivery, _, _ in puts]
@@ -327,15 +375,19 @@ class Tables:
     def claim(self, given: list[Claim], *, limit: int, lease: float) -> Claim | None:
         """Return what is due; ``given`` holds it for whoever finds the claimant gone."""
         while row := self._run("find_due", self._now).fetchone():
-            if not is_queue(row):
-                self._mend_queue(row[0])
+            *queue, floor = row
+            if not is_fence(floor):
+                self._mend_fence()
                 continue
-            route, fence, leased, claimed = row
+            if not is_queue(tuple(queue)):
+                self._mend_queue(queue[0])
+                continue
+            route, fence, leased, claimed = queue
             if leased and claimed:  # the lease ran out
                 self._change(route, "count_crashes", claimed.split(","))
             deliveries = self._take(route, limit)
             ids = ",".join(delivery.id for delivery in deliveries)
-            claim = Claim(route=route, fence=fence + 1, deliveries=deliveries)
+            claim = Claim(route=route, fence=max(fence, floor) + 1, deliveries=deliveries)
             self._run("lease", self._now + lease, claim.fence, ids, route)
             if deliveries:
                 given[:] = [claim]
@@ -383,7 +435,8 @@ class Tables:
 
     def counts(self) -> Counts:
         self._run("forget_routes", self._now)
-        waiting, letters, oldest = self._run("count").fetchone()
+        held, letters, oldest = self._run("count").fetchone()
+        waiting = self._count_waiting() + held
         return Counts(waiting=waiting, dead_letters=letters, oldest_at=time_of(oldest))
 
     def _take(self, route: str, limit: int) -> tuple[Delivery, ...]:
@@ -415,11 +468,14 @@ class Tables:
 
     def _mend_queue(self, route: Any) -> None:
         """Make a queue that cannot be read again, of what waits in it."""
-        self._run("drop_queue", route)
+        # as it is, and as text if it may be one: those of a sound text are none of its business
+        is_text = isinstance(route, str) or isinstance(text_of(route), str)
+        either = (route, None if is_text else route)
+        if not self._run("drop_queue", *either).rowcount:
+            raise StoreError(QUEUE_DAMAGED)  # and not the same again, without end
         if not isinstance(route, str):  # nobody can name it: its deliveries are of no route
-            self._bury_unreadable("", self._run("list_unreadable", route).fetchall())
-        self._run("offer_again")
-        logger.error("a queue was made again: its row in the store was damaged")
+            self._bury_unreadable("", self._run("list_unreadable", *either).fetchall())
+        self._offer_again()
 
     def _claimed(self, claim: Claim) -> list[str] | None:
         """Return the ids that a claim was given, without those released; None without its lease."""

@@ -149,6 +149,7 @@ class Writer:
                 guard = opened.enter_context(contextlib.closing(FileGuard(self._path)))
                 opened.callback(connection.close)  # before the guard, as it demands
                 tables = Tables(connection, self._max_waiting, self._clock, self._cipher)
+                tables.mend()
                 tables.reencrypt_secrets()
                 self._observed = [tables, guard]
                 self._tell([(self._started, None)])

@@ -16,6 +16,9 @@ SELECT clock FROM meta
 -- name: set_clock
 UPDATE meta SET clock = ?
 
+-- name: make_meta
+INSERT INTO meta (waiting, clock, fence) VALUES (0, 0, -1)
+
 -- The clock began anew: nothing waits for one of its old readings.
 -- name: end_delays
 UPDATE deliveries SET due = :now WHERE due > :now
@@ -31,6 +34,29 @@ UPDATE routes SET expires = :now + :known_for WHERE expires > :now AND state = '
 
 -- name: end_ownerships
 DELETE FROM owners
+
+-- What was damaged. A value may be of any type then; text and blobs are larger than any number.
+
+-- name: read_fence
+SELECT fence FROM meta
+
+-- name: set_fence
+UPDATE meta SET fence = ?
+
+-- name: count_waiting_again
+UPDATE meta SET waiting = (SELECT count(*) FROM deliveries WHERE candidate IS NULL)
+
+-- name: end_damaged_delays
+UPDATE deliveries SET due = :now WHERE id IN (
+    SELECT id FROM deliveries WHERE candidate IS NULL AND due > :far
+)
+
+-- name: end_damaged_leases
+UPDATE queues SET due = :now WHERE due > :far
+
+-- name: list_orphans
+SELECT id, route, received_at, body FROM deliveries
+WHERE candidate IS NOT NULL AND candidate NOT IN (SELECT id FROM candidates)
 
 -- What has come to its end
 
@@ -193,7 +219,7 @@ WHERE NOT queues.leased AND (queues.due > excluded.due OR queues.due IS NULL)
 -- Claiming
 
 -- name: find_due
-SELECT route, max(queues.fence, meta.fence), leased, claimed FROM queues, meta
+SELECT route, queues.fence, leased, claimed, meta.fence FROM queues, meta
 WHERE due <= ? ORDER BY due LIMIT 1
 
 -- name: count_crashes
@@ -231,27 +257,27 @@ WHERE route = ?
 
 -- A queue that cannot be read is made again of what waits.
 -- name: drop_queue
-DELETE FROM queues WHERE route = CAST(? AS TEXT)
+DELETE FROM queues WHERE route IN (?, CAST(? AS TEXT))
 
 -- name: list_unreadable
-SELECT id, received_at, body FROM deliveries WHERE route = CAST(? AS TEXT)
+SELECT id, received_at, body FROM deliveries WHERE route IN (?, CAST(? AS TEXT))
 
 -- name: drop_delivery
 DELETE FROM deliveries WHERE id = ?
 
 -- name: offer_again
 INSERT INTO queues (route, due)
-SELECT route, min(due) FROM deliveries
-WHERE candidate IS NULL AND route NOT IN (SELECT route FROM queues) GROUP BY route
+SELECT route, min(due) FROM deliveries WHERE candidate IS NULL GROUP BY route
+ON CONFLICT (route) DO UPDATE SET due = excluded.due WHERE queues.due IS NULL
 
 -- name: count
-SELECT meta.waiting + (SELECT count(*) FROM deliveries WHERE candidate IS NOT NULL),
+SELECT (SELECT count(*) FROM deliveries WHERE candidate IS NOT NULL),
     (SELECT count(*) FROM dead_letters), (
     SELECT min((
         SELECT received_at FROM deliveries
         WHERE deliveries.route = queues.route AND candidate IS NULL ORDER BY due, id LIMIT 1
     )) FROM queues WHERE due IS NOT NULL
-) FROM meta
+)
 
 -- Dead letters
 
