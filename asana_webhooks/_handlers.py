@@ -170,7 +170,9 @@ class _Run(Awaitable[None]):
         name = self._handler.name
         try:
             coroutine = self._handler.handler(self._event)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise HandlerError(name) from error
         resume: Callable[[Any], Any] = coroutine.send
         value: Any = None

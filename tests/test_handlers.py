@@ -1,4 +1,5 @@
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from datetime import UTC, datetime
@@ -76,7 +77,17 @@ def fails_at_once_with(error: BaseException) -> AsyncHandler:
     return failing
 
 
-@pytest.mark.parametrize("failing", [fails_with, fails_at_once_with])
+def fails_when_called_with(error: BaseException) -> AsyncHandler:
+    async def failing(event: Event) -> None: ...
+
+    class Failing(functools.partial[Coroutine[Any, Any, None]]):
+        def __call__(self, /, *_: object, **__: object) -> Coroutine[Any, Any, None]:
+            raise error  # before there is a coroutine
+
+    return Failing(failing)
+
+
+@pytest.mark.parametrize("failing", [fails_with, fails_at_once_with, fails_when_called_with])
 @pytest.mark.parametrize(
     "error",
     [
@@ -126,12 +137,12 @@ async def test_cancelled_child_of_a_handler_is_a_failed_attempt() -> None:
     assert isinstance((await failure_of(handler)).__cause__, asyncio.CancelledError)
 
 
-async def test_keyboard_interrupt_is_no_failed_attempt() -> None:
-    async def handler(event: Event) -> None:
-        raise KeyboardInterrupt
-
+@pytest.mark.parametrize("failing", [fails_at_once_with, fails_when_called_with])
+async def test_keyboard_interrupt_is_no_failed_attempt(
+    failing: Callable[[BaseException], AsyncHandler],
+) -> None:
     with pytest.raises(KeyboardInterrupt):
-        await run(handler)
+        await run(failing(KeyboardInterrupt()))
 
 
 # Cancellation
