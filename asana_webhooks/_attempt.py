@@ -38,7 +38,8 @@ class Attempt:
     def kills(self) -> int:
         """Kills of the process while it handled this delivery alone, without progress.
 
-        The first end is not counted: others were claimed beside it.
+        A lease that ran out under a handler that blocked the process counts too. The first end is
+        not counted: others were claimed beside it.
         """
         return max(0, self.delivery.crashes - 1)
 

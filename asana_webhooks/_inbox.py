@@ -142,6 +142,10 @@ class Inbox:
         self._drained = asyncio.Event()
         self._works: set[_ActiveClaim] = set()
         self._no_suspect = asyncio.Event()
+        self._no_suspect.set()
+        self._claims_under_way = 0
+        self._no_claim = asyncio.Event()
+        self._no_claim.set()
         self._unwanted: set[tuple[str | None, str, str | None]] = set()
         self._notifying: anyio.CancelScope
         self._beside = AsyncExitStack()
@@ -298,6 +302,7 @@ class Inbox:
             abandon=partial(self._replace, work, router),
         )
         try:
+            await self._wait_for_claims(work)
             for delivery in work.claim.deliveries:
                 if self._is_stopping() or not work.leased or work.abandoned:
                     break
@@ -338,6 +343,9 @@ class Inbox:
         while (claim := await self._next()) is not None:
             work = self._begin(claim)
             try:
+                await self._wait_for_claims(work)
+                if work not in self._works:
+                    return
                 for delivery in claim.deliveries:
                     attempt = await self._begin_attempt(work, delivery)
                     while attempt is not None and (event := attempt.next_event()) is not None:
@@ -380,24 +388,41 @@ class Inbox:
         return claim
 
     async def _claim(self) -> Claim | None:
-        if not self._may_claim():
-            return None
         claiming = asyncio.current_task()
         assert claiming is not None  # noqa: S101 - coroutines run in tasks; for the type checker
         self._claiming.add(claiming)
         try:
-            claim = await self._store.claim(limit=BATCH, lease=self._lease)
-            if claim is None or not (_is_suspect(claim) and self._has_suspect()):
-                return claim
-            await self._store.end_claim(claim)  # or the other's next kill would count for it too
-            await self._no_suspect.wait()
-            return None
+            while not self._no_suspect.is_set():  # another one that waited may have brought one
+                await self._no_suspect.wait()
+            if self._closed or not self._may_claim():
+                return None
+            return await self._claim_now()
         except Exception as error:  # noqa: BLE001 - it is tried again, whatever it was
             self._say("claim", "cannot claim deliveries", error)
             await anyio.sleep(self._poll)
             return None
         finally:
             self._claiming.discard(claiming)
+
+    async def _claim_now(self) -> Claim | None:
+        """Return a claim; a suspect that another claim has brought already is given back."""
+        self._claims_under_way += 1
+        self._no_claim.clear()
+        try:
+            claim = await self._store.claim(limit=BATCH, lease=self._lease)
+            if claim is None or not _is_suspect(claim) or self._no_suspect.is_set():
+                return claim
+            await self._store.end_claim(claim)  # or the other's kill would count for it too
+            return None
+        finally:
+            self._claims_under_way -= 1
+            if not self._claims_under_way:
+                self._no_claim.set()
+
+    async def _wait_for_claims(self, work: _ActiveClaim) -> None:
+        """Wait, before a suspect is handled, until no claim can bring another one."""
+        if _is_suspect(work.claim):
+            await self._no_claim.wait()
 
     def _is_stopping(self) -> bool:
         feeding = self._feeding
@@ -410,20 +435,18 @@ class Inbox:
             self._no_suspect.clear()
         return work
 
-    def _has_suspect(self) -> bool:
-        return any(_is_suspect(work.claim) for work in self._works)
-
     async def _end(self, work: _ActiveClaim) -> None:
         if work not in self._works:
             return
         self._works.discard(work)
-        if not self._has_suspect():
-            self._no_suspect.set()
-        with anyio.move_on_after(FINISH_TIMEOUT, shield=True):
-            try:
+        try:
+            with anyio.move_on_after(FINISH_TIMEOUT, shield=True):
                 await self._give_back(work)
-            except Exception as error:  # noqa: BLE001 - the lease ends by itself
-                self._report(error)
+        except Exception as error:  # noqa: BLE001 - the lease ends by itself
+            self._report(error)
+        finally:
+            if _is_suspect(work.claim):
+                self._no_suspect.set()
 
     async def _give_back(self, work: _ActiveClaim) -> None:
         if work.attempt is not None and work.attempt.progress:
@@ -497,7 +520,8 @@ class Inbox:
             return None
         if attempt.kills and delivery.attempts + attempt.kills >= self._max_attempts:
             times = f"{attempt.kills} time{'s' if attempt.kills > 1 else ''}"
-            reason = f"its handlers ended the process {times} without a word"
+            what = "ended the process, or blocked it for longer than a lease,"
+            reason = f"its handlers {what} {times}"
             await self._bury(work, attempt, [attempt.letter(reason)])
             return None
         work.attempt = attempt
@@ -601,8 +625,8 @@ class Inbox:
 def _is_suspect(claim: Claim) -> bool:
     """Return whether a process ended, without a word, while it handled this delivery alone.
 
-    One of them is handled at a time in a process, so that the end of the process counts for none
-    that only stood near.
+    One of them is handled at a time in a process, and nothing is claimed meanwhile, so that the
+    end of the process counts for none that only stood near.
     """
     return claim.deliveries[0].crashes > 1
 

@@ -161,7 +161,7 @@ class WebhooksClient(WebhooksApi):
     Up to ``concurrency`` webhooks are handled side by side. A handler that runs for
     ``handler_timeout`` seconds (None: no limit) is cancelled, and has failed. A delivery is tried
     again after ``first_delay`` seconds, which double up to ``longest_delay``; it is given up when
-    it has failed, or ended its process, ``max_attempts`` times.
+    it has failed, ended its process or blocked it for longer than a lease, ``max_attempts`` times.
 
     Raises ValueError or TypeError for an option that cannot work, before any I/O.
     """

@@ -247,7 +247,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     counts the failed tries, ``done`` the events of it that are handled. ``trace`` is the
     ``traceparent`` (W3C Trace Context, 55 characters) of the span that received it, or empty.
     ``crashes`` counts the claims that ended without a word while they held it: their process died,
-    or slept through its lease.
+    slept through its lease, or was blocked for longer than it.
     """
 
     route: str

@@ -606,7 +606,8 @@ async def test_delivery_that_ended_its_process_too_often_becomes_a_dead_letter(
             await following
     assert sorted(seen.gids) == (["2"] if is_buried else ["1", "2"])
     reasons = [letter.reason for letter in await store.dead_letters()]
-    said = f"its handlers ended the process {crashes - 1} times without a word"
+    what = "ended the process, or blocked it for longer than a lease,"
+    said = f"its handlers {what} {crashes - 1} times"
     assert reasons == ([said] if is_buried else [])
 
 
@@ -635,6 +636,86 @@ async def test_of_those_that_may_have_ended_the_process_one_is_handled_at_a_time
         go_on.set()
         await eventually(lambda: is_empty(store))
     assert sorted(seen.gids) == ["1", "2", "3", "4"]
+
+
+class SlowStore(MemoryStore):
+    """Notes its claims; that of the route ``slow`` comes back late, and claims end late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[str] = []
+        self.come_back = asyncio.Event()
+        self.give_back = asyncio.Event()
+
+    async def claim(self, *, limit: int, lease: float) -> Claim | None:
+        self.steps.append("claim")
+        claim = await super().claim(limit=limit, lease=lease)
+        if claim is not None:
+            self.steps.append(claim.route)
+            if claim.route == "slow":
+                await self.come_back.wait()
+        return claim
+
+    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
+        if claim.deliveries[0].crashes:
+            await self.give_back.wait()
+        self.steps.append(f"end {claim.route}")
+        return await super().end_claim(claim, handled)
+
+
+async def test_suspect_is_handled_when_no_claim_that_may_bring_another_is_left() -> None:
+    store = SlowStore()
+    go_on = {"0": asyncio.Event(), "1": asyncio.Event()}
+
+    async def handle(event: Event) -> None:
+        store.steps.append(f"handle {event.resource.gid}")
+        if event.resource.gid in go_on:
+            await go_on[event.resource.gid].wait()
+
+    async def steps_until_blocked() -> list[str]:
+        await anyio.wait_all_tasks_blocked()
+        steps, store.steps = store.steps, []
+        return steps
+
+    await put(store, "long", event(0))
+    await put(store, "short", event(3))
+    await put_suspect(store, event(2), crashes=5, route="slow")
+    await put_suspect(store, event(1), crashes=2, route="first")
+    async with draining(store, handle, grace=0.01) as inbox:
+        await until(lambda: "first" in store.steps)
+        assert (await steps_until_blocked())[-3:] == ["end short", "claim", "first"]
+        store.come_back.set()
+        assert await steps_until_blocked() == []  # the other one is on its way back
+        store.give_back.set()
+        assert await steps_until_blocked() == ["end slow", "handle 1"]
+        go_on["0"].set()
+        inbox.arrived()
+        assert await steps_until_blocked() == ["end long"]
+        store.give_back.clear()
+        go_on["1"].set()
+        assert await steps_until_blocked() == []
+        store.give_back.set()
+        await eventually(lambda: is_empty(store))
+    assert store.steps[:5] == ["end first", "claim", "slow", "handle 2", "end slow"]
+
+
+async def test_streams_that_wait_for_or_with_a_suspect_end_with_their_inbox() -> None:
+    store = SlowStore()
+    store.give_back.set()
+    await put_suspect(store, event(2), crashes=5, route="slow")
+    await put_suspect(store, event(1), crashes=2, route="first")
+    async with Inbox(store) as inbox:
+        slow = asyncio.create_task(anext(inbox.stream()))
+        await until(lambda: "slow" in store.steps)
+        waiting = [asyncio.create_task(anext(inbox.stream())) for _ in range(2)]
+        await until(lambda: "first" in store.steps)
+        await anyio.wait_all_tasks_blocked()
+        assert not any(task.done() for task in waiting)
+    slow.cancel()
+    for task in waiting:
+        with pytest.raises(StopAsyncIteration):
+            await task
+    assert store.steps == ["claim", "slow", "claim", "first", "end first"]
 
 
 async def test_drain_that_waits_for_its_turn_with_a_suspect_can_be_stopped(

@@ -176,7 +176,9 @@ async def test_event_that_ends_its_process_is_given_up_and_all_that_stood_near_a
         (letter,) = await store.dead_letters()
     assert letter.body == deadly.body
     assert letter.done == 1
-    assert letter.reason == "its handlers ended the process 3 times without a word"
+    assert letter.reason == (
+        "its handlers ended the process, or blocked it for longer than a lease, 3 times"
+    )
     handled = [before.gid, deadly.gids[0], behind.gid, *(gid for each in near for gid in each.gids)]
     assert set(world.gids()) == set(handled)
 
@@ -210,7 +212,9 @@ async def test_ten_processes_that_a_handler_ended_bury_its_delivery_alone(tmp_pa
         async with world.place.store() as store:
             (letter,) = await store.dead_letters()
         assert letter.body == deadly.body
-        assert letter.reason == "its handlers ended the process 10 times without a word"
+        assert letter.reason == (
+            "its handlers ended the process, or blocked it for longer than a lease, 10 times"
+        )
         assert deaths == 11
         assert set(world.gids()) == {each.gid for each in near}
 
