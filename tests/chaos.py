@@ -34,7 +34,7 @@ RETRY_AFTER = 0.02
 ANSWER_WITHIN = 1.0
 """Seconds that an answer may take before the same is sent to the other receiver; Asana's are 10."""
 
-SETTLED_WITHIN = 60.0
+SETTLED_WITHIN = 180.0  # after a kill deliveries are handled one at a time
 
 
 class Report(msgspec.Struct):
@@ -45,6 +45,7 @@ class Report(msgspec.Struct):
     deliveries: int = 0
     acknowledged: set[str] = msgspec.field(default_factory=set)
     handled: Counter[str] = msgspec.field(default_factory=Counter)
+    waiting: int = 0
     dead: int = 0
     out_of_order: int = 0
     notes: Counter[str] = msgspec.field(default_factory=Counter)
@@ -68,7 +69,9 @@ class Report(msgspec.Struct):
 
     @property
     def is_well(self) -> bool:
-        return not (self.lost or self.dead or self.out_of_order or self.other_answers)
+        return not (
+            self.lost or self.waiting or self.dead or self.out_of_order or self.other_answers
+        )
 
     def rows(self) -> list[tuple[str, object]]:
         return [
@@ -80,6 +83,7 @@ class Report(msgspec.Struct):
             ("handled", len(self.handled)),
             ("handled twice or more", self.repeated),
             ("lost", len(self.lost)),
+            ("deliveries not settled in time", self.waiting),
             ("dead letters", self.dead),
             ("out of order", self.out_of_order),
             ("duplicates refused", self.notes["duplicate"]),
@@ -210,6 +214,7 @@ class Chaos:
         with anyio.move_on_after(SETTLED_WITHIN):
             while not (self._is_handled() and await self._world.is_empty()):
                 await anyio.sleep(0.05)
+        self.report.waiting = await self._world.waiting()
         gids = self._world.gids()
         self.report.handled = Counter(gids)
         self.report.notes = Counter(self._world.notes())

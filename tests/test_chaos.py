@@ -27,6 +27,7 @@ def test_what_was_acknowledged_and_not_handled_is_lost() -> None:
     report = chaos.Report(acknowledged={"1", "2"}, handled=Counter(["1", "3"]))
     assert report.lost == {"2"}
     assert not report.is_well
+    assert not chaos.Report(waiting=1).is_well
 
 
 @pytest.mark.parametrize(
