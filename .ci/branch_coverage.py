@@ -7,13 +7,17 @@ from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-WHOLE = (
-    "asana_webhooks/signature.py",
-    "asana_webhooks/protocol.py",
-    "asana_webhooks/_endpoint.py",
-    "asana_webhooks/_establish.py",
-    "asana_webhooks/stores/*.py",  # and in the folders below
-)
+LEAST = {
+    "asana_webhooks/signature.py": 100.0,
+    "asana_webhooks/protocol.py": 100.0,
+    "asana_webhooks/_endpoint.py": 100.0,
+    "asana_webhooks/_establish.py": 100.0,
+    "asana_webhooks/stores/_*.py": 100.0,
+    # Some branches are reached only when processes get in each other's way, or by damage.
+    "asana_webhooks/stores/sqlite/_file.py": 95.0,
+    "asana_webhooks/stores/*.py": 98.0,  # and in the folders below
+}
+"""Per cent of lines and branches; the first pattern that fits a module counts."""
 
 
 def main() -> int:
@@ -22,17 +26,16 @@ def main() -> int:
         write = ("-m", "coverage", "json", "-q", "--fail-under=0", "-o", report)
         subprocess.run([sys.executable, *write], check=True)
         files = json.loads(report.read_text())["files"]
-    missing = [pattern for pattern in WHOLE if not any(fnmatch(name, pattern) for name in files)]
+    missing = [pattern for pattern in LEAST if not any(fnmatch(name, pattern) for name in files)]
     for pattern in missing:
         print(f"{pattern} is no module that was measured")
-    partial = {
-        name: data["summary"]["percent_covered"]
-        for name, data in files.items()
-        if any(fnmatch(name, pattern) for pattern in WHOLE)
-        and (data["missing_lines"] or data["missing_branches"])
-    }
-    for name, percent in sorted(partial.items()):
-        print(f"{name}: {percent:.1f} %, must be 100 %")
+    partial = []
+    for name, data in sorted(files.items()):
+        least = next((least for pattern, least in LEAST.items() if fnmatch(name, pattern)), 0.0)
+        percent = data["summary"]["percent_covered"]
+        if percent < least:
+            partial.append(name)
+            print(f"{name}: {percent:.1f} %, must be {least:g} %")
     return 1 if partial or missing else 0
 
 

@@ -6,7 +6,6 @@ import asyncio
 import io
 import signal
 import sys
-import time
 
 import click
 import pytest
@@ -125,11 +124,11 @@ def test_interrupted_it_retires_what_it_has_deleted(
 def test_client_that_looks_after_a_deleted_webhook_does_not_make_it_again(
     shell: Shell, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = shell.client(look_after=0.2)
+    client = shell.client()
     with shell.portal.wrap_async_context_manager(client):
         webhook = shell.portal.call(client.ensure, shell.asana.project)
         assert shell.run("delete", webhook.gid, "--yes").exit_code == 0
-        while "is looked after no longer" not in caplog.text:
-            time.sleep(0.01)
+        shell.portal.call(client._opened().desired._look, shell.asana.project)
+        assert "is looked after no longer" in caplog.text
     assert not shell.asana.webhooks
     assert shell.routes() == []
