@@ -128,7 +128,8 @@ def test_client_that_looks_after_a_deleted_webhook_does_not_make_it_again(
     with shell.portal.wrap_async_context_manager(client):
         webhook = shell.portal.call(client.ensure, shell.asana.project)
         assert shell.run("delete", webhook.gid, "--yes").exit_code == 0
-        shell.portal.call(client._opened().desired._look, shell.asana.project)
+        desired = shell.portal.call(client._opened).desired
+        shell.portal.call(desired._look, shell.asana.project)
         assert "is looked after no longer" in caplog.text
     assert not shell.asana.webhooks
     assert shell.routes() == []
