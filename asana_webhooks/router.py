@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from ._options import TEXT, check_options, optional
+from ._options import TEXT, Rule, check_options, optional
 from .models import Event
 
 __all__ = ["Handler", "Router", "Subscription"]
@@ -17,7 +17,7 @@ __all__ = ["Handler", "Router", "Subscription"]
 Handler: TypeAlias = Callable[[Event], Coroutine[Any, Any, object]]
 H = TypeVar("H", bound=Handler)
 
-_PATTERN = dict.fromkeys(
+_PATTERN: Mapping[str, Rule] = dict.fromkeys(
     ("resource_type", "subtype", "action", "field"), optional(TEXT, "None for any")
 )
 

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import StoreError
 from .. import RETIRED_KNOWN_FOR
@@ -252,10 +252,11 @@ def _set_clock(connection: sqlite3.Connection, now: float) -> None:
     latest = connection.execute(SQL["read_clock"]).fetchone()
     if latest is None:
         connection.execute(SQL["make_meta"])
-    damaged = latest is None or not isinstance(latest[0], float)
+    reading: Any = latest and latest[0]
+    damaged = not isinstance(reading, float)
     if damaged:
         logger.error("the clock in table meta was damaged: every lease and wait is at its end")
-    if damaged or now < latest[0]:
+    if damaged or now < reading:
         for name in ("end_delays", "end_leases", "end_reservations"):
             connection.execute(SQL[name], {"now": now})
         known_for = RETIRED_KNOWN_FOR.total_seconds()
