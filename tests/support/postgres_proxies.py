@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from support.postgres_server import PASSWORD, PostgresServer
+from support.valkey_server import key_usage
 
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
 END = b"X"
@@ -106,6 +107,8 @@ def self_made_certificate(directory: Path) -> Path:
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([address]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(key_usage(signs=True), critical=True)
         .sign(key, hashes.SHA256())
     )
     path = directory / "certificate.pem"

@@ -156,6 +156,21 @@ def make_certificates(directory: Path) -> Certificates:
     )
 
 
+def key_usage(*, signs: bool) -> x509.KeyUsage:
+    """Return what a key may be used for, without which Python 3.13 trusts no authority."""
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 def _certificate(
     name: str, signer: tuple[ec.EllipticCurvePrivateKey, x509.Certificate] | None
 ) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
@@ -173,6 +188,12 @@ def _certificate(
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()),
+            critical=False,
+        )
+        .add_extension(key_usage(signs=signer is None), critical=True)
         .sign(signing_key, hashes.SHA256())
     )
     return key, certificate
