@@ -329,7 +329,7 @@ class Inbox:
         try:
             if work.attempt is not None:
                 await self._failed(work, work.attempt, failure)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - the others' deliveries do not wait for it
             self._report(error)
         finally:
             await self._end(work)
