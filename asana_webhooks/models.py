@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 import msgspec
 
@@ -217,18 +217,28 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     call, ``confirmed`` with ``gid`` and ``secret`` when Asana's answer fits the handshake, and
     ``retired`` when the webhook is gone. ``candidates`` are the secrets that handshakes left while
     it was reserved, oldest first.
+
+    ``account`` is the program's name for whose webhook it is, empty without accounts; ``user`` is
+    the gid of the token's user who made it, None while that is not known. A confirmed route that is
+    ``leaving`` still receives; its webhook is to be deleted at Asana. A retired one was ``deleted``
+    on purpose, or was ``lost``.
     """
 
     id: str
     target: str
     resource: str
+    account: str = ""
+    user: str | None = None
     filters: tuple[WebhookFilter, ...] | None = None
     state: Literal["reserved", "confirmed", "retired"] = "reserved"
     gid: str | None = None
     secret: str | None = None
     candidates: tuple[str, ...] = ()
     created_at: Time = msgspec.field(default_factory=lambda: datetime.now(UTC))
+    confirmed_at: Time | None = None
     heartbeat_at: Time | None = None
+    leaving: bool = False
+    retired_as: Literal["deleted", "lost"] | None = None
 
     def __repr__(self) -> str:
         """Return the fields that are set, without address and secrets."""
@@ -240,14 +250,15 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One signed post with events, as the inbox keeps it.
+    """One signed post with events, or one event of it that is tried again, as the inbox keeps it.
 
     ``route`` is the id of its route, ``body`` the bytes that were signed, ``digest`` the 32 bytes
-    of the signature, which make a repeat recognisable. The store gives it an ``id``; ``attempts``
-    counts the failed tries, ``done`` the events of it that are handled. ``trace`` is the
-    ``traceparent`` (W3C Trace Context, 55 characters) of the span that received it, or empty.
-    ``crashes`` counts the claims that ended without a word while they held it: their process died,
-    slept through its lease, or was blocked for longer than it.
+    of the signature, which make a repeat recognisable; of an event alone ``body`` has the shape of
+    a delivery's, and ``digest`` is 32 times 0, as it is after a replay. The store gives it an
+    ``id``; ``attempts`` counts the failed tries. ``progress`` is the text of a ``Progress``, or
+    empty. ``trace`` is the ``traceparent`` (W3C Trace Context, 55 characters) of the span that
+    received it, or empty. ``crashes`` counts the claims that ended without a word while they held
+    it: their process died, slept through its lease, or was blocked for longer than it.
     """
 
     route: str
@@ -256,7 +267,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     received_at: datetime
     id: str = ""
     attempts: int = 0
-    done: int = 0
+    progress: str = ""
     trace: str = ""
     crashes: int = 0
 
@@ -264,7 +275,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Return what tells deliveries apart, without body and signature."""
         return (
             f"Delivery(id={self.id!r}, {len(self.body)} bytes, received_at={self.received_at},"
-            f" attempts={self.attempts}, done={self.done})"
+            f" attempts={self.attempts}, progress={self.progress!r})"
         )
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
@@ -276,12 +287,15 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """The oldest due deliveries of one route, leased to one worker.
 
     ``fence`` is larger with every claim of the route: the store takes no word about a delivery
-    from a worker whose fence is not the newest.
+    from a worker whose fence is not the newest. ``previous`` is the fence of the route's last claim
+    before this one, 0 when there was none or it is not known: who had that one knows all that was
+    handled of the route.
     """
 
     route: str
     fence: int
     deliveries: tuple[Delivery, ...]
+    previous: int = 0
 
     def __repr__(self) -> str:
         """Return the deliveries; the route's id stays out of logs."""
@@ -292,11 +306,68 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         return _shown(self, hidden={"route"})
 
 
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery, or one event of it, that was given up; it waits for a person.
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a delivery has come; events are counted from 0, handlers go by their names.
 
-    ``body`` is of the shape of a delivery's, the first ``done`` events of it were handled before.
-    ``reason`` is one line. The store gives it an ``id``.
+    The first ``upto`` events are done, and those in ``done``. Of those in ``partly`` these handlers
+    are done. ``pending`` are the only handlers that an event alone, which is tried again, is for;
+    empty: all that want it.
+    """
+
+    upto: int = 0
+    done: tuple[int, ...] = ()
+    partly: dict[int, tuple[str, ...]] = {}
+    pending: tuple[str, ...] = ()
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Return what a text of ``encode`` says. Raises DecodeError when it is damaged."""
+        if not text:
+            return cls()
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except _UNREADABLE as error:
+            msg = f"not a delivery's progress: {_reason(error)}"
+            raise DecodeError(msg) from None
+
+    def encode(self) -> str:
+        """Return it as a text, which is empty at the beginning."""
+        text = msgspec.json.encode(self).decode()
+        return "" if text == "{}" else text
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery to be claimed again ``delay`` seconds later; with 0 it keeps its place.
+
+    Without an ``id`` it is a new one, which takes its event out of the delivery that it came in.
+    """
+
+    delivery: Delivery
+    delay: float
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of work on a claim, which a store keeps as a whole or not at all.
+
+    ``removed`` are the ids of deliveries that are done, or became dead letters. ``kept`` are
+    deliveries that stay claimed, as they are now: of each ``attempts`` and ``progress`` are kept.
+    ``events`` are the remembered events, packed, that came to their end in ``scope``.
+    """
+
+    removed: tuple[str, ...] = ()
+    kept: tuple[Delivery, ...] = ()
+    retries: tuple[Retry, ...] = ()
+    letters: tuple[DeadLetter, ...] = ()
+    scope: str = ""
+    events: bytes = b""
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """One event, or a delivery that could not be read, that was given up; it waits for a person.
+
+    ``body`` is of the shape of a delivery's. ``progress`` is the text of a ``Progress``, which a
+    replay goes on from; it names the ``handlers`` that failed. ``reason`` is one line. The store
+    gives it an ``id``.
     """
 
     route: str
@@ -304,8 +375,16 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     received_at: datetime
     buried_at: datetime
-    done: int = 0
+    progress: str = ""
     id: str = ""
+
+    @property
+    def handlers(self) -> tuple[str, ...]:
+        """The names of the handlers that failed; empty when it was given up for all of them."""
+        try:
+            return Progress.decode(self.progress).pending
+        except DecodeError:
+            return ()
 
     def __repr__(self) -> str:
         """Return what tells dead letters apart, without address and body."""

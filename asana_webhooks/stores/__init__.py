@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 from ..errors import StoreError
-from ..models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from ..models import Claim, Counts, DeadLetter, Delivery, Route, Settlement, WebhookFilter
 
 __all__ = [
     "DUPLICATES_KNOWN_FOR",
@@ -48,7 +48,7 @@ MAX_HELD_BYTES = 4 * 1024 * 1024
 """How many bytes of bodies are held for one candidate."""
 
 DUPLICATES_KNOWN_FOR = timedelta(hours=48)
-"""For how long after its first receipt a repeated delivery is recognised."""
+"""For how long after its first receipt a repeated delivery, or event, is recognised."""
 
 RETIRED_KNOWN_FOR = timedelta(hours=48)
 """For how long a retired route is known, and longer while deliveries of it wait."""
@@ -122,8 +122,9 @@ class Store(Protocol):
     async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
         """Add a reserved route that is forgotten after ``ttl`` seconds unless it is confirmed.
 
-        False, and nothing added, when ``exclusive`` and a reserved or confirmed route exists for
-        the same resource below the same address (the target up to its last slash).
+        False, and nothing added, when ``exclusive`` and a reserved or confirmed route that is not
+        leaving exists for the same account and resource below the same address (the target up to
+        its last slash).
         """
         ...
 
@@ -149,13 +150,24 @@ class Store(Protocol):
         """
         ...
 
-    def confirm(self, route: str, *, gid: str, secret: str) -> Coroutine[Any, Any, bool]:
-        """Turn a reserved route into a confirmed one.
+    def confirm(
+        self, route: str, *, gid: str, secret: str, leaving: Sequence[str] = ()
+    ) -> Coroutine[Any, Any, bool]:
+        """Turn a reserved route into a confirmed one, and these confirmed ones into leaving ones.
 
         ``secret`` must be one of its candidates. Deliveries held for it become claimable, those
-        held for other candidates and the other candidates are dropped. False, and nothing
-        changed, when the route is not reserved or the secret is not a candidate.
+        held for other candidates and the other candidates are dropped. ``confirmed_at`` is the
+        wall clock's time. False, and nothing changed, when the route is not reserved or the secret
+        is not a candidate.
         """
+        ...
+
+    async def set_user(self, route: str, user: str) -> None:
+        """Keep the gid of the user whose token made the webhook of this route."""
+        ...
+
+    async def leave(self, route: str) -> bool:
+        """Keep that the webhook of a confirmed route is to be deleted; False for other routes."""
         ...
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
@@ -166,8 +178,8 @@ class Store(Protocol):
         """Keep when the last heartbeat came."""
         ...
 
-    async def retire(self, route: str) -> bool:
-        """Retire a confirmed route; True for the one call that did it.
+    async def retire(self, route: str, *, lost: bool = False) -> bool:
+        """Retire a confirmed route, as lost or as deleted; True for the one call that did it.
 
         Its secret is forgotten, deliveries that wait are still handled. The route is forgotten
         after 48 hours, once none waits.
@@ -219,35 +231,39 @@ class Store(Protocol):
         """
         ...
 
+    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+        """Return up to ``limit`` more deliveries of a claim's route that are due now, in order.
+
+        They belong to the claim from then on. Fewer when their bodies are large, none from the
+        first on that has crashed before; a call that is cancelled gives them back. None when the
+        lease is lost.
+        """
+        ...
+
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         """Extend the lease to ``lease`` seconds from now; False when it is lost."""
         ...
 
-    async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
-        """Remove handled deliveries; False, and nothing done, when the lease is lost."""
-        ...
+    def settle(self, claim: Claim, settlement: Settlement) -> Coroutine[Any, Any, bool]:
+        """Keep the result of work on a claim; False, and nothing done, when the lease is lost.
 
-    async def release(
-        self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
-    ) -> bool:
-        """Make a delivery due again in ``delay`` seconds; False when the lease is lost.
-
-        With no delay it keeps its place before those that came after it. Of its crashes at most
-        one is kept: whoever releases it lives.
+        Of the crashes of what is kept or tried again at most one is kept: whoever settles lives.
+        What a delivery id names that the claim does not hold is passed over. A new retry has the
+        claim's route, and takes room in the inbox though it be full.
         """
         ...
 
-    def bury(
-        self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]
+    def end_claim(
+        self, claim: Claim, settlement: Settlement | None = None
     ) -> Coroutine[Any, Any, bool]:
-        """Remove a delivery and leave these dead letters; False when the lease is lost."""
+        """Settle, then give the lease back; False, and nothing done, when it is lost.
+
+        What is still claimed is due at once, in its place.
+        """
         ...
 
-    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
-        """Remove handled deliveries, then give the lease back; False when it is lost.
-
-        What was neither acked, released nor buried is due at once.
-        """
+    async def remembered(self, scope: str) -> bytes:
+        """Return the events that were settled in this scope within 48 hours, oldest first."""
         ...
 
     async def counts(self) -> Counts:
@@ -268,7 +284,7 @@ class Store(Protocol):
     async def replay(self, ids: Sequence[str]) -> int:
         """Move the dead letters with these ids back to the inbox; returns how many there were.
 
-        Raises TypeError for a text alone.
+        Each keeps its progress; its digest is 32 times 0. Raises TypeError for a text alone.
         """
         ...
 
