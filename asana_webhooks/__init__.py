@@ -25,7 +25,7 @@ from .errors import (
     SignatureError,
     StoreError,
 )
-from .models import Change, DeadLetter, Event, Page, Resource, Webhook, WebhookFilter
+from .models import Change, DeadLetter, Event, Page, Resource, Source, Webhook, WebhookFilter
 from .signature import sign, verify_signature
 from .telemetry import Stats, WebhookStats
 
@@ -62,6 +62,7 @@ __all__ = [
     "Resource",
     "ServerError",
     "SignatureError",
+    "Source",
     "SqliteStore",
     "Stats",
     "StoreError",

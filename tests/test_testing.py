@@ -11,7 +11,14 @@ import anyio
 import pytest
 from aiohttp import web
 
-from asana_webhooks import DecodeError, Event, Resource, WebhooksClient, verify_signature
+from asana_webhooks import (
+    DecodeError,
+    Event,
+    Resource,
+    Source,
+    WebhooksClient,
+    verify_signature,
+)
 from asana_webhooks import testing as module
 from asana_webhooks.models import decode_event, split_events
 from asana_webhooks.router import Router
@@ -69,6 +76,12 @@ def test_change_with_values_may_be_given() -> None:
     values = {"field": "custom_fields", "action": "added", "added_value": {"gid": "1601"}}
     for event in (make_event(change=values), make_event(field="name", change=values)):
         assert event.json()["change"] == values
+
+
+def test_source_may_be_given() -> None:
+    source = Source(webhook="1700", resource="1400", account="acme")
+    assert make_event(source=source).source is source
+    assert make_event().source is None
 
 
 def test_field_of_the_wrong_shape_is_refused() -> None:

@@ -33,6 +33,7 @@ from asana_webhooks import (
     Resource,
     ServerError,
     SignatureError,
+    Source,
     SqliteStore,
     Stats,
     StoreError,
@@ -142,6 +143,9 @@ async def everything(event: Event) -> None: ...
 
 @client.on("task", subtype="default_task", action="changed", field="completed")
 async def celebrate(event: Event) -> int:
+    if event.source is not None:
+        assert_type(event.source.webhook, str)
+        assert_type(event.source.received_at, datetime | None)
     return len(event.resource.gid)
 
 
@@ -510,6 +514,8 @@ async def test_a_handler_and_a_receiver(app: web.Application) -> None:
     assert_type(event, Event)
     await celebrate(make_event("story", action="added", parent={"gid": "12"}, user=None))
     delivery = make_delivery("a-secret", event, make_event())
+    source = Source(webhook="1700", resource="1204619", account="acme", via="stream")
+    await celebrate(make_event("task", source=source))
     assert_type(delivery, Post)
     assert_type(delivery.body, bytes)
     assert_type(delivery.headers, dict[str, str])
