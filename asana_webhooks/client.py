@@ -15,6 +15,7 @@ import anyio
 import httpx
 
 from ._background import background_task
+from ._clock import Clock
 from ._desired import DesiredWebhooks
 from ._endpoint import Endpoint
 from ._establish import Establishment, check_public_url
@@ -200,6 +201,7 @@ class WebhooksClient(WebhooksApi):
             check_gid("workspace", workspace)
         super().__init__(token, base_url=base_url, http_client=http_client)
         self._router = Router()
+        self._clock = Clock()
         self._stack: AsyncExitStack | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # in which it is open
         self._closing = asyncio.Lock()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
     import httpx
     from aiohttp import web
 
+    from .simulator import AsanaSimulator
+
 __all__ = [
     "LocalClient",
     "Post",
+    "advance",
     "drain",
     "local_client",
     "make_delivery",
@@ -174,6 +178,31 @@ async def drain(client: WebhooksClient, *, timeout: float = 10.0) -> None:
             " raises, its error is in the log, and the next try comes later"
         )
         raise TimeoutError(msg) from None
+
+
+async def advance(
+    asana: AsanaSimulator,
+    seconds: float = 0.0,
+    *,
+    minutes: float = 0.0,
+    hours: float = 0.0,
+    days: float = 0.0,
+    client: WebhooksClient,
+) -> None:
+    """Pass time at the local Asana and for the timers of the client, which is open, together.
+
+    When it returns, all that either had to do in this time is done: Asana's deliveries and
+    deletions, the client's looking after its webhooks and its notices. What it kept in its store
+    for later, such as a delivery that is tried again, waits in real time.
+
+    Raises what ``asana.advance`` raises, and TimeoutError when the client is busy with one moment
+    for more than a minute of real time.
+    """
+    length = seconds + 60 * minutes + 3_600 * hours + 86_400 * days
+    if not 0 <= length < math.inf:
+        msg = f"time passes forwards only, not by {length:g} seconds"
+        raise ValueError(msg)
+    await client._clock.advance(length, beside=lambda step: asana.advance(seconds=step))
 
 
 class LocalClient(WebhooksClient):

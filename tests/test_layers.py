@@ -14,8 +14,17 @@ PACKAGE = Path(asana_webhooks.__file__).parent
 
 LAYERS = (
     {"_version", "errors"},
-    {"_addresses", "_background", "_deadline", "_logging", "_options", "_signals", "models"}
-    | {"signature"},
+    {
+        "_addresses",
+        "_background",
+        "_clock",
+        "_deadline",
+        "_logging",
+        "_options",
+        "_signals",
+        "models",
+    }
+    | {"models", "signature"},
     {"_asana_responses"},
     {
         "_asana_transport",

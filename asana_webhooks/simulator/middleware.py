@@ -13,6 +13,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
+from email.utils import format_datetime
 
 import msgspec
 from aiohttp import web
@@ -40,11 +41,12 @@ MOST_REFUSED = 10_000
 class Middleware:
     """Lets calls in, and turns refusals into answers; ``retry_after`` is in seconds.
 
-    ``changes`` are the announced changes of the API by name.
+    ``changes`` are the announced changes of the API by name. ``now`` tells the time of answers.
     """
 
     def __init__(
         self,
+        now: Callable[[], datetime],
         faults: Faults,
         tokens: Tokens,
         limits: Limits,
@@ -52,6 +54,7 @@ class Middleware:
         *,
         retry_after: int,
     ) -> None:
+        self._now = now
         self._faults = faults
         self._tokens = tokens
         self._limits = limits
@@ -79,6 +82,7 @@ class Middleware:
             response.headers["X-Asana-Api-Version"] = "1.1"
         if value := announcement(self._changes, request.headers):
             response.headers["Asana-Change"] = value
+        response.headers["Date"] = format_datetime(self._now(), usegmt=True)
         return response
 
     async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -72,7 +72,8 @@ class AsanaSimulator:
     ``watch`` is called with each Call, Handshake and Attempt when its answer is known; it must not
     raise. Other processes drive this Asana by HTTP, see ``control_url``.
 
-    Its time is real time and all that ``advance`` let pass besides.
+    Its time, which its answers tell in ``Date``, is real time and all that ``advance`` let pass
+    besides.
 
     Raises ValueError when an argument makes no sense, TypeError when it is of another type.
     """
@@ -142,7 +143,12 @@ class AsanaSimulator:
             retry_after=retry_after,
         )
         self._middleware = Middleware(
-            self.faults, self.oauth, limits, self.changes, retry_after=retry_after
+            self._state.now,
+            self.faults,
+            self.oauth,
+            limits,
+            self.changes,
+            retry_after=retry_after,
         )
         self._patience = delivery_timeout + PATIENCE
         self._origin: str | None = None
