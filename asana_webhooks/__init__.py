@@ -25,7 +25,17 @@ from .errors import (
     SignatureError,
     StoreError,
 )
-from .models import Change, DeadLetter, Event, Page, Resource, Source, Webhook, WebhookFilter
+from .models import (
+    Change,
+    DeadLetter,
+    Event,
+    Notice,
+    Page,
+    Resource,
+    Source,
+    Webhook,
+    WebhookFilter,
+)
 from .signature import sign, verify_signature
 from .telemetry import Stats, WebhookStats
 
@@ -54,6 +64,7 @@ __all__ = [
     "LoginRequiredError",
     "MemoryStore",
     "NotFoundError",
+    "Notice",
     "Page",
     "PermissionDeniedError",
     "PostgresStore",

@@ -37,7 +37,8 @@ from ._ownership import Ownership
 from ._receiver_aiohttp import MAX_CONNECTIONS, Receiver, aiohttp_app
 from ._receiver_asgi import AsgiApp
 from .api import WebhooksApi
-from .models import DeadLetter, Event, Route, Webhook, WebhookFilter, check_gid
+from .models import DeadLetter, Event, NoticeKind, Route, Webhook, WebhookFilter, check_gid
+from .notices import N, Notices
 from .protocol import MAX_BODY
 from .router import H, Router
 from .stores import Store
@@ -121,6 +122,7 @@ class _Components(NamedTuple):
     endpoint: Endpoint
     establishment: Establishment
     desired: DesiredWebhooks
+    notices: Notices
     counters: Counters
     telemetry: Telemetry
 
@@ -213,6 +215,9 @@ class WebhooksClient(WebhooksApi):
         opened = store_of(store, encryption_keys=encryption_keys)
         counters = Counters()
         observer = counters if telemetry is None else Together(counters, telemetry)
+        notices = Notices(
+            count=observer.noticed, now=self.asana_now, handler_timeout=handler_timeout
+        )
         ownership = Ownership(opened, public_url)
         inbox = Inbox(
             opened,
@@ -247,6 +252,7 @@ class WebhooksClient(WebhooksApi):
             endpoint=endpoint,
             establishment=establishment,
             desired=DesiredWebhooks(establishment, interval=look_after),
+            notices=notices,
             counters=counters,
             telemetry=observer,
         )
@@ -283,6 +289,7 @@ class WebhooksClient(WebhooksApi):
     async def _open(self, parts: _Components, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(parts.store)
         await stack.enter_async_context(background_task(parts.observe(), "telemetry"))
+        await stack.enter_async_context(parts.notices)
         await stack.enter_async_context(parts.ownership)
         await stack.enter_async_context(parts.inbox)
         if self._receiver is not None:
@@ -299,7 +306,8 @@ class WebhooksClient(WebhooksApi):
         Leaving the context manager does this too. Calls at once all return when it is done. Raises
         RuntimeError in a handler, which it would wait for.
         """
-        if self._components is not None and self._components.inbox.is_worker():
+        parts = self._components
+        if parts is not None and (parts.inbox.is_worker() or parts.notices.is_handling()):
             msg = "a handler cannot close its client; set an asyncio.Event that your program awaits"
             raise RuntimeError(msg)
         async with self._closing:
@@ -434,6 +442,16 @@ class WebhooksClient(WebhooksApi):
         handlers want is given to each, in the order of registration.
         """
         return self._router.on(resource_type, subtype=subtype, action=action, field=field)
+
+    def on_notice(self, kind: NoticeKind | None = None) -> Callable[[N], N]:
+        """Return a decorator that registers an ``async def`` handler for notices of a kind.
+
+        A ``Notice`` tells of a webhook or an account: ``docs/operations.md`` names the kinds. None:
+        all of them. Handlers are called while the client is entered, with ``run`` or without, one
+        after the other, each for ``handler_timeout`` seconds; what one raises is logged. Raises
+        ValueError for a kind that there is not.
+        """
+        return self._configured().notices.on(kind)
 
     async def run(self) -> None:
         """Hand deliveries to the handlers until cancelled, or until the client is closed.

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
 
@@ -24,6 +24,8 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Event",
+    "Notice",
+    "NoticeKind",
     "Page",
     "Resource",
     "Route",
@@ -442,6 +444,34 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     dead_letters: int
     oldest_at: datetime | None = None
+
+
+NoticeKind: TypeAlias = Literal[
+    "established",
+    "mangled",
+    "failing",
+    "silent",
+    "lost",
+    "restored",
+    "gap",
+    "unauthorized",
+    "limited",
+]
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """A word about a webhook, or about an account.
+
+    ``detail`` is one line for a person. A gap is from ``start`` to ``end``, None where that is not
+    known; other kinds have neither. ``docs/operations.md`` says what to do for each kind.
+    """
+
+    kind: NoticeKind
+    source: Source
+    at: datetime
+    detail: str
+    start: datetime | None = None
+    end: datetime | None = None
 
 
 def _compared(event: Event) -> tuple[object, ...]:

@@ -11,6 +11,10 @@ metric                                   unit              what it tells
 ``messaging.process.duration``           s, histogram      one attempt to handle a delivery
 ``asana_webhooks.deliveries``            {delivery}        ``outcome``: stored, duplicate, handled,
                                                            retried, dead
+``asana_webhooks.events``                {event}           ``outcome``: unwanted by any handler; or
+                                                           duplicate, which is not handed over
+``asana_webhooks.failures``              {failure}         of one handler with one event
+``asana_webhooks.notices``               {notice}          by ``kind``
 ``asana_webhooks.refused``               {request}         by ``reason``
 ``asana_webhooks.inbox.waiting``         {delivery}        of all processes that share the store
 ``asana_webhooks.inbox.oldest_age``      s                 likewise; 0 when nothing waits
@@ -204,16 +208,18 @@ def _observe(meter: metrics.Meter, snapshot: Callable[[], Stats | None]) -> None
 
         return observe
 
+    def counter(name: str, unit: str, read: Callable[[Stats], list[Observation]]) -> None:
+        meter.create_observable_counter(name, [from_snapshot(read)], unit=unit)
+
     def gauge(name: str, unit: str, read: Callable[[Stats], float]) -> None:
         callback = from_snapshot(lambda stats: [Observation(read(stats))])
         meter.create_observable_gauge(name, [callback], unit=unit)
 
-    meter.create_observable_counter(
-        "asana_webhooks.deliveries", [from_snapshot(_outcomes)], unit="{delivery}"
-    )
-    meter.create_observable_counter(
-        "asana_webhooks.refused", [from_snapshot(_refusals)], unit="{request}"
-    )
+    counter("asana_webhooks.deliveries", "{delivery}", _outcomes)
+    counter("asana_webhooks.events", "{event}", _events)
+    counter("asana_webhooks.failures", "{failure}", lambda stats: [Observation(stats.failures)])
+    counter("asana_webhooks.notices", "{notice}", _notices)
+    counter("asana_webhooks.refused", "{request}", _refusals)
     gauge("asana_webhooks.inbox.waiting", "{delivery}", lambda stats: stats.waiting)
     gauge("asana_webhooks.inbox.oldest_age", "s", lambda stats: stats.oldest_age or 0.0)
     gauge("asana_webhooks.inbox.dead_letters", "{delivery}", lambda stats: stats.dead_letters)
@@ -229,6 +235,15 @@ def _outcomes(stats: Stats) -> list[Observation]:
         "dead": stats.dead,
     }
     return [Observation(count, {"outcome": outcome}) for outcome, count in counted.items()]
+
+
+def _events(stats: Stats) -> list[Observation]:
+    counted = {"unwanted": stats.unwanted, "duplicate": stats.duplicate_events}
+    return [Observation(count, {"outcome": outcome}) for outcome, count in counted.items()]
+
+
+def _notices(stats: Stats) -> list[Observation]:
+    return [Observation(count, {"kind": kind}) for kind, count in stats.notices.items()]
 
 
 def _refusals(stats: Stats) -> list[Observation]:

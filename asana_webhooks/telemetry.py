@@ -1,4 +1,4 @@
-"""One observer of requests, deliveries and attempts, and the counts that ``stats()`` shows.
+"""One observer of requests, deliveries, attempts and notices; the counts of ``stats()``.
 
 An endpoint and an inbox tell one ``Telemetry`` what happens. Whatever wants to know inherits from
 it: the counters, OpenTelemetry (``otel``), the command line's recorder. ``Together`` passes all on
@@ -18,7 +18,7 @@ from typing import Literal, ParamSpec, TypeAlias, TypeVar
 import msgspec
 
 from ._logging import ThrottledLogger
-from .models import Counts, Delivery, Event, Route
+from .models import Counts, Delivery, Event, Notice, NoticeKind, Route
 from .protocol import Request, Response
 
 __all__ = ["Counters", "Outcome", "Stats", "Telemetry", "Together", "WebhookStats"]
@@ -63,6 +63,15 @@ class Telemetry:
     def unwanted(self, event: Event) -> None:
         """Note that no handler wants an event, which counts as handled."""
 
+    def duplicate(self, event: Event) -> None:
+        """Note that an event is known already, and is not handed over again."""
+
+    def failed(self, event: Event, handler: str) -> None:
+        """Note that a handler failed with an event; ``handler`` is its name."""
+
+    def noticed(self, notice: Notice) -> None:
+        """Note a word about a webhook or an account."""
+
     def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
         """Surround one attempt to handle a delivery; an exception that passes means it failed."""
         return _NOTHING
@@ -105,6 +114,21 @@ class Together(Telemetry):
         """Note that no handler wants an event."""
         for observer in self._observers:
             self._tell(observer.unwanted, event)
+
+    def duplicate(self, event: Event) -> None:
+        """Note that an event is known already."""
+        for observer in self._observers:
+            self._tell(observer.duplicate, event)
+
+    def failed(self, event: Event, handler: str) -> None:
+        """Note that a handler failed with an event."""
+        for observer in self._observers:
+            self._tell(observer.failed, event, handler)
+
+    def noticed(self, notice: Notice) -> None:
+        """Note a word about a webhook or an account."""
+        for observer in self._observers:
+            self._tell(observer.noticed, notice)
 
     def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
         """Surround one attempt to handle a delivery."""
@@ -195,7 +219,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     seconds, None when nothing is in line. Counted since this process began: deliveries that were
     ``stored``; ``duplicates``, known already and answered 200; ``handled``; failed attempts that
     are ``retried``; deliveries that became ``dead`` letters; events ``unwanted`` by any handler,
-    which count as handled; requests ``refused``, by reason.
+    which count as handled; ``duplicate_events``, which are known already and are not handed over
+    again; ``failures``, each of one handler with one event; ``notices``, by kind; requests
+    ``refused``, by reason.
     """
 
     waiting: int
@@ -207,6 +233,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     retried: int
     dead: int
     unwanted: int
+    duplicate_events: int
+    failures: int
+    notices: dict[NoticeKind, int]
     refused: dict[str, int]
     webhooks: tuple[WebhookStats, ...]
 
@@ -217,6 +246,9 @@ class Counters(Telemetry):
     def __init__(self) -> None:
         self.outcomes: Counter[Outcome] = Counter()
         self.unwanted_events: int = 0
+        self.duplicate_events: int = 0
+        self.failures: int = 0
+        self.notices: Counter[NoticeKind] = Counter()
         self.refused: Counter[str] = Counter()
         self._delivered: dict[str, float] = {}
 
@@ -238,6 +270,18 @@ class Counters(Telemetry):
         """Count an event that no handler wants."""
         self.unwanted_events += 1
 
+    def duplicate(self, event: Event) -> None:
+        """Count an event that is known already."""
+        self.duplicate_events += 1
+
+    def failed(self, event: Event, handler: str) -> None:
+        """Count a handler's failure with an event."""
+        self.failures += 1
+
+    def noticed(self, notice: Notice) -> None:
+        """Count a notice by its kind."""
+        self.notices[notice.kind] += 1
+
     def snapshot(self, counts: Counts, routes: Iterable[Route]) -> Stats:
         """Return what is counted here together with what a store has told."""
         now = datetime.now(UTC)
@@ -251,6 +295,9 @@ class Counters(Telemetry):
             retried=self.outcomes["retried"],
             dead=self.outcomes["dead"],
             unwanted=self.unwanted_events,
+            duplicate_events=self.duplicate_events,
+            failures=self.failures,
+            notices=dict(self.notices),
             refused=dict(self.refused),
             webhooks=tuple(self._silence(route, now) for route in routes),
         )

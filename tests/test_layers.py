@@ -33,9 +33,10 @@ LAYERS = (
         "stores._codec",
         "stores._encryption",
     },
-    {"_attempt", "_desired", "api", "auth", "router", "telemetry"}
+    {"_attempt", "api", "auth", "router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
-    {"_endpoint", "_establish", "_handlers", "_listener", "otel", "stores.urls"},
+    {"notices"},
+    {"_desired", "_endpoint", "_establish", "_handlers", "_listener", "otel", "stores.urls"},
     {"_inbox", "_ownership"},
     {"_receiver_aiohttp", "_receiver_asgi", "simulator"},
     {"client"},

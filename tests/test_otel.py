@@ -379,6 +379,9 @@ async def test_without_an_sdk_nothing_is_recorded_and_all_works(
 UNITS = {
     "messaging.process.duration": "s",
     "asana_webhooks.deliveries": "{delivery}",
+    "asana_webhooks.events": "{event}",
+    "asana_webhooks.failures": "{failure}",
+    "asana_webhooks.notices": "{notice}",
     "asana_webhooks.refused": "{request}",
     "asana_webhooks.inbox.waiting": "{delivery}",
     "asana_webhooks.inbox.oldest_age": "s",

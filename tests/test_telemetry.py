@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from conftest import eventually, guard, until
 
-from asana_webhooks import Event, MemoryStore, Resource, WebhooksClient, sign
+from asana_webhooks import Event, MemoryStore, Notice, Resource, Source, WebhooksClient, sign
 from asana_webhooks import client as client_module
 from asana_webhooks import telemetry as module
 from asana_webhooks.models import Counts, Delivery, Route
@@ -23,6 +23,9 @@ from asana_webhooks.telemetry import Counters, Outcome, Stats, Telemetry, Togeth
 
 MakeClient = Callable[..., WebhooksClient]
 
+A_NOTICE = Notice(
+    kind="lost", source=Source(webhook="1", resource="2"), at=datetime.now(UTC), detail="gone"
+)
 TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
@@ -197,6 +200,8 @@ async def test_telemetry_does_nothing_unless_it_is_overridden() -> None:
     with silent.receiving(a_request()), silent.processing(a_delivery()):
         silent.became(a_delivery(), "stored")
         silent.answered(UNKNOWN_ROUTE)
+        tell_of_events(silent)
+        silent.noticed(A_NOTICE)
         assert silent.traceparent() == ""
     await silent.watch(no_stats)
 
@@ -209,14 +214,22 @@ async def test_together_all_are_told_and_the_first_trace_counts() -> None:
         together.became(a_delivery(), "stored")
         together.answered(UNKNOWN_ROUTE)
     with together.processing(a_delivery()):
-        together.unwanted(
-            Event(created_at=datetime.now(UTC), action="added", resource=Resource(gid="1"))
-        )
+        tell_of_events(together)
+    together.noticed(A_NOTICE)
     assert first.told == second.told == ["receiving", "404 no webhook here", "received", "handled"]
     assert first.outcomes == second.outcomes == ["stored"]
     assert (counters.outcomes["stored"], counters.refused["no webhook here"]) == (1, 1)
-    assert counters.snapshot(COUNTS, []).unwanted == 1
+    stats = counters.snapshot(COUNTS, [])
+    assert (stats.unwanted, stats.duplicate_events, stats.failures) == (1, 1, 1)
+    assert stats.notices == {"lost": 1}
     assert Together(Telemetry(), Telemetry()).traceparent() == ""
+
+
+def tell_of_events(telemetry: Telemetry) -> None:
+    event = Event(created_at=datetime.now(UTC), action="added", resource=Resource(gid="1"))
+    telemetry.unwanted(event)
+    telemetry.duplicate(event)
+    telemetry.failed(event, "module:handler")
 
 
 class Broken(Telemetry):
@@ -236,6 +249,15 @@ class Broken(Telemetry):
         raise self.error
 
     def unwanted(self, event: Event) -> None:
+        raise self.error
+
+    def duplicate(self, event: Event) -> None:
+        raise self.error
+
+    def failed(self, event: Event, handler: str) -> None:
+        raise self.error
+
+    def noticed(self, notice: Notice) -> None:
         raise self.error
 
     @contextmanager
@@ -269,9 +291,8 @@ def test_what_an_observer_raises_is_said_once_and_the_others_are_told(
         together.became(a_delivery(), "stored")
         together.answered(UNKNOWN_ROUTE)
     with together.processing(a_delivery()):
-        together.unwanted(
-            Event(created_at=datetime.now(UTC), action="added", resource=Resource(gid="1"))
-        )
+        tell_of_events(together)
+    together.noticed(A_NOTICE)
     assert notes.told == ["receiving", "404 no webhook here", "received", "handled"]
     assert (notes.outcomes, counters.outcomes["stored"]) == (["stored"], 1)
     (record,) = caplog.records
@@ -418,6 +439,9 @@ async def test_snapshot_of_a_client_that_did_nothing_is_empty(make_client: MakeC
             retried=0,
             dead=0,
             unwanted=0,
+            duplicate_events=0,
+            failures=0,
+            notices={},
             refused={},
             webhooks=(),
         )

@@ -25,6 +25,7 @@ from asana_webhooks import (
     LoginRequiredError,
     MemoryStore,
     NotFoundError,
+    Notice,
     Page,
     PermissionDeniedError,
     PostgresStore,
@@ -169,6 +170,17 @@ async def takes_text(event: str) -> None: ...
 
 
 client.on("task", "changed")  # type: ignore[call-arg] # by name only
+
+
+@client.on_notice()
+async def report(notice: Notice) -> None:
+    assert_type(notice.source, Source)
+    assert_type(notice.start, datetime | None)
+    assert_type(notice.detail, str)
+
+
+client.on_notice("lost")(report)
+client.on_notice("losst")  # type: ignore[arg-type] # there is no such kind
 
 
 # Webhooks and events

@@ -1,0 +1,278 @@
+"""What is told of webhooks and accounts, so that nothing goes silent.
+
+Each notice is a line in the log, a count, and a call of the handlers that want its kind. Most kinds
+are states: each is told when it begins, and again only when it has ended meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from datetime import datetime
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar, get_args
+
+import anyio
+
+from ._background import background_task
+from ._logging import ThrottledLogger, one_line
+from .models import Notice, NoticeKind, Route, Source
+from .router import _inspect
+
+__all__ = ["Notice", "NoticeHandler", "NoticeKind", "Notices", "source_of"]
+
+NoticeHandler: TypeAlias = Callable[[Notice], Coroutine[Any, Any, object]]
+N = TypeVar("N", bound=NoticeHandler)
+
+KINDS: tuple[NoticeKind, ...] = get_args(NoticeKind)
+
+LEVELS: Mapping[NoticeKind, int] = {
+    "established": logging.INFO,
+    "restored": logging.INFO,
+    "failing": logging.WARNING,
+    "silent": logging.WARNING,
+    "lost": logging.WARNING,
+    "limited": logging.WARNING,
+    "mangled": logging.ERROR,
+    "gap": logging.ERROR,
+    "unauthorized": logging.ERROR,
+}
+
+TROUBLES = frozenset({"failing", "silent", "lost"})
+"""The states that end with ``restored``."""
+
+STATES = TROUBLES | {"unauthorized", "limited"}
+
+MAX_WAITING = 1_000
+"""How many notices wait for their handlers; the oldest ones are left out, and that is logged."""
+
+MAX_SOURCES = 10_000
+"""Of so many sources it is remembered what was told, the latest of all."""
+
+MAX_DETAIL = 1_000
+"""Characters of a detail."""
+
+GRACE = 1.0
+"""Seconds that handlers have at the end, for what was told before and for what is under way."""
+
+CANCEL_GRACE = 1.0
+"""Seconds that a handler has to end when it is cancelled; then nobody waits for it."""
+
+logger = logging.getLogger(__name__)
+
+
+def source_of(route: Route) -> Source:
+    """Return the source of what is told of the webhook of a route."""
+    return Source(webhook=route.gid or "", resource=route.resource, account=route.account)
+
+
+class _Subscription(NamedTuple):
+    handler: NoticeHandler
+    name: str
+    kind: NoticeKind | None
+
+
+class Notices:
+    """Logs and counts notices, and gives them to handlers while it is entered.
+
+    One notice after the other is given to its handlers, in the order of their registration, each
+    for ``handler_timeout`` seconds (None: no limit). What one raises is logged. ``count`` is called
+    with each notice, ``now`` returns the time (aware). It may be entered again.
+    """
+
+    def __init__(
+        self,
+        *,
+        count: Callable[[Notice], None],
+        now: Callable[[], datetime],
+        handler_timeout: float | None = 300.0,
+    ) -> None:
+        self._count = count
+        self._now = now
+        self._timeout = handler_timeout
+        self._subscriptions: list[_Subscription] = []
+        self._told: dict[tuple[str, str], set[NoticeKind]] = {}  # by account and resource
+        self._queue: asyncio.Queue[Notice] | None = None  # while it is entered
+        self._stack: AsyncExitStack | None = None
+        self._handling: asyncio.Task[None] | None = None
+        self._log = ThrottledLogger(logger)
+
+    def on(self, kind: NoticeKind | None = None) -> Callable[[N], N]:
+        """Return a decorator that registers an ``async def`` handler for a kind; None for all.
+
+        Raises ValueError for a kind that there is not, TypeError for what is no kind, or no
+        handler.
+        """
+        if kind is not None:
+            _check_kind(kind)
+
+        def register(handler: N) -> N:
+            name, is_async = _inspect(handler)
+            if not is_async:
+                msg = f"handler {name} must be `async def`: it runs on the event loop"
+                raise TypeError(msg)
+            self._subscriptions.append(_Subscription(handler, name, kind))
+            return handler
+
+        return register
+
+    def tell(
+        self,
+        kind: NoticeKind,
+        source: Source,
+        detail: str,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> None:
+        """Tell it, unless it is a state that was told of this source's resource and goes on.
+
+        ``restored`` is told only when ``failing``, ``silent`` or ``lost`` was. ``detail`` is made
+        one line and cut.
+        """
+        if not self._is_news(kind, source):
+            return
+        notice = Notice(
+            kind=kind,
+            source=source,
+            at=self._now(),
+            detail=one_line(detail, longest=MAX_DETAIL),
+            start=start,
+            end=end,
+        )
+        logger.log(LEVELS[kind], "%s: %s: %s", _shown(source), kind, notice.detail)
+        self._count(notice)
+        self._put(notice)
+
+    def over(self, kind: NoticeKind, source: Source) -> None:
+        """Note that a state is over without a word, so that it is told when it begins again."""
+        self._told.get((source.account, source.resource), set()).discard(kind)
+
+    def is_handling(self) -> bool:
+        """Return whether a handler of notices asks."""
+        return self._handling is not None and asyncio.current_task() is self._handling
+
+    def _is_news(self, kind: NoticeKind, source: Source) -> bool:
+        place = source.account, source.resource
+        told = self._told.pop(place, set())
+        is_news = kind not in told
+        if kind == "restored":
+            is_news = not told.isdisjoint(TROUBLES)
+            told -= TROUBLES
+        elif kind in STATES:
+            told.add(kind)
+        if told:
+            self._told[place] = told  # the latest is the last of all
+        if len(self._told) > MAX_SOURCES:
+            del self._told[next(iter(self._told))]
+        return is_news
+
+    def _put(self, notice: Notice) -> None:
+        if self._queue is None or not self._wanting(notice):
+            return
+        if self._queue.full():
+            self._queue.get_nowait()
+            self._queue.task_done()
+            self._log.log(logging.ERROR, "full", "a notice is left out: its handlers are too slow")
+        self._queue.put_nowait(notice)
+
+    def _wanting(self, notice: Notice) -> list[_Subscription]:
+        return [each for each in self._subscriptions if each.kind in (None, notice.kind)]
+
+    # Running the handlers
+
+    async def __aenter__(self) -> Self:
+        """Begin to give notices to the handlers."""
+        self._queue = asyncio.Queue(MAX_WAITING)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(background_task(self._run(self._queue), "notices"))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the handlers a second for what was told before, then end them."""
+        queue, stack = self._queue, self._stack
+        self._stack = None
+        if queue is None or stack is None:
+            return
+        try:
+            with anyio.move_on_after(GRACE, shield=True):
+                await queue.join()
+        finally:
+            self._queue = None
+            await stack.aclose()
+
+    async def _run(self, queue: asyncio.Queue[Notice]) -> None:
+        while True:
+            notice = await queue.get()
+            for subscription in self._wanting(notice):
+                await self._handle(subscription, notice)
+            queue.task_done()
+
+    async def _handle(self, subscription: _Subscription, notice: Notice) -> None:
+        """Run a handler in a task of its own, for its time."""
+        name = subscription.name
+        task = asyncio.create_task(_call(subscription, notice), name=f"asana-webhooks {name}")
+        self._handling = task
+        try:
+            done, _ = await asyncio.wait([task], timeout=self._timeout)
+            if not done:
+                text = "handler %s is cancelled: it did not end within %g s of a notice"
+                logger.warning(text, name, self._timeout)
+        finally:
+            await _end(task, name)
+            self._handling = None
+
+
+async def _call(subscription: _Subscription, notice: Notice) -> None:
+    try:
+        await subscription.handler(notice)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise
+    except BaseException:  # SystemExit would end the event loop
+        logger.exception("handler %s failed with a notice", subscription.name)
+
+
+async def _end(task: asyncio.Task[None], name: str) -> None:
+    """Cancel a handler that has not ended, and wait for it a short time."""
+    if task.done():
+        return
+    task.cancel()
+    with anyio.CancelScope(shield=True):
+        await asyncio.wait([task], timeout=CANCEL_GRACE)
+    if not task.done():
+        text = "handler %s goes on although it was cancelled; nobody waits for it any longer"
+        logger.warning(text, name)
+
+
+def _check_kind(kind: object) -> None:
+    if callable(kind):
+        msg = "write on_notice(), with parentheses"
+        raise TypeError(msg)
+    if not isinstance(kind, str):
+        msg = f"a notice's kind is a text, or None for all, not {type(kind).__name__}"
+        raise TypeError(msg)
+    if kind in KINDS:
+        return
+    near = difflib.get_close_matches(kind, KINDS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KINDS)}"
+    msg = f"there is no notice {one_line(kind, longest=40)!r}; {hint}"
+    raise ValueError(msg)
+
+
+def _shown(source: Source) -> str:
+    """Return whose a notice is, for a log line."""
+    named = (
+        f"webhook {source.webhook}" if source.webhook else "",
+        f"resource {source.resource}" if source.resource else "",
+        f"account {one_line(source.account)!r}" if source.account else "",
+    )
+    return ", ".join(filter(None, named)) or "Asana"

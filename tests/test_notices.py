@@ -1,0 +1,405 @@
+"""Notices: what is told, how often, to whom, and that no handler harms anything."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, get_args
+
+import anyio
+import pytest
+from conftest import guard, until
+
+from asana_webhooks import Notice, Source, WebhooksClient
+from asana_webhooks import notices as module
+from asana_webhooks.models import NoticeKind, Route
+from asana_webhooks.notices import LEVELS, Notices, source_of
+
+NOW = datetime(2026, 7, 4, 10, 11, 12, tzinfo=UTC)
+SOURCE = Source(webhook="12", resource="34")
+OTHER = Source(webhook="13", resource="35")
+
+MakeClient = Callable[..., WebhooksClient]
+
+
+def make(**options: Any) -> tuple[Notices, list[Notice]]:
+    """Return notices, and the list of those that are counted."""
+    counted: list[Notice] = []
+    return Notices(count=counted.append, now=lambda: NOW, **options), counted
+
+
+def keep(notices: Notices, kind: Any = None) -> list[Notice]:
+    """Register a handler, and return the list in which it puts what it gets."""
+    got: list[Notice] = []
+
+    @notices.on(kind)
+    async def handle(notice: Notice) -> None:
+        got.append(notice)
+
+    return got
+
+
+# What is told
+
+
+def test_notice_is_counted_and_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    notices, counted = make()
+    source = Source(webhook="12", resource="34", account="ac\nme")
+    notices.tell("lost", source, "gone\nfrom Asana")
+    assert counted == [Notice(kind="lost", source=source, at=NOW, detail="gone from Asana")]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "webhook 12, resource 34, account 'ac me': lost: gone from Asana"
+    )
+
+
+def test_every_kind_has_its_level_in_the_log() -> None:
+    assert {*LEVELS} == {*get_args(NoticeKind)}
+
+
+def test_notice_of_no_webhook_is_one_of_asana(caplog: pytest.LogCaptureFixture) -> None:
+    make()[0].tell("limited", Source(webhook="", resource=""), "slow down")
+    assert caplog.messages == ["Asana: limited: slow down"]
+
+
+def test_detail_is_cut() -> None:
+    notices, counted = make()
+    notices.tell("mangled", SOURCE, "x" * 100_000)
+    assert counted[0].detail == "x" * module.MAX_DETAIL
+
+
+def test_gap_says_from_when_to_when() -> None:
+    notices, counted = make()
+    start = NOW - timedelta(hours=2)
+    notices.tell("gap", SOURCE, "the cursor expired", start=start, end=NOW)
+    assert (counted[0].start, counted[0].end) == (start, NOW)
+
+
+def test_source_of_a_route_names_its_webhook_and_hides_its_address() -> None:
+    route = Route(id="r" * 32, target="https://h/r", resource="34", account="acme", gid="12")
+    source = source_of(route)
+    assert source == Source(webhook="12", resource="34", account="acme")
+    assert route.id not in repr(source)
+
+
+# How often
+
+
+@pytest.mark.parametrize("kind", sorted(module.STATES))
+def test_state_is_told_once_for_a_resource_until_it_is_over(kind: NoticeKind) -> None:
+    notices, counted = make()
+    replaced = Source(webhook="99", resource=SOURCE.resource)
+    for source in (SOURCE, replaced, OTHER):
+        notices.tell(kind, source, "so it is")
+    assert [notice.source for notice in counted] == [SOURCE, OTHER]
+    notices.over(kind, SOURCE)
+    notices.tell(kind, SOURCE, "so it is again")
+    assert len(counted) == 3
+
+
+@pytest.mark.parametrize("kind", ["established", "mangled", "gap"])
+def test_what_is_no_state_is_told_each_time(kind: NoticeKind) -> None:
+    notices, counted = make()
+    notices.tell(kind, SOURCE, "it happened")
+    notices.tell(kind, SOURCE, "it happened")
+    assert len(counted) == 2
+
+
+@pytest.mark.parametrize("kind", ["lost", "failing", "silent"])
+def test_restored_follows_trouble_of_the_same_source_once(kind: NoticeKind) -> None:
+    notices, counted = make()
+    notices.tell("restored", SOURCE, "nothing was wrong")
+    notices.tell(kind, SOURCE, "wrong")
+    notices.tell("restored", OTHER, "nothing was wrong here")
+    notices.tell("restored", SOURCE, "well again")
+    notices.tell("restored", SOURCE, "still well")
+    notices.tell(kind, SOURCE, "wrong again")
+    assert [notice.kind for notice in counted] == [kind, "restored", kind]
+
+
+def test_webhook_that_is_restored_leaves_its_account_as_it_was() -> None:
+    notices, counted = make()
+    notices.tell("limited", SOURCE, "slow down")
+    notices.tell("restored", SOURCE, "nothing was wrong with the webhook")
+    notices.tell("failing", SOURCE, "wrong")
+    notices.tell("restored", SOURCE, "well again")
+    notices.tell("limited", SOURCE, "slow down, still")
+    assert [notice.kind for notice in counted] == ["limited", "failing", "restored"]
+
+
+def test_state_of_which_nothing_was_told_may_be_over() -> None:
+    notices, counted = make()
+    notices.over("limited", SOURCE)
+    assert counted == []
+
+
+def test_sources_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SOURCES", 2)
+    notices, counted = make()
+    for resource in ("1", "2", "1", "3", "1", "2"):
+        notices.tell("lost", Source(webhook="", resource=resource), "gone")
+    assert [notice.source.resource for notice in counted] == ["1", "2", "3", "2"]
+
+
+# To whom
+
+
+async def test_handlers_get_the_kinds_that_they_want_in_order() -> None:
+    notices, _ = make()
+    everything, lost = keep(notices), keep(notices, "lost")
+    async with notices:
+        for kind in ("established", "lost", "restored"):
+            notices.tell(kind, SOURCE, "so it is")
+    assert [notice.kind for notice in everything] == ["established", "lost", "restored"]
+    assert [notice.kind for notice in lost] == ["lost"]
+
+
+async def test_one_notice_after_the_other_is_handled() -> None:
+    notices, _ = make()
+    steps: list[str] = []
+
+    @notices.on()
+    async def slow(notice: Notice) -> None:
+        steps.append(f"{notice.detail} begins")
+        await asyncio.sleep(0.001)
+        steps.append(f"{notice.detail} ends")
+
+    async with notices:
+        notices.tell("mangled", SOURCE, "1")
+        notices.tell("mangled", SOURCE, "2")
+    assert steps == ["1 begins", "1 ends", "2 begins", "2 ends"]
+
+
+async def test_notices_are_given_while_it_is_entered_and_again_when_entered_again() -> None:
+    notices, counted = make()
+    got = keep(notices)
+    notices.tell("mangled", SOURCE, "before")
+    for detail in ("first", "second"):
+        async with notices:
+            notices.tell("mangled", SOURCE, detail)
+        notices.tell("mangled", SOURCE, "between")
+    assert [notice.detail for notice in got] == ["first", "second"]
+    assert len(counted) == 5
+
+
+def test_notices_may_be_entered_in_another_loop() -> None:
+    notices, _ = make()
+    got = keep(notices)
+
+    async def enter() -> None:
+        async with notices:
+            notices.tell("mangled", SOURCE, "")
+
+    asyncio.run(enter())
+    asyncio.run(enter())
+    assert len(got) == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(3), asyncio.CancelledError()])
+async def test_whatever_a_handler_raises_others_are_called(
+    caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    notices, _ = make()
+
+    @notices.on()
+    async def fail(notice: Notice) -> None:
+        raise error
+
+    got = keep(notices)
+    async with notices:
+        notices.tell("mangled", SOURCE, "1")
+        notices.tell("mangled", SOURCE, "2")
+    assert [notice.detail for notice in got] == ["1", "2"]
+    failures = [text for text in caplog.messages if "fail failed with a notice" in text]
+    assert len(failures) == (0 if isinstance(error, asyncio.CancelledError) else 2)
+
+
+async def test_handler_that_takes_too_long_is_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    notices, _ = make(handler_timeout=0.01)
+    cancelled = []
+
+    @notices.on()
+    async def hang(notice: Notice) -> None:
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            cancelled.append(notice)
+            raise
+
+    got = keep(notices)
+    async with notices:
+        notices.tell("mangled", SOURCE, "")
+        await until(lambda: got)
+    assert len(cancelled) == 1
+    assert any("hang is cancelled" in text for text in caplog.messages)
+
+
+async def test_nobody_waits_for_a_handler_that_swallows_its_cancellation(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "CANCEL_GRACE", 0.01)
+    notices, _ = make(handler_timeout=0.01)
+    released, ended = asyncio.Event(), asyncio.Event()
+
+    @notices.on()
+    async def stubborn(notice: Notice) -> None:
+        while not released.is_set():
+            with suppress(asyncio.CancelledError):
+                await released.wait()
+        ended.set()
+
+    got = keep(notices)
+    async with notices:
+        notices.tell("mangled", SOURCE, "")
+        await until(lambda: got)
+    assert any("stubborn goes on although it was cancelled" in text for text in caplog.messages)
+    released.set()
+    with guard():
+        await ended.wait()
+
+
+async def test_end_waits_a_moment_only_for_a_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GRACE", 0.01)
+    notices, _ = make(handler_timeout=None)
+    cancelled = []
+
+    @notices.on()
+    async def hang(notice: Notice) -> None:
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            cancelled.append(notice)
+            raise
+
+    with guard():
+        async with notices:
+            notices.tell("mangled", SOURCE, "")
+    assert len(cancelled) == 1
+
+
+async def test_waiting_notices_are_bounded_and_the_newest_stay(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 2)
+    notices, counted = make()
+    got = keep(notices)
+    async with notices:
+        for detail in "1234":
+            notices.tell("mangled", SOURCE, detail)
+    assert [notice.detail for notice in got] == ["3", "4"]
+    assert len(counted) == 4
+    assert "a notice is left out: its handlers are too slow" in caplog.messages
+
+
+async def test_notice_that_no_handler_wants_takes_no_room(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 1)
+    notices, _ = make()
+    got = keep(notices, "lost")
+    async with notices:
+        notices.tell("lost", SOURCE, "")
+        notices.tell("mangled", SOURCE, "")
+    assert len(got) == 1
+    assert not any("left out" in text for text in caplog.messages)
+
+
+# Registration
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "said"),
+    [
+        ("losst", ValueError, "there is no notice 'losst'; did you mean 'lost'?"),
+        ("x", ValueError, "there are established, mangled"),
+        (7, TypeError, "a text, or None for all, not int"),
+    ],
+)
+def test_kind_that_there_is_not_is_refused(kind: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said.replace("?", r"\?")):
+        make()[0].on(kind)
+
+
+def test_decorator_without_parentheses_is_refused() -> None:
+    async def handle(notice: Notice) -> None: ...
+
+    on: Any = make()[0].on
+    with pytest.raises(TypeError, match="with parentheses"):
+        on(handle)
+
+
+def test_handler_that_is_not_async_is_refused_by_its_name() -> None:
+    def handle(notice: Notice) -> None: ...
+
+    register: Any = make()[0].on()
+    with pytest.raises(TypeError, match="handle must be `async def`"):
+        register(handle)
+
+
+async def test_handler_may_be_a_method_or_a_partial() -> None:
+    notices, _ = make()
+
+    class Chat:
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        async def say(self, notice: Notice) -> None:
+            self.said.append(notice.detail)
+
+        async def say_in(self, room: str, notice: Notice) -> None:
+            self.said.append(f"{room}: {notice.detail}")
+
+    chat = Chat()
+    notices.on()(chat.say)
+    notices.on()(partial(chat.say_in, "ops"))
+    async with notices:
+        notices.tell("mangled", SOURCE, "odd")
+    assert chat.said == ["odd", "ops: odd"]
+
+
+# The client
+
+
+async def test_client_gives_notices_while_it_is_entered(make_client: MakeClient) -> None:
+    client = make_client()
+    got: list[Notice] = []
+
+    @client.on_notice("mangled")
+    async def handle(notice: Notice) -> None:
+        got.append(notice)
+
+    async with client:
+        assert client._components is not None
+        client._components.notices.tell("mangled", SOURCE, "odd")
+        await until(lambda: got)
+        assert (await client.stats()).notices == {"mangled": 1}
+    assert abs(got[0].at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_notice_handler_cannot_close_its_client(make_client: MakeClient) -> None:
+    client = make_client()
+    errors: list[Exception] = []
+
+    @client.on_notice()
+    async def handle(notice: Notice) -> None:
+        try:
+            await client.aclose()
+        except RuntimeError as error:
+            errors.append(error)
+
+    async with client:
+        assert client._components is not None
+        client._components.notices.tell("mangled", SOURCE, "odd")
+        await until(lambda: errors)
+    assert "a handler cannot close its client" in str(errors[0])
+
+
+async def test_client_without_a_receiver_has_no_notices() -> None:
+    async with WebhooksClient("a-token") as client:
+        with pytest.raises(RuntimeError, match="give it a public_url"):
+            client.on_notice()
