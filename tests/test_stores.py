@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,16 @@ from msgspec.structs import replace
 from support.tracebacks import shown_by
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from asana_webhooks.models import (
+    Claim,
+    Counts,
+    DeadLetter,
+    Delivery,
+    Retry,
+    Route,
+    Settlement,
+    WebhookFilter,
+)
 from asana_webhooks.stores import (
     DUPLICATES_KNOWN_FOR,
     MAX_CANDIDATES,
@@ -72,6 +82,18 @@ async def small_store(make_store: Callable[..., Store]) -> AsyncIterator[Store]:
         yield opened
 
 
+@pytest.fixture
+def let_pass(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Return what moves the clock on, and with it the time of day that outlives a restart."""
+
+    def let_pass(span: timedelta) -> None:
+        clock.now += span.total_seconds()
+        monkeypatch.setattr(time, "time_ns", lambda: real() + int(clock.now - began) * 10**9)
+
+    real, began = time.time_ns, clock.now
+    return let_pass
+
+
 def route(id_: str = "r1", **fields: Any) -> Route:
     target = f"https://hooks.example.com/asana/{id_}"
     return Route(**{"id": id_, "target": target, "resource": "12", "created_at": NOON, **fields})
@@ -88,10 +110,39 @@ def letter(reason: str = "given up", **fields: Any) -> DeadLetter:
     return DeadLetter(**{**known, "reason": reason, **fields})
 
 
+def number_of(stored: Delivery | DeadLetter) -> int:
+    """Return the number that ``delivery`` made it, or that of its letter, with."""
+    return int(stored.body[11:-2])
+
+
 def numbers(claim: Claim | None) -> list[int]:
     """Return the numbers that the deliveries of a claim were made with."""
     assert claim is not None
-    return [int(delivery.body[11:-2]) for delivery in claim.deliveries]
+    return [number_of(delivery) for delivery in claim.deliveries]
+
+
+def handled(deliveries: Sequence[Delivery]) -> Settlement:
+    return Settlement(removed=tuple(delivery.id for delivery in deliveries))
+
+
+def kept(delivery: Delivery, *, attempts: int = 0, progress: str = "") -> Settlement:
+    return Settlement(kept=(replace(delivery, attempts=attempts, progress=progress),))
+
+
+def tried_again(
+    delivery: Delivery, *, delay: float = 0.0, attempts: int = 0, progress: str = ""
+) -> Settlement:
+    again = replace(delivery, attempts=attempts, progress=progress)
+    return Settlement(retries=(Retry(delivery=again, delay=delay),))
+
+
+def buried(delivery: Delivery, letters: Sequence[DeadLetter]) -> Settlement:
+    return Settlement(removed=(delivery.id,), letters=tuple(letters))
+
+
+def alone(number: int, **fields: Any) -> Delivery:
+    """Return an event that is taken out of its delivery, to be tried again."""
+    return replace(delivery(number), digest=bytes(32), **fields)
 
 
 async def take(store: Store, *, limit: int = 100, lease: float = 30.0) -> Claim:
@@ -126,6 +177,17 @@ async def confirm(store: Store, id_: str = "r1", **fields: Any) -> None:
     assert await store.confirm(id_, gid="77", secret="secret")
 
 
+async def get(store: Store, id_: str = "r1") -> Route:
+    found = await store.get_route(id_)
+    assert found is not None
+    return found
+
+
+async def get_undated(store: Store, id_: str = "r1") -> Route:
+    """Return a route without the time at which it was confirmed."""
+    return replace(await get(store, id_), confirmed_at=None)
+
+
 async def test_store_keeps_the_contract(store: Store) -> None:
     assert isinstance(store, Store)
 
@@ -142,6 +204,8 @@ async def test_reserved_route_is_returned_as_it_was_given(store: Store) -> None:
         ),
         created_at=datetime(2026, 2, 3, 4, 5, 6, 7, tzinfo=india),
         heartbeat_at=NOON,
+        account="acmé 1",
+        user="1204",
     )
     assert await store.reserve(given, ttl=60)
     found = await store.get_route("r1")
@@ -239,6 +303,21 @@ async def test_exclusive_reservation_ignores_retired_dropped_and_expired_routes(
     assert await store.reserve(route("r4"), ttl=60, exclusive=True)
 
 
+async def test_exclusive_reservation_ignores_other_accounts(store: Store) -> None:
+    await store.reserve(route(account="acme"), ttl=60)
+    assert await store.reserve(route("r2", account="other"), ttl=60, exclusive=True)
+    assert await store.reserve(route("r3"), ttl=60, exclusive=True)
+    for id_, account in [("r4", "acme"), ("r5", "other"), ("r6", "")]:
+        assert not await store.reserve(route(id_, account=account), ttl=60, exclusive=True)
+
+
+async def test_exclusive_reservation_ignores_routes_that_are_leaving(store: Store) -> None:
+    await confirm(store)
+    await store.leave("r1")
+    assert await store.reserve(route("r2"), ttl=60, exclusive=True)
+    assert not await store.reserve(route("r3"), ttl=60, exclusive=True)
+
+
 async def test_of_many_exclusive_reservations_at_once_one_is_made(store: Store) -> None:
     answers: list[bool] = []
 
@@ -306,7 +385,7 @@ async def test_confirming_keeps_gid_and_secret_and_drops_candidates(store: Store
     await store.add_candidate("r1", "one")
     await store.add_candidate("r1", "two")
     assert await store.confirm("r1", gid="77", secret="two")
-    assert await store.get_route("r1") == route(state="confirmed", gid="77", secret="two")
+    assert await get_undated(store) == route(state="confirmed", gid="77", secret="two")
 
 
 async def test_confirming_with_what_is_no_candidate_changes_nothing(store: Store) -> None:
@@ -320,7 +399,72 @@ async def test_confirming_with_what_is_no_candidate_changes_nothing(store: Store
 async def test_route_is_confirmed_once(store: Store) -> None:
     await confirm(store)
     assert not await store.confirm("r1", gid="78", secret="secret")
-    assert await store.get_route("r1") == route(state="confirmed", gid="77", secret="secret")
+    assert await get_undated(store) == route(state="confirmed", gid="77", secret="secret")
+
+
+async def test_time_of_confirming_is_that_of_the_wall(store: Store) -> None:
+    before = datetime.now(UTC)
+    await confirm(store)
+    confirmed_at = (await get(store)).confirmed_at
+    assert confirmed_at is not None
+    assert before <= confirmed_at <= datetime.now(UTC)
+    await store.retire("r1")
+    assert (await get(store)).confirmed_at == confirmed_at
+
+
+async def test_confirmed_route_keeps_its_account_and_its_user(store: Store) -> None:
+    await confirm(store, account="acme", user="1204")
+    found = await get(store)
+    assert (found.account, found.user) == ("acme", "1204")
+
+
+async def test_confirming_lets_older_routes_leave(store: Store) -> None:
+    for id_ in ("old", "older", "other"):
+        await confirm(store, id_)
+    await store.reserve(route("reserved"), ttl=60)
+    await confirm(store, "gone")
+    await store.retire("gone")
+    await reserve(store, "secret")
+    leaving = ["old", "older", "reserved", "gone", "unknown"]
+    assert await store.confirm("r1", gid="77", secret="secret", leaving=leaving)
+    assert {found.id for found in await store.list_routes() if found.leaving} == {"old", "older"}
+    assert not (await get(store, "gone")).leaving
+
+
+async def test_confirming_that_is_refused_lets_no_route_leave(store: Store) -> None:
+    await confirm(store, "old")
+    await reserve(store, "secret")
+    assert not await store.confirm("r1", gid="77", secret="another", leaving=["old"])
+    assert not await store.confirm("old", gid="77", secret="secret", leaving=["old"])
+    assert not (await get(store, "old")).leaving
+
+
+async def test_leaving_route_still_receives(store: Store) -> None:
+    await confirm(store)
+    assert await store.leave("r1")
+    assert await store.leave("r1")
+    found = await get_undated(store)
+    assert found == route(state="confirmed", gid="77", secret="secret", leaving=True)
+    assert [each.id for each in await store.list_routes("12")] == ["r1"]
+    assert await store.put(delivery(1), candidate="secret")
+    assert numbers(await take(store)) == [1]
+    assert await store.retire("r1")
+    assert not await store.leave("r1")
+
+
+async def test_only_confirmed_routes_leave(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    assert not await store.leave("r1")
+    assert not await store.leave("unknown")
+    assert await store.get_route("r1") == route()
+
+
+async def test_user_of_a_route_is_kept(store: Store) -> None:
+    await confirm(store)
+    assert (await get(store)).user is None
+    for user in ("1204", "1205"):
+        await store.set_user("r1", user)
+        assert (await get(store)).user == user
 
 
 @pytest.mark.parametrize("filters", [None, [], [WebhookFilter(action="added")]])
@@ -343,6 +487,7 @@ async def test_last_heartbeat_is_kept(store: Store) -> None:
 
 async def test_words_about_an_unknown_route_do_nothing(store: Store) -> None:
     await store.set_filters("r1", [WebhookFilter(action="added")])
+    await store.set_user("r1", "1204")
     await store.note_heartbeat("r1", NOON)
     assert await store.list_routes() == []
 
@@ -351,9 +496,18 @@ async def test_route_is_retired_once_and_forgets_its_secret(store: Store) -> Non
     await confirm(store)
     assert await store.retire("r1")
     assert not await store.retire("r1")
-    assert await store.get_route("r1") == route(state="retired", gid="77")
+    assert await get_undated(store) == route(state="retired", gid="77", retired_as="deleted")
     assert not await store.add_candidate("r1", "secret")
     assert not await store.put(delivery(), candidate="secret")
+
+
+@pytest.mark.parametrize(("lost", "expected"), [(True, "lost"), (False, "deleted")])
+async def test_retired_route_tells_how_it_went(store: Store, *, lost: bool, expected: str) -> None:
+    await confirm(store)
+    assert (await get(store)).retired_as is None
+    assert await store.retire("r1", lost=lost)
+    assert not await store.retire("r1", lost=not lost)
+    assert (await get(store)).retired_as == expected
 
 
 async def test_only_confirmed_routes_are_retired(store: Store) -> None:
@@ -367,7 +521,7 @@ async def test_retired_route_is_forgotten_after_48_hours(store: Store, clock: Cl
     await confirm(store)
     await store.retire("r1")
     clock.now += RETIRED_KNOWN_FOR.total_seconds() - 1
-    assert await store.get_route("r1") == route(state="retired", gid="77")
+    assert (await get(store)).state == "retired"
     clock.now += 1
     assert await store.get_route("r1") is None
     assert await store.reserve(route("r1"), ttl=60)
@@ -381,9 +535,9 @@ async def test_retired_route_is_known_while_deliveries_of_it_wait(
     await store.retire("r1")
     clock.now += 2 * RETIRED_KNOWN_FOR.total_seconds()
     assert not await store.reserve(route("r1"), ttl=60)
-    assert await store.get_route("r1") == route(state="retired", gid="77")
+    assert (await get(store)).state == "retired"
     claim = await take(store)
-    await store.end_claim(claim, claim.deliveries)
+    await store.end_claim(claim, handled(claim.deliveries))
     assert await store.get_route("r1") is None
 
 
@@ -439,9 +593,9 @@ async def test_delivery_is_claimed_as_it_was_put(store: Store) -> None:
     assert await store.put(given)
     (got,) = (await take(store)).deliveries
     assert got.id
-    assert (got.route, got.body, got.digest, got.received_at, got.attempts, got.done) == (
+    assert (got.route, got.body, got.digest, got.received_at, got.attempts, got.progress) == (
         *("r1", b"\x00\xff{}", bytes(range(32)), NOON + MICROSECOND),
-        *(0, 0),
+        *(0, ""),
     )
 
 
@@ -463,7 +617,7 @@ async def test_same_digest_after_48_hours_is_a_new_delivery(store: Store) -> Non
 async def test_duplicate_is_recognised_after_the_delivery_was_handled(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
-    await store.end_claim(claim, claim.deliveries)
+    await store.end_claim(claim, handled(claim.deliveries))
     assert not await store.put(delivery(1))
     assert await store.claim(limit=1, lease=30) is None
 
@@ -545,7 +699,7 @@ async def test_delivery_with_a_reason_is_a_dead_letter_at_once(store: Store) -> 
     assert await store.claim(limit=10, lease=30) is None
     (dead,) = await store.dead_letters()
     assert (dead.route, dead.body, dead.reason) == ("r1", delivery(5).body, "not JSON")
-    assert (dead.received_at, dead.done) == (NOON, 0)
+    assert (dead.received_at, dead.progress) == (NOON, "")
     assert before <= dead.buried_at <= datetime.now(UTC)
 
 
@@ -554,7 +708,7 @@ async def test_full_inbox_takes_no_more(small_store: Store) -> None:
     with pytest.raises(StoreError, match="inbox is full"):
         await small_store.put(delivery(3))
     claim = await take(small_store, limit=1)
-    await small_store.end_claim(claim, claim.deliveries)
+    await small_store.end_claim(claim, handled(claim.deliveries))
     await put(small_store, 3)
     assert (await small_store.counts()).waiting == 2
 
@@ -617,7 +771,7 @@ async def test_what_was_held_counts_when_it_is_confirmed_and_is_never_refused(
         await small_store.put(delivery(4))
     claim = await take(small_store)
     assert numbers(claim) == [1, 2, 3]
-    await small_store.end_claim(claim, claim.deliveries)
+    await small_store.end_claim(claim, handled(claim.deliveries))
     await put(small_store, 4)
 
 
@@ -698,7 +852,7 @@ async def test_deliveries_are_claimed_oldest_first_up_to_the_limit(store: Store)
     await put(store, 3, 1, 2)
     claim = await take(store, limit=2)
     assert numbers(claim) == [3, 1]
-    await store.end_claim(claim, claim.deliveries)
+    await store.end_claim(claim, handled(claim.deliveries))
     assert numbers(await take(store, limit=2)) == [2]
 
 
@@ -727,24 +881,24 @@ async def test_workers_at_once_never_share_a_route(store: Store) -> None:
     for number in range(60):
         await put(store, number, route=f"r{number % 6}")
     at_work: set[str] = set()
-    handled: list[int] = []
+    seen: list[int] = []
 
     async def work() -> None:
         while claim := await store.claim(limit=2, lease=30):
             assert claim.route not in at_work
             at_work.add(claim.route)
-            handled.extend(numbers(claim))
+            seen.extend(numbers(claim))
             await anyio.lowlevel.checkpoint()
-            assert await store.ack(claim, claim.deliveries)
+            assert await store.settle(claim, handled(claim.deliveries))
             at_work.remove(claim.route)
             assert await store.end_claim(claim)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(4):
             tasks.start_soon(work)
-    assert sorted(handled) == list(range(60))
+    assert sorted(seen) == list(range(60))
     for first in range(6):
-        assert [n for n in handled if n % 6 == first] == list(range(first, 60, 6))
+        assert [n for n in seen if n % 6 == first] == list(range(first, 60, 6))
 
 
 async def test_lease_that_ran_out_is_taken_over_with_a_higher_fence(
@@ -768,32 +922,39 @@ async def test_word_of_a_worker_whose_lease_was_taken_over_does_nothing(
     clock.now += 30
     owner = await take(store, lease=30)
     (mine,) = late.deliveries
-    assert not await store.ack(late, [mine])
-    assert not await store.ack(late, [])
-    assert not await store.release(late, mine, delay=0.0, attempts=9, done=9)
-    assert not await store.bury(late, mine, [letter()])
+    assert not await store.settle(late, handled([mine]))
+    assert not await store.settle(late, Settlement())
+    assert not await store.settle(late, kept(mine, attempts=9, progress="p9"))
+    assert not await store.settle(late, tried_again(mine, attempts=9, progress="p9"))
+    assert not await store.settle(late, buried(mine, [letter()]))
+    new = Retry(delivery=alone(9), delay=0.0)
+    assert not await store.settle(late, Settlement(retries=(new,), scope="12", events=b"x"))
+    assert await store.claim_more(late, limit=1) is None
     assert not await store.renew(late, lease=99)
-    assert not await store.end_claim(late, [mine])
+    assert not await store.end_claim(late, handled([mine]))
     assert (await store.counts()).waiting == 1
     assert await store.dead_letters() == []
+    assert await store.remembered("12") == b""
     assert await store.claim(limit=10, lease=30) is None
     clock.now += 30
-    assert numbers(await take(store)) == numbers(owner)
+    assert (await take(store)).deliveries == (replace(owner.deliveries[0], crashes=2),)
 
 
 async def test_word_of_a_worker_that_gave_its_lease_back_does_nothing(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
     assert await store.end_claim(claim)
-    assert not await store.end_claim(claim, claim.deliveries)
-    assert not await store.ack(claim, claim.deliveries)
+    assert not await store.end_claim(claim, handled(claim.deliveries))
+    assert not await store.settle(claim, handled(claim.deliveries))
+    assert await store.claim_more(claim, limit=1) is None
     assert not await store.renew(claim, lease=30)
     assert numbers(await take(store)) == [1]
 
 
 async def test_word_about_a_route_without_deliveries_does_nothing(store: Store) -> None:
     claim = Claim(route="r1", fence=1, deliveries=())
-    assert not await store.ack(claim, [])
+    assert not await store.settle(claim, Settlement())
+    assert await store.claim_more(claim, limit=1) is None
     assert not await store.end_claim(claim)
 
 
@@ -803,7 +964,7 @@ async def test_fences_of_a_route_grow_also_when_nothing_was_left(store: Store) -
         await put(store, number)
         claim = await take(store)
         fences.append(claim.fence)
-        await store.end_claim(claim, claim.deliveries)
+        await store.end_claim(claim, handled(claim.deliveries))
     assert fences == sorted(set(fences))
 
 
@@ -822,36 +983,36 @@ async def test_lease_that_nobody_took_over_can_still_be_used(store: Store, clock
     await put(store, 1, 2)
     claim = await take(store, lease=30)
     clock.now += 100
-    assert await store.ack(claim, claim.deliveries[:1])
+    assert await store.settle(claim, handled(claim.deliveries[:1]))
     assert await store.renew(claim, lease=30)
     assert await store.claim(limit=10, lease=30) is None
-    assert await store.end_claim(claim, claim.deliveries[1:])
+    assert await store.end_claim(claim, handled(claim.deliveries[1:]))
     assert (await store.counts()).waiting == 0
 
 
-async def test_acked_deliveries_are_gone_and_others_due_at_once(store: Store) -> None:
+async def test_removed_deliveries_are_gone_and_others_due_at_once(store: Store) -> None:
     await put(store, 1, 2, 3)
     claim = await take(store)
-    assert await store.ack(claim, [claim.deliveries[0], claim.deliveries[2]])
+    assert await store.settle(claim, handled([claim.deliveries[0], claim.deliveries[2]]))
     assert (await store.counts()).waiting == 1
     assert await store.end_claim(claim)
     assert numbers(await take(store)) == [2]
 
 
-async def test_many_deliveries_are_acked_at_once(store: Store) -> None:
+async def test_many_deliveries_are_removed_at_once(store: Store) -> None:
     await put(store, *range(300))
     claim = await take(store, limit=299)
     assert numbers(claim) == list(range(299))
-    assert await store.ack(claim, claim.deliveries)
+    assert await store.settle(claim, handled(claim.deliveries))
     assert (await store.counts()).waiting == 1
 
 
-async def test_ack_of_what_is_gone_already_is_no_loss_of_the_lease(store: Store) -> None:
+async def test_removal_of_what_is_gone_already_is_no_loss_of_the_lease(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
-    assert await store.ack(claim, claim.deliveries)
-    assert await store.ack(claim, claim.deliveries)
-    assert await store.end_claim(claim, claim.deliveries)
+    assert await store.settle(claim, handled(claim.deliveries))
+    assert await store.settle(claim, handled(claim.deliveries))
+    assert await store.end_claim(claim, handled(claim.deliveries))
     assert (await store.counts()).waiting == 0
 
 
@@ -859,41 +1020,43 @@ async def test_what_was_put_during_a_lease_is_due_when_it_ends(store: Store) -> 
     await put(store, 1)
     claim = await take(store)
     await put(store, 2)
-    assert await store.end_claim(claim, claim.deliveries)
+    assert await store.end_claim(claim, handled(claim.deliveries))
     assert numbers(await take(store)) == [2]
 
 
 async def test_released_delivery_waits_and_holds_up_nobody(store: Store, clock: Clock) -> None:
     await put(store, 1, 2, 3)
     claim = await take(store, limit=2)
-    assert await store.release(claim, claim.deliveries[0], delay=5.0, attempts=1, done=2)
+    assert await store.settle(
+        claim, tried_again(claim.deliveries[0], delay=5.0, attempts=1, progress="p2")
+    )
     assert await store.end_claim(claim)
     claim = await take(store)
     assert numbers(claim) == [2, 3]
-    await store.end_claim(claim, claim.deliveries)
+    await store.end_claim(claim, handled(claim.deliveries))
     clock.now += 4.9
     assert await store.claim(limit=10, lease=30) is None
     assert (await store.counts()).waiting == 1
     clock.now += 0.1
     (again,) = (await take(store)).deliveries
-    assert (again.attempts, again.done, again.received_at) == (1, 2, NOON)
+    assert (again.attempts, again.progress, again.received_at) == (1, "p2", NOON)
 
 
 async def test_delivery_released_without_delay_keeps_its_place(store: Store, clock: Clock) -> None:
     await put(store, 1, 2)
     clock.now += 1
     claim = await take(store)
-    assert await store.release(claim, claim.deliveries[0], delay=0.0, attempts=0, done=1)
+    assert await store.settle(claim, tried_again(claim.deliveries[0], progress="p1"))
     await store.end_claim(claim)
     claim = await take(store)
     assert numbers(claim) == [1, 2]
-    assert claim.deliveries[0].done == 1
+    assert claim.deliveries[0].progress == "p1"
 
 
 async def test_new_delivery_is_due_before_one_that_was_released(store: Store, clock: Clock) -> None:
     await put(store, 1)
     claim = await take(store)
-    await store.release(claim, claim.deliveries[0], delay=5.0, attempts=1, done=0)
+    await store.settle(claim, tried_again(claim.deliveries[0], delay=5.0, attempts=1))
     await store.end_claim(claim)
     await put(store, 2)
     claim = await take(store)
@@ -909,7 +1072,7 @@ async def test_lapsed_lease_with_all_put_off_waits_for_the_first(
     await put(store, 1, 2)
     claim = await take(store, lease=30)
     for delivery_, delay in zip(claim.deliveries, (50.0, 40.0), strict=True):
-        await store.release(claim, delivery_, delay=delay, attempts=1, done=0)
+        await store.settle(claim, tried_again(delivery_, delay=delay, attempts=1))
     clock.now += 30
     assert await store.claim(limit=10, lease=30) is None
     clock.now += 10
@@ -921,7 +1084,7 @@ async def test_lapsed_lease_with_nothing_left_leaves_the_route_free(
 ) -> None:
     await put(store, 1)
     claim = await take(store, lease=30)
-    await store.ack(claim, claim.deliveries)
+    await store.settle(claim, handled(claim.deliveries))
     clock.now += 30
     assert await store.claim(limit=10, lease=30) is None
     await put(store, 2)
@@ -934,21 +1097,10 @@ async def test_other_routes_are_claimed_behind_a_lapsed_lease_with_nothing_left(
 ) -> None:
     await put(store, 1)
     claim = await take(store, lease=30)
-    await store.ack(claim, claim.deliveries)
+    await store.settle(claim, handled(claim.deliveries))
     clock.now += 31
     await put(store, 2, route="r2")
     assert (await take(store)).route == "r2"
-
-
-async def test_release_or_bury_of_what_is_gone_is_refused(store: Store) -> None:
-    await put(store, 1)
-    claim = await take(store)
-    (gone,) = claim.deliveries
-    await store.ack(claim, [gone])
-    assert not await store.release(claim, gone, delay=1.0, attempts=1, done=0)
-    assert not await store.bury(claim, gone, [letter()])
-    assert await store.dead_letters() == []
-    assert (await store.counts()).waiting == 0
 
 
 async def test_claims_that_end_early_leave_nothing_behind(store: Store, clock: Clock) -> None:
@@ -956,10 +1108,490 @@ async def test_claims_that_end_early_leave_nothing_behind(store: Store, clock: C
         await put(store, number)
         claim = await take(store, lease=3600)
         assert numbers(claim) == [number]
-        assert await store.end_claim(claim, claim.deliveries)
+        assert await store.end_claim(claim, handled(claim.deliveries))
         clock.now += 1
     assert (await store.counts()).waiting == 0
     assert await store.claim(limit=10, lease=30) is None
+
+
+# Settling
+
+
+async def test_kept_delivery_stays_claimed_with_its_progress(store: Store) -> None:
+    await put(store, 1, 2)
+    claim = await take(store)
+    first, second = claim.deliveries
+    assert await store.settle(claim, kept(first, attempts=3, progress="p3"))
+    assert await store.claim_more(claim, limit=10) == ()
+    assert await store.claim(limit=10, lease=30) is None
+    await store.end_claim(claim)
+    again = await take(store)
+    assert again.deliveries == (replace(first, attempts=3, progress="p3"), second)
+
+
+async def test_each_of_several_deliveries_keeps_its_own_progress(store: Store) -> None:
+    await put(store, *range(40))
+    claim = await take(store)
+    settlement = Settlement(
+        kept=tuple(
+            replace(each, attempts=number % 3, progress=f"p{number}")
+            for number, each in enumerate(claim.deliveries[:30])
+        )
+    )
+    assert await store.end_claim(claim, settlement)
+    told = [(each.attempts, each.progress) for each in (await take(store)).deliveries]
+    assert told == [*((number % 3, f"p{number}") for number in range(30)), *[(0, "")] * 10]
+
+
+@pytest.mark.parametrize(
+    "progress",
+    ["{}", '{"upto":2,"done":[4],"pending":["a.b:c"]}', "'\";\\ \n\té ☃ 𝄞 %s $1 {}", "x" * 100_000],
+    ids=["short", "usual", "odd", "long"],
+)
+async def test_any_progress_comes_back_as_it_was(store: Store, progress: str) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    assert await store.settle(claim, kept(claim.deliveries[0], progress=progress))
+    assert await store.end_claim(claim, buried(alone(5), [letter(progress=progress)]))
+    claim = await take(store)
+    assert [each.progress for each in claim.deliveries] == [progress]
+    assert await store.end_claim(claim, tried_again(claim.deliveries[0], progress=progress))
+    assert [each.progress for each in await store.dead_letters()] == [progress]
+    await store.replay([each.id for each in await store.dead_letters()])
+    assert [each.progress for each in (await take(store)).deliveries] == [progress] * 2
+
+
+async def test_event_alone_becomes_a_delivery_of_the_claims_route(
+    store: Store, clock: Clock
+) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await put(store, 1)
+    claim = await take(store)
+    event = replace(
+        delivery(7, route="another", at=NOON + MICROSECOND),
+        attempts=2,
+        progress='{"pending":["a:b"]}',
+        trace=trace,
+    )
+    settlement = Settlement(
+        removed=(claim.deliveries[0].id,), retries=(Retry(delivery=event, delay=5.0),)
+    )
+    assert await store.end_claim(claim, settlement)
+    assert (await store.counts()).waiting == 1
+    clock.now += 4.9
+    assert await store.claim(limit=10, lease=30) is None
+    clock.now += 0.1
+    claim = await take(store)
+    (got,) = claim.deliveries
+    assert claim.route == "r1"
+    assert got.id
+    assert got == replace(event, route="r1", digest=bytes(32), id=got.id)
+    assert await store.end_claim(claim, handled(claim.deliveries))
+    assert (await store.counts()).waiting == 0
+
+
+async def test_events_alone_are_no_duplicates_of_each_other_or_of_their_delivery(
+    store: Store,
+) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    events = tuple(Retry(delivery=alone(1), delay=0.0) for _ in range(2))
+    assert await store.end_claim(claim, Settlement(retries=events))
+    assert numbers(await take(store)) == [1, 1, 1]
+    assert await store.put(alone(2))
+
+
+async def test_event_alone_is_due_behind_what_waits(store: Store, clock: Clock) -> None:
+    await put(store, 1, 2)
+    claim = await take(store, limit=1)
+    clock.now += 1
+    new = Retry(delivery=alone(9), delay=0.0)
+    await store.end_claim(claim, replace(handled(claim.deliveries), retries=(new,)))
+    assert numbers(await take(store)) == [2, 9]
+
+
+async def test_events_alone_take_room_in_a_full_inbox_and_are_never_refused(
+    small_store: Store,
+) -> None:
+    await put(small_store, 1, 2)
+    claim = await take(small_store)
+    events = tuple(Retry(delivery=alone(number), delay=0.0) for number in (7, 8, 9))
+    assert await small_store.settle(claim, Settlement(retries=events))
+    assert (await small_store.counts()).waiting == 5
+    await small_store.settle(claim, handled(claim.deliveries))
+    with pytest.raises(StoreError, match="inbox is full, [0-9]+ deliveries wait"):
+        await small_store.put(delivery(3))
+    await small_store.end_claim(claim)
+    claim = await take(small_store)
+    assert numbers(claim) == [7, 8, 9]
+    await small_store.end_claim(claim, handled(claim.deliveries[:2]))
+    await put(small_store, 3)
+
+
+async def test_each_retry_has_its_own_delay(store: Store, clock: Clock) -> None:
+    await put(store, 1, 2, 3)
+    claim = await take(store)
+    first, second, third = claim.deliveries
+    settlement = Settlement(
+        retries=(
+            Retry(delivery=replace(first, attempts=1), delay=20.0),
+            Retry(delivery=alone(7, attempts=2), delay=10.0),
+            Retry(delivery=replace(third, attempts=3), delay=0.0),
+            Retry(delivery=alone(8, attempts=4), delay=30.0),
+        ),
+        removed=(second.id,),
+    )
+    assert await store.end_claim(claim, settlement)
+    found = []
+    for _ in range(4):
+        claim = await take(store)
+        found.append([(number_of(each), each.attempts) for each in claim.deliveries])
+        await store.end_claim(claim, handled(claim.deliveries))
+        clock.now += 10
+    assert found == [[(3, 3)], [(7, 2)], [(1, 1)], [(8, 4)]]
+
+
+async def test_settlement_does_all_of_its_parts(store: Store) -> None:
+    await put(store, 1, 2, 3, 4, 5)
+    claim = await take(store)
+    removed, kept_, again, given_up, _ = claim.deliveries
+    settlement = Settlement(
+        removed=(removed.id, given_up.id),
+        kept=(replace(kept_, progress="p2"),),
+        retries=(
+            Retry(delivery=replace(again, attempts=1), delay=9.0),
+            Retry(delivery=alone(8, attempts=1), delay=0.0),
+        ),
+        letters=(letter("given up", body=given_up.body), letter("alone", body=alone(9).body)),
+        scope="12",
+        events=b"four",
+    )
+    assert await store.settle(claim, settlement)
+    assert await store.counts() == Counts(waiting=4, dead_letters=2, oldest_at=NOON)
+    assert [number_of(each) for each in await store.dead_letters()] == [4, 9]
+    assert await store.remembered("12") == b"four"
+    await store.end_claim(claim)
+    claim = await take(store)
+    assert [(number_of(each), each.attempts, each.progress) for each in claim.deliveries] == [
+        *((2, 0, "p2"), (5, 0, ""), (8, 1, "")),
+    ]
+
+
+async def test_settlement_of_hundreds_is_kept_whole(store: Store) -> None:
+    await put(store, *range(600))
+    claim = await take(store, limit=600)
+    first, second, third = claim.deliveries[:200], claim.deliveries[200:400], claim.deliveries[400:]
+    settlement = Settlement(
+        removed=tuple(each.id for each in first),
+        kept=tuple(replace(each, progress="kept") for each in second),
+        retries=(
+            *(Retry(delivery=replace(each, attempts=1), delay=0.0) for each in third),
+            *(Retry(delivery=alone(number), delay=0.0) for number in range(600, 800)),
+        ),
+        letters=tuple(letter(f"reason {number}") for number in range(200)),
+    )
+    assert await store.end_claim(claim, settlement)
+    assert await store.counts() == Counts(waiting=600, dead_letters=200, oldest_at=NOON)
+    claim = await take(store, limit=1000)
+    assert numbers(claim) == list(range(200, 800))
+    assert [each.progress for each in claim.deliveries[:200]] == ["kept"] * 200
+    assert [each.attempts for each in claim.deliveries[200:400]] == [1] * 200
+    letters = await store.dead_letters(limit=1000)
+    assert [each.reason for each in letters] == [f"reason {number}" for number in range(200)]
+
+
+async def test_settlements_of_one_claim_at_once_are_all_kept(store: Store) -> None:
+    await put(store, *range(30))
+    claim = await take(store)
+    answers: list[bool] = []
+
+    async def settle(each: Delivery) -> None:
+        settlement = Settlement(
+            removed=(each.id,), letters=(letter(),), scope="12", events=bytes([number_of(each)])
+        )
+        answers.append(await store.settle(claim, settlement))
+
+    async with anyio.create_task_group() as tasks:
+        for each in claim.deliveries:
+            tasks.start_soon(settle, each)
+    assert answers == [True] * 30
+    assert await store.counts() == Counts(waiting=0, dead_letters=30)
+    assert sorted(await store.remembered("12")) == list(range(30))
+
+
+async def test_what_the_claim_does_not_hold_is_passed_over(store: Store) -> None:
+    await put(store, 1, 2)
+    await put(store, 3, route="r2")
+    earlier, elsewhere = await take(store), await take(store)
+    await store.end_claim(earlier)
+    claim = await take(store, limit=1)
+    later = earlier.deliveries[1]
+    strangers = (*elsewhere.deliveries, later, replace(later, id="x"), replace(later, id="99999"))
+    settlement = Settlement(
+        removed=tuple(each.id for each in strangers),
+        kept=tuple(replace(each, attempts=5, progress="p5") for each in strangers),
+        retries=tuple(Retry(delivery=replace(each, attempts=5), delay=5.0) for each in strangers),
+        letters=(letter("kept all the same"),),
+    )
+    assert await store.settle(claim, settlement)
+    assert await store.counts() == Counts(waiting=3, dead_letters=1, oldest_at=NOON)
+    await store.end_claim(claim, handled(claim.deliveries))
+    await store.end_claim(elsewhere)
+    again = [await take(store), await take(store)]
+    assert {each.route: each.deliveries for each in again} == {
+        "r1": (later,),
+        "r2": elsewhere.deliveries,
+    }
+
+
+async def test_what_was_settled_is_passed_over_from_then_on(store: Store) -> None:
+    await put(store, 1, 2)
+    claim = await take(store)
+    gone, again = claim.deliveries
+    settlement = replace(tried_again(again, delay=9.0, attempts=1), removed=(gone.id, gone.id))
+    assert await store.settle(claim, settlement)
+    for late in (handled([gone, again]), tried_again(gone), kept(again, attempts=7)):
+        assert await store.settle(claim, late)
+    assert await store.end_claim(claim, tried_again(again, attempts=7))
+    assert await store.counts() == Counts(waiting=1, dead_letters=0, oldest_at=NOON)
+    assert await store.claim(limit=10, lease=30) is None
+
+
+async def test_empty_settlement_only_tells_whether_the_lease_is_held(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    assert await store.settle(claim, Settlement())
+    assert await store.end_claim(claim, Settlement())
+    assert not await store.settle(claim, Settlement())
+    assert (await take(store)).deliveries == claim.deliveries
+
+
+async def test_claim_that_ends_with_nothing_but_a_new_retry_leaves_it(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    await store.settle(claim, handled(claim.deliveries))
+    new = Retry(delivery=alone(9), delay=0.0)
+    assert await store.end_claim(claim, Settlement(retries=(new,)))
+    assert numbers(await take(store)) == [9]
+
+
+# Claiming more
+
+
+async def test_holder_of_a_route_takes_what_arrived_since(store: Store, clock: Clock) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    assert await store.claim_more(claim, limit=10) == ()
+    await put(store, 2, 3, 4)
+    await put(store, 5, route="r2")
+    more = await store.claim_more(claim, limit=2)
+    assert more is not None
+    assert [number_of(each) for each in more] == [2, 3]
+    assert all(each.id and each.route == "r1" for each in more)
+    assert numbers(await take(store)) == [5]
+    clock.now += 29
+    assert await store.claim(limit=10, lease=30) is None
+    assert await store.end_claim(claim, handled([*claim.deliveries, *more]))
+    assert numbers(await take(store)) == [4]
+
+
+async def test_what_was_claimed_more_is_settled_as_the_rest(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    await put(store, 2, 3, 4)
+    more = await store.claim_more(claim, limit=10)
+    assert more is not None
+    removed, kept_, again = more
+    settlement = Settlement(
+        removed=(removed.id,),
+        kept=(replace(kept_, progress="p3"),),
+        retries=(Retry(delivery=replace(again, attempts=1), delay=0.0),),
+    )
+    assert await store.settle(claim, settlement)
+    await store.end_claim(claim)
+    claim = await take(store)
+    told = [(number_of(each), each.attempts, each.progress) for each in claim.deliveries]
+    assert told == [(1, 0, ""), (3, 0, "p3"), (4, 1, "")]
+
+
+async def test_what_is_not_due_is_not_claimed_more(store: Store, clock: Clock) -> None:
+    await put(store, 1, 2)
+    claim = await take(store)
+    first, second = claim.deliveries
+    await store.settle(claim, tried_again(first, delay=5.0, attempts=1))
+    await store.settle(claim, tried_again(second, attempts=1))
+    assert await store.claim_more(claim, limit=10) == (replace(second, attempts=1),)
+    assert await store.claim_more(claim, limit=10) == ()
+    clock.now += 5
+    assert await store.claim_more(claim, limit=10) == (replace(first, attempts=1),)
+
+
+async def test_more_is_claimed_in_the_order_in_which_it_is_due(store: Store, clock: Clock) -> None:
+    await put(store, 1)
+    claim = await take(store, lease=60)
+    await store.settle(claim, tried_again(claim.deliveries[0], delay=5.0))
+    for number in (3, 2):
+        clock.now += 4
+        await put(store, number)
+    more = await store.claim_more(claim, limit=10)
+    assert more is not None
+    assert [number_of(each) for each in more] == [3, 1, 2]
+
+
+async def test_claiming_more_needs_a_limit(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    with pytest.raises(ValueError, match="at least 1"):
+        await store.claim_more(claim, limit=0)
+
+
+async def test_lapsed_lease_that_nobody_took_over_can_still_claim_more(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1)
+    claim = await take(store, lease=30)
+    await put(store, 2)
+    clock.now += 100
+    more = await store.claim_more(claim, limit=10)
+    assert more is not None
+    assert await store.renew(claim, lease=30)
+    assert await store.end_claim(claim, handled([*claim.deliveries, *more]))
+    assert (await store.counts()).waiting == 0
+
+
+async def test_bodies_that_are_claimed_more_are_bounded_and_one_is_always_given(
+    store: Store,
+) -> None:
+    await put(store, 0)
+    claim = await take(store)
+    sizes = [MAX_CLAIM_BYTES // 2, MAX_CLAIM_BYTES // 2, 1, MAX_CLAIM_BYTES + 1, 1]
+    for number, size in enumerate(sizes, start=1):
+        assert await store.put(replace(delivery(number), body=bytes(size)))
+    claimed = []
+    while more := await store.claim_more(claim, limit=100):
+        claimed.append([len(each.body) for each in more])
+        await store.settle(claim, handled(more))
+    assert claimed == [sizes[:2], sizes[2:3], sizes[3:4], sizes[4:]]
+
+
+async def test_counts_know_what_was_claimed_more(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    await store.put(delivery(2, at=NOON + MICROSECOND))
+    more = await store.claim_more(claim, limit=10)
+    assert more is not None
+    await store.settle(claim, handled(claim.deliveries))
+    assert await store.counts() == Counts(waiting=1, dead_letters=0, oldest_at=NOON + MICROSECOND)
+
+
+# The claim before
+
+
+async def test_claim_names_the_claim_of_its_route_before_it(store: Store) -> None:
+    fences = {"r1": 0, "r2": 0}
+    for id_ in fences:
+        await confirm(store, id_)
+    for number in range(6):
+        await put(store, number, route=f"r{1 + number % 2}")
+        claim = await take(store)
+        assert claim.previous == fences[claim.route]
+        fences[claim.route] = claim.fence
+        await store.end_claim(claim, handled(claim.deliveries))
+
+
+async def test_claim_names_the_one_that_lapsed_before_it(store: Store, clock: Clock) -> None:
+    await confirm(store)
+    await put(store, 1)
+    first = await crash(store, clock)
+    second = await crash(store, clock)
+    assert (first.previous, second.previous) == (0, first.fence)
+    third = await take(store, lease=30)
+    await store.settle(third, handled(third.deliveries))
+    clock.now += 30
+    assert await store.claim(limit=10, lease=30) is None
+    await put(store, 2)
+    assert (await take(store)).previous == third.fence
+
+
+async def test_claim_after_a_claim_that_took_more_names_it(store: Store) -> None:
+    await confirm(store)
+    await put(store, 1)
+    claim = await take(store)
+    await put(store, 2)
+    await store.claim_more(claim, limit=10)
+    await store.renew(claim, lease=30)
+    await store.end_claim(claim)
+    assert (await take(store)).previous == claim.fence
+
+
+# Remembered events
+
+
+async def remember(store: Store, scope: str, *events: bytes) -> None:
+    """Settle these events, each by a claim of its own."""
+    for number, packed in enumerate(events):
+        id_ = f"of {scope} {len(packed)} {packed[:8].hex()} {number}"
+        await store.put(replace(delivery(), digest=hashlib.sha256(id_.encode()).digest()))
+        claim = await take(store)
+        settlement = replace(handled(claim.deliveries), scope=scope, events=packed)
+        assert await store.end_claim(claim, settlement)
+
+
+async def test_settled_events_are_remembered_in_order_and_by_scope(store: Store) -> None:
+    assert await store.remembered("acmé 12") == b""
+    packed = [bytes([number, 0, 255]) * (number + 1) for number in range(20)]
+    await remember(store, "acmé 12", *packed)
+    await remember(store, "", b"of none")
+    await remember(store, "acmé", b"of acme")
+    assert await store.remembered("acmé 12") == b"".join(packed)
+    assert await store.remembered("") == b"of none"
+    assert await store.remembered("acmé") == b"of acme"
+    assert await store.remembered("12") == b""
+
+
+async def test_events_are_remembered_when_a_claim_goes_on(store: Store) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    assert await store.settle(claim, Settlement(scope="12", events=b"one"))
+    assert await store.settle(claim, Settlement(scope="13", events=b"other"))
+    assert await store.settle(claim, Settlement(scope="12"))
+    assert await store.settle(claim, Settlement(scope="12", events=b"two"))
+    assert await store.remembered("12") == b"onetwo"
+
+
+async def test_many_bytes_of_events_are_remembered(store: Store) -> None:
+    packed = [bytes([number]) * 300_000 for number in range(10)]
+    await remember(store, "12", *packed)
+    assert await store.remembered("12") == b"".join(packed)
+
+
+async def test_events_are_forgotten_48_hours_after_they_were_settled(
+    store: Store, let_pass: Callable[[timedelta], None]
+) -> None:
+    await remember(store, "12", b"first")
+    await remember(store, "13", b"other")
+    let_pass(timedelta(hours=1))
+    await remember(store, "12", b"second")
+    let_pass(DUPLICATES_KNOWN_FOR - timedelta(hours=1, seconds=10))
+    assert await store.remembered("12") == b"firstsecond"
+    let_pass(timedelta(seconds=20))
+    assert await store.remembered("12") == b"second"
+    assert await store.remembered("13") == b""
+    await remember(store, "12", b"third")
+    let_pass(timedelta(hours=1))
+    assert await store.remembered("12") == b"third"
+
+
+async def test_events_outlive_their_route(
+    store: Store, let_pass: Callable[[timedelta], None]
+) -> None:
+    await confirm(store)
+    await store.retire("r1")
+    let_pass(timedelta(hours=1))
+    await remember(store, "12", b"events")
+    let_pass(RETIRED_KNOWN_FOR - timedelta(hours=1))
+    assert await store.get_route("r1") is None
+    assert await store.remembered("12") == b"events"
 
 
 # Crashes
@@ -986,7 +1618,7 @@ async def test_what_a_lapsed_claim_held_is_claimed_one_by_one_in_order(
     for number in (1, 2, 3):
         claim = await take(store)
         assert crashes(claim) == [(number, 1)]
-        assert await store.end_claim(claim, claim.deliveries)
+        assert await store.end_claim(claim, handled(claim.deliveries))
     assert crashes(await take(store)) == [(4, 0), (5, 0)]
 
 
@@ -996,17 +1628,17 @@ async def test_fresh_deliveries_are_claimed_without_the_one_that_crashed_behind_
     await put(store, 1)
     await crash(store, clock)
     claim = await take(store)
-    await store.release(claim, claim.deliveries[0], delay=10.0, attempts=1, done=0)
+    await store.settle(claim, tried_again(claim.deliveries[0], delay=10.0, attempts=1))
     await store.end_claim(claim)
     await put(store, 2, 3)
     clock.now += 10
     await put(store, 4)
     claim = await take(store)
     assert crashes(claim) == [(2, 0), (3, 0)]
-    await store.end_claim(claim, claim.deliveries)
+    await store.end_claim(claim, handled(claim.deliveries))
     claim = await take(store)
     assert crashes(claim) == [(1, 1)]
-    await store.end_claim(claim, claim.deliveries)
+    await store.end_claim(claim, handled(claim.deliveries))
     assert crashes(await take(store)) == [(4, 0)]
 
 
@@ -1019,14 +1651,14 @@ async def test_each_lapsed_claim_counts_once(store: Store, clock: Clock) -> None
 async def test_what_was_settled_before_the_crash_did_not_crash(store: Store, clock: Clock) -> None:
     await put(store, 1, 2, 3, 4)
     claim = await take(store, lease=30)
-    acked, released, buried, _ = claim.deliveries
-    await store.ack(claim, [acked])
-    await store.release(claim, released, delay=0.0, attempts=1, done=0)
-    await store.bury(claim, buried, [letter()])
+    removed, released, given_up, _ = claim.deliveries
+    await store.settle(claim, handled([removed]))
+    await store.settle(claim, tried_again(released, attempts=1))
+    await store.settle(claim, buried(given_up, [letter()]))
     clock.now += 30
     claim = await take(store)
     assert crashes(claim) == [(2, 0)]
-    await store.end_claim(claim, claim.deliveries)
+    await store.end_claim(claim, handled(claim.deliveries))
     assert crashes(await take(store)) == [(4, 1)]
 
 
@@ -1036,7 +1668,7 @@ async def test_released_delivery_has_crashed_once_at_most(store: Store, clock: C
         await crash(store, clock)
     claim = await take(store)
     assert crashes(claim) == [(1, 3)]
-    await store.release(claim, claim.deliveries[0], delay=0.0, attempts=0, done=1)
+    await store.settle(claim, tried_again(claim.deliveries[0], progress="p1"))
     await store.end_claim(claim)
     assert crashes(await take(store)) == [(1, 1)]
 
@@ -1060,11 +1692,75 @@ async def test_lapsed_lease_that_was_used_after_all_is_no_crash(store: Store, cl
     assert crashes(await take(store)) == [(1, 0)]
 
 
+async def test_kept_delivery_has_crashed_once_at_most(store: Store, clock: Clock) -> None:
+    await put(store, 1)
+    for _ in range(3):
+        await crash(store, clock)
+    claim = await take(store, lease=30)
+    assert crashes(claim) == [(1, 3)]
+    await store.settle(claim, kept(claim.deliveries[0], attempts=1, progress="p1"))
+    clock.now += 30
+    (again,) = (await take(store)).deliveries
+    assert (again.crashes, again.attempts, again.progress) == (2, 1, "p1")
+
+
+async def test_what_was_claimed_more_crashes_with_the_claim(store: Store, clock: Clock) -> None:
+    await put(store, 1)
+    claim = await take(store, lease=30)
+    await put(store, 2, 3)
+    more = await store.claim_more(claim, limit=10)
+    assert more is not None
+    await store.settle(claim, handled(more[:1]))
+    await put(store, 4)
+    clock.now += 30
+    for number in (1, 3):
+        claim = await take(store)
+        assert crashes(claim) == [(number, 1)]
+        await store.end_claim(claim, handled(claim.deliveries))
+    assert crashes(await take(store)) == [(4, 0)]
+
+
+async def test_none_is_claimed_more_from_the_first_on_that_crashed(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1)
+    await crash(store, clock)
+    claim = await take(store)
+    await store.end_claim(claim, tried_again(claim.deliveries[0], delay=10.0))
+    await put(store, 2)
+    claim = await take(store, lease=60)
+    await put(store, 3)
+    clock.now += 10
+    await put(store, 4)
+    more = await store.claim_more(claim, limit=10)
+    assert more is not None
+    assert [number_of(each) for each in more] == [3]
+    assert await store.claim_more(claim, limit=10) == ()
+    await store.end_claim(claim, handled([*claim.deliveries, *more]))
+    claim = await take(store)
+    assert crashes(claim) == [(1, 1)]
+    await store.end_claim(claim, handled(claim.deliveries))
+    assert crashes(await take(store)) == [(4, 0)]
+
+
+async def test_event_alone_of_a_delivery_that_crashed_has_not_crashed(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1)
+    await crash(store, clock)
+    claim = await take(store)
+    event = replace(claim.deliveries[0], id="")
+    assert event.crashes == 1
+    new = Retry(delivery=event, delay=0.0)
+    await store.end_claim(claim, replace(handled(claim.deliveries), retries=(new,)))
+    assert crashes(await take(store)) == [(1, 0)]
+
+
 async def test_replayed_letter_has_not_crashed(store: Store, clock: Clock) -> None:
     await put(store, 1)
     await crash(store, clock)
     claim = await take(store)
-    await store.bury(claim, claim.deliveries[0], [letter(body=claim.deliveries[0].body)])
+    await store.settle(claim, buried(claim.deliveries[0], [letter(body=claim.deliveries[0].body)]))
     await store.end_claim(claim)
     await store.replay([dead.id for dead in await store.dead_letters()])
     assert crashes(await take(store)) == [(1, 0)]
@@ -1080,7 +1776,7 @@ async def test_bodies_of_a_claim_are_bounded_and_one_is_always_given(store: Stor
     claimed = []
     while claim := await store.claim(limit=100, lease=30):
         claimed.append([len(each.body) for each in claim.deliveries])
-        await store.end_claim(claim, claim.deliveries)
+        await store.end_claim(claim, handled(claim.deliveries))
     assert claimed == [sizes[:2], sizes[2:3], sizes[3:4], sizes[4:]]
 
 
@@ -1162,14 +1858,15 @@ async def test_buried_delivery_leaves_its_letters(store: Store) -> None:
     await put(store, 1, 2)
     claim = await take(store)
     letters = [
-        letter("first", body=b"\x00", done=3),
+        letter("first", body=b"\x00", progress="p3"),
         letter("second", buried_at=NOON + MICROSECOND),
     ]
-    assert await store.bury(claim, claim.deliveries[0], letters)
-    assert await store.bury(claim, claim.deliveries[1], [])
+    assert await store.settle(claim, buried(claim.deliveries[0], letters))
+    assert await store.settle(claim, buried(claim.deliveries[1], []))
     assert (await store.counts()).waiting == 0
     first, second = await store.dead_letters()
-    assert (first.reason, first.body, first.done, first.received_at) == ("first", b"\x00", 3, NOON)
+    assert (first.reason, first.body, first.progress) == ("first", b"\x00", "p3")
+    assert first.received_at == NOON
     assert (second.reason, second.buried_at) == ("second", NOON + MICROSECOND)
 
 
@@ -1208,7 +1905,7 @@ async def test_replayed_letter_is_due_again_from_where_it_stopped(store: Store) 
     await put(store, 1)
     claim = await take(store)
     (failed,) = claim.deliveries
-    await store.bury(claim, failed, [letter(body=failed.body, done=2)])
+    await store.settle(claim, buried(failed, [letter(body=failed.body, progress="p2")]))
     await store.end_claim(claim)
     await store.retire("r1")
     (dead,) = await store.dead_letters()
@@ -1218,8 +1915,8 @@ async def test_replayed_letter_is_due_again_from_where_it_stopped(store: Store) 
     claim = await take(store)
     (again,) = claim.deliveries
     assert (again.route, again.body, again.received_at) == ("r1", failed.body, NOON)
-    assert (again.attempts, again.done, len(again.digest)) == (0, 2, 32)
-    assert await store.end_claim(claim, claim.deliveries)
+    assert (again.attempts, again.progress, again.digest) == (0, "p2", bytes(32))
+    assert await store.end_claim(claim, handled(claim.deliveries))
 
 
 async def test_letters_of_several_routes_are_replayed_at_once(store: Store) -> None:
@@ -1276,7 +1973,7 @@ async def test_leased_delivery_counts_as_the_oldest(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
     assert (await store.counts()).oldest_at == NOON
-    await store.end_claim(claim, claim.deliveries)
+    await store.end_claim(claim, handled(claim.deliveries))
     assert (await store.counts()).oldest_at is None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from asana_webhooks.models import Delivery
+from asana_webhooks.models import Delivery, Settlement
 from asana_webhooks.stores import DUPLICATES_KNOWN_FOR
 from asana_webhooks.stores.memory import MemoryStore
 
@@ -24,7 +24,9 @@ async def test_claims_that_ended_before_their_lease_are_forgotten() -> None:
         assert claim is not None
         for _ in range(3):
             await store.renew(claim, lease=3600)
-        await store.end_claim(claim, claim.deliveries)
+        await store.end_claim(
+            claim, Settlement(removed=tuple(each.id for each in claim.deliveries))
+        )
     assert len(store._schedule) < 100
     assert not store._queues
 
@@ -41,3 +43,27 @@ async def test_digests_are_forgotten_after_48_hours_though_none_is_new() -> None
     assert await store.claim(limit=1, lease=30) is None
     assert not store._known_digests
     assert not store._learnt
+
+
+async def test_remembered_events_are_forgotten_after_48_hours_though_none_is_new() -> None:
+    now = [0.0]
+    store = MemoryStore(clock=lambda: now[0])
+    await store.put(delivery(0))
+    claim = await store.claim(limit=1, lease=3600)
+    assert claim is not None
+    for number in range(100):
+        await store.settle(claim, Settlement(scope=f"{number % 3}", events=b"x"))
+    now[0] += DUPLICATES_KNOWN_FOR.total_seconds() + 1
+    assert await store.claim(limit=1, lease=30) is not None
+    assert not store._remembered
+    assert not store._settled
+
+
+async def test_fences_of_unknown_routes_are_forgotten_when_nothing_waits() -> None:
+    store = MemoryStore()
+    for number in range(10):
+        await store.put(delivery(number))
+        claim = await store.claim(limit=1, lease=3600)
+        assert claim is not None
+        await store.end_claim(claim, Settlement(removed=(claim.deliveries[0].id,)))
+    assert not store._fences

@@ -12,15 +12,15 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from msgspec.structs import replace
 
 from .._options import COUNT, check_options
 from ..errors import StoreError
-from ..models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from ..models import Claim, Counts, DeadLetter, Delivery, Retry, Route, Settlement, WebhookFilter
 from . import (
     DUPLICATES_KNOWN_FOR,
     MAX_CANDIDATES,
@@ -61,11 +61,14 @@ class MemoryStore:
         self._owners: dict[str, _Ownership] = {}
         self._held: dict[tuple[str, str], list[tuple[int, Delivery]]] = {}
         self._queues: dict[str, _Queue] = {}
+        self._fences: dict[str, int] = {}  # of each route's last claim
         self._schedule: list[tuple[float, int, _Queue]] = []
         self._waiting = 0  # without those that are held
         self._letters: dict[str, DeadLetter] = {}
         self._known_digests: dict[bytes, datetime] = {}
         self._learnt: deque[tuple[float, bytes, datetime]] = deque()
+        self._remembered: dict[str, deque[bytes]] = {}
+        self._settled: deque[tuple[float, str]] = deque()  # the scopes of what is remembered
 
     async def __aenter__(self) -> Self:
         """Return the store; there is nothing to open."""
@@ -125,36 +128,51 @@ class MemoryStore:
         self._routes[route] = replace(found, candidates=(*found.candidates, secret))
         return True
 
-    async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
+    async def confirm(
+        self, route: str, *, gid: str, secret: str, leaving: Sequence[str] = ()
+    ) -> bool:
         found = self._find(route)
         if found is None or found.state != "reserved" or secret not in found.candidates:
             return False
         del self._expires[route]
         self._routes[route] = replace(
-            found, state="confirmed", gid=gid, secret=secret, candidates=()
+            found,
+            state="confirmed",
+            gid=gid,
+            secret=secret,
+            candidates=(),
+            confirmed_at=datetime.now(UTC),
         )
+        for other in leaving:
+            await self.leave(other)
         now = self._clock()
         for number, delivery in self._held.pop((route, secret), ()):
             self._enqueue(now, number, delivery)
         self._drop_held(found)
         return True
 
-    async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
-        found = self._find(route)
-        if found is not None:
-            new = None if filters is None else tuple(filters)
-            self._routes[route] = replace(found, filters=new)
+    async def set_user(self, route: str, user: str) -> None:
+        self._change(route, user=user)
 
-    async def note_heartbeat(self, route: str, at: datetime) -> None:
-        found = self._find(route)
-        if found is not None:
-            self._routes[route] = replace(found, heartbeat_at=at)
-
-    async def retire(self, route: str) -> bool:
+    async def leave(self, route: str) -> bool:
         found = self._find(route)
         if found is None or found.state != "confirmed":
             return False
-        self._routes[route] = replace(found, state="retired", secret=None)
+        self._change(route, leaving=True)
+        return True
+
+    async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
+        self._change(route, filters=None if filters is None else tuple(filters))
+
+    async def note_heartbeat(self, route: str, at: datetime) -> None:
+        self._change(route, heartbeat_at=at)
+
+    async def retire(self, route: str, *, lost: bool = False) -> bool:
+        found = self._find(route)
+        if found is None or found.state != "confirmed":
+            return False
+        retired_as = "lost" if lost else "deleted"
+        self._change(route, state="retired", secret=None, retired_as=retired_as)
         self._expire(route, self._clock() + RETIRED_KNOWN_FOR.total_seconds())
         return True
 
@@ -169,11 +187,18 @@ class MemoryStore:
         self._purge(self._clock())
         return self._routes.get(route)
 
+    def _change(self, route: str, **fields: Any) -> None:
+        found = self._find(route)
+        if found is not None:
+            self._routes[route] = replace(found, **fields)
+
     def _is_served(self, route: Route) -> bool:
-        prefix = prefix_of(route.target)
+        wanted = route.account, prefix_of(route.target)
         others = (self._routes[id_] for id_ in self._of_resource.get(route.resource, ()))
         return any(
-            other.state != "retired" and prefix_of(other.target) == prefix for other in others
+            (other.account, prefix_of(other.target)) == wanted
+            for other in others
+            if other.state != "retired" and not other.leaving
         )
 
     def _expire(self, route: str, at: float) -> None:
@@ -202,6 +227,7 @@ class MemoryStore:
 
     def _forget(self, route: Route) -> None:
         del self._routes[route.id], self._expires[route.id]
+        self._fences.pop(route.id, None)
         others = self._of_resource[route.resource]
         del others[route.id]
         if not others:
@@ -227,7 +253,7 @@ class MemoryStore:
         self, delivery: Delivery, candidate: str | None, reason: str | None
     ) -> bool | StoreError:
         now = self._clock()
-        self._forget_digests(now)
+        self._forget_what_is_old(now)
         if self._is_known(delivery):
             return False
         route = None if candidate is None else self._find(delivery.route)
@@ -257,15 +283,17 @@ class MemoryStore:
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
         check_limit(limit)
         now = self._clock()
-        self._forget_digests(now)
+        self._forget_what_is_old(now)
         while self._schedule and self._schedule[0][0] <= now:
             _, ticket, queue = heapq.heappop(self._schedule)
             if queue.ticket == ticket and self._is_due(queue, now):
-                queue.fence = next(self._numbers)
-                self._reschedule(queue, now + lease)
-                deliveries = queue.take(now, limit)
-                return Claim(route=queue.route, fence=queue.fence, deliveries=deliveries)
+                return self._lease(queue, now, limit, lease)
         return None
+
+    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+        check_limit(limit)
+        queue = self._leased(claim)
+        return None if queue is None else queue.take_fresh(self._clock(), limit)
 
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         queue = self._leased(claim)
@@ -274,38 +302,32 @@ class MemoryStore:
         self._reschedule(queue, self._clock() + lease)
         return True
 
-    async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
+    async def settle(self, claim: Claim, settlement: Settlement) -> bool:
         queue = self._leased(claim)
         if queue is None:
             return False
-        for delivery in handled:
-            self._remove(queue, delivery)
+        for id_ in settlement.removed:
+            if queue.taken.pop(id_, None) is not None:
+                self._waiting -= 1
+        for delivery in settlement.kept:
+            queue.keep(delivery)
+        for retry in settlement.retries:
+            self._try_again(queue, retry)
+        self._bury(settlement.letters)
+        if settlement.events:
+            self._remembered.setdefault(settlement.scope, deque()).append(settlement.events)
+            self._settled.append((self._clock(), settlement.scope))
         return True
 
-    async def release(
-        self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
-    ) -> bool:
-        queue = self._leased(claim)
-        if queue is None or delivery.id not in queue.taken:
-            return False
-        due, number, kept = queue.taken.pop(delivery.id)
-        crashes = min(kept.crashes, 1)
-        again = replace(kept, attempts=attempts, done=done, crashes=crashes)
-        queue.add(self._clock() + delay if delay else due, number, again)
-        return True
-
-    async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
-        queue = self._leased(claim)
-        if queue is None or not self._remove(queue, delivery):
-            return False
-        self._bury(letters)
-        return True
-
-    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
-        if not await self.ack(claim, handled):
+    async def end_claim(self, claim: Claim, settlement: Settlement | None = None) -> bool:
+        if not await self.settle(claim, settlement or Settlement()):
             return False
         self._give_back(self._queues[claim.route], crashes=0)
         return True
+
+    async def remembered(self, scope: str) -> bytes:
+        self._forget_what_is_old(self._clock())
+        return b"".join(self._remembered.get(scope, ()))
 
     async def counts(self) -> Counts:
         self._purge(self._clock())
@@ -335,7 +357,7 @@ class MemoryStore:
                 body=letter.body,
                 digest=bytes(32),
                 received_at=letter.received_at,
-                done=letter.done,
+                progress=letter.progress,
             )
             self._enqueue(self._clock(), *self._numbered(delivery))
         return len(letters)
@@ -348,8 +370,14 @@ class MemoryStore:
         known = self._known_digests.get(delivery.digest)
         return known is not None and abs(delivery.received_at - known) <= DUPLICATES_KNOWN_FOR
 
-    def _forget_digests(self, now: float) -> None:
-        while self._learnt and now - self._learnt[0][0] > DUPLICATES_KNOWN_FOR.total_seconds():
+    def _forget_what_is_old(self, now: float) -> None:
+        before = now - DUPLICATES_KNOWN_FOR.total_seconds()
+        while self._settled and self._settled[0][0] < before:
+            _, scope = self._settled.popleft()
+            self._remembered[scope].popleft()
+            if not self._remembered[scope]:
+                del self._remembered[scope]
+        while self._learnt and self._learnt[0][0] < before:
             _, digest, received_at = self._learnt.popleft()
             if self._known_digests.get(digest) == received_at:  # it did not come again
                 del self._known_digests[digest]
@@ -379,11 +407,25 @@ class MemoryStore:
         queue = self._queues.get(claim.route)
         return queue if queue is not None and queue.fence == claim.fence else None
 
-    def _remove(self, queue: _Queue, delivery: Delivery) -> bool:
-        if queue.taken.pop(delivery.id, None) is None:
-            return False
-        self._waiting -= 1
-        return True
+    def _lease(self, queue: _Queue, now: float, limit: int, lease: float) -> Claim:
+        queue.fence = next(self._numbers)
+        previous = self._fences.get(queue.route, 0)
+        self._fences[queue.route] = queue.fence
+        self._reschedule(queue, now + lease)
+        return Claim(
+            route=queue.route,
+            fence=queue.fence,
+            deliveries=queue.take(now, limit),
+            previous=previous,
+        )
+
+    def _try_again(self, queue: _Queue, retry: Retry) -> None:
+        if retry.delivery.id:
+            queue.put_off(retry.delivery, self._clock() + retry.delay if retry.delay else None)
+            return
+        alone = replace(retry.delivery, route=queue.route, digest=bytes(32), crashes=0)
+        queue.add(self._clock() + retry.delay, *self._numbered(alone))
+        self._waiting += 1
 
     def _is_due(self, queue: _Queue, now: float) -> bool:
         if queue.fence:  # the lease ran out; all may be acked, or released to a later time
@@ -397,6 +439,8 @@ class MemoryStore:
         else:
             queue.ticket, queue.at = 0, math.inf
             del self._queues[queue.route]
+            if queue.route not in self._routes:
+                self._fences.pop(queue.route, None)
 
     def _reschedule(self, queue: _Queue, at: float) -> None:
         queue.at = at
@@ -465,18 +509,39 @@ class _Queue:
 
         One with ``crashes`` is taken alone.
         """
+        if self._untaken[0].delivery.crashes:
+            return (self._pop(),)
+        return self.take_fresh(now, limit)
+
+    def take_fresh(self, now: float, limit: int) -> tuple[Delivery, ...]:
+        """Return up to ``limit`` of the due deliveries before the first with ``crashes``."""
         deliveries: list[Delivery] = []
         size = 0
         while self._untaken and self._untaken[0].due <= now and len(deliveries) < limit:
             delivery = self._untaken[0].delivery
             size += len(delivery.body)
-            if deliveries and (delivery.crashes or size > MAX_CLAIM_BYTES):
+            if delivery.crashes or (deliveries and size > MAX_CLAIM_BYTES):
                 break
-            self.taken[delivery.id] = heapq.heappop(self._untaken)
-            deliveries.append(delivery)
-            if delivery.crashes:
-                break
+            deliveries.append(self._pop())
         return tuple(deliveries)
+
+    def keep(self, delivery: Delivery) -> None:
+        """Keep the progress of one that is taken; any other is passed over."""
+        entry = self.taken.get(delivery.id)
+        if entry is not None:
+            self.taken[delivery.id] = entry._replace(delivery=_settled(entry.delivery, delivery))
+
+    def put_off(self, delivery: Delivery, due: float | None) -> None:
+        """Let one that is taken wait until ``due``, or in its place; any other is passed over."""
+        entry = self.taken.pop(delivery.id, None)
+        if entry is not None:
+            due = entry.due if due is None else due
+            self.add(due, entry.number, _settled(entry.delivery, delivery))
+
+    def _pop(self) -> Delivery:
+        entry = heapq.heappop(self._untaken)
+        self.taken[entry.delivery.id] = entry
+        return entry.delivery
 
     def give_back(self, crashes: int) -> None:
         """End the lease; what was taken is in its place again, with so many more crashes."""
@@ -484,6 +549,12 @@ class _Queue:
         for due, number, delivery in self.taken.values():
             self.add(due, number, replace(delivery, crashes=delivery.crashes + crashes))
         self.taken.clear()
+
+
+def _settled(kept: Delivery, word: Delivery) -> Delivery:
+    """Return a delivery with what its worker, who lives, says of it."""
+    crashes = min(kept.crashes, 1)
+    return replace(kept, attempts=word.attempts, progress=word.progress, crashes=crashes)
 
 
 def _page(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
