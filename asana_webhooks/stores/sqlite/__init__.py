@@ -123,16 +123,17 @@ class SqliteStore:
     list_routes = _by_the_writer(Tables.list_routes)
     add_candidate = _by_the_writer(Tables.add_candidate)
     confirm = _by_the_writer(Tables.confirm)
+    set_user = _by_the_writer(Tables.set_user)
+    leave = _by_the_writer(Tables.leave)
     set_filters = _by_the_writer(Tables.set_filters)
     note_heartbeat = _by_the_writer(Tables.note_heartbeat)
     retire = _by_the_writer(Tables.retire)
     drop = _by_the_writer(Tables.drop)
 
     renew = _by_the_writer(Tables.renew)
-    ack = _by_the_writer(Tables.ack)
-    release = _by_the_writer(Tables.release)
-    bury = _by_the_writer(Tables.bury)
+    settle = _by_the_writer(Tables.settle)
     end_claim = _by_the_writer(Tables.end_claim)
+    remembered = _by_the_writer(Tables.remembered)
     counts = _by_the_writer(Tables.counts)
 
     dead_letters = _by_the_writer(Tables.dead_letters)
@@ -161,6 +162,16 @@ class SqliteStore:
             return await writer.submit(Tables.claim, given, limit=limit, lease=lease)
         except asyncio.CancelledError:
             writer.submit(Tables.give_back, given).cancel()  # it runs, nobody waits for it
+            raise
+
+    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+        check_limit(limit)
+        writer = self._opened()
+        given: list[Delivery] = []
+        try:
+            return await writer.submit(Tables.claim_more, given, claim, limit=limit)
+        except asyncio.CancelledError:
+            writer.submit(Tables.give_more_back, given, claim).cancel()  # as above
             raise
 
     async def replay(self, ids: Sequence[str]) -> int:

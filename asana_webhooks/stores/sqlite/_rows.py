@@ -1,13 +1,11 @@
-"""Deliveries, routes and dead letters as rows, and rows in statements."""
+"""Deliveries, routes and dead letters as rows."""
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -18,23 +16,17 @@ __all__ = [
     "LETTER_ID",
     "UNREADABLE",
     "UnreadableRowError",
-    "chunks",
     "delivery_of",
     "from_letter",
+    "from_retry",
     "is_count",
     "is_fence",
     "is_queue",
     "letter_of_delivery",
     "letter_of_row",
-    "placeholders",
     "route_of",
     "time_of",
 ]
-
-T = TypeVar("T")
-
-LONGEST_CHUNK = 128
-"""Rows of one statement: it has at most 999 parameters in older versions of SQLite."""
 
 LARGEST_COUNT = 2**31 - 1
 LARGEST_FENCE = 2**62
@@ -46,13 +38,20 @@ LETTER_ID = re.compile(r"[1-9]\d{0,17}", re.ASCII)
 UNREADABLE = "unreadable: its row in the store is damaged"
 """The reason of a dead letter that stands for a delivery which cannot be read."""
 
+NO_DIGEST = bytes(32)
+"""Of what no post with a signature brought."""
+
 # What a column holds; damaged text is read as bytes.
 TEXT_OR_NULL, NUMBER_OR_NULL = (str, NoneType), (int, NoneType)
-ROUTE = (str, str, str, TEXT_OR_NULL, str, TEXT_OR_NULL, int, NUMBER_OR_NULL)
+ROUTE = (
+    *(str, str, str, TEXT_OR_NULL, str, TEXT_OR_NULL, str, TEXT_OR_NULL),
+    *(int, NUMBER_OR_NULL, NUMBER_OR_NULL, int, TEXT_OR_NULL),
+)
 QUEUE = (str, int, int, TEXT_OR_NULL)
-DELIVERY = (int, bytes, int, int, int, str, int, bytes)
+DELIVERY = (int, bytes, int, int, str, str, int, bytes)
 
 STATES = ("reserved", "confirmed", "retired")
+ENDS = (None, "deleted", "lost")
 
 
 class UnreadableRowError(Exception):
@@ -61,19 +60,27 @@ class UnreadableRowError(Exception):
 
 def route_of(row: tuple[Any, ...]) -> Route:
     """Return the route of a row without secrets. Raises UnreadableRowError."""
-    id_, target, resource, filters, state, gid, created_at, heartbeat_at = row
-    if not _fits(row, ROUTE) or state not in STATES:
+    if not _fits(row, ROUTE):
         raise UnreadableRowError
+    id_, target, resource, filters, state, gid, account, user, *times, leaving, retired_as = row
+    if state not in STATES or retired_as not in ENDS:
+        raise UnreadableRowError
+    created_at, confirmed_at, heartbeat_at = times
     try:
         return Route(
             id=id_,
             target=target,
             resource=resource,
+            account=account,
+            user=user,
             filters=decode_filters(filters),
             state=state,
             gid=gid,
             created_at=from_micros(created_at),
+            confirmed_at=None if confirmed_at is None else from_micros(confirmed_at),
             heartbeat_at=None if heartbeat_at is None else from_micros(heartbeat_at),
+            leaving=bool(leaving),
+            retired_as=retired_as,
         )
     except (msgspec.MsgspecError, ValueError, OverflowError):
         raise UnreadableRowError from None
@@ -96,8 +103,8 @@ def is_count(value: object) -> bool:
 
 def delivery_of(route: str, row: tuple[Any, ...]) -> Delivery:
     """Return the delivery of a row that was taken. Raises UnreadableRowError."""
-    number, digest, received_at, attempts, done, trace, crashes, body = row
-    if not _fits(row, DELIVERY) or not all(map(is_count, (attempts, done, crashes))):
+    number, digest, received_at, attempts, progress, trace, crashes, body = row
+    if not _fits(row, DELIVERY) or not is_count(attempts) or not is_count(crashes):
         raise UnreadableRowError
     try:
         at = from_micros(received_at)
@@ -109,7 +116,7 @@ def delivery_of(route: str, row: tuple[Any, ...]) -> Delivery:
         digest=digest,
         received_at=at,
         attempts=attempts,
-        done=done,
+        progress=progress,
         trace=trace,
         crashes=crashes,
         body=body,
@@ -130,7 +137,7 @@ def letter_of_delivery(route: str, received_at: Any, body: Any) -> DeadLetter:
 
 def letter_of_row(row: tuple[Any, ...]) -> DeadLetter:
     """Return the dead letter of a row; what cannot be read of it is left out."""
-    number, route, reason, received_at, buried_at, done, body = row
+    number, route, reason, received_at, buried_at, progress, body = row
     now = datetime.now(UTC)
     return DeadLetter(
         id=str(number),
@@ -138,7 +145,7 @@ def letter_of_row(row: tuple[Any, ...]) -> DeadLetter:
         reason=reason if isinstance(reason, str) else UNREADABLE,
         received_at=time_of(received_at) or now,
         buried_at=time_of(buried_at) or now,
-        done=done if isinstance(done, int) else 0,
+        progress=progress if isinstance(progress, str) else "",
         body=body if isinstance(body, bytes) else b"",
     )
 
@@ -146,7 +153,14 @@ def letter_of_row(row: tuple[Any, ...]) -> DeadLetter:
 def from_letter(letter: DeadLetter) -> tuple[Any, ...]:
     """Return the row that keeps a dead letter."""
     received_at, buried_at = to_micros(letter.received_at), to_micros(letter.buried_at)
-    return (letter.route, letter.reason, received_at, buried_at, letter.done, letter.body)
+    return (letter.route, letter.reason, received_at, buried_at, letter.progress, letter.body)
+
+
+def from_retry(route: str, delivery: Delivery, due: float) -> tuple[Any, ...]:
+    """Return the row that keeps a delivery which is tried again in a place of its own."""
+    at = to_micros(delivery.received_at)
+    told = (delivery.attempts, delivery.progress, delivery.trace, delivery.body)
+    return (route, NO_DIGEST, at, due, *told)
 
 
 def time_of(micros: Any) -> datetime | None:
@@ -155,22 +169,6 @@ def time_of(micros: Any) -> datetime | None:
         return from_micros(micros) if isinstance(micros, int) else None
     except OverflowError:
         return None
-
-
-def chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Cut into powers of two, so that there are few texts of statements to prepare and keep."""
-    start = 0
-    while start < len(rows):
-        size = min(1 << (len(rows) - start).bit_length() - 1, LONGEST_CHUNK)
-        yield rows[start : start + size]
-        start += size
-
-
-@functools.cache
-def placeholders(statement: str, rows: int, columns: int = 0) -> str:
-    """Fill in a question mark for each row, or for each column of each row."""
-    mark = f"({', '.join('?' * columns)})" if columns else "?"
-    return statement.format(", ".join([mark] * rows))
 
 
 def _fits(row: tuple[Any, ...], types: tuple[Any, ...]) -> bool:

@@ -1,55 +1,52 @@
-"""The calls of the store, in SQL."""
+"""The calls of the store about its inbox, in SQL."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import sqlite3
-import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from msgspec.structs import replace
-
 from ...errors import StoreError
-from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from ...models import Claim, Counts, DeadLetter, Delivery, Settlement
 from .. import (
     DUPLICATES_KNOWN_FOR,
-    MAX_CANDIDATES,
     MAX_CLAIM_BYTES,
     MAX_HELD,
     MAX_HELD_BYTES,
-    RETIRED_KNOWN_FOR,
     held_full,
     inbox_full,
 )
-from .._codec import MICROSECOND, encode_filters, letter_of, prefix_of, to_micros
-from .._encryption import EncryptedSecret, SecretCipher, report_unreadable, webhook_name
-from ._file import SQL, text_of, transaction
+from .._codec import MICROSECOND, letter_of, to_micros
+from .._encryption import SecretCipher
+from ._file import SQL, text_of
+from ._routes import Routes
 from ._rows import (
     LETTER_ID,
     UNREADABLE,
     UnreadableRowError,
-    chunks,
     delivery_of,
     from_letter,
+    from_retry,
     is_count,
     is_fence,
     is_queue,
     letter_of_delivery,
     letter_of_row,
-    placeholders,
-    route_of,
     time_of,
 )
+from ._statements import chunks, placeholders, wall_clock
 
 __all__ = ["Put", "Tables"]
 
 logger = logging.getLogger(__name__)
 
 PRUNE_EVERY = 256
-"""How many digests are learnt before old ones are forgotten."""
+"""How many digests, or events, are kept before old ones are forgotten."""
+
+FORGOTTEN_AT_ONCE = 10_000
+"""How many digests, and events, are looked at, at most, when nothing is to be done."""
 
 FREE_PAGES = 1024
 """How many free pages the file keeps, or a third of those in use when that is more."""
@@ -58,11 +55,6 @@ PAGES_AT_ONCE = 256
 """How many free pages go back to the disk in one transaction, at most."""
 
 KNOWN_FOR = DUPLICATES_KNOWN_FOR // MICROSECOND
-
-ROUTE_DAMAGED = (
-    "the row of a webhook in table routes is damaged: restore a copy of the file, or delete the"
-    " webhook and establish it again"
-)
 
 META_DAMAGED = "table meta of the file has lost its row: restart this program, which mends it"
 QUEUE_DAMAGED = (
@@ -77,11 +69,8 @@ Put: TypeAlias = tuple[Delivery, str | None, str | None]
 """A delivery, and its candidate and reason."""
 
 
-class Tables:
-    """The calls of the store, in SQL: each a part of a transaction of the writer.
-
-    ``steps`` grows with each statement.
-    """
+class Tables(Routes):
+    """All calls of the store: each a part of a transaction of the writer."""
 
     def __init__(
         self,
@@ -90,31 +79,9 @@ class Tables:
         clock: Callable[[], float],
         cipher: SecretCipher,
     ) -> None:
-        self.steps = 0
-        self._cipher = cipher
-        self._connection = connection
+        super().__init__(connection, clock, cipher)
         self._max_waiting = max_waiting
-        self._clock = clock
-        self._now = clock()
-        self._unpruned = 0
-        self._set_aside: set[str] = set()
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Commit what is done inside, or nothing; it happens at one reading of the clock."""
-        with transaction(self._connection):
-            changes = self._connection.total_changes
-            self._now = self._clock()
-            yield
-            if self._connection.total_changes != changes:
-                self._run("set_clock", self._now)
-
-    def _run(self, name: str, *values: Any) -> sqlite3.Cursor:
-        return self._execute(SQL[name], values)
-
-    def _execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
-        self.steps += 1
-        return self._connection.execute(statement, values)
+        self._unpruned = {"forget_digests": 0, "forget_events": 0}
 
     # Damage
 
@@ -131,171 +98,26 @@ class Tables:
             for id_, route, *rest in self._run("list_orphans").fetchall():
                 owner = route if isinstance(route, str) else ""
                 self._bury_unreadable(owner, [(id_, *rest)])
-            self._offer_again()
+            if self._offer_again():
+                self._raise_fence()
             (fence,) = self._run("read_fence").fetchone()
             if not is_fence(fence):
                 self._mend_fence()
             self._run("count_waiting_again")
 
     def _mend_fence(self) -> None:
-        """Begin again with fences above any that a claim may have."""
-        self._run("set_fence", time.time_ns() // 1000)  # there was no claim in each microsecond
+        self._raise_fence()
         logger.error("the fence in table meta was damaged, and begins again")
 
-    def _offer_again(self) -> None:
-        """Make the queues that lack of what waits."""
+    def _raise_fence(self) -> None:
+        """Begin again with fences above any that a claim may have: a queue has lost its own."""
+        self._run("set_fence", wall_clock())  # there was no claim in each microsecond
+
+    def _offer_again(self) -> int:
+        """Make the queues that lack of what waits; return how many there were."""
         if made := self._run("offer_again").rowcount:
             logger.error("%d queues were made again: their rows in the store were damaged", made)
-
-    # Ownership
-
-    def own(self, public_url: str, *, holder: str, ttl: float) -> str | None:
-        self._run("forget_owners", self._now)
-        other = self._run("find_other_owner", public_url, holder).fetchone()
-        if other is not None:
-            return str(other[0])
-        self._run("own", holder, public_url, self._now + ttl)
-        return None
-
-    def disown(self, holder: str) -> None:
-        self._run("disown", holder)
-        self._run("forget_owners", self._now)
-
-    # Routes
-
-    def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
-        self._run("forget_routes", self._now)
-        values = {
-            "id": route.id,
-            "target": route.target,
-            "prefix": prefix_of(route.target),
-            "resource": route.resource,
-            "filters": encode_filters(route.filters),
-            "created_at": to_micros(route.created_at),
-            "heartbeat_at": route.heartbeat_at and to_micros(route.heartbeat_at),
-            "expires": self._now + ttl,
-            "exclusive": exclusive,
-        }
-        return self._execute(SQL["reserve"], values).rowcount == 1
-
-    def get_route(self, route: str) -> Route | None:
-        try:
-            route.encode()
-        except UnicodeEncodeError:  # a stranger's path; no route has such an id
-            return None
-        row = self._execute(SQL["get_route"], {"route": route, "now": self._now}).fetchone()
-        return self._route(row) if row else None
-
-    def list_routes(self, resource: str | None = None) -> list[Route]:
-        if resource is None:
-            rows = self._run("list_routes", self._now)
-        else:
-            rows = self._run("list_routes_of", self._now, resource)
-        return [route for row in rows.fetchall() if (route := self._listed(row))]
-
-    def add_candidate(self, route: str, secret: str) -> bool:
-        found = self.get_route(route)
-        if found is None:
-            return False
-        if found.state == "reserved" and secret not in found.candidates:
-            if len(found.candidates) == MAX_CANDIDATES:
-                return False
-            self._run("add_candidate", route, *self._cipher.encrypt(route, secret))
-            return True
-        return secret == found.secret or secret in found.candidates
-
-    def confirm(self, route: str, *, gid: str, secret: str) -> bool:
-        (candidate,) = self._find_candidate(route, secret) or (None,)
-        if candidate is None:
-            return False
-        self._run("confirm", gid, candidate, route)
-        if self._run("free_held", self._now, candidate).rowcount:
-            self._insert("offer", [(route, self._now)])
-        self._run("drop_candidates", route)
-        return True
-
-    def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
-        self._run("set_filters", encode_filters(filters), route)
-
-    def note_heartbeat(self, route: str, at: datetime) -> None:
-        self._run("set_heartbeat", to_micros(at), route)
-
-    def retire(self, route: str) -> bool:
-        expires = self._now + RETIRED_KNOWN_FOR.total_seconds()
-        return self._run("retire", expires, route).rowcount == 1
-
-    def drop(self, route: str) -> Route | None:
-        found = self.get_route(route)
-        if found is None or found.state != "reserved":
-            return None
-        self._run("drop", route)
-        return found
-
-    def _route(self, row: tuple[Any, ...]) -> Route:
-        """Return the route of a row. Raises StoreError when it, or a secret, cannot be read."""
-        *fields, secret, ciphertext = row
-        try:
-            route = route_of(tuple(fields))
-        except UnreadableRowError:
-            raise StoreError(ROUTE_DAMAGED) from None
-        if secret is not None:
-            kept = EncryptedSecret(secret, ciphertext)
-            return replace(route, secret=self._cipher.decrypt(route.id, kept))
-        if route.state == "reserved":
-            rows = self._run("list_candidates", route.id).fetchall()
-            candidates = (self._cipher.decrypt(route.id, EncryptedSecret(*row)) for row in rows)
-            return replace(route, candidates=tuple(candidates))
-        return route
-
-    def _listed(self, row: tuple[Any, ...]) -> Route | None:
-        """Return the route of a row, without its secrets where those cannot be read.
-
-        None where even the row cannot be. Either is said once.
-        """
-        try:
-            return self._route(row)
-        except StoreError as error:
-            id_, _, resource, _, _, gid, *_ = row
-            if id_ not in self._set_aside:
-                self._set_aside.add(id_)
-                logger.error("%s is set aside: %s", webhook_name(gid, resource), error)
-        try:
-            return route_of(row[:-2])
-        except UnreadableRowError:
-            return None
-
-    def _find_candidate(self, route: str, secret: str) -> tuple[int | None] | None:
-        """Return the id of a candidate, None in its place when it is confirmed; None for others."""
-        fingerprint = self._cipher.fingerprint(route, secret)
-        values = {"route": route, "secret": fingerprint, "now": self._now}
-        row: tuple[int | None] | None = self._execute(SQL["find_candidate"], values).fetchone()
-        return row
-
-    def reencrypt_secrets(self) -> None:
-        """Encrypt with the newest key what is not, and leave nothing of it in the file.
-
-        What cannot be decrypted is said and left. Raises StoreError when nothing encrypted can be.
-        """
-        self._run("erase")
-        renewed, decrypted, unreadable = 0, 0, []
-        with self.transaction():
-            for kind in ("confirmed", "candidate"):
-                rows = self._run(f"list_{kind}_secrets").fetchall()
-                for id_, route, gid, resource, *columns in rows:
-                    kept = EncryptedSecret(*columns)
-                    try:
-                        new = self._cipher.reencrypt(route, kept)
-                    except StoreError:
-                        unreadable.append((webhook_name(gid, resource), kept.ciphertext))
-                        continue
-                    decrypted += kept.ciphertext is not None
-                    if new is not None:
-                        self._run(f"set_{kind}_secret", *new, id_)
-                        renewed += 1
-            report_unreadable(unreadable, decrypted=decrypted)
-        if renewed:
-            self._run("empty_log")
-        self._run("erase_no_more")
+        return made
 
     # Putting
 
@@ -310,7 +132,8 @@ class Tables:
         self._insert("put", intake.deliveries)
         self._insert("offer", [(route, self._now) for route in intake.offers])
         self._insert("bury", intake.letters)
-        self._forget_digests(intake.learnt)
+        if intake.learnt:
+            self._forget("forget_digests", len(intake.learnt), intake.learnt[-1][1])
         return answers
 
     def _count_waiting(self) -> int:
@@ -363,12 +186,12 @@ class Tables:
         intake.held[holder] = count + 1, held + size
         return True
 
-    def _forget_digests(self, learnt: list[tuple[bytes, int]]) -> None:
+    def _forget(self, name: str, learnt: int, now: int) -> None:
         """Forget what is too old, twice as fast as new is learnt."""
-        self._unpruned += len(learnt)
-        if self._unpruned >= PRUNE_EVERY:
-            self._run("forget_digests", 2 * self._unpruned, learnt[-1][1], KNOWN_FOR)
-            self._unpruned = 0
+        self._unpruned[name] += learnt
+        if self._unpruned[name] >= PRUNE_EVERY:
+            self._run(name, 2 * self._unpruned[name], now, KNOWN_FOR)
+            self._unpruned[name] = 0
 
     # Claiming
 
@@ -384,11 +207,13 @@ class Tables:
                 continue
             route, fence, leased, claimed = queue
             if leased and claimed:  # the lease ran out
-                self._change(route, "count_crashes", claimed.split(","))
-            deliveries = self._take(route, limit)
+                self._run_on(claimed.split(","), "count_crashes", route)
+            rows = self._run("take", route, self._now, limit)
+            deliveries = self._take(route, rows, crashed=True)
+            new = max(fence, floor) + 1
+            claim = Claim(route=route, fence=new, previous=fence, deliveries=deliveries)
             ids = ",".join(delivery.id for delivery in deliveries)
-            claim = Claim(route=route, fence=max(fence, floor) + 1, deliveries=deliveries)
-            self._run("lease", self._now + lease, claim.fence, ids, route)
+            self._run("lease", self._now + lease, new, ids, route)
             if deliveries:
                 given[:] = [claim]
                 return claim
@@ -399,39 +224,32 @@ class Tables:
         for claim in given:
             self.end_claim(claim)
 
-    def renew(self, claim: Claim, *, lease: float) -> bool:
-        return self._run("renew", self._now + lease, claim.route, claim.fence).rowcount == 1
-
-    def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
-        if self._claimed(claim) is None:
-            return False
-        self._remove(claim, handled)
-        return True
-
-    def release(
-        self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
-    ) -> bool:
+    def claim_more(
+        self, given: list[Delivery], claim: Claim, *, limit: int
+    ) -> tuple[Delivery, ...] | None:
+        """Return what else is due; ``given`` holds it for whoever finds the claimant gone."""
         claimed = self._claimed(claim)
         if claimed is None:
-            return False
-        due = self._now + delay if delay else None
-        values = (due, attempts, done, delivery.id, claim.route)
-        if self._run("release", *values).rowcount == 0:
-            return False
-        self._run("set_claimed", ",".join(set(claimed) - {delivery.id}), claim.route)
-        return True
+            return None
+        rows = self._run("take_more", claim.route, self._now, ",".join(claimed), limit)
+        deliveries = self._take(claim.route, rows, crashed=False)
+        if deliveries:
+            left = self._run_on(claimed, "find_deliveries", claim.route)  # removed ones pile up
+            ids = [*(str(id_) for (id_,) in left), *(delivery.id for delivery in deliveries)]
+            self._run("set_claimed", ",".join(ids), claim.route)
+        given[:] = deliveries
+        return deliveries
 
-    def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
-        if self._claimed(claim) is None or not self._remove(claim, [delivery]):
-            return False
-        self._insert("bury", [from_letter(letter) for letter in letters])
-        return True
+    def give_more_back(self, given: list[Delivery], claim: Claim) -> None:
+        claimed = self._claimed(claim)
+        if claimed is not None:
+            ids = {delivery.id for delivery in given}
+            self._run(
+                "set_claimed", ",".join(id_ for id_ in claimed if id_ not in ids), claim.route
+            )
 
-    def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
-        if not self.ack(claim, handled):
-            return False
-        self._run("end_claim", claim.route)
-        return True
+    def renew(self, claim: Claim, *, lease: float) -> bool:
+        return self._run("renew", self._now + lease, claim.route, claim.fence).rowcount == 1
 
     def counts(self) -> Counts:
         self._run("forget_routes", self._now)
@@ -439,12 +257,15 @@ class Tables:
         waiting = self._count_waiting() + held
         return Counts(waiting=waiting, dead_letters=letters, oldest_at=time_of(oldest))
 
-    def _take(self, route: str, limit: int) -> tuple[Delivery, ...]:
-        """Return the first due deliveries of a route; one that may kill its process comes alone."""
+    def _take(self, route: str, rows: sqlite3.Cursor, *, crashed: bool) -> tuple[Delivery, ...]:
+        """Return the first deliveries of these; one that may kill its process comes alone.
+
+        Without ``crashed`` neither it comes nor what is behind it.
+        """
         deliveries: list[Delivery] = []
         unreadable: list[tuple[Any, ...]] = []
         size = 0
-        with contextlib.closing(self._run("take", route, self._now, limit)) as rows:
+        with contextlib.closing(rows):
             for row in rows:
                 try:
                     delivery = delivery_of(route, row)
@@ -452,7 +273,9 @@ class Tables:
                     unreadable.append((row[0], row[2], row[-1]))
                     continue
                 size += len(delivery.body)
-                if deliveries and (delivery.crashes or size > MAX_CLAIM_BYTES):
+                if deliveries and size > MAX_CLAIM_BYTES:
+                    break
+                if delivery.crashes and (deliveries or not crashed):
                     break
                 deliveries.append(delivery)
                 if delivery.crashes:
@@ -473,23 +296,68 @@ class Tables:
         either = (route, None if is_text else route)
         if not self._run("drop_queue", *either).rowcount:
             raise StoreError(QUEUE_DAMAGED)  # and not the same again, without end
+        self._raise_fence()
         if not isinstance(route, str):  # nobody can name it: its deliveries are of no route
             self._bury_unreadable("", self._run("list_unreadable", *either).fetchall())
         self._offer_again()
 
     def _claimed(self, claim: Claim) -> list[str] | None:
-        """Return the ids that a claim was given, without those released; None without its lease."""
+        """Return the ids that a claim was given and still has; None without its lease.
+
+        Those of removed deliveries may be among them.
+        """
         row = self._run("get_claimed", claim.route, claim.fence).fetchone()
         return None if row is None else str(row[0] or "").split(",")
 
-    def _remove(self, claim: Claim, deliveries: Sequence[Delivery]) -> int:
-        return self._change(claim.route, "remove", [delivery.id for delivery in deliveries])
+    # Settling
 
-    def _change(self, route: str, name: str, ids: Sequence[str]) -> int:
-        return sum(
-            self._execute(placeholders(SQL[name], len(chunk)), (route, *chunk)).rowcount
-            for chunk in chunks(ids)
-        )
+    def settle(self, claim: Claim, settlement: Settlement) -> bool:
+        claimed = self._claimed(claim)
+        if claimed is None:
+            return False
+        self._settle(claim.route, set(claimed), settlement)
+        if settlement.retries:
+            released = {retry.delivery.id for retry in settlement.retries}
+            held = ",".join(id_ for id_ in claimed if id_ not in released)
+            self._run("set_claimed", held, claim.route)
+        return True
+
+    def end_claim(self, claim: Claim, settlement: Settlement | None = None) -> bool:
+        claimed = self._claimed(claim)
+        if claimed is None:
+            return False
+        if settlement is not None:
+            self._settle(claim.route, set(claimed), settlement)
+        self._run("end_claim", claim.route)
+        return True
+
+    def remembered(self, scope: str) -> bytes:
+        rows = self._run("find_remembered", scope, wall_clock(), KNOWN_FOR)
+        return b"".join(events for (events,) in rows if isinstance(events, bytes))
+
+    def _settle(self, route: str, claimed: set[str], settlement: Settlement) -> None:
+        removed = [id_ for id_ in settlement.removed if id_ in claimed]
+        self._run_on(removed, "remove", route)
+        for delivery in settlement.kept:
+            if delivery.id in claimed:
+                self._keep(route, delivery, due=None)
+        new = []
+        for retry in settlement.retries:
+            due = self._now + retry.delay
+            if not retry.delivery.id:
+                new.append(from_retry(route, retry.delivery, due))
+            elif retry.delivery.id in claimed:
+                self._keep(route, retry.delivery, due=due if retry.delay else None)
+        self._insert("try_again", new)
+        self._insert("bury", [from_letter(letter) for letter in settlement.letters])
+        if settlement.events:
+            now = wall_clock()
+            self._run("remember", settlement.scope, now, settlement.events)
+            self._forget("forget_events", 1, now)
+
+    def _keep(self, route: str, delivery: Delivery, *, due: float | None) -> None:
+        """Keep what a worker says of a delivery; without ``due`` it keeps its place."""
+        self._run("keep", due, delivery.attempts, delivery.progress, delivery.id, route)
 
     # Dead letters
 
@@ -536,8 +404,8 @@ class Tables:
         with self.transaction():
             self._run("forget_routes", self._now)
             self._run("forget_owners", self._now)
-            wall = time.time_ns() // 1000
-            self._run("forget_digests", -1, wall, KNOWN_FOR)
+            for name in self._unpruned:
+                self._run(name, FORGOTTEN_AT_ONCE, wall_clock(), KNOWN_FOR)
             (fence,) = self._run("find_forgotten_fence").fetchone()
             if fence is not None:
                 self._run("keep_fence", fence)
@@ -553,11 +421,6 @@ class Tables:
                 self._run("give_back_page")
         self._run("checkpoint").fetchall()  # which is what makes the file shorter
         return True
-
-    def _insert(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        for chunk in chunks(rows):
-            values = [value for row in chunk for value in row]
-            self._execute(placeholders(SQL[name], len(chunk), len(chunk[0])), values)
 
 
 class _Intake:

@@ -94,3 +94,43 @@ CREATE TRIGGER deliveries_freed AFTER UPDATE OF candidate ON deliveries
     BEGIN UPDATE meta SET waiting = waiting + 1; END;
 UPDATE meta SET waiting = (SELECT count(*) FROM deliveries WHERE candidate IS NULL);
 UPDATE routes SET expires = (SELECT clock FROM meta) + 172800 WHERE state = 'retired';
+
+-- From then on progress is the text that the contract calls so, and done of deliveries is no longer
+-- read. What was not counted there becomes a blob, as which nobody takes it. A route may be leaving,
+-- and remembered are the events that were settled in a scope, packed.
+-- name: version_4
+ALTER TABLE routes ADD COLUMN account TEXT NOT NULL DEFAULT '';
+ALTER TABLE routes ADD COLUMN user TEXT;
+ALTER TABLE routes ADD COLUMN confirmed_at INTEGER;
+ALTER TABLE routes ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE routes ADD COLUMN retired_as TEXT;
+UPDATE routes SET confirmed_at = created_at WHERE state = 'confirmed';
+ALTER TABLE deliveries ADD COLUMN progress TEXT NOT NULL DEFAULT '';
+UPDATE deliveries SET progress = CASE
+    WHEN done BETWEEN 1 AND 2147483647 THEN '{"upto":' || done || '}' ELSE zeroblob(1)
+END
+WHERE done <> 0;
+ALTER TABLE dead_letters RENAME TO old_dead_letters;
+CREATE TABLE dead_letters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    route TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    received_at INTEGER NOT NULL,
+    buried_at INTEGER NOT NULL,
+    progress TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+INSERT INTO sqlite_sequence (name, seq)
+SELECT 'dead_letters', seq FROM sqlite_sequence WHERE name = 'old_dead_letters';
+INSERT INTO dead_letters (id, route, reason, received_at, buried_at, progress, body)
+SELECT id, route, reason, received_at, buried_at,
+    CASE WHEN done BETWEEN 1 AND 2147483647 THEN '{"upto":' || done || '}' ELSE '' END, body
+FROM old_dead_letters;
+DROP TABLE old_dead_letters;
+CREATE TABLE remembered (
+    id INTEGER PRIMARY KEY,
+    scope TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    events BLOB NOT NULL
+);
+CREATE INDEX remembered_scope ON remembered (scope);

@@ -72,6 +72,10 @@ DELETE FROM owners WHERE expires <= ?
 -- name: forget_digests
 DELETE FROM seen WHERE id IN (SELECT id FROM seen ORDER BY id LIMIT ?) AND abs(? - at) > ?
 
+-- name: forget_events
+DELETE FROM remembered
+WHERE id IN (SELECT id FROM remembered ORDER BY id LIMIT ?) AND abs(? - at) > ?
+
 -- name: find_forgotten_fence
 SELECT max(fence) FROM queues WHERE due IS NULL AND route NOT IN (SELECT id FROM routes)
 
@@ -105,29 +109,36 @@ DELETE FROM owners WHERE holder = ?
 -- Routes
 
 -- name: reserve
-INSERT INTO routes (id, target, place, resource, filters, created_at, heartbeat_at, expires)
-SELECT :id, :target, :prefix, :resource, :filters, :created_at, :heartbeat_at, :expires
+INSERT INTO routes (
+    id, target, place, resource, account, user, filters, created_at, heartbeat_at, expires
+)
+SELECT
+    :id, :target, :prefix, :resource, :account, :user, :filters, :created_at, :heartbeat_at, :expires
 WHERE NOT :exclusive OR NOT EXISTS (
     SELECT 1 FROM routes
-    WHERE resource = :resource AND place = :prefix AND state <> 'retired'
+    WHERE resource = :resource AND account = :account AND place = :prefix
+        AND state <> 'retired' AND NOT leaving
 )
 ON CONFLICT DO NOTHING
 
 -- name: get_route
-SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, secret, seal
+SELECT id, target, resource, filters, state, gid, account, user, created_at, confirmed_at,
+    heartbeat_at, leaving, retired_as, secret, seal
 FROM routes
 WHERE id = :route AND (expires IS NULL OR expires > :now OR (state = 'retired' AND EXISTS (
     SELECT 1 FROM deliveries WHERE deliveries.route = :route AND candidate IS NULL
 )))
 
 -- name: list_routes
-SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, secret, seal
+SELECT id, target, resource, filters, state, gid, account, user, created_at, confirmed_at,
+    heartbeat_at, leaving, retired_as, secret, seal
 FROM routes
 WHERE state <> 'retired' AND (expires IS NULL OR expires > ?)
 ORDER BY created_at, rowid
 
 -- name: list_routes_of
-SELECT id, target, resource, filters, state, gid, created_at, heartbeat_at, secret, seal
+SELECT id, target, resource, filters, state, gid, account, user, created_at, confirmed_at,
+    heartbeat_at, leaving, retired_as, secret, seal
 FROM routes
 WHERE state <> 'retired' AND (expires IS NULL OR expires > ?) AND resource = ?
 ORDER BY created_at, rowid
@@ -142,12 +153,18 @@ INSERT INTO candidates (route, secret, seal) VALUES (?, ?, ?)
 DELETE FROM candidates WHERE route = ?
 
 -- name: confirm
-UPDATE routes SET state = 'confirmed', gid = ?, expires = NULL,
+UPDATE routes SET state = 'confirmed', gid = ?, confirmed_at = ?, expires = NULL,
     (secret, seal) = (SELECT secret, seal FROM candidates WHERE id = ?)
 WHERE id = ?
 
 -- name: free_held
 UPDATE deliveries SET candidate = NULL, due = ? WHERE candidate = ?
+
+-- name: leave
+UPDATE routes SET leaving = 1 WHERE id = ? AND state = 'confirmed'
+
+-- name: set_user
+UPDATE routes SET user = ? WHERE id = ?
 
 -- name: set_filters
 UPDATE routes SET filters = ? WHERE id = ?
@@ -156,7 +173,7 @@ UPDATE routes SET filters = ? WHERE id = ?
 UPDATE routes SET heartbeat_at = ? WHERE id = ?
 
 -- name: retire
-UPDATE routes SET state = 'retired', secret = NULL, seal = NULL, expires = ?
+UPDATE routes SET state = 'retired', secret = NULL, seal = NULL, retired_as = ?, expires = ?
 WHERE id = ? AND state = 'confirmed'
 
 -- name: drop
@@ -226,8 +243,14 @@ WHERE due <= ? ORDER BY due LIMIT 1
 UPDATE deliveries SET crashes = crashes + 1 WHERE route = ? AND id IN ({})
 
 -- name: take
-SELECT id, digest, received_at, attempts, done, trace, crashes, body FROM deliveries
+SELECT id, digest, received_at, attempts, progress, trace, crashes, body FROM deliveries
 WHERE route = ? AND due <= ? AND candidate IS NULL ORDER BY due, id LIMIT ?
+
+-- name: take_more
+SELECT id, digest, received_at, attempts, progress, trace, crashes, body FROM deliveries
+WHERE route = ? AND due <= ? AND candidate IS NULL
+    AND instr(',' || ? || ',', ',' || id || ',') = 0
+ORDER BY due, id LIMIT ?
 
 -- name: lease
 UPDATE queues SET due = ?, leased = 1, fence = ?, claimed = ? WHERE route = ?
@@ -241,13 +264,27 @@ SELECT claimed FROM queues WHERE route = ? AND fence = ? AND leased
 -- name: set_claimed
 UPDATE queues SET claimed = ? WHERE route = ?
 
+-- name: find_deliveries
+SELECT id FROM deliveries WHERE route = ? AND id IN ({})
+
+-- Settling
+
 -- name: remove
 DELETE FROM deliveries WHERE route = ? AND id IN ({})
 
--- name: release
+-- name: keep
 UPDATE deliveries
-SET due = coalesce(?, due), attempts = ?, done = ?, crashes = min(crashes, 1)
+SET due = coalesce(?, due), attempts = ?, progress = ?, crashes = min(crashes, 1)
 WHERE id = ? AND route = ?
+
+-- name: try_again
+INSERT INTO deliveries (route, digest, received_at, due, attempts, progress, trace, body) VALUES {}
+
+-- name: remember
+INSERT INTO remembered (scope, at, events) VALUES (?, ?, ?)
+
+-- name: find_remembered
+SELECT events FROM remembered WHERE scope = ? AND abs(? - at) <= ? ORDER BY id
 
 -- name: end_claim
 UPDATE queues SET leased = 0, claimed = NULL, due = (
@@ -282,18 +319,18 @@ SELECT (SELECT count(*) FROM deliveries WHERE candidate IS NOT NULL),
 -- Dead letters
 
 -- name: bury
-INSERT INTO dead_letters (route, reason, received_at, buried_at, done, body) VALUES {}
+INSERT INTO dead_letters (route, reason, received_at, buried_at, progress, body) VALUES {}
 
 -- name: list_dead_letters
-SELECT id, route, reason, received_at, buried_at, done, body FROM dead_letters
+SELECT id, route, reason, received_at, buried_at, progress, body FROM dead_letters
 WHERE id > ? ORDER BY id LIMIT ?
 
 -- name: get_dead_letter
-SELECT id, route, reason, received_at, buried_at, done, body FROM dead_letters WHERE id = ?
+SELECT id, route, reason, received_at, buried_at, progress, body FROM dead_letters WHERE id = ?
 
 -- name: replay
-INSERT INTO deliveries (route, digest, received_at, done, due, body)
-SELECT route, zeroblob(32), received_at, done, ?, body FROM dead_letters WHERE id = ?
+INSERT INTO deliveries (route, digest, received_at, progress, due, body)
+SELECT route, zeroblob(32), received_at, progress, ?, body FROM dead_letters WHERE id = ?
 
 -- name: drop_dead_letter
 DELETE FROM dead_letters WHERE id = ?

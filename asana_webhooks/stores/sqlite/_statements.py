@@ -1,0 +1,79 @@
+"""Statements, one by one or for many rows, in transactions at one reading of the clock."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from ._file import SQL, transaction
+
+__all__ = ["Statements", "chunks", "placeholders", "wall_clock"]
+
+T = TypeVar("T")
+
+LONGEST_CHUNK = 128
+"""Rows of one statement: it has at most 999 parameters in older versions of SQLite."""
+
+
+class Statements:
+    """Runs the statements of the store by their names; ``steps`` grows with each."""
+
+    def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
+        self.steps = 0
+        self._connection = connection
+        self._clock = clock
+        self._now = clock()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what is done inside, or nothing; it happens at one reading of the clock."""
+        with transaction(self._connection):
+            changes = self._connection.total_changes
+            self._now = self._clock()
+            yield
+            if self._connection.total_changes != changes:
+                self._run("set_clock", self._now)
+
+    def _run(self, name: str, *values: Any) -> sqlite3.Cursor:
+        return self._execute(SQL[name], values)
+
+    def _execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
+        self.steps += 1
+        return self._connection.execute(statement, values)
+
+    def _run_on(self, ids: Sequence[str], name: str, route: str) -> list[Any]:
+        """Run a statement on the deliveries of a route with these ids; return its rows."""
+        rows: list[Any] = []
+        for chunk in chunks(ids):
+            rows += self._execute(placeholders(SQL[name], len(chunk)), (route, *chunk)).fetchall()
+        return rows
+
+    def _insert(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for chunk in chunks(rows):
+            values = [value for row in chunk for value in row]
+            self._execute(placeholders(SQL[name], len(chunk), len(chunk[0])), values)
+
+
+def wall_clock() -> int:
+    """Return the microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut into powers of two, so that there are few texts of statements to prepare and keep."""
+    start = 0
+    while start < len(rows):
+        size = min(1 << (len(rows) - start).bit_length() - 1, LONGEST_CHUNK)
+        yield rows[start : start + size]
+        start += size
+
+
+@functools.cache
+def placeholders(statement: str, rows: int, columns: int = 0) -> str:
+    """Fill in a question mark for each row, or for each column of each row."""
+    mark = f"({', '.join('?' * columns)})" if columns else "?"
+    return statement.format(", ".join([mark] * rows))
