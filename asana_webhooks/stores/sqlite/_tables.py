@@ -210,14 +210,15 @@ class Tables(Routes):
                 self._run_on(claimed.split(","), "count_crashes", route)
             rows = self._run("take", route, self._now, limit)
             deliveries = self._take(route, rows, crashed=True)
+            if not deliveries:  # all of it was put off, or cannot be read
+                self._run("end_claim", route)
+                continue
             new = max(fence, floor) + 1
-            claim = Claim(route=route, fence=new, previous=fence, deliveries=deliveries)
             ids = ",".join(delivery.id for delivery in deliveries)
             self._run("lease", self._now + lease, new, ids, route)
-            if deliveries:
-                given[:] = [claim]
-                return claim
-            self.end_claim(claim)  # all of it was put off, or cannot be read
+            claim = Claim(route=route, fence=new, previous=fence, deliveries=deliveries)
+            given[:] = [claim]
+            return claim
         return None
 
     def give_back(self, given: list[Claim]) -> None:
