@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine
+import time
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
+from itertools import cycle, takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ from hypothesis.stateful import (
 )
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Claim, DeadLetter, Delivery, Route
+from asana_webhooks.models import Claim, DeadLetter, Delivery, Retry, Route, Settlement
 from asana_webhooks.stores import (
     DUPLICATES_KNOWN_FOR,
     MAX_CANDIDATES,
@@ -40,10 +42,43 @@ from asana_webhooks.stores.sqlite import SqliteStore
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MAX_WAITING = 6
 
-ids = st.sampled_from(["r1", "r2", "r3"])
+ROUTES = ("r1", "r2", "r3")
+
+ids = st.sampled_from(ROUTES)
 secrets = st.sampled_from("abcdef")
 seconds = st.sampled_from([1.0, 5.0, 30.0])
 small = st.integers(0, 3)
+scopes = st.sampled_from(["12", "13"])
+fates = st.sampled_from(["left", "removed", "kept", "tried again", "put off", "buried"])
+
+
+@st.composite
+def outcomes(draw: st.DrawFn) -> Outcome:
+    return Outcome(
+        fates=draw(st.lists(fates, min_size=1, max_size=4)),
+        progress=draw(st.sampled_from(["", "p1", "p2"])),
+        attempts=draw(small),
+        delay=draw(st.sampled_from([1.0, 20.0])),
+        alone=draw(st.lists(st.sampled_from([0.0, 1.0, 20.0]), max_size=2)),
+        scope=draw(scopes),
+        events=draw(st.sampled_from([b"", b"\0one", b"two"])),
+    )
+
+
+@dataclass
+class Outcome:
+    """The result of some work: what becomes of the deliveries of a claim, in turn.
+
+    ``alone`` are the delays of the events that are taken out of their deliveries.
+    """
+
+    fates: list[str]
+    progress: str
+    attempts: int
+    delay: float
+    alone: list[float]
+    scope: str
+    events: bytes
 
 
 @dataclass(eq=False)
@@ -55,17 +90,22 @@ class Waiting:
     due: float
     held: str | None = None
     attempts: int = 0
-    done: int = 0
+    progress: str = ""
     crashes: int = 0
 
 
 @dataclass
 class Lease:
-    """A claim as the model has it: what the worker has not settled yet, by the store's id."""
+    """A claim as the model has it: all that it was given, and of that what it still holds."""
 
     fence: int
     ends: float
-    open: dict[str, Waiting]
+    given: dict[str, Delivery] = field(default_factory=dict)
+    held: dict[str, Waiting] = field(default_factory=dict)
+
+    def give(self, deliveries: Iterable[Delivery], waiting: Iterable[Waiting]) -> None:
+        for delivery, held in zip(deliveries, waiting, strict=True):
+            self.given[delivery.id], self.held[delivery.id] = delivery, held
 
 
 @dataclass
@@ -81,15 +121,22 @@ class Model:
     fences: dict[str, int] = field(default_factory=dict)
     owners: dict[str, tuple[str, float]] = field(default_factory=dict)
     seen: dict[int, datetime] = field(default_factory=dict)
-    letters: list[tuple[int, str, int]] = field(default_factory=list)
+    letters: list[tuple[int, str, str]] = field(default_factory=list)
+    remembered: list[tuple[float, str, bytes]] = field(default_factory=list)
 
     def step(self) -> None:
         """Move time on, by so little and so odd a span that no two times are ever equal."""
-        self.now += 0.0137
+        self.go_on(0.0137)
         for id_ in [id_ for id_, expires in self.expires.items() if expires <= self.now]:
             if self.state(id_) == "reserved" or not self.claimable(id_):
                 self.forget(id_)
+        known_from = self.now - DUPLICATES_KNOWN_FOR.total_seconds()
+        self.remembered = [entry for entry in self.remembered if entry[0] >= known_from]
         self.owners = {h: (url, end) for h, (url, end) in self.owners.items() if end > self.now}
+
+    def go_on(self, span: float) -> None:
+        self.now += span
+        self.wall += timedelta(seconds=span)
 
     def forget(self, id_: str) -> Route:
         self.waiting = [w for w in self.waiting if w.route != id_ or w.held is None]
@@ -100,8 +147,12 @@ class Model:
         return self.routes[id_].state if id_ in self.routes else None
 
     def change(self, id_: str, **fields: Any) -> None:
-        known = {name: getattr(self.routes[id_], name) for name in Route.__struct_fields__}
-        self.routes[id_] = Route(**{**known, **fields})
+        self.routes[id_] = msgspec.structs.replace(self.routes[id_], **fields)
+
+    def leave(self, id_: str) -> bool:
+        if self.state(id_) == "confirmed":
+            self.change(id_, leaving=True)
+        return self.state(id_) == "confirmed"
 
     def lease(self, claim: Claim) -> Lease | None:
         lease = self.leases.get(claim.route)
@@ -124,14 +175,43 @@ class Model:
         ):
             if self.available_at(id_) > self.now:
                 return None
-            if id_ in self.leases:  # it ran out; perhaps all was acked or put off
-                for crashed in self.leases.pop(id_).open.values():
+            if id_ in self.leases:  # it ran out; perhaps all was removed or put off
+                for crashed in self.leases.pop(id_).held.values():
                     crashed.crashes += 1
             due = [w for w in self.claimable(id_) if w.due <= self.now]
             fresh = list(takewhile(lambda w: not w.crashes, due))[:limit]
             if due:
                 return id_, fresh or due[:1]
         return None
+
+    def claim_more(self, claim: Claim, limit: int) -> list[Waiting]:
+        held = self.leases[claim.route].held.values()
+        due = [w for w in self.claimable(claim.route) if w.due <= self.now and w not in held]
+        return list(takewhile(lambda w: not w.crashes, due))[:limit]
+
+    def settle(self, lease: Lease, settlement: Settlement, route: str) -> None:
+        for id_ in settlement.removed:
+            if id_ in lease.held:
+                self.waiting.remove(lease.held.pop(id_))
+        for kept in settlement.kept:
+            if kept.id in lease.held:
+                _keep(lease.held[kept.id], kept)
+        for retry in settlement.retries:
+            self._try_again(lease, retry, route)
+        self.letters += [(_number(each), each.route, each.progress) for each in settlement.letters]
+        if settlement.events:
+            self.remembered.append((self.now, settlement.scope, settlement.events))
+
+    def _try_again(self, lease: Lease, retry: Retry, route: str) -> None:
+        word = retry.delivery
+        if word.id in lease.held:
+            waiting = lease.held.pop(word.id)
+            _keep(waiting, word)
+            waiting.due = self.now + retry.delay if retry.delay else waiting.due
+        elif not word.id:
+            new = Waiting(_number(word), route, self.now + retry.delay)
+            _keep(new, word)
+            self.waiting.append(new)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -144,6 +224,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = Model()
         self.runner = asyncio.Runner()
         self.directory = TemporaryDirectory()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(time, "time_ns", lambda: round(self.model.now * 1_000_000) * 1000)
         self.store = self.run(self.make(Path(self.directory.name)).__aenter__())
 
     def make(self, directory: Path) -> Store:
@@ -155,18 +237,19 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.run(self.store.__aexit__(None, None, None))
         self.runner.close()
+        self.patch.undo()
         self.directory.cleanup()
 
     @initialize()
     def begin_with_a_route(self) -> None:
-        self.reserve("r1", 50.0, exclusive=False)
+        self.reserve("r1", 50.0, "", exclusive=False)
         self.add_candidate("r1", "a")
 
     # Time
 
     @rule(span=st.sampled_from([1.0, 4.0, 29.0, RETIRED_KNOWN_FOR.total_seconds()]))
     def let_time_go_on(self, span: float) -> None:
-        self.model.now += span
+        self.model.go_on(span)
 
     @rule(hours=st.sampled_from([1, 24, 48, 49]))
     def let_days_go_on(self, hours: int) -> None:
@@ -191,14 +274,29 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Routes
 
-    @rule(id_=ids, ttl=st.sampled_from([3.0, 50.0]), exclusive=st.booleans())
-    def reserve(self, id_: str, ttl: float, *, exclusive: bool) -> None:
+    @rule(
+        id_=ids,
+        ttl=st.sampled_from([3.0, 50.0]),
+        account=st.sampled_from(["", "", "acme"]),
+        exclusive=st.booleans(),
+    )
+    def reserve(self, id_: str, ttl: float, account: str, *, exclusive: bool) -> None:
         self.model.step()
         resource = "12" if id_ != "r3" else "13"
-        route = Route(id=id_, target=f"https://h/{id_}", resource=resource, created_at=NOON)
-        live = [r for r in self.model.routes.values() if r.state != "retired"]
+        route = Route(
+            id=id_,
+            target=f"https://h/{id_}",
+            resource=resource,
+            account=account,
+            created_at=NOON,
+        )
+        served = [
+            (r.account, r.resource)
+            for r in self.model.routes.values()
+            if r.state != "retired" and not r.leaving
+        ]
         expected = id_ not in self.model.routes and not (
-            exclusive and any(other.resource == resource for other in live)
+            exclusive and (account, resource) in served
         )
         assert self.run(self.store.reserve(route, ttl=ttl, exclusive=exclusive)) == expected
         if expected:
@@ -217,13 +315,17 @@ class StoreMachine(RuleBasedStateMachine):
                 self.model.change(id_, candidates=(*route.candidates, secret))
         assert self.run(self.store.add_candidate(id_, secret)) == expected
 
-    @rule(id_=ids, secret=secrets)
-    def confirm(self, id_: str, secret: str) -> None:
+    @rule(id_=ids, secret=secrets, others=st.lists(ids, max_size=2))
+    def confirm(self, id_: str, secret: str, others: list[str]) -> None:
         self.model.step()
         route = self.model.routes.get(id_)
         expected = route is not None and secret in route.candidates
-        assert self.run(self.store.confirm(id_, gid="77", secret=secret)) == expected
+        leaving = [other for other in others if other != id_]
+        call = self.store.confirm(id_, gid="77", secret=secret, leaving=leaving)
+        assert self.run(call) == expected
         if expected:
+            for other in leaving:
+                self.model.leave(other)
             now = self.model.now
             self.model.waiting = [
                 replace(w, held=None, due=now) if w.route == id_ and w.held == secret else w
@@ -234,12 +336,25 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.change(id_, state="confirmed", gid="77", secret=secret, candidates=())
 
     @rule(id_=ids)
-    def retire(self, id_: str) -> None:
+    def leave(self, id_: str) -> None:
+        self.model.step()
+        assert self.run(self.store.leave(id_)) == self.model.leave(id_)
+
+    @rule(id_=ids, user=st.sampled_from(["1", "2"]))
+    def set_user(self, id_: str, user: str) -> None:
+        self.model.step()
+        self.run(self.store.set_user(id_, user))
+        if id_ in self.model.routes:
+            self.model.change(id_, user=user)
+
+    @rule(id_=ids, lost=st.booleans())
+    def retire(self, id_: str, *, lost: bool) -> None:
         self.model.step()
         expected = self.model.state(id_) == "confirmed"
-        assert self.run(self.store.retire(id_)) == expected
+        assert self.run(self.store.retire(id_, lost=lost)) == expected
         if expected:
-            self.model.change(id_, state="retired", secret=None)
+            retired_as = "lost" if lost else "deleted"
+            self.model.change(id_, state="retired", secret=None, retired_as=retired_as)
             self.model.expires[id_] = self.model.now + RETIRED_KNOWN_FOR.total_seconds()
 
     @rule(id_=ids)
@@ -278,7 +393,7 @@ class StoreMachine(RuleBasedStateMachine):
                 new = Waiting(number, id_, model.now, held=candidate if held else None)
                 model.waiting.append(new)
             else:
-                model.letters.append((number, id_, 0))
+                model.letters.append((number, id_, ""))
 
     @rule(number=st.integers(10, 10_000), id_=ids)
     def put_something_new(self, number: int, id_: str) -> None:
@@ -295,13 +410,26 @@ class StoreMachine(RuleBasedStateMachine):
             return multiple()
         id_, due = expected
         assert claim.route == id_
-        got = [(_number(d), d.attempts, d.done, d.crashes) for d in claim.deliveries]
-        assert got == [(w.number, w.attempts, w.done, w.crashes) for w in due]
-        assert claim.fence > self.model.fences.get(id_, 0)
+        assert _told(claim.deliveries) == _told(due)
+        before = self.model.fences.get(id_, 0)
+        assert claim.fence > before
+        assert claim.previous in (0, before)
         self.model.fences[id_] = claim.fence
-        given = {d.id: w for d, w in zip(claim.deliveries, due, strict=True)}
-        self.model.leases[id_] = Lease(claim.fence, self.model.now + lease, given)
+        self.model.leases[id_] = Lease(claim.fence, self.model.now + lease)
+        self.model.leases[id_].give(claim.deliveries, due)
         return claim
+
+    @rule(claim=claims, limit=st.integers(1, 3))
+    def claim_more(self, claim: Claim, limit: int) -> None:
+        self.model.step()
+        lease = self.model.lease(claim)
+        more = self.run(self.store.claim_more(claim, limit=limit))
+        if lease is None:
+            assert more is None
+            return
+        due = self.model.claim_more(claim, limit)
+        assert _told(more) == _told(due)
+        lease.give(more, due)
 
     @rule(claim=claims, seconds=seconds)
     def renew(self, claim: Claim, seconds: float) -> None:
@@ -311,60 +439,51 @@ class StoreMachine(RuleBasedStateMachine):
         if lease is not None:
             lease.ends = self.model.now + seconds
 
-    @rule(claim=claims, which=small)
-    def ack(self, claim: Claim, which: int) -> None:
+    @rule(claim=claims, outcome=outcomes())
+    def settle(self, claim: Claim, outcome: Outcome) -> None:
         self.model.step()
-        lease, handled = self._pick(claim, which)
-        assert self.run(self.store.ack(claim, handled)) == (lease is not None)
-        self._settle(lease, handled)
-
-    @rule(claim=claims, which=small, delay=st.sampled_from([0.0, 1.0, 20.0]), done=small)
-    def release(self, claim: Claim, which: int, delay: float, done: int) -> None:
-        self.model.step()
-        lease, picked = self._pick(claim, which)
-        for delivery in picked:
-            call = self.store.release(
-                claim, delivery, delay=delay, attempts=delivery.attempts + 1, done=done
-            )
-            assert self.run(call) == (lease is not None)
+        lease, settlement = self._settlement(claim, outcome)
+        assert self.run(self.store.settle(claim, settlement)) == (lease is not None)
         if lease is not None:
-            for delivery in picked:
-                waiting = lease.open.pop(delivery.id)
-                waiting.attempts, waiting.done = delivery.attempts + 1, done
-                waiting.crashes = min(waiting.crashes, 1)
-                waiting.due = self.model.now + delay if delay else waiting.due
+            self.model.settle(lease, settlement, claim.route)
 
-    @rule(claim=claims, which=small, count=st.integers(0, 2))
-    def bury(self, claim: Claim, which: int, count: int) -> None:
+    @rule(claim=claims, outcome=st.none() | outcomes())
+    def end_claim(self, claim: Claim, outcome: Outcome | None) -> None:
         self.model.step()
-        lease, picked = self._pick(claim, which)
-        for delivery in picked:
-            letters = [_letter(delivery, done) for done in range(count)]
-            assert self.run(self.store.bury(claim, delivery, letters)) == (lease is not None)
-            if lease is not None:
-                number = _number(delivery)
-                self.model.letters += [(number, claim.route, done) for done in range(count)]
-        self._settle(lease, picked)
-
-    @rule(claim=claims, which=small)
-    def end_claim(self, claim: Claim, which: int) -> None:
-        self.model.step()
-        lease, handled = self._pick(claim, which)
-        assert self.run(self.store.end_claim(claim, handled)) == (lease is not None)
-        self._settle(lease, handled)
+        lease, settlement = self.model.lease(claim), None
+        if outcome is not None:
+            lease, settlement = self._settlement(claim, outcome)
+        assert self.run(self.store.end_claim(claim, settlement)) == (lease is not None)
         if lease is not None:
+            self.model.settle(lease, settlement or Settlement(), claim.route)
             del self.model.leases[claim.route]
 
-    def _pick(self, claim: Claim, which: int) -> tuple[Lease | None, list[Delivery]]:
-        """Return one delivery of a claim, none if its worker settled it: that is done once."""
+    def _settlement(self, claim: Claim, outcome: Outcome) -> tuple[Lease | None, Settlement]:
+        """Return the result of work on a claim, also on what its worker settled before."""
         lease = self.model.lease(claim)
-        delivery = claim.deliveries[which % len(claim.deliveries)]
-        return lease, [delivery] if lease is None or delivery.id in lease.open else []
-
-    def _settle(self, lease: Lease | None, deliveries: list[Delivery]) -> None:
-        if lease is not None:
-            for delivery in deliveries:
-                self.model.waiting.remove(lease.open.pop(delivery.id))
+        given = claim.deliveries if lease is None else lease.given.values()
+        fated: dict[str, list[Delivery]] = {}
+        for delivery, fate in zip(given, cycle(outcome.fates), strict=False):
+            word = msgspec.structs.replace(
+                delivery, attempts=outcome.attempts, progress=outcome.progress
+            )
+            fated.setdefault(fate, []).append(word)
+        buried = fated.get("buried", [])
+        alone = msgspec.structs.replace(
+            _delivery(99, "r9", NOON), attempts=1, progress=outcome.progress, crashes=2
+        )
+        return lease, Settlement(
+            removed=tuple(each.id for each in (*fated.get("removed", []), *buried)),
+            kept=tuple(fated.get("kept", [])),
+            retries=(
+                *(Retry(delivery=each, delay=0.0) for each in fated.get("tried again", [])),
+                *(Retry(delivery=each, delay=outcome.delay) for each in fated.get("put off", [])),
+                *(Retry(delivery=alone, delay=delay) for delay in outcome.alone),
+            ),
+            letters=tuple(map(_letter, buried)),
+            scope=outcome.scope,
+            events=outcome.events,
+        )
 
     @rule(which=small)
     def replay(self, which: int) -> None:
@@ -373,25 +492,28 @@ class StoreMachine(RuleBasedStateMachine):
         if letters:
             index = which % len(letters)
             assert self.run(self.store.replay([letters[index].id])) == 1
-            number, route, done = self.model.letters.pop(index)
-            self.model.waiting.append(Waiting(number, route, self.model.now, done=done))
+            number, route, progress = self.model.letters.pop(index)
+            self.model.waiting.append(Waiting(number, route, self.model.now, progress=progress))
 
     @invariant()
     def store_tells_what_the_model_knows(self) -> None:
         self.model.step()
-        counts, routes, letters, *found = self.run(self._ask())
+        counts, routes, letters, events, *found = self.run(self._ask())
         assert counts.waiting == len(self.model.waiting)
         assert counts.dead_letters == len(self.model.letters)
-        assert routes == [r for r in self.model.routes.values() if r.state != "retired"]
-        assert found == [self.model.routes.get(id_) for id_ in ("r1", "r2", "r3")]
-        assert [(_number(d), d.route, d.done) for d in letters] == self.model.letters
+        live = [r for r in self.model.routes.values() if r.state != "retired"]
+        assert [_undated(route) for route in routes] == live
+        assert [_undated(route) for route in found] == [*map(self.model.routes.get, ROUTES)]
+        assert [(_number(d), d.route, d.progress) for d in letters] == self.model.letters
+        assert events == b"".join(e for _, scope, e in self.model.remembered if scope == "12")
 
     async def _ask(self) -> list[Any]:
         return await asyncio.gather(
             self.store.counts(),
             self.store.list_routes(),
             self.store.dead_letters(),
-            *(self.store.get_route(id_) for id_ in ("r1", "r2", "r3")),
+            self.store.remembered("12"),
+            *map(self.store.get_route, ROUTES),
         )
 
 
@@ -416,19 +538,34 @@ def _delivery(number: int, route: str, at: datetime) -> Delivery:
     return Delivery(route=route, body=str(number).encode(), digest=digest, received_at=at)
 
 
-def _number(stored: Delivery | DeadLetter) -> int:
-    return int(stored.body)
+def _number(stored: Delivery | DeadLetter | Waiting) -> int:
+    return stored.number if isinstance(stored, Waiting) else int(stored.body)
 
 
-def _letter(delivery: Delivery, done: int) -> DeadLetter:
+def _letter(delivery: Delivery) -> DeadLetter:
     return DeadLetter(
         route=delivery.route,
         body=delivery.body,
         reason="given up",
         received_at=NOON,
         buried_at=NOON,
-        done=done,
+        progress=delivery.progress,
     )
+
+
+def _keep(waiting: Waiting, word: Delivery) -> None:
+    """Keep what a worker, who lives, says of a delivery."""
+    waiting.attempts, waiting.progress = word.attempts, word.progress
+    waiting.crashes = min(waiting.crashes, 1)
+
+
+def _told(given: Iterable[Delivery | Waiting]) -> list[tuple[int, int, str, int]]:
+    return [(_number(each), each.attempts, each.progress, each.crashes) for each in given]
+
+
+def _undated(route: Route | None) -> Route | None:
+    """Return a route without the time at which it was confirmed."""
+    return route and msgspec.structs.replace(route, confirmed_at=None)
 
 
 @pytest.mark.slow
