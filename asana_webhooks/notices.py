@@ -1,4 +1,4 @@
-"""What is told of webhooks and accounts, so that nothing goes silent.
+"""Notices of webhooks and accounts, so that nothing goes silent.
 
 Each notice is a line in the log, a count, and a call of the handlers that want its kind. Most kinds
 are states: each is told when it begins, and again only when it has ended meanwhile.
@@ -11,7 +11,7 @@ import difflib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar, get_args
 
@@ -19,10 +19,10 @@ import anyio
 
 from ._background import background_task
 from ._logging import ThrottledLogger, one_line
-from .models import Notice, NoticeKind, Route, Source
+from .models import Notice, NoticeKind, Route, Source, Webhook
 from .router import _inspect
 
-__all__ = ["Notice", "NoticeHandler", "NoticeKind", "Notices", "source_of"]
+__all__ = ["Notice", "NoticeHandler", "NoticeKind", "Notices", "judge", "source_of"]
 
 NoticeHandler: TypeAlias = Callable[[Notice], Coroutine[Any, Any, object]]
 N = TypeVar("N", bound=NoticeHandler)
@@ -55,6 +55,12 @@ MAX_SOURCES = 10_000
 MAX_DETAIL = 1_000
 """Characters of a detail."""
 
+MAX_QUOTED = 200
+"""Characters that are quoted of an answer which failed."""
+
+SILENT_AFTER = timedelta(hours=9)
+"""The time without a heartbeat from which on a webhook is silent: Asana sends one in eight."""
+
 GRACE = 1.0
 """Seconds that handlers have at the end, for what was told before and for what is under way."""
 
@@ -67,6 +73,53 @@ logger = logging.getLogger(__name__)
 def source_of(route: Route) -> Source:
     """Return the source of what is told of the webhook of a route."""
     return Source(webhook=route.gid or "", resource=route.resource, account=route.account)
+
+
+def judge(webhook: Webhook, route: Route, now: datetime) -> list[tuple[NoticeKind, str]]:
+    """Return the troubles of a webhook, ``failing`` and ``silent``, each with its detail.
+
+    ``webhook`` is Asana's record, with the fields of its deliveries; ``route`` is the store's, and
+    ``now`` the time by the clock that notes heartbeats. None of a route that is not confirmed.
+    """
+    if route.state != "confirmed":
+        return []
+    found: dict[NoticeKind, str] = {
+        "failing": _failing(webhook, route),
+        "silent": _silent(route, now),
+    }
+    return [(kind, detail) for kind, detail in found.items() if detail]
+
+
+def _failing(webhook: Webhook, route: Route) -> str:
+    """Return how deliveries fail by Asana's record, '' when they do not."""
+    failed_at, succeeded_at = webhook.last_failure_at, webhook.last_success_at
+    failed_last = failed_at and (succeeded_at is None or failed_at > succeeded_at)
+    retries, ends_at = webhook.delivery_retry_count or 0, webhook.failure_deletion_timestamp
+    if not (failed_last or retries or ends_at):
+        return ""
+    said = (webhook.last_failure_content or "").replace(route.id, "<route>")
+    parts = (
+        f"deliveries fail, {retries} retries in a row" if retries else "the last delivery failed",
+        f"Asana deletes the webhook at {_time(ends_at)} unless one succeeds" if ends_at else "",
+        f"the last success was at {_time(succeeded_at)}" if succeeded_at else "none has succeeded",
+        f"the last failure was at {_time(failed_at)}" if failed_at else "",
+        f"its answer was {one_line(said, longest=MAX_QUOTED)!r}" if said else "",
+    )
+    return "; ".join(filter(None, parts))
+
+
+def _silent(route: Route, now: datetime) -> str:
+    """Return for how long no heartbeat has come, '' when that is not long."""
+    since = route.heartbeat_at or route.confirmed_at or route.created_at
+    if now - since < SILENT_AFTER:
+        return ""
+    hours = (now - since) // timedelta(hours=1)
+    first = "no heartbeat has come" if route.heartbeat_at is None else "no heartbeat came"
+    return f"{first} since {_time(since)}, {hours} hours ago; Asana sends one every eight hours"
+
+
+def _time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 class _Subscription(NamedTuple):
@@ -96,7 +149,7 @@ class Notices:
         self._subscriptions: list[_Subscription] = []
         self._told: dict[tuple[str, str], set[NoticeKind]] = {}  # by account and resource
         self._queue: asyncio.Queue[Notice] | None = None  # while it is entered
-        self._stack: AsyncExitStack | None = None
+        self._stack = AsyncExitStack()
         self._handling: asyncio.Task[None] | None = None
         self._log = ThrottledLogger(logger)
 
@@ -199,16 +252,13 @@ class Notices:
         traceback: TracebackType | None,
     ) -> None:
         """Give the handlers a second for what was told before, then end them."""
-        queue, stack = self._queue, self._stack
-        self._stack = None
-        if queue is None or stack is None:
-            return
+        assert self._queue is not None  # noqa: S101 - it was entered; for the type checker
         try:
             with anyio.move_on_after(GRACE, shield=True):
-                await queue.join()
+                await self._queue.join()
         finally:
             self._queue = None
-            await stack.aclose()
+            await self._stack.aclose()
 
     async def _run(self, queue: asyncio.Queue[Notice]) -> None:
         while True:

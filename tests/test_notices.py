@@ -12,10 +12,10 @@ import anyio
 import pytest
 from conftest import guard, until
 
-from asana_webhooks import Notice, Source, WebhooksClient
+from asana_webhooks import Notice, Source, Webhook, WebhooksClient
 from asana_webhooks import notices as module
 from asana_webhooks.models import NoticeKind, Route
-from asana_webhooks.notices import LEVELS, Notices, source_of
+from asana_webhooks.notices import LEVELS, Notices, judge, source_of
 
 NOW = datetime(2026, 7, 4, 10, 11, 12, tzinfo=UTC)
 SOURCE = Source(webhook="12", resource="34")
@@ -360,6 +360,130 @@ async def test_handler_may_be_a_method_or_a_partial() -> None:
     async with notices:
         notices.tell("mangled", SOURCE, "odd")
     assert chat.said == ["odd", "ops: odd"]
+
+
+# Judging a webhook
+
+
+HOUR = timedelta(hours=1)
+ROUTE_ID = "r" * 32
+
+
+def a_route(**changes: Any) -> Route:
+    usual: dict[str, Any] = {
+        "id": ROUTE_ID,
+        "target": f"https://hooks.example.com/{ROUTE_ID}",
+        "resource": "34",
+        "state": "confirmed",
+        "gid": "12",
+        "created_at": NOW - 30 * HOUR,
+        "confirmed_at": NOW - 30 * HOUR,
+        "heartbeat_at": NOW - HOUR,
+    }
+    return Route(**{**usual, **changes})
+
+
+def a_webhook(**changes: Any) -> Webhook:
+    usual: dict[str, Any] = {
+        "last_success_at": NOW - HOUR,
+        "last_failure_at": NOW - 2 * HOUR,
+        "last_failure_content": "an old failure",
+        "delivery_retry_count": 0,
+    }
+    return Webhook(gid="12", **{**usual, **changes})
+
+
+def details(webhook: Webhook, route: Route) -> dict[NoticeKind, str]:
+    return dict(judge(webhook, route, NOW))
+
+
+@pytest.mark.parametrize(
+    "webhook",
+    [
+        a_webhook(),
+        a_webhook(last_failure_at=None, last_failure_content=""),
+        a_webhook(last_success_at=NOW - 2 * HOUR),
+        Webhook(gid="12"),
+    ],
+    ids=["failed before", "never failed", "at once", "compact"],
+)
+def test_webhook_whose_last_delivery_succeeded_is_well(webhook: Webhook) -> None:
+    assert details(webhook, a_route()) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"delivery_retry_count": 16}, "deliveries fail, 16 retries in a row"),
+        ({"last_failure_at": NOW}, "the last failure was at 2026-07-04 10:11:12 UTC"),
+        ({"last_success_at": None}, "none has succeeded"),
+        (
+            {"failure_deletion_timestamp": NOW + HOUR},
+            "Asana deletes the webhook at 2026-07-04 11:11:12 UTC unless one succeeds",
+        ),
+    ],
+    ids=["retries", "failed last", "never succeeded", "to be deleted"],
+)
+def test_webhook_whose_deliveries_fail_is_failing(changes: dict[str, Any], said: str) -> None:
+    found = details(a_webhook(**changes), a_route())
+    assert list(found) == ["failing"]
+    assert said in found["failing"]
+    assert "its answer was 'an old failure'" in found["failing"]
+
+
+def test_answer_that_failed_is_quoted_bounded_in_one_line_without_the_route() -> None:
+    said = f"<pre>Cannot POST /hooks/{ROUTE_ID}</pre>\n" + "x" * 10_000
+    found = details(a_webhook(delivery_retry_count=1, last_failure_content=said), a_route())
+    detail = found["failing"]
+    assert "Cannot POST /hooks/<route></pre> xxx" in detail
+    assert ROUTE_ID not in detail
+    assert len(detail) < 500
+
+
+def test_failure_without_times_and_answer_is_told_all_the_same() -> None:
+    assert details(Webhook(gid="12", delivery_retry_count=2), a_route()) == {
+        "failing": "deliveries fail, 2 retries in a row; none has succeeded"
+    }
+
+
+@pytest.mark.parametrize(
+    ("route", "is_silent"),
+    [
+        (a_route(heartbeat_at=NOW - 9 * HOUR), True),
+        (a_route(heartbeat_at=NOW - 9 * HOUR + timedelta(seconds=1)), False),
+        (a_route(heartbeat_at=None), True),
+        (a_route(heartbeat_at=None, confirmed_at=NOW - HOUR), False),
+        (a_route(heartbeat_at=None, confirmed_at=None), True),
+        (a_route(heartbeat_at=NOW + HOUR), False),
+    ],
+    ids=["nine hours", "less", "never one", "new", "of an old store", "clock was set back"],
+)
+def test_webhook_without_a_heartbeat_for_nine_hours_is_silent(
+    route: Route, *, is_silent: bool
+) -> None:
+    assert ("silent" in details(a_webhook(), route)) is is_silent
+
+
+def test_silence_says_since_when() -> None:
+    since = NOW - timedelta(hours=10, minutes=30)
+    found = details(a_webhook(), a_route(heartbeat_at=since))
+    assert found["silent"] == (
+        "no heartbeat came since 2026-07-03 23:41:12 UTC, 10 hours ago;"
+        " Asana sends one every eight hours"
+    )
+    found = details(a_webhook(), a_route(heartbeat_at=None))
+    assert found["silent"].startswith("no heartbeat has come since 2026-07-03 04:11:12 UTC")
+
+
+def test_webhook_may_be_failing_and_silent() -> None:
+    found = details(a_webhook(delivery_retry_count=3), a_route(heartbeat_at=None))
+    assert [*found] == ["failing", "silent"]
+
+
+@pytest.mark.parametrize("state", ["reserved", "retired"])
+def test_route_that_is_not_confirmed_has_no_troubles(state: Any) -> None:
+    route = a_route(state=state, heartbeat_at=None)
+    assert details(a_webhook(delivery_retry_count=3), route) == {}
 
 
 # The client

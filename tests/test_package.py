@@ -11,8 +11,17 @@ import asana_webhooks
 from asana_webhooks import errors
 
 PUBLIC_MODULES = [
-    *("api", "auth", "cli", "client", "errors", "models", "otel", "protocol", "pytest_plugin"),
-    *("router", "serving", "signature", "simulator", "stores", "telemetry", "testing"),
+    *("api", "auth", "cli", "client", "errors", "models", "notices", "otel", "protocol"),
+    *(
+        "pytest_plugin",
+        "router",
+        "serving",
+        "signature",
+        "simulator",
+        "stores",
+        "telemetry",
+        "testing",
+    ),
 ]
 
 HEAVY = {"aiohttp", "anyio", "httpx", "httpx_aiohttp", "sqlite3"}
