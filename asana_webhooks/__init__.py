@@ -36,6 +36,7 @@ from .models import (
     Webhook,
     WebhookFilter,
 )
+from .router import Failure, GiveUp, Router, TryAgain
 from .signature import sign, verify_signature
 from .telemetry import Stats, WebhookStats
 
@@ -59,6 +60,8 @@ __all__ = [
     "DuplicateWebhookError",
     "EstablishmentError",
     "Event",
+    "Failure",
+    "GiveUp",
     "HandshakeMismatchError",
     "HandshakeMissingError",
     "LoginRequiredError",
@@ -71,12 +74,14 @@ __all__ = [
     "RateLimitedError",
     "RedisStore",
     "Resource",
+    "Router",
     "ServerError",
     "SignatureError",
     "Source",
     "SqliteStore",
     "Stats",
     "StoreError",
+    "TryAgain",
     "Webhook",
     "WebhookFilter",
     "WebhookStats",

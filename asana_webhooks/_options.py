@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 __all__ = [
     "ANY",
     "COUNT",
+    "DELAY",
     "FLAG",
     "NAMES",
     "PATH",
@@ -65,6 +66,11 @@ ANY = Rule((object,), "anything")
 """For what another check refuses by name."""
 
 COUNT = Rule((int,), "a whole number, 1 or more", lambda value: 1 <= value <= MAX_COUNT)
+DELAY = Rule(
+    (int, float),
+    f"a number of seconds, at least 0 and at most {MAX_SECONDS}",
+    lambda value: 0 <= value <= MAX_SECONDS,
+)
 FLAG = Rule((bool,), "True or False")
 NAMES = Rule((list, tuple, set, frozenset), "a list of texts, also when there is one", _are_texts)
 PATH = Rule((str, os.PathLike), "a path")

@@ -40,7 +40,7 @@ from .api import WebhooksApi
 from .models import DeadLetter, Event, NoticeKind, Route, Webhook, WebhookFilter, check_gid
 from .notices import N, Notices
 from .protocol import MAX_BODY
-from .router import H, Router
+from .router import F, H, Router
 from .stores import Store
 from .stores.urls import store_of
 from .telemetry import Counters, Stats, Telemetry, Together
@@ -435,13 +435,32 @@ class WebhooksClient(WebhooksApi):
         subtype: str | None = None,
         action: str | None = None,
         field: str | None = None,
+        resource: str | None = None,
+        account: str | None = None,
+        name: str | None = None,
     ) -> Callable[[H], H]:
         """Return a decorator that registers an ``async def`` handler for the events that fit.
 
-        ``field`` is that of the event's change. What is None fits any event; an event that several
-        handlers want is given to each, in the order of registration.
+        What is None fits any event; an event that several handlers want is given to each, in the
+        order of registration. The arguments are those of ``Router.on``.
         """
-        return self._router.on(resource_type, subtype=subtype, action=action, field=field)
+        return self._router.on(
+            resource_type,
+            subtype=subtype,
+            action=action,
+            field=field,
+            resource=resource,
+            account=account,
+            name=name,
+        )
+
+    def on_failure(self, handler: F) -> F:
+        """Register an ``async def`` function, as a decorator, that is given each ``Failure``."""
+        return self._router.on_failure(handler)
+
+    def include(self, router: Router) -> None:
+        """Add the handlers of another module's router, also those that it is given later."""
+        self._router.include(router)
 
     def on_notice(self, kind: NoticeKind | None = None) -> Callable[[N], N]:
         """Return a decorator that registers an ``async def`` handler for notices of a kind.

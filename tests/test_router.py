@@ -1,12 +1,23 @@
 import functools
-from collections.abc import Callable
+import gc
+import math
+import pickle
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
-from asana_webhooks.models import Change, Event, Resource
-from asana_webhooks.router import Router
+from asana_webhooks import router as module
+from asana_webhooks._establish import check_filters
+from asana_webhooks.models import Change, Event, Resource, Source, WebhookFilter
+from asana_webhooks.router import Failure, GiveUp, Router, TryAgain
+from asana_webhooks.testing import make_event
 
 
 def event(
@@ -97,12 +108,17 @@ def test_handlers_of_an_event_come_in_the_order_of_registration(router: Router) 
     assert [each.handler for each in router.handlers(COMPLETED)] == [first, second]
 
 
-def test_handler_that_is_registered_twice_runs_twice(router: Router) -> None:
+def test_handler_that_is_registered_twice_gets_an_event_once(router: Router) -> None:
     async def handler(event: Event) -> None: ...
+    async def other(event: Event) -> None: ...
 
     router.on(action="changed")(handler)
+    router.on()(other)
     router.on(resource_type="task")(handler)
-    assert len(router.handlers(COMPLETED)) == 2
+    assert [each.handler for each in router.handlers(COMPLETED)] == [handler, other]
+    assert [each.handler for each in router.handlers(event(action="added"))] == [handler, other]
+    assert [each.handler for each in router.handlers(event("story"))] == [handler, other]
+    assert [each.handler for each in router.handlers(event("story", action="added"))] == [other]
 
 
 def test_router_is_true_with_a_handler(router: Router) -> None:
@@ -112,6 +128,403 @@ def test_router_is_true_with_a_handler(router: Router) -> None:
     async def handler(event: Event) -> None: ...
 
     assert router
+
+
+def from_source(**fields: str) -> Event:
+    source = Source(**{"webhook": "1700", "resource": "1400", **fields})  # type: ignore[arg-type] # texts
+    return make_event("task", action="added", source=source)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "fits"),
+    [
+        pytest.param({"resource": "1400"}, from_source(), True, id="resource"),
+        pytest.param({"resource": "1401"}, from_source(), False, id="another resource"),
+        pytest.param({"resource": "1400"}, COMPLETED, False, id="resource, without a source"),
+        pytest.param({"account": "acme"}, from_source(account="acme"), True, id="account"),
+        pytest.param(
+            {"account": "acme"}, from_source(account="other"), False, id="another account"
+        ),
+        pytest.param({"account": "acme"}, from_source(), False, id="account, without one"),
+        pytest.param({"account": ""}, from_source(), True, id="no account"),
+        pytest.param({"account": ""}, from_source(account="acme"), False, id="none, with one"),
+        pytest.param({"account": ""}, COMPLETED, False, id="no account, without a source"),
+        pytest.param({}, from_source(account="acme"), True, id="any"),
+        pytest.param(
+            {"resource": "1400", "account": "acme"},
+            from_source(resource="1401", account="acme"),
+            False,
+            id="only one of two",
+        ),
+    ],
+)
+def test_handler_gets_the_events_of_a_resource_or_account(
+    router: Router,
+    wanted: dict[str, str],
+    given: Event,
+    fits: bool,  # noqa: FBT001 - a column of the table
+) -> None:
+    @router.on(**wanted)
+    async def handler(event: Event) -> None: ...
+
+    for _ in range(2):  # the second time from memory
+        assert [each.handler for each in router.handlers(given)] == ([handler] if fits else [])
+
+
+def test_events_of_several_sources_are_told_apart(router: Router) -> None:
+    async def first(event: Event) -> None: ...
+    async def second(event: Event) -> None: ...
+
+    router.on(resource="1400")(first)
+    router.on(resource="1401", account="acme")(second)
+    for _ in range(2):
+        assert names(router, from_source()) == ["first"]
+        assert names(router, from_source(resource="1401")) == []
+        assert names(router, from_source(resource="1401", account="acme")) == ["second"]
+        assert names(router, from_source(resource="1402")) == []
+
+
+def names(router: Router, event: Event) -> list[str]:
+    return [each.name.rpartition(".")[2] for each in router.handlers(event)]
+
+
+def test_handler_that_is_registered_late_gets_events_of_a_kind_that_was_seen(
+    router: Router,
+) -> None:
+    async def late(event: Event) -> None: ...
+
+    assert names(router, COMPLETED) == []
+    router.on("task")(late)
+    assert names(router, COMPLETED) == ["late"]
+
+
+def test_memory_of_kinds_is_bounded(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MEMORY", 3)
+
+    @router.on(field="1")
+    async def handler(event: Event) -> None: ...
+
+    for _ in range(2):
+        for field in map(str, range(10)):
+            assert names(router, make_event(field=field)) == (["handler"] if field == "1" else [])
+    assert len(router._known) <= 3
+
+
+@pytest.mark.parametrize("gid", ["", "my-project", "12 "])
+def test_resource_that_is_no_gid_is_refused(router: Router, gid: str) -> None:
+    with pytest.raises(ValueError, match="resource must be a gid"):
+        router.on(resource=gid)
+
+
+# Routers of several modules
+
+
+def handler_called(name: str) -> Callable[[Event], Coroutine[Any, Any, None]]:
+    async def handler(event: Event) -> None: ...
+
+    handler.__qualname__ = name
+    return handler
+
+
+def test_included_handlers_come_where_their_router_was_included(router: Router) -> None:
+    other, inner = Router(), Router()
+    router.on()(handler_called("first"))
+    other.on()(handler_called("second"))
+    router.include(other)
+    router.on()(handler_called("last"))
+    other.include(inner)
+    inner.on()(handler_called("third"))
+    assert [each.name.partition(":")[2] for each in router.handlers(COMPLETED)] == [
+        *("first", "second", "third", "last")
+    ]
+    assert router
+
+
+def test_router_may_be_included_before_it_has_handlers(router: Router) -> None:
+    other = Router()
+    router.include(other)
+    assert not router
+    assert not router.handlers(COMPLETED)
+    other.on()(handler_called("late"))
+    assert router
+    assert len(router.handlers(COMPLETED)) == 1
+
+
+def test_router_may_be_included_in_two_clients() -> None:
+    first, second, shared = Router(), Router(), Router()
+    first.include(shared)
+    second.include(shared)
+    shared.on()(handler_called("late"))
+    assert len(first.handlers(COMPLETED)) == len(second.handlers(COMPLETED)) == 1
+
+
+def test_router_keeps_none_alive_that_included_it() -> None:
+    shared, including = Router(), Router()
+    including.include(shared)
+    gone = weakref.ref(including)
+    del including
+    gc.collect()
+    assert gone() is None
+
+
+def test_router_is_not_included_twice_nor_in_itself(router: Router) -> None:
+    child, grandchild, other = Router(), Router(), Router()
+    router.include(child)
+    child.include(grandchild)
+    other.include(grandchild)
+    for outer, inner in [
+        *((router, router), (router, child), (router, grandchild), (child, router)),
+        *((grandchild, router), (child, grandchild), (router, other), (grandchild, child)),
+    ]:
+        with pytest.raises(ValueError, match="cannot be included twice, nor in itself"):
+            outer.include(inner)
+    child.on()(handler_called("handler"))
+    assert len(router.handlers(COMPLETED)) == 1
+
+
+@pytest.mark.parametrize(
+    "odd", [None, "module", handler_called("on")], ids=["none", "text", "function"]
+)
+def test_only_a_router_can_be_included(router: Router, odd: Any) -> None:
+    with pytest.raises(TypeError, match="only a Router can be included, not"):
+        router.include(odd)
+
+
+# Names
+
+
+def test_handler_may_be_given_a_name(router: Router) -> None:
+    router.on(name="celebrate")(handler_called("anything"))
+    assert [each.name for each in router.handlers(COMPLETED)] == ["celebrate"]
+
+
+def test_two_handlers_of_one_name_are_refused(router: Router) -> None:
+    router.on("task")(handler_called("same"))
+    with pytest.raises(ValueError, match=rf"two handlers are called {__name__}:same.*on\(name=…\)"):
+        router.on("story")(handler_called("same"))
+    router.on("story", name="other")(handler_called("same"))
+    with pytest.raises(ValueError, match="two handlers are called other"):
+        router.on(name="other")(handler_called("third"))
+    assert [each.name for each in router.handlers(COMPLETED)] == [f"{__name__}:same"]
+
+
+def test_names_are_compared_with_those_of_included_routers(router: Router) -> None:
+    child, other = Router(), Router()
+    router.include(child)
+    router.on()(handler_called("same"))
+    with pytest.raises(ValueError, match="two handlers are called"):
+        child.on()(handler_called("same"))
+    other.on()(handler_called("same"))
+    with pytest.raises(ValueError, match="two handlers are called"):
+        router.include(other)
+    assert not child
+    assert len(router.handlers(COMPLETED)) == 1
+    other.on()(handler_called("more"))  # nothing is left of the refused inclusion
+    assert len(router.handlers(COMPLETED)) == 1
+    Router().include(other)
+
+
+def test_one_handler_may_be_registered_in_two_routers(router: Router) -> None:
+    child, handler = Router(), handler_called("handler")
+    router.include(child)
+    child.on("task")(handler)
+    router.on("story")(handler)
+    assert len(router.handlers(COMPLETED)) == len(router.handlers(event("story"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        pytest.param(["{folder}/bot.py"], "bot:handle", id="file"),
+        pytest.param(["-m", "bot"], "bot:handle", id="module"),
+        pytest.param(["-m", "package.bot"], "package.bot:handle", id="module of a package"),
+        pytest.param(["-c", "{program}"], "__main__:handle", id="text"),
+    ],
+)
+def test_handler_of_the_program_itself_has_the_name_that_an_import_would_give_it(
+    tmp_path: Path, arguments: list[str], shown: str
+) -> None:
+    program = (
+        "from asana_webhooks import Router\n"
+        "from asana_webhooks.testing import make_event\n"
+        "router = Router()\n"
+        "@router.on()\n"
+        "async def handle(event): ...\n"
+        "print(router.handlers(make_event())[0].name)\n"
+    )
+    (tmp_path / "package").mkdir()
+    for path in (tmp_path / "bot.py", tmp_path / "package" / "bot.py"):
+        path.write_text(program)
+    command = [each.format(folder=tmp_path, program=program) for each in arguments]
+    run = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == shown
+
+
+# Failures
+
+
+async def test_handlers_of_failures_come_in_the_order_of_registration(router: Router) -> None:
+    child, told = Router(), []
+
+    @router.on_failure
+    async def first(failure: Failure) -> None:
+        told.append(("first", failure.handler))
+
+    router.include(child)
+
+    @child.on_failure
+    async def second(failure: Failure) -> None:
+        told.append(("second", failure.handler))
+
+    failure = Failure(event=COMPLETED, handler="bot:handle", error=KeyError("x"), attempt=1)
+    for each in router.failure_handlers:
+        await each.handler(failure)
+    assert told == [("first", "bot:handle"), ("second", "bot:handle")]
+    assert [each.name.rpartition(".")[2] for each in router.failure_handlers] == ["first", "second"]
+    assert not router  # nothing handles events
+
+
+def test_handler_of_failures_must_be_async_and_take_one_argument(router: Router) -> None:
+    async def without() -> None: ...
+
+    with pytest.raises(TypeError, match="sync must be `async def`"):
+        router.on_failure(sync)  # type: ignore[type-var] # the mistake itself
+    with pytest.raises(TypeError, match="without must take one argument, the failure"):
+        router.on_failure(without)  # type: ignore[type-var] # the mistake itself
+    assert not router.failure_handlers
+
+
+def test_decisions_of_a_handler_say_what_they_decide() -> None:
+    assert (
+        GiveUp("the task is gone").reason == str(GiveUp("the task is gone")) == "the task is gone"
+    )
+    assert GiveUp().reason == ""
+    assert TryAgain(after=5).after == 5
+    assert TryAgain().after == 60.0
+    assert TryAgain(0).after == 0
+    for decision in (GiveUp("gone"), TryAgain(after=5.0)):
+        again = pickle.loads(pickle.dumps(decision))  # noqa: S301 - made here
+        assert (type(again), vars(again)) == (type(decision), vars(decision))
+
+
+@pytest.mark.parametrize(
+    ("after", "error"),
+    [
+        ("5", TypeError),
+        (True, TypeError),
+        (None, TypeError),
+        (-1, ValueError),
+        (math.nan, ValueError),
+    ],
+)
+def test_delay_that_is_no_number_of_seconds_is_refused(after: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="^after must be a number of seconds, at least 0"):
+        TryAgain(after=after)
+
+
+# Filters that let pass what handlers want
+
+
+@pytest.mark.parametrize(
+    ("wanted", "filters"),
+    [
+        pytest.param([], None, id="nothing"),
+        pytest.param([{}], None, id="everything"),
+        pytest.param([{"resource_type": "task"}, {}], None, id="one thing and everything"),
+        pytest.param([{"account": "other"}], None, id="another account"),
+        pytest.param([{"resource": "1401"}], None, id="another resource"),
+        pytest.param([{"resource": "1400"}], None, id="everything of this resource"),
+        pytest.param(
+            [{"resource_type": "task", "action": "vanished"}], None, id="action of no filter"
+        ),
+        pytest.param(
+            [{"resource_type": "task", "subtype": "milestone", "action": "added"}],
+            [{"resource_type": "task", "resource_subtype": "milestone", "action": "added"}],
+            id="one of each",
+        ),
+        pytest.param(
+            [{"resource_type": "task", "action": "changed", "field": "name"}],
+            [{"resource_type": "task", "action": "changed", "fields": ["name"]}],
+            id="field",
+        ),
+        pytest.param(
+            [{"field": "name"}],
+            [{"action": "changed", "fields": ["name"]}],
+            id="field of any action",
+        ),
+        pytest.param(
+            [
+                {"resource_type": "task", "field": "name"},
+                {"resource_type": "story"},
+                {"resource_type": "task", "field": "notes"},
+                {"resource_type": "task", "field": "name"},
+            ],
+            [
+                {"resource_type": "task", "action": "changed", "fields": ["name", "notes"]},
+                {"resource_type": "story"},
+            ],
+            id="fields are joined",
+        ),
+        pytest.param(
+            [
+                {"resource_type": "task", "field": "name"},
+                {"resource_type": "task", "action": "changed"},
+                {"resource_type": "task", "field": "notes"},
+            ],
+            [{"resource_type": "task", "action": "changed"}],
+            id="any field covers one",
+        ),
+        pytest.param(
+            [
+                {"resource_type": "task", "subtype": "milestone", "action": "added"},
+                {"resource_type": "task"},
+            ],
+            [{"resource_type": "task"}],
+            id="type covers subtype and action",
+        ),
+        pytest.param(
+            [{"field": "name"}, {"resource_type": "task", "field": "name"}],
+            [{"action": "changed", "fields": ["name"]}],
+            id="field of any type covers that of one",
+        ),
+        pytest.param(
+            [{"field": "name"}, {"resource_type": "task", "field": "notes"}],
+            [
+                {"action": "changed", "fields": ["name"]},
+                {"resource_type": "task", "action": "changed", "fields": ["notes"]},
+            ],
+            id="another field is not covered",
+        ),
+        pytest.param(
+            [{"field": "name"}, {"action": "changed", "resource_type": "task"}],
+            [
+                {"action": "changed", "fields": ["name"]},
+                {"resource_type": "task", "action": "changed"},
+            ],
+            id="some fields do not cover all",
+        ),
+        pytest.param(
+            [
+                {"resource_type": "task", "resource": "1400", "account": ""},
+                {"resource_type": "story", "resource": "1401"},
+                {"resource_type": "tag", "account": "other"},
+                {"resource": "1401"},
+            ],
+            [{"resource_type": "task"}],
+            id="of this resource and account alone",
+        ),
+    ],
+)
+def test_filters_let_pass_what_handlers_want(
+    router: Router, wanted: list[dict[str, str]], filters: list[dict[str, Any]] | None
+) -> None:
+    for number, pattern in enumerate(wanted):
+        router.on(**pattern, name=str(number))(handler_called("handler"))
+    made = None if filters is None else [WebhookFilter(**each) for each in filters]
+    assert router.wanted_filters("1400") == made
+    check_filters(made)
 
 
 # What may be a handler
@@ -169,7 +582,7 @@ def test_whatever_is_async_is_a_handler_and_its_name_shows_no_arguments(
 ) -> None:
     assert router.on()(handler) is handler
     (subscription,) = router.handlers(COMPLETED)
-    assert subscription.name == name
+    assert subscription.name == f"{__name__}:{name}"
 
 
 def sync(event: Event) -> None:
@@ -206,13 +619,68 @@ def test_function_that_is_not_async_is_refused_by_name(
     assert not router
 
 
-@pytest.mark.parametrize("name", ["resource_type", "subtype", "action", "field"])
+@pytest.mark.parametrize(
+    "name", ["resource_type", "subtype", "action", "field", "resource", "account"]
+)
 @pytest.mark.parametrize("value", [["task"], 5, True, b"task"], ids=ascii)
 def test_pattern_that_is_no_text_is_refused_by_its_name(
     router: Router, name: str, value: Any
 ) -> None:
     with pytest.raises(TypeError, match=f"^{name} must be a text.* or None for any, not"):
         router.on(**{name: value})
+
+
+async def without() -> None:
+    raise AssertionError("called")
+
+
+async def needs_more(event: Event, *, token: str) -> None:
+    raise AssertionError("called")
+
+
+class Method:
+    async def handle(self, event: Event) -> None:
+        raise AssertionError("called")
+
+
+@pytest.mark.parametrize(
+    ("handler", "name"),
+    [
+        pytest.param(without, "without", id="none"),
+        pytest.param(takes_a_token, "takes_a_token", id="two"),
+        pytest.param(needs_more, "needs_more", id="one more by name"),
+        pytest.param(
+            functools.partial(takes_a_token, "hidden", COMPLETED), "takes_a_token", id="all bound"
+        ),
+        pytest.param(Method.handle, "Method.handle", id="method of no object"),
+    ],
+)
+def test_handler_that_does_not_take_one_argument_is_refused_by_name(
+    router: Router, handler: Any, name: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^handler {name} must take one argument, the event$"):
+        router.on()(handler)
+    assert not router
+
+
+def injected(function: Callable[..., Any]) -> Callable[[Event], Any]:
+    @functools.wraps(function)
+    async def wrapper(event: Event) -> None:
+        await function("token", event)
+
+    return wrapper
+
+
+async def takes_more(event: Event, again: bool = False, *others: object) -> None:  # noqa: FBT001, FBT002 - any signature
+    raise AssertionError("called")
+
+
+@pytest.mark.parametrize(
+    "handler", [injected(takes_a_token), takes_more, AsyncMock()], ids=["wrapped", "more", "mock"]
+)
+def test_handler_that_can_take_one_argument_is_taken(router: Router, handler: Any) -> None:
+    router.on()(handler)
+    assert router
 
 
 def test_decorator_without_parentheses_is_refused(router: Router) -> None:

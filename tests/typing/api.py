@@ -20,6 +20,8 @@ from asana_webhooks import (
     DuplicateWebhookError,
     EstablishmentError,
     Event,
+    Failure,
+    GiveUp,
     HandshakeMismatchError,
     HandshakeMissingError,
     LoginRequiredError,
@@ -32,12 +34,14 @@ from asana_webhooks import (
     RateLimitedError,
     RedisStore,
     Resource,
+    Router,
     ServerError,
     SignatureError,
     Source,
     SqliteStore,
     Stats,
     StoreError,
+    TryAgain,
     Webhook,
     WebhookFilter,
     WebhooksApi,
@@ -148,6 +152,28 @@ async def celebrate(event: Event) -> int:
         assert_type(event.source.webhook, str)
         assert_type(event.source.received_at, datetime | None)
     return len(event.resource.gid)
+
+
+handlers = Router()
+client.include(handlers)
+
+
+@handlers.on("task", action="added", resource="1204619", account="acme", name="greet")
+@handlers.on("task", action="undeleted", resource="1204619")
+async def greet(event: Event) -> None:
+    if event.user is None:
+        raise GiveUp("nobody to greet")
+    raise TryAgain(after=60.0)
+
+
+@client.on_failure
+async def report(failure: Failure) -> None:
+    assert_type(failure.dead_letter, DeadLetter | None)
+    use(failure.event, failure.handler, failure.error, failure.attempt)
+
+
+handlers.on_failure(report)
+assert_type(handlers.wanted_filters("1204619", account="acme"), list[WebhookFilter] | None)
 
 
 class Notifier:
