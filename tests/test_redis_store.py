@@ -49,19 +49,25 @@ from test_stores import *  # noqa: F403 - the contract, with the fixture below i
 from test_stores import (
     NOON,
     Clock,
+    alone,
+    buried,
     bury_at_once,
     confirm,
     delivery,
+    get,
+    handled,
+    kept,
     letter,
     numbers,
     put,
     route,
     take,
     takes,
+    tried_again,
 )
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Claim, Counts, Delivery, WebhookFilter
+from asana_webhooks.models import Claim, Counts, Delivery, Settlement, WebhookFilter
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.redis import LAYOUT_VERSION, RedisStore
 from asana_webhooks.stores.redis import _server as redis_server
@@ -205,12 +211,12 @@ async def test_of_reservations_at_once_in_two_processes_one_is_made(server: Valk
 async def test_workers_of_two_processes_handle_each_delivery_once_and_in_order(
     server: ValkeyServer,
 ) -> None:
-    handled: list[int] = []
+    seen: list[int] = []
 
     async def work(store: Store) -> None:
         while claim := await store.claim(limit=3, lease=30):
-            handled.extend(numbers(claim))
-            assert await store.end_claim(claim, claim.deliveries)
+            seen.extend(numbers(claim))
+            assert await store.end_claim(claim, handled(claim.deliveries))
 
     async with RedisStore(server.url) as one, RedisStore(server.url) as two:
         for number in range(60):
@@ -218,9 +224,9 @@ async def test_workers_of_two_processes_handle_each_delivery_once_and_in_order(
         async with anyio.create_task_group() as tasks:
             for store in (one, two, one, two):
                 tasks.start_soon(work, store)
-    assert sorted(handled) == list(range(60))
+    assert sorted(seen) == list(range(60))
     for first in range(6):
-        assert [n for n in handled if n % 6 == first] == list(range(first, 60, 6))
+        assert [n for n in seen if n % 6 == first] == list(range(first, 60, 6))
 
 
 async def test_same_delivery_at_two_receivers_at_once_is_kept_once(server: ValkeyServer) -> None:
@@ -240,15 +246,15 @@ async def test_lease_of_a_dead_worker_is_taken_over_and_its_late_word_refused(
         owner = await eventually(partial(living.claim, limit=10, lease=30))
         assert owner.fence > late.fence
         assert numbers(owner) == [1]  # alone: it may be what the worker died of
-        assert not await dead.end_claim(late, late.deliveries)
-        assert not await dead.ack(late, late.deliveries)
+        assert not await dead.end_claim(late, handled(late.deliveries))
+        assert not await dead.settle(late, handled(late.deliveries))
         assert not await dead.renew(late, lease=30)
-        assert not await dead.release(late, late.deliveries[0], delay=0.0, attempts=1, done=0)
-        assert not await dead.bury(late, late.deliveries[0], [letter()])
-        assert await living.end_claim(owner, owner.deliveries)
+        assert not await dead.settle(late, tried_again(late.deliveries[0], attempts=1))
+        assert not await dead.settle(late, buried(late.deliveries[0], [letter()]))
+        assert await living.end_claim(owner, handled(owner.deliveries))
         last = await take(living)
         assert [each.crashes for each in (*owner.deliveries, *last.deliveries)] == [1, 1]
-        assert await living.end_claim(last, last.deliveries)
+        assert await living.end_claim(last, handled(last.deliveries))
         assert (await living.counts()).waiting == 0
 
 
@@ -262,9 +268,9 @@ async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_re
             client.flushall()  # as a replica that had got nothing yet
         await put(store, 2)
         mine = await take(store)
-        assert not await store.end_claim(late, late.deliveries)
+        assert not await store.end_claim(late, handled(late.deliveries))
         assert (await store.counts()).waiting == 1
-        assert await store.end_claim(mine, mine.deliveries)
+        assert await store.end_claim(mine, handled(mine.deliveries))
 
 
 async def test_renewed_lease_outlives_its_first_end(server: ValkeyServer) -> None:
@@ -282,13 +288,13 @@ async def test_server_whose_clock_goes_back_holds_up_nothing(
     async with ClockedRedisStore(server, clock) as store:
         await put(store, 1, 2)
         claim = await take(store, limit=1)
-        await store.release(claim, claim.deliveries[0], delay=5.0, attempts=1, done=0)
+        await store.settle(claim, tried_again(claim.deliveries[0], delay=5.0, attempts=1))
         await store.end_claim(claim)
         clock.now -= 3600
         await put(store, 3)
         claim = await take(store, lease=30)
         assert numbers(claim) == [2, 3]
-        await store.end_claim(claim, claim.deliveries)
+        await store.end_claim(claim, handled(claim.deliveries))
         clock.now += 5
         assert numbers(await take(store)) == [1]
 
@@ -403,7 +409,7 @@ async def test_large_bodies_arrive_and_claims_of_them_are_bounded(server: Valkey
         assert await asyncio.gather(*map(store.put, given)) == [True] * 6
         first = await take(store)
         assert [d.body for d in first.deliveries] == bodies[:4]
-        assert await store.end_claim(first, first.deliveries)
+        assert await store.end_claim(first, handled(first.deliveries))
         assert [d.body for d in (await take(store)).deliveries] == bodies[4:]
 
 
@@ -415,12 +421,13 @@ async def test_thousands_of_deliveries_are_claimed_and_acked_together(server: Va
         claim = await take(store, limit=9000)
         assert numbers(claim) == list(range(2501))
         assert [each.trace for each in claim.deliveries[-2:]] == ["", TRACE]
-        assert await store.release(claim, claim.deliveries[1500], delay=0.0, attempts=2, done=0)
-        assert await store.ack(claim, [*claim.deliveries[:1500], *claim.deliveries[1501:]])
+        last, others = claim.deliveries[1500], [*claim.deliveries]
+        others.remove(last)
+        assert await store.settle(claim, tried_again(last, attempts=2))
+        assert await store.settle(claim, handled(others))
         assert await store.end_claim(claim)
         assert (await store.counts()).waiting == 1
-        (last,) = (await take(store)).deliveries
-        assert (last.id, last.attempts) == (claim.deliveries[1500].id, 2)
+        assert (await take(store)).deliveries == (replace(last, attempts=2),)
 
 
 async def test_digests_are_forgotten_by_the_server(server: ValkeyServer) -> None:
@@ -455,19 +462,26 @@ async def test_delivery_without_a_trace_takes_no_more_room(server: ValkeyServer)
         assert keys_of(server, "*traces:*") == [b"{asana-webhooks}:traces:r1"]
 
 
-async def test_handled_deliveries_leave_nothing_behind(server: ValkeyServer) -> None:
+FENCE_OF_R1 = b"{asana-webhooks}:fence:r1"
+
+
+async def test_handled_deliveries_leave_only_the_fence_of_the_last_claim(
+    server: ValkeyServer,
+) -> None:
     async with RedisStore(server.url) as store:
         await traced(store, 1, 2, 3, 4)
         claim = await take(store)
         first, second, third, fourth = claim.deliveries
-        assert await store.ack(claim, [first])
-        assert await store.bury(claim, second, [])
-        assert await store.release(claim, third, delay=0.0, attempts=1, done=0)
-        assert await store.end_claim(claim, [fourth])
+        assert await store.settle(claim, kept(fourth, progress="p4"))
+        assert await store.settle(claim, tried_again(alone(5, trace=TRACE)))
+        assert await store.settle(claim, handled([first]))
+        assert await store.settle(claim, buried(second, []))
+        assert await store.settle(claim, tried_again(third, attempts=1))
+        assert await store.end_claim(claim, handled([fourth]))
         last = await take(store)
-        assert [each.trace for each in last.deliveries] == [TRACE]
-        assert await store.end_claim(last, last.deliveries)
-    assert keys_of(server, "*:r1") == []
+        assert [each.trace for each in last.deliveries] == [TRACE, TRACE]
+        assert await store.end_claim(last, handled(last.deliveries))
+    assert keys_of(server, "*:r1") == [FENCE_OF_R1]
 
 
 async def test_held_delivery_keeps_its_trace_and_others_leave_nothing_behind(
@@ -481,9 +495,9 @@ async def test_held_delivery_keeps_its_trace_and_others_leave_nothing_behind(
         assert await store.confirm("r1", gid="77", secret="two")
         claim = await take(store)
         assert [each.trace for each in claim.deliveries] == [TRACE]
-        assert await store.end_claim(claim, claim.deliveries)
+        assert await store.end_claim(claim, handled(claim.deliveries))
         assert await store.retire("r1")
-    assert keys_of(server, "*:r1") == [b"{asana-webhooks}:route:r1"]
+    assert keys_of(server, "*:r1") == [FENCE_OF_R1, b"{asana-webhooks}:route:r1"]
 
 
 @pytest.mark.parametrize("how", ["dropped", "expired"])
@@ -505,7 +519,7 @@ async def test_replayed_letter_has_no_trace(server: ValkeyServer) -> None:
     async with RedisStore(server.url) as store:
         await traced(store, 1)
         claim = await take(store)
-        assert await store.bury(claim, claim.deliveries[0], [letter()])
+        assert await store.settle(claim, buried(claim.deliveries[0], [letter()]))
         assert await store.end_claim(claim)
         assert await store.replay([each.id for each in await store.dead_letters()]) == 1
         assert [each.trace for each in (await take(store)).deliveries] == [""]
@@ -534,7 +548,8 @@ async def test_what_was_kept_before_traces_and_seals_is_read(server: ValkeyServe
         client.zadd(f"{base}queue:r1", {f"{2:016d}": 1})
         client.zadd(f"{base}agenda", {"r1": 1})
     async with RedisStore(server.url, encryption_keys=[KEY]) as store:
-        assert await store.list_routes() == [route(state="confirmed", gid="77", secret="secret")]
+        confirmed = route(state="confirmed", gid="77", secret="secret", confirmed_at=NOON)
+        assert await store.list_routes() == [confirmed]
         assert await store.counts() == Counts(waiting=1, dead_letters=0, oldest_at=NOON)
         (kept,) = (await take(store)).deliveries
         assert kept == replace(delivery(5), id=kept.id)
@@ -566,11 +581,11 @@ async def test_keys_of_the_first_layout_are_taken_over_with_all_that_they_hold(
         assert await store.confirm("r4", gid="80", secret="secret")
         taken = [await take(store) for _ in range(3)]
         assert [numbers(claim) for claim in taken] == [[20], [1, 2], [41, 42]]
-        told = [(each.attempts, each.done, each.crashes) for each in taken[1].deliveries]
-        assert told == [(3, 1, 0), (0, 0, 0)]
+        told = [(each.attempts, each.progress, each.crashes) for each in taken[1].deliveries]
+        assert told == [(3, '{"upto":1}', 0), (0, "", 0)]
         assert [each.trace for each in taken[2].deliveries] == ["", TRACE]
         for claim in taken:
-            assert await store.end_claim(claim, claim.deliveries)
+            assert await store.end_claim(claim, handled(claim.deliveries))
         assert (await store.counts()).waiting == 0
         assert not await store.put(delivery(41, route="r4"), candidate="secret")
     assert keys_of(server, "*held*") == [b"{asana-webhooks}:held"]
@@ -595,7 +610,7 @@ async def test_route_that_was_retired_before_routes_ended_ends_after_the_first_o
         assert await store.get_route("r2") is not None  # something of it waits
         claim = await take(store)
         assert numbers(claim) == [20]
-        assert await store.end_claim(claim, claim.deliveries)
+        assert await store.end_claim(claim, handled(claim.deliveries))
         assert await store.get_route("r2") is None
         clock.now += 3600
         await store.counts()
@@ -638,9 +653,9 @@ async def test_delivery_put_off_is_counted_behind_those_that_are_due(server: Val
         await put(store, 1)
         assert await store.put(delivery(2, at=later))
         claim = await take(store)
-        await store.release(claim, claim.deliveries[0], delay=60.0, attempts=1, done=0)
+        await store.settle(claim, tried_again(claim.deliveries[0], delay=60.0, attempts=1))
         assert await store.counts() == Counts(waiting=2, dead_letters=0, oldest_at=later)
-        await store.end_claim(claim, claim.deliveries[1:])
+        await store.end_claim(claim, handled(claim.deliveries[1:]))
         assert await store.counts() == Counts(waiting=1, dead_letters=0, oldest_at=NOON)
 
 
@@ -649,7 +664,7 @@ async def test_route_whose_deliveries_are_all_acked_has_no_oldest(server: Valkey
     async with RedisStore(server.url) as store:
         await put(store, 1)
         claim = await take(store)
-        assert await store.ack(claim, claim.deliveries)
+        assert await store.settle(claim, handled(claim.deliveries))
         assert await store.counts() == Counts(waiting=0, dead_letters=0)
         assert await store.put(delivery(2, at=before_1970))
         assert (await store.counts()).oldest_at == before_1970
@@ -787,7 +802,7 @@ async def test_server_that_was_killed_is_found_again_with_all_it_was_given(
                 await in_a_second(store.claim(limit=1, lease=30))
         own_server.start()
         await put(store, 2)
-        assert await store.end_claim(claim, claim.deliveries)
+        assert await store.end_claim(claim, handled(claim.deliveries))
         assert numbers(await take(store)) == [2]
 
 
@@ -868,12 +883,12 @@ async def test_server_without_memory_still_lets_the_inbox_be_emptied(
         with pytest.raises(StoreError, match="memory is full: raise its maxmemory"):
             await store.put(delivery(4))
         first = await take(store, limit=1)
-        assert await store.release(first, first.deliveries[0], delay=0.0, attempts=1, done=0)
+        assert await store.settle(first, tried_again(first.deliveries[0], attempts=1))
         assert await store.end_claim(first)
         claim = await take(store)
         assert await store.renew(claim, lease=30)
-        assert await store.bury(claim, claim.deliveries[0], [letter()])
-        assert await store.end_claim(claim, claim.deliveries[1:])
+        assert await store.settle(claim, buried(claim.deliveries[0], [letter()]))
+        assert await store.end_claim(claim, handled(claim.deliveries[1:]))
         assert (await store.counts()).waiting == 0
         ids = [each.id for each in await store.dead_letters()]
         assert await store.discard(ids) == 2
@@ -1034,7 +1049,7 @@ async def test_delivery_that_cannot_be_read_is_a_dead_letter_and_the_others_are_
         assert (await store.counts()).oldest_at is None
         claim = await take(store)
         assert numbers(claim) == [3]
-        assert await store.end_claim(claim, claim.deliveries)
+        assert await store.end_claim(claim, handled(claim.deliveries))
         assert await store.counts() == Counts(waiting=0, dead_letters=2)
         letters = await store.dead_letters()
         assert [letter.body for letter in letters] == [body, body]
@@ -1044,20 +1059,19 @@ async def test_delivery_that_cannot_be_read_is_a_dead_letter_and_the_others_are_
         assert [each.body for each in (await take(store)).deliveries] == [body, body]
 
 
-async def test_delivery_whose_attempts_cannot_be_read_is_claimed_as_new(
-    server: ValkeyServer,
+@pytest.mark.parametrize("damaged", ["", "what is this", "1" * 29, "1" * 30, "0" * 30 + "{}"])
+async def test_delivery_whose_progress_cannot_be_read_is_claimed_as_new(
+    server: ValkeyServer, damaged: str
 ) -> None:
     async with RedisStore(server.url) as store:
         await put(store, 1)
         claim = await take(store)
-        assert await store.release(claim, claim.deliveries[0], delay=0.0, attempts=1, done=1)
-        assert await store.end_claim(claim)
-        damage(server, ("HSET", "tries:r1", claim.deliveries[0].id, "what is this"))
-        (again,) = (await take(store)).deliveries
-        assert (again.attempts, again.done, again.crashes) == (0, 0, 0)
+        assert await store.end_claim(claim, tried_again(claim.deliveries[0], attempts=1))
+        damage(server, ("HSET", "progress:r1", claim.deliveries[0].id, damaged))
+        assert (await take(store)).deliveries == claim.deliveries
 
 
-@pytest.mark.parametrize("key", ["deliveries", "tries", "queue", "claimed"])
+@pytest.mark.parametrize("key", ["deliveries", "progress", "queue", "claimed", "fence"])
 async def test_route_with_a_damaged_key_is_set_aside_and_the_others_are_claimed(
     server: ValkeyServer, caplog: pytest.LogCaptureFixture, key: str
 ) -> None:
@@ -1115,7 +1129,7 @@ async def test_damaged_route_is_named_without_its_id_and_harms_no_other(
         assert isinstance(damaged, StoreError)
         assert "key {asana-webhooks}:route:*" in str(damaged)
         assert "is damaged" in str(damaged)
-        assert whole == route("r2", state="confirmed", gid="77", secret="secret")
+        assert whole == await get(store, "r2")
         for _ in range(2):
             assert await store.list_routes() == [whole]
     async with RedisStore(server.url):
@@ -1152,14 +1166,15 @@ async def test_damaged_key_of_a_route_that_ends_harms_no_other(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("done", "few"), ("note", "soon: odd"), ("note", b"\xff"), ("record", "")]
+    ("field", "value"),
+    [("progress", b"\xff"), ("note", "soon: odd"), ("note", b"\xff"), ("record", "")],
 )
 async def test_damaged_dead_letter_is_listed_among_the_others_and_can_be_discarded(
     server: ValkeyServer, field: str, value: str | bytes
 ) -> None:
     fields = {
         "route": "r1",
-        "done": "0",
+        "progress": "{}",
         "note": f"{1_700_000_000_000_000} odd",
         "record": struct.pack(">q32s", 0, bytes(32)) + b"{}",
         field: value,
@@ -1183,9 +1198,10 @@ async def test_dead_letter_that_cannot_be_replayed_stays_and_others_are(
 ) -> None:
     async with RedisStore(server.url) as store:
         await bury_at_once(store, range(1))
-        parts = ("route", "r1", "done", "few", "note", "1 odd", "record", bytes(40))
-        damage(server, ("XADD", "letters", "2000000000000-0", *parts))
-        damage(server, ("XADD", "letters", "2000000000000-1", "another", "entry"))
+        for kind, number in (("done", 0), ("odd", 1)):
+            parts = ("route", "r1", kind, "few", "note", "1 odd", "record", bytes(40))
+            damage(server, ("XADD", "letters", f"2000000000000-{number}", *parts))
+        damage(server, ("XADD", "letters", "2000000000000-2", "another", "entry"))
         ids = [letter.id for letter in await store.dead_letters()]
         assert await store.replay([*ids[1:], ids[0]]) == 1
         assert [letter.id for letter in await store.dead_letters()] == ids[1:]
@@ -1218,7 +1234,7 @@ async def test_store_without_a_readable_clock_goes_on(server: ValkeyServer) -> N
         await put(store, 1)
         damage(server, ("HSET", "clock", "last", "noon", "ahead", "x"), ("SET", "number", "one"))
         claim = await take(store)
-        assert await store.end_claim(claim, claim.deliveries)
+        assert await store.end_claim(claim, handled(claim.deliveries))
         await put(store, 2)
         assert numbers(await take(store)) == [2]
 
@@ -1226,6 +1242,7 @@ async def test_store_without_a_readable_clock_goes_on(server: ValkeyServer) -> N
 # Tracebacks
 
 SECRET, BODY = "genuine-secret-0123456789", b'{"events":["private"]}'
+CLAIM = Claim(route="r1", fence=1, deliveries=())
 
 
 @pytest.mark.parametrize(
@@ -1235,11 +1252,10 @@ SECRET, BODY = "genuine-secret-0123456789", b'{"events":["private"]}'
         lambda store: store.confirm("r1", gid="77", secret=SECRET),
         lambda store: store.put(replace(delivery(1), body=BODY), candidate=SECRET),
         lambda store: store.put(replace(delivery(1), body=BODY), reason="odd"),
-        lambda store: store.bury(
-            Claim(route="r1", fence=1, deliveries=()), delivery(1), [letter(body=BODY)]
-        ),
+        lambda store: store.settle(CLAIM, Settlement(letters=(letter(body=BODY),))),
+        lambda store: store.end_claim(CLAIM, tried_again(alone(1, body=BODY))),
     ],
-    ids=["add_candidate", "confirm", "put", "put of a letter", "bury"],
+    ids=["add_candidate", "confirm", "put", "put of a letter", "settle", "end_claim"],
 )
 @pytest.mark.parametrize("how", ["killed", "hung", "damaged"])
 async def test_traceback_with_local_variables_shows_no_secret_and_no_body(
@@ -1430,10 +1446,10 @@ async def test_user_with_the_documented_rights_needs_no_more(
         while claim := await store.claim(limit=9, lease=30):
             first, *others = claim.deliveries
             assert await store.renew(claim, lease=30)
-            assert await store.release(claim, first, delay=60.0, attempts=1, done=0)
+            assert await store.settle(claim, tried_again(first, delay=60.0, attempts=1))
             if others:
-                assert await store.bury(claim, others.pop(), [letter()])
-            assert await store.ack(claim, others)
+                assert await store.settle(claim, buried(others.pop(), [letter()]))
+            assert await store.settle(claim, handled(others))
             assert await store.end_claim(claim)
         first_, *rest = [each.id for each in await store.dead_letters()]
         assert await store.replay([first_]) == 1

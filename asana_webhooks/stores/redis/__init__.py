@@ -14,19 +14,23 @@ the next one. The keys, all in one slot of a cluster through the hash tag ``{asa
 ``seen:DIGEST``                 string         when it was received; expires an hour late
 ``waiting``, ``held``           string         how many deliveries wait, how many are held
 ``deliveries:ROUTE``            hash           time of receipt, digest and body of each delivery
-``tries:ROUTE``                 hash           attempts, handled events and crashes of deliveries
+``progress:ROUTE``              hash           attempts, crashes and progress of deliveries
 ``traces:ROUTE``                hash           traces of those that have one
 ``queue:ROUTE``                 sorted set     claimable deliveries, by when they are due
 ``held:SLOT:ROUTE``             list           deliveries held for a candidate
 ``agenda``                      sorted set     routes, by when they may be claimed
 ``leases``                      hash           the fence of each leased route
 ``claimed:ROUTE``               string         deliveries that its last claim holds
+``fence:ROUTE``                 string         the fence of its last claim; expires after 48 hours
+``events:HOUR:SCOPE``           string         events settled in an hour of the clock; expires
 ``letters``                     stream         dead letters
 ==============================  =============  ====================================================
 
 In a route's hash, ``secret`` and ``candidate1`` to ``candidate4`` are fingerprints, and ``seal``
 and ``seal1`` to ``seal4`` the ciphertexts of those that are encrypted: scripts compare
-fingerprints.
+fingerprints. What is remembered of events is not a stream for each scope: strings of an hour need
+no housekeeping, since the server lets them expire. An entry in one is its time, in microseconds of
+the store's clock (8 bytes), the number of its bytes (4), and these.
 
 Not one stream with a consumer group: a group hands single entries to whoever asks, so two workers
 would have deliveries of one webhook at once, what is put off would have to be kept elsewhere, and
@@ -40,13 +44,22 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 
 from ..._options import COUNT, TEXT, check_options
 from ...errors import StoreError
-from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from ...models import (
+    Claim,
+    Counts,
+    DeadLetter,
+    Delivery,
+    Retry,
+    Route,
+    Settlement,
+    WebhookFilter,
+)
 from .. import (
     DUPLICATES_KNOWN_FOR,
     MAX_CANDIDATES,
@@ -73,13 +86,16 @@ from ._records import (
     counts_of,
     dead_letter_of,
     delivery_of,
+    events_of,
     fields_of,
     lease_of,
     micros,
     note,
     route_of,
+    settlement_of,
     with_secrets,
 )
+from ._scripts import Script
 from ._secrets import renew_secrets
 from ._server import SOCKET_TIMEOUT, Hidden, Server, check_client, connect, damage_of, tagged
 
@@ -88,14 +104,18 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisStore"]
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 5.0
 """For how many seconds closing waits for what is under way."""
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 KEPT_RETIRED = RETIRED_KNOWN_FOR // MICROSECOND
+KNOWN_FOR = DUPLICATES_KNOWN_FOR // MICROSECOND
+LAST_CLAIM_KNOWN_FOR = int(DUPLICATES_KNOWN_FOR.total_seconds())
 
 _OPTIONS = {"prefix": TEXT, "max_waiting": COUNT}
 
@@ -195,13 +215,15 @@ class RedisStore:
 
     async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
         fields: list[str | int] = ["target", route.target]
+        if route.user is not None:
+            fields += ["user", route.user]
         if (filters := encode_filters(route.filters)) is not None:
             fields += ["filters", filters]
         if route.heartbeat_at is not None:
             fields += ["heartbeat_at", to_micros(route.heartbeat_at)]
         prefix, created_at = prefix_of(route.target), to_micros(route.created_at)
-        head = (route.id, micros(ttl), int(exclusive), prefix, route.resource, created_at)
-        return bool(await self._opened().run(_scripts.RESERVE, *head, *fields))
+        head = (route.id, micros(ttl), int(exclusive), prefix, route.resource, route.account)
+        return bool(await self._opened().run(_scripts.RESERVE, *head, created_at, *fields))
 
     async def get_route(self, route: str) -> Route | None:
         self._opened()
@@ -225,9 +247,18 @@ class RedisStore:
         arguments = (route, kept.fingerprint, kept.ciphertext or "", MAX_CANDIDATES)
         return _truth(self._opened().run(_scripts.ADD_CANDIDATE, *arguments))
 
-    def confirm(self, route: str, *, gid: str, secret: str) -> Coroutine[Any, Any, bool]:
+    def confirm(
+        self, route: str, *, gid: str, secret: str, leaving: Sequence[str] = ()
+    ) -> Coroutine[Any, Any, bool]:
         fingerprint = self._cipher.fingerprint(route, secret)
-        return _truth(self._opened().run(_scripts.CONFIRM, route, gid, fingerprint))
+        arguments = (route, gid, fingerprint, to_micros(datetime.now(UTC)))
+        return _truth(self._opened().run(_scripts.CONFIRM, *arguments, *leaving))
+
+    async def set_user(self, route: str, user: str) -> None:
+        await self._opened().run(_scripts.CHANGE, route, "user", user)
+
+    async def leave(self, route: str) -> bool:
+        return bool(await self._opened().run(_scripts.LEAVE, route))
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
         text = encode_filters(filters)
@@ -237,8 +268,9 @@ class RedisStore:
     async def note_heartbeat(self, route: str, at: datetime) -> None:
         await self._opened().run(_scripts.CHANGE, route, "heartbeat_at", to_micros(at))
 
-    async def retire(self, route: str) -> bool:
-        return bool(await self._opened().run(_scripts.RETIRE, route, KEPT_RETIRED))
+    async def retire(self, route: str, *, lost: bool = False) -> bool:
+        retired_as = "lost" if lost else "deleted"
+        return bool(await self._opened().run(_scripts.RETIRE, route, KEPT_RETIRED, retired_as))
 
     async def drop(self, route: str) -> Route | None:
         return await self._found(self._opened().run(_scripts.DROP, route))
@@ -285,47 +317,32 @@ class RedisStore:
     async def claim(self, *, limit: int, lease: float) -> Claim | None:
         check_limit(limit)
         self._opened()
-        claiming = asyncio.create_task(self._claim(limit, lease), name="asana-webhooks claim")
-        try:
-            return await asyncio.shield(claiming)
-        except asyncio.CancelledError:
-            task = asyncio.create_task(self._give_back(claiming), name="asana-webhooks give back")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            raise
+        return await self._take(self._claim(limit, lease), self._end)
+
+    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+        check_limit(limit)
+        self._opened()
+
+        async def put_back(taken: tuple[Delivery, ...]) -> None:
+            retries = tuple(Retry(delivery=delivery, delay=0.0) for delivery in taken)
+            await self._settle(self._server, claim, Settlement(retries=retries))
+
+        return await self._take(self._claim_more(claim, limit), put_back)
 
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         arguments = (*lease_of(claim), micros(lease))
         return bool(await self._opened().run(_scripts.RENEW, *arguments))
 
-    async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
-        arguments = (*lease_of(claim), *(delivery.id for delivery in handled))
-        return bool(await self._opened().run(_scripts.ACK, *arguments))
+    def settle(self, claim: Claim, settlement: Settlement) -> Coroutine[Any, Any, bool]:
+        return self._settle(self._opened(), claim, settlement)
 
-    async def release(
-        self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
-    ) -> bool:
-        arguments = (*lease_of(claim), delivery.id, micros(delay), f"{attempts:010d}{done:010d}")
-        return bool(await self._opened().run(_scripts.RELEASE, *arguments))
-
-    def bury(
-        self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]
+    def end_claim(
+        self, claim: Claim, settlement: Settlement | None = None
     ) -> Coroutine[Any, Any, bool]:
-        parts = [
-            part
-            for letter in letters
-            for part in (
-                letter.route,
-                letter.done,
-                note(letter.buried_at, letter.reason),
-                RECORD.pack(to_micros(letter.received_at), bytes(32)) + letter.body,
-            )
-        ]
-        arguments = (*lease_of(claim), delivery.id, *parts)
-        return _truth(self._opened().run(_scripts.BURY, *arguments))
+        return self._settle(self._opened(), claim, settlement or Settlement(), ends=True)
 
-    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
-        return await self._finish(self._opened(), claim, handled)
+    async def remembered(self, scope: str) -> bytes:
+        return events_of(*await self._opened().run(_scripts.REMEMBERED, scope, KNOWN_FOR))
 
     async def counts(self) -> Counts:
         return counts_of(*await self._opened().run(_scripts.COUNTS))
@@ -395,8 +412,7 @@ class RedisStore:
         return [dead_letter_of(*entry) for entry in found]
 
     async def _send_puts(self, puts: Sequence[bytes]) -> Sequence[bytes]:
-        known_for = DUPLICATES_KNOWN_FOR // MICROSECOND
-        limits = (self._max_waiting, MAX_HELD, MAX_HELD_BYTES, known_for)
+        limits = (self._max_waiting, MAX_HELD, MAX_HELD_BYTES, KNOWN_FOR)
         answers: list[bytes] = await self._server.run(_scripts.PUT, *limits, *puts)
         return answers
 
@@ -405,37 +421,73 @@ class RedisStore:
         return found
 
     async def _claim(self, limit: int, lease: float) -> Claim | None:
-        arguments = (limit, micros(lease), MAX_CLAIM_BYTES)
+        arguments = (limit, micros(lease), MAX_CLAIM_BYTES, LAST_CLAIM_KNOWN_FOR)
         while (found := await self._server.run(_scripts.CLAIM, *arguments)) is not None:
-            first, second, third = found
+            first, *rest = found
             damage = damage_of(first.decode(errors="replace"))
             if damage is None:
-                route = first.decode()
-                deliveries = tuple(delivery_of(route, *each) for each in third)
-                return Claim(route=route, fence=int(second), deliveries=deliveries)
-            gid, resource = (part.decode(errors="replace") or None for part in (second, third))
+                route, (fence, previous, taken) = first.decode(), rest
+                return Claim(
+                    route=route,
+                    fence=int(fence),
+                    deliveries=tuple(delivery_of(route, *each) for each in taken),
+                    previous=int(previous),
+                )
+            gid, resource = (part.decode(errors="replace") or None for part in rest)
             self._set_aside(webhook_name(gid, resource), damage)
         return None
 
-    async def _give_back(self, claiming: asyncio.Task[Claim | None]) -> None:
+    async def _claim_more(self, claim: Claim, limit: int) -> tuple[Delivery, ...] | None:
+        arguments = (*lease_of(claim), limit, MAX_CLAIM_BYTES)
+        taken = await self._server.run(_scripts.CLAIM_MORE, *arguments)
+        if taken is None:
+            return None
+        return tuple(delivery_of(claim.route, *each) for each in taken)
+
+    async def _take(
+        self, call: Coroutine[Any, Any, T | None], give_back: Callable[[T], Awaitable[object]]
+    ) -> T | None:
+        """Return what is claimed; give it back when nobody waits for it any more."""
+        claiming = asyncio.create_task(call, name="asana-webhooks claim")
         try:
-            claim = await claiming
-            if claim is not None:
-                await self._finish(self._server, claim, ())
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            giving_back = self._give_back(claiming, give_back)
+            task = asyncio.create_task(giving_back, name="asana-webhooks give back")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            raise
+
+    @staticmethod
+    async def _give_back(
+        claiming: asyncio.Task[T | None], give_back: Callable[[T], Awaitable[object]]
+    ) -> None:
+        try:
+            if taken := await claiming:
+                await give_back(taken)
         except StoreError as error:
             logger.warning("a claim that nobody waits for ends with its lease: %s", error)
 
+    def _end(self, claim: Claim) -> Awaitable[bool]:
+        return self._settle(self._server, claim, Settlement(), ends=True)
+
     @staticmethod
-    async def _finish(server: Server, claim: Claim, handled: Sequence[Delivery]) -> bool:
-        arguments = (*lease_of(claim), *(delivery.id for delivery in handled))
-        return bool(await server.run(_scripts.FINISH, *arguments))
+    def _settle(
+        server: Server, claim: Claim, settlement: Settlement, *, ends: bool = False
+    ) -> Coroutine[Any, Any, bool]:
+        arguments = (*lease_of(claim), int(ends), *settlement_of(settlement))
+        return _truth(server.run(_scripts.SETTLE, *arguments))
 
     async def _upgrade(self) -> None:
         """Bring what an earlier version wrote up to date; another process may do so meanwhile."""
+        await self._walk(_scripts.UPGRADE_ROUTES, KEPT_RETIRED)
+        await self._walk(_scripts.UPGRADE_TRIES)
+        await self._server.run(_scripts.UPGRADE, LAYOUT_VERSION, MAX_CANDIDATES)
+
+    async def _walk(self, script: Script, *arguments: int) -> None:
         cursor = b""
         while cursor != b"0":
-            cursor = await self._server.run(_scripts.END_RETIRED, cursor or b"0", KEPT_RETIRED)
-        await self._server.run(_scripts.UPGRADE, LAYOUT_VERSION, MAX_CANDIDATES)
+            cursor = await self._server.run(script, cursor or b"0", *arguments)
 
     def _opened(self) -> Server:
         if not self._open:

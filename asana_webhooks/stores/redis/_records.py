@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -14,8 +14,8 @@ from msgspec import MsgspecError
 from msgspec.structs import replace
 
 from ...errors import StoreError
-from ...models import Claim, Counts, DeadLetter, Delivery, Route
-from .. import MAX_CANDIDATES
+from ...models import Claim, Counts, DeadLetter, Delivery, Progress, Retry, Route, Settlement
+from .. import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES
 from .._codec import decode_filters, from_micros, to_micros
 from .._encryption import EncryptedSecret, SecretCipher, webhook_name
 from ._server import damage_of
@@ -26,6 +26,10 @@ DAMAGED_LETTER = "unreadable: this dead letter is damaged on the server; discard
 LETTER_ID = re.compile(r"(?:0|[1-9][0-9]{0,18})-(?:0|[1-9][0-9]{0,18})")
 RECORD = struct.Struct(">q32s")
 TAKEN = struct.Struct(">16s10s10s10sq32s")
+ENTRY = struct.Struct(">qI")
+
+EVENTS_KNOWN_FOR = int(DUPLICATES_KNOWN_FOR.total_seconds()) + 2 * 3600
+"""For how many seconds the string of an hour is kept, from when it was begun: an hour late."""
 
 _fields = msgspec.msgpack.Decoder(dict[str, str])
 
@@ -81,7 +85,6 @@ def fields_of(packed: bytes, key: str) -> Fields:
 def route_of(fields: Fields, key: str) -> Route:
     """Return a route without its secrets. Raises StoreError when it is damaged."""
     with _readable(f"the key {key} of {name_of(fields)}"):
-        heartbeat_at = fields.get("heartbeat_at")
         return Route(
             id=fields["id"],
             target=fields["target"],
@@ -90,8 +93,17 @@ def route_of(fields: Fields, key: str) -> Route:
             state=fields["state"],  # type: ignore[arg-type]  # the scripts write these three only
             gid=fields.get("gid"),
             created_at=from_micros(int(fields["created_at"])),
-            heartbeat_at=None if heartbeat_at is None else from_micros(int(heartbeat_at)),
+            confirmed_at=_time_in(fields, "confirmed_at"),
+            heartbeat_at=_time_in(fields, "heartbeat_at"),
+            account=fields.get("account", ""),
+            user=fields.get("user"),
+            leaving="leaving" in fields,
+            retired_as=fields.get("retired_as"),  # type: ignore[arg-type]  # one of these two
         )
+
+
+def _time_in(fields: Fields, name: str) -> datetime | None:
+    return from_micros(int(fields[name])) if name in fields else None
 
 
 def with_secrets(route: Route, fields: Fields, cipher: SecretCipher) -> Route:
@@ -112,18 +124,59 @@ def with_secrets(route: Route, fields: Fields, cipher: SecretCipher) -> Route:
 
 def delivery_of(route: str, taken: bytes, trace: bytes) -> Delivery:
     """Return the delivery in a record that was taken; the script takes no damaged ones."""
-    number, attempts, done, crashes, received_at, digest = TAKEN.unpack_from(taken)
+    number, attempts, crashes, size, received_at, digest = TAKEN.unpack_from(taken)
+    end = len(taken) - int(size)
     return Delivery(
         id=number.decode(),
         route=route,
-        body=taken[TAKEN.size :],
+        body=taken[TAKEN.size : end],
         digest=digest,
         received_at=from_micros(received_at),
         attempts=int(attempts),
-        done=int(done),
+        progress=taken[end:].decode(errors="replace"),
         crashes=int(crashes),
         trace=trace.decode("ascii", "replace"),
     )
+
+
+def settlement_of(settlement: Settlement) -> list[bytes | str | int]:
+    """Return a settlement as the script takes it, from the scope on."""
+    removed, kept, retries = settlement.removed, settlement.kept, settlement.retries
+    arguments: list[bytes | str | int] = [settlement.scope, settlement.events, EVENTS_KNOWN_FOR]
+    arguments += (len(removed), len(kept), len(retries), *removed)
+    for delivery in kept:
+        arguments += (delivery.id, delivery.attempts, delivery.progress)
+    for retry in retries:
+        arguments += _retry(retry)
+    for letter in settlement.letters:
+        record = RECORD.pack(to_micros(letter.received_at), bytes(32)) + letter.body
+        arguments += (letter.route, letter.progress, note(letter.buried_at, letter.reason), record)
+    return arguments
+
+
+def _retry(retry: Retry) -> tuple[bytes | str | int, ...]:
+    delivery = retry.delivery
+    head = delivery.id, micros(retry.delay), delivery.attempts, delivery.progress
+    if delivery.id:
+        return *head, "", ""
+    record = RECORD.pack(to_micros(delivery.received_at), bytes(32)) + delivery.body
+    return *head, record, delivery.trace
+
+
+def events_of(since: bytes, kept: Sequence[bytes]) -> bytes:
+    """Return the events that were remembered since then.
+
+    ``kept`` are the strings of hours. What is damaged is left out, with what is behind it.
+    """
+    begin, found = int(since), list[bytes]()
+    for entries in kept:
+        position = 0
+        while position + ENTRY.size <= len(entries):
+            at, size = ENTRY.unpack_from(entries, position)
+            position += ENTRY.size + size
+            if at >= begin and position <= len(entries):
+                found.append(entries[position - size : position])
+    return b"".join(found)
 
 
 def counts_of(waiting: int, letters: int, oldest: bytes | None) -> Counts:
@@ -139,7 +192,7 @@ def dead_letter_of(number: bytes, fields: list[bytes]) -> DeadLetter:
     """Return the dead letter of an entry of the stream, whatever can be read of it."""
     id_ = number.decode()
     try:
-        _, route, _, done, _, note, _, record = fields
+        _, route, kind, progress, _, note, _, record = fields
         buried_at, _, reason = note.decode().partition(" ")
         return DeadLetter(
             id=id_,
@@ -148,7 +201,7 @@ def dead_letter_of(number: bytes, fields: list[bytes]) -> DeadLetter:
             reason=reason,
             received_at=from_micros(RECORD.unpack_from(record)[0]),
             buried_at=from_micros(int(buried_at)),
-            done=int(done),
+            progress=_progress_after(progress) if kind == b"done" else progress.decode(),
         )
     except (ValueError, OverflowError, struct.error):
         at = from_micros(min(int(id_.partition("-")[0]), LAST_MS) * 1000)
@@ -156,3 +209,8 @@ def dead_letter_of(number: bytes, fields: list[bytes]) -> DeadLetter:
         return DeadLetter(
             id=id_, route="", body=body, reason=DAMAGED_LETTER, received_at=at, buried_at=at
         )
+
+
+def _progress_after(handled: bytes) -> str:
+    """Return how far a letter of layouts before 3 came, which counts the handled events."""
+    return Progress(upto=int(handled)).encode()

@@ -19,11 +19,12 @@ function calls.replay()
     for i = 1, #ARGV do
         local found = call('XRANGE', letters, ARGV[i], ARGV[i])
         local letter = found[1] and found[1][2] or {}
-        local route, done, record = letter[2], letter[4], letter[8]
-        if is_readable(record) and done:find('^%d+$') then
+        local route, kind, progress, record = letter[2], letter[3], letter[4], letter[8]
+        local handled = kind == 'done' and tonumber(progress) -- as layouts before 3 have it
+        if is_readable(record) and (handled or kind == 'progress') then
             local delivery = add_number(at)
             call('HSET', base .. 'deliveries:' .. route, delivery, record)
-            set_tries(route, delivery, string.format('%010d%010d', 0, done), 0)
+            set_progress(route, delivery, 0, 0, handled and progress_after(handled) or progress)
             enqueue(route, delivery, at)
             call('XDEL', letters, ARGV[i])
             count = count + 1

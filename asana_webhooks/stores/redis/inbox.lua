@@ -59,7 +59,7 @@ function calls.put()
         end
         local answer = 'k'
         if note ~= '' then
-            bury(id, 0, note, record)
+            bury(id, '', note, record)
         elseif is_candidate then
             answer = hold(id, slot, record, trace)
         else
@@ -84,52 +84,57 @@ function calls.put()
     return answers
 end
 
--- ARGV: limit, lease, how many bytes of bodies. Returns route, fence, and for each delivery its
--- number, its tries and its record in one, and its trace. A delivery that crashed a claim comes
--- alone, one that cannot be read becomes a dead letter. A route with a damaged key holds up no
--- other, it is set aside: returns the error, gid and resource.
-function calls.claim()
-    local function bury_unreadable(route, delivery, record, at)
-        local note = text(at) .. ' unreadable: its record on the server is lost or damaged'
-        bury(route, 0, note, string.rep('\0', HEADER) .. (record or ''):sub(HEADER + 1))
-        remove(route, {delivery}, 1, 1)
-    end
+local function bury_unreadable(route, delivery, record, at)
+    local note = text(at) .. ' unreadable: its record on the server is lost or damaged'
+    bury(route, '', note, string.rep('\0', HEADER) .. (record or ''):sub(HEADER + 1))
+    remove(route, {delivery})
+end
 
-    local function take(route, due, at)
-        local taken, ids, bytes = {}, {}, 0
-        local known = fetch(base .. 'tries:' .. route, due)
-        local traces = fetch(base .. 'traces:' .. route, due)
-        for i, delivery in ipairs(due) do
-            local tries = tries_in(known[i])
-            local has_crashed = tonumber(tries:sub(21)) > 0
-            local record = call('HGET', base .. 'deliveries:' .. route, delivery)
-            bytes = bytes + #(record or '') - HEADER
-            if ids[1] and (has_crashed or bytes > tonumber(ARGV[3])) then
+-- Returns of these due deliveries those that have room in so many bytes of bodies, up to the first
+-- that crashed a claim; that one comes alone, and only to a new claim. First what is returned of
+-- each: number, tries, record and progress in one, and its trace; then the numbers. One that cannot
+-- be read becomes a dead letter.
+local function take(route, due, at, most_bytes, is_new)
+    local taken, ids, bytes = {}, {}, 0
+    local known = fetch(base .. 'progress:' .. route, due)
+    local traces = fetch(base .. 'traces:' .. route, due)
+    for i, delivery in ipairs(due) do
+        local tries, progress = tries_in(known[i])
+        local has_crashed = crashes_in(tries) > 0
+        local record = call('HGET', base .. 'deliveries:' .. route, delivery)
+        bytes = bytes + #(record or '') - HEADER
+        if has_crashed and not (is_new and not ids[1]) or ids[1] and bytes > most_bytes then
+            break
+        elseif is_readable(record) then
+            taken[#taken + 1] = {delivery .. tries .. record .. progress, traces[i] or ''}
+            ids[#ids + 1] = delivery
+            if has_crashed then
                 break
-            elseif is_readable(record) then
-                taken[#taken + 1] = {delivery .. tries .. record, traces[i] or ''}
-                ids[#ids + 1] = delivery
-                if has_crashed then
-                    break
-                end
-            else
-                bury_unreadable(route, delivery, record, at)
             end
+        else
+            bury_unreadable(route, delivery, record, at)
         end
-        return taken, ids
     end
+    return taken, ids
+end
 
+-- ARGV: limit, lease, how many bytes of bodies, for how many seconds the claim is known as the last.
+-- Returns route, fence, that of the route's claim before it or 0, and what take returns of each
+-- delivery. A route with a damaged key holds up no other, it is set aside: returns the error, gid
+-- and resource.
+function calls.claim()
     local function lease(route, at)
         count_crashes(route)
         local due = call('ZRANGEBYSCORE', base .. 'queue:' .. route, '-inf', text(at),
             'LIMIT', 0, ARGV[1])
-        local taken, ids = take(route, due, at)
+        local taken, ids = take(route, due, at, tonumber(ARGV[3]), true)
         if ids[1] then
             local fence = add_number(at)
+            local previous = call('SET', base .. 'fence:' .. route, fence, 'GET', 'EX', ARGV[4])
             call('ZADD', base .. 'agenda', text(tick() + ARGV[2]), route)
             call('HSET', base .. 'leases', route, fence)
-            call('SET', base .. 'claimed:' .. route, table.concat(ids, ' '))
-            return {route, fence, taken}
+            set_claimed(route, ids)
+            return {route, fence, text(tonumber(previous or 0) or 0), taken}
         end
         give_back(route)
     end
@@ -152,6 +157,29 @@ function calls.claim()
     end
 end
 
+-- ARGV: route, fence, limit, how many bytes of bodies. Returns what take returns of each delivery
+-- that the claim holds from now on, or nil.
+function calls.claim_more()
+    local route, limit = ARGV[1], tonumber(ARGV[3])
+    if not is_leased(route, ARGV[2]) then
+        return false
+    end
+    local at, claimed, due = now(), claimed_of(route), {}
+    local is_claimed = set_of(claimed)
+    for _, delivery in ipairs(call('ZRANGEBYSCORE', base .. 'queue:' .. route, '-inf', text(at),
+        'LIMIT', 0, #claimed + limit)) do
+        if not is_claimed[delivery] and #due < limit then
+            due[#due + 1] = delivery
+        end
+    end
+    local taken, ids = take(route, due, at, tonumber(ARGV[4]), false)
+    for _, delivery in ipairs(ids) do
+        claimed[#claimed + 1] = delivery
+    end
+    set_claimed(route, claimed)
+    return taken
+end
+
 -- ARGV: route, fence, lease
 function calls.renew()
     if not is_leased(ARGV[1], ARGV[2]) then
@@ -161,51 +189,108 @@ function calls.renew()
     return 1
 end
 
--- ARGV: route, fence, then deliveries
-function calls.ack()
-    if not is_leased(ARGV[1], ARGV[2]) then
-        return 0
-    end
-    remove(ARGV[1], ARGV, 3, #ARGV)
-    return 1
+-- Keeps how far a delivery came. Its worker lives, so of its crashes only one is remembered.
+local function keep(route, delivery, attempts, progress)
+    local kept = call('HGET', base .. 'progress:' .. route, delivery)
+    local crashes = math.min(crashes_in(tries_in(kept)), 1)
+    set_progress(route, delivery, attempts, crashes, progress)
 end
 
--- ARGV: route, fence, then deliveries
-function calls.finish()
-    if not is_leased(ARGV[1], ARGV[2]) then
-        return 0
+local function put_off(route, at, delivery, delay, attempts, progress)
+    keep(route, delivery, attempts, progress)
+    if delay ~= '0' then
+        call('ZADD', base .. 'queue:' .. route, 'XX', text(at + delay), delivery)
     end
-    remove(ARGV[1], ARGV, 3, #ARGV)
-    give_back(ARGV[1])
-    return 1
 end
 
--- ARGV: route, fence, delivery, delay or 0, attempts and handled events. The worker lives, so of
--- its crashes only one is remembered: it still comes alone.
-function calls.release()
-    local queue = base .. 'queue:' .. ARGV[1]
-    if not is_leased(ARGV[1], ARGV[2]) or not call('ZSCORE', queue, ARGV[3]) then
-        return 0
+local function add_retry(route, at, delay, attempts, progress, record, trace)
+    local delivery = add_number(at)
+    call('HSET', base .. 'deliveries:' .. route, delivery, record)
+    set_progress(route, delivery, attempts, 0, progress)
+    if trace ~= '' then
+        call('HSET', base .. 'traces:' .. route, delivery, trace)
     end
-    local crashes = tonumber(tries_of(ARGV[1], ARGV[3]):sub(21))
-    set_tries(ARGV[1], ARGV[3], ARGV[5], math.min(crashes, 1))
-    local claimed = call('GET', base .. 'claimed:' .. ARGV[1]) or ''
-    call('SET', base .. 'claimed:' .. ARGV[1], (claimed:gsub(ARGV[3], '')))
-    if ARGV[4] ~= '0' then
-        call('ZADD', queue, text(tick() + ARGV[4]), ARGV[3])
-    end
-    return 1
+    call('ZADD', base .. 'queue:' .. route, text(at + delay), delivery)
+    call('INCR', base .. 'waiting')
 end
 
--- ARGV: route, fence, delivery, then for each letter: route, done, note, record
-function calls.bury()
-    if not is_leased(ARGV[1], ARGV[2]) or remove(ARGV[1], ARGV, 3, 3) == 0 then
+local function remember(at, scope, events, known_for)
+    local key, entry = events_key(scope, hour_of(at)), struct.pack('>i8I4', at, #events) .. events
+    if call('STRLEN', key) == 0 then
+        call('SET', key, entry, 'EX', known_for)
+    else
+        call('APPEND', key, entry)
+    end
+end
+
+-- ARGV: route, fence, 1 to give the lease back, a scope, its events or nothing, for how many
+-- seconds they are known, how many deliveries are removed, kept and tried again; then of each that
+-- is removed its number; kept: number, attempts, progress; tried again: number or nothing, delay or
+-- 0, attempts, progress, and of a new one record and trace; for each letter: route, progress, note,
+-- record. What is claimed by another is passed over.
+--
+-- Deliveries are removed last, so that a damaged key, which ends a script midway, loses none; and
+-- no event is remembered whose letter cannot be written.
+function calls.settle()
+    local route = ARGV[1]
+    if not is_leased(route, ARGV[2]) then
         return 0
     end
-    for i = 4, #ARGV, 4 do
+    local first_kept = 10 + ARGV[7]
+    local first_retry = first_kept + 3 * ARGV[8]
+    local first_letter = first_retry + 6 * ARGV[9]
+    local at, claimed, removed, remaining = tick(), claimed_of(route), {}, {}
+    local is_claimed = set_of(claimed)
+
+    if first_letter <= #ARGV then
+        call('XLEN', base .. 'letters')
+    end
+    if ARGV[5] ~= '' then
+        remember(at, unpack(ARGV, 4, 6))
+    end
+    for i = first_letter, #ARGV, 4 do
         bury(unpack(ARGV, i, i + 3))
     end
+    for i = first_kept, first_retry - 1, 3 do
+        if is_claimed[ARGV[i]] then
+            keep(route, unpack(ARGV, i, i + 2))
+        end
+    end
+    for i = first_retry, first_letter - 1, 6 do
+        if ARGV[i] == '' then
+            add_retry(route, at, unpack(ARGV, i + 1, i + 5))
+        elseif is_claimed[ARGV[i]] then
+            put_off(route, at, unpack(ARGV, i, i + 3))
+            is_claimed[ARGV[i]] = nil
+        end
+    end
+    for i = 10, first_kept - 1 do
+        if is_claimed[ARGV[i]] then
+            removed[#removed + 1] = ARGV[i]
+            is_claimed[ARGV[i]] = nil
+        end
+    end
+    remove(route, removed)
+    if ARGV[3] == '1' then
+        give_back(route)
+        return 1
+    end
+    for _, delivery in ipairs(claimed) do
+        remaining[#remaining + 1] = is_claimed[delivery] and delivery
+    end
+    set_claimed(route, remaining)
     return 1
+end
+
+-- ARGV: scope, for how long events are known. Returns since when, and the strings that may hold
+-- some, oldest first. One that something else has written to is left out.
+function calls.remembered()
+    local at, found = now(), {}
+    local since = at - ARGV[2]
+    for hour = hour_of(since), hour_of(at) do
+        found[#found + 1] = try(call, 'GET', events_key(ARGV[1], hour)) or nil
+    end
+    return {text(since), found}
 end
 
 -- Returns how many deliveries wait, how many letters there are, and when the oldest delivery was

@@ -6,35 +6,61 @@ function calls.open()
     return version or error({err = 'DAMAGED ' .. base .. 'version'})
 end
 
--- ARGV: where to go on, for how long retired routes stay known. Gives an end to those that were
--- retired when there was none. Returns where to go on next, 0 at the end.
-function calls.end_retired()
-    local at = tick()
-    local pattern = base:gsub('[%[%]%?%*\\]', '\\%0') .. 'route:*'
-    local found = call('SCAN', ARGV[1], 'MATCH', pattern, 'COUNT', 10000)
+-- Calls a function with what follows this beginning in the names of some keys. A damaged one is left.
+-- Returns where to go on next, 0 at the end.
+local function walk(cursor, beginning, f)
+    local pattern = (base .. beginning):gsub('[%[%]%?%*\\]', '\\%0') .. '*'
+    local found = call('SCAN', cursor, 'MATCH', pattern, 'COUNT', 10000)
     for _, key in ipairs(found[2]) do
-        local known = call('HMGET', key, 'state', 'expires')
-        if known[1] == 'retired' and not known[2] then
-            set_end(key:sub(#base + #'route:' + 1), at + ARGV[2])
-        end
+        try(f, key:sub(#base + #beginning + 1))
     end
     return found[1]
 end
 
--- ARGV: the version of the layout, how many candidates there may be. Counts what is held apart from
--- what waits, once.
-function calls.upgrade()
-    if call('GET', base .. 'version') == ARGV[1] then
-        return
-    end
-    local held = 0
-    for _, id in ipairs(call('ZRANGE', base .. 'expiries', 0, -1)) do
-        for slot = 1, ARGV[2] do
-            held = held + call('LLEN', base .. 'held:' .. slot .. ':' .. id)
+-- ARGV: where to go on, for how long retired routes stay known. Gives an end to the routes that were
+-- retired when there was none, and a time to those that were confirmed without. Returns where to go
+-- on.
+function calls.upgrade_routes()
+    local at = tick()
+    return walk(ARGV[1], 'route:', function(id)
+        local key = base .. 'route:' .. id
+        local state, expires, confirmed_at, created_at =
+            unpack(call('HMGET', key, 'state', 'expires', 'confirmed_at', 'created_at'))
+        if state == 'retired' and not expires then
+            set_end(id, at + ARGV[2])
+        elseif state == 'confirmed' and not confirmed_at and created_at then
+            call('HSET', key, 'confirmed_at', created_at)
         end
+    end)
+end
+
+-- ARGV: where to go on. Takes over attempts, handled events and crashes, which were ten digits each.
+-- Returns where to go on.
+function calls.upgrade_tries()
+    return walk(ARGV[1], 'tries:', function(route)
+        local tries = call('HGETALL', base .. 'tries:' .. route)
+        for i = 1, #tries, 2 do
+            local digits = (tries[i + 1]:match('^%d+$') or '') .. string.rep('0', 30)
+            local progress = progress_after(tonumber(digits:sub(11, 20)))
+            set_progress(route, tries[i], digits:sub(1, 10), digits:sub(21, 30), progress)
+        end
+        call('DEL', base .. 'tries:' .. route)
+    end)
+end
+
+-- ARGV: the version of the layout, how many candidates there may be. Counts what is held apart from
+-- what waits, where it was not.
+function calls.upgrade()
+    if call('GET', base .. 'version') == '1' then
+        local held = 0
+        for _, id in ipairs(call('ZRANGE', base .. 'expiries', 0, -1)) do
+            for slot = 1, ARGV[2] do
+                held = held + call('LLEN', base .. 'held:' .. slot .. ':' .. id)
+            end
+        end
+        call('DECRBY', base .. 'waiting', held)
+        call('SET', base .. 'held', held)
     end
-    call('DECRBY', base .. 'waiting', held)
-    call('SET', base .. 'held', held)
     call('SET', base .. 'version', ARGV[1])
 end
 

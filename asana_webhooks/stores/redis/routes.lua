@@ -1,6 +1,23 @@
--- ARGV: id, ttl, exclusive, prefix, resource, created_at, then other fields and their values
+-- Whether a route is on the way, or receives and shall go on, below this address for this account.
+local function is_served(id, prefix, account)
+    local known = call('HMGET', base .. 'route:' .. id, 'place', 'account', 'leaving')
+    return known[1] == prefix and (known[2] or '') == account and not known[3]
+end
+
+-- Lets a confirmed route leave; returns whether it is one.
+local function let_leave(id, at)
+    local route = find(id, at)
+    if not route or route.state ~= 'confirmed' then
+        return false
+    end
+    call('HSET', base .. 'route:' .. id, 'leaving', '1')
+    return true
+end
+
+-- ARGV: id, ttl, exclusive, prefix, resource, account, created_at, then other fields and their
+-- values
 function calls.reserve()
-    local id, prefix, resource = ARGV[1], ARGV[4], ARGV[5]
+    local id, prefix, resource, account = ARGV[1], ARGV[4], ARGV[5], ARGV[6]
     local key, of_resource = base .. 'route:' .. id, base .. 'resource:' .. resource
     local at = tick()
     purge(at)
@@ -9,15 +26,15 @@ function calls.reserve()
     end
     if ARGV[3] == '1' then
         for _, other in ipairs(call('ZRANGE', of_resource, 0, -1)) do
-            if call('HGET', base .. 'route:' .. other, 'place') == prefix then
+            if is_served(other, prefix, account) then
                 return 0
             end
         end
     end
     local expires, number = text(at + ARGV[2]), add_number(at)
     call('HSET', key, 'id', id, 'state', 'reserved', 'place', prefix, 'resource', resource,
-        'created_at', ARGV[6], 'expires', expires, 'number', number)
-    for i = 7, #ARGV, 2 do
+        'account', account, 'created_at', ARGV[7], 'expires', expires, 'number', number)
+    for i = 8, #ARGV, 2 do
         call('HSET', key, ARGV[i], ARGV[i + 1])
     end
     call('ZADD', base .. 'routes', number, id)
@@ -68,7 +85,7 @@ function calls.add_candidate()
     return 1
 end
 
--- ARGV: id, gid, fingerprint
+-- ARGV: id, gid, fingerprint, confirmed_at, then the ids of routes that shall leave
 function calls.confirm()
     local at = tick()
     local route = find(ARGV[1], at)
@@ -85,12 +102,21 @@ function calls.confirm()
     call('DECRBY', base .. 'held', #deliveries)
     call('DEL', held)
     drop_candidates(route)
-    call('HSET', key, 'state', 'confirmed', 'gid', ARGV[2], 'secret', ARGV[3])
+    call('HSET', key, 'state', 'confirmed', 'gid', ARGV[2], 'secret', ARGV[3],
+        'confirmed_at', ARGV[4])
     if route['seal' .. slot] then
         call('HSET', key, 'seal', route['seal' .. slot])
     end
     call('HDEL', key, 'expires')
+    for i = 5, #ARGV do
+        try(let_leave, ARGV[i], at)
+    end
     return 1
+end
+
+-- ARGV: id
+function calls.leave()
+    return let_leave(ARGV[1], now()) and 1 or 0
 end
 
 -- ARGV: id, field, and its value unless it shall be removed
@@ -107,7 +133,7 @@ function calls.change()
     return 1
 end
 
--- ARGV: id, for how long it stays known
+-- ARGV: id, for how long it stays known, as what it is retired
 function calls.retire()
     local at = tick()
     local route = find(ARGV[1], at)
@@ -116,7 +142,8 @@ function calls.retire()
     end
     unlist(route.id, route.resource)
     call('HDEL', base .. 'route:' .. route.id, 'secret', 'seal')
-    call('HSET', base .. 'route:' .. route.id, 'state', 'retired')
+    call('HSET', base .. 'route:' .. route.id, 'state', 'retired',
+        'retired_as', ARGV[3])
     set_end(route.id, at + ARGV[2])
     return 1
 end

@@ -2,7 +2,8 @@ local calls = {}
 local base = KEYS[1]
 local HEADER = 40 -- the bytes of a record before the body: time of receipt and digest
 local CHUNK = 1000 -- how many arguments a command is given, of which Lua bears some thousands
-local LOOK_AGAIN = 3600 * 1000000
+local HOUR = 3600 * 1000000
+local FRESH = string.rep('0', 30) -- what tries_in returns of a delivery that was never tried
 
 -- A key without its end, which may be a route's id: nobody must see that.
 local function name_of(key)
@@ -119,7 +120,7 @@ end
 local function forget(route)
     drop_candidates(route)
     unlist(route.id, route.resource or '')
-    call('DEL', base .. 'route:' .. route.id)
+    call('DEL', base .. 'route:' .. route.id, base .. 'fence:' .. route.id)
 end
 
 -- Forgets the routes whose time is over. One that is needed still, or has a damaged key, is looked
@@ -128,7 +129,7 @@ local function purge(at)
     for _, id in ipairs(call('ZRANGEBYSCORE', base .. 'expiries', '-inf', text(at))) do
         local route = try(find, id, 0) or {id = id, resource = ''}
         if is_needed(route) or select(2, try(forget, route)) then
-            call('ZADD', base .. 'expiries', text(at + LOOK_AGAIN), id)
+            call('ZADD', base .. 'expiries', text(at + HOUR), id)
         end
     end
 end
@@ -158,19 +159,26 @@ local function enqueue(route, delivery, at)
     offer(route, at)
 end
 
--- Returns attempts, handled events and crashes of a delivery, of ten digits each.
-local function tries_in(known)
-    local digits = (known or ''):match('^%d+$') or ''
-    return (digits .. string.rep('0', 30)):sub(1, 30)
+-- Returns attempts, crashes and bytes of progress of a delivery, of ten digits each, and its
+-- progress.
+local function tries_in(kept)
+    if not kept then
+        return FRESH, ''
+    end
+    local tries, progress = kept:sub(1, #FRESH), kept:sub(#FRESH + 1)
+    if tries:find('^%d+$') and tonumber(tries:sub(21)) == #progress then
+        return tries, progress
+    end
+    return FRESH, ''
 end
 
-local function tries_of(route, delivery)
-    return tries_in(call('HGET', base .. 'tries:' .. route, delivery))
+local function crashes_in(tries)
+    return tonumber(tries:sub(11, 20))
 end
 
-local function set_tries(route, delivery, progress, crashes)
-    local tries = progress .. string.format('%010d', crashes)
-    call('HSET', base .. 'tries:' .. route, delivery, tries)
+local function set_progress(route, delivery, attempts, crashes, progress)
+    local kept = string.format('%010d%010d%010d', attempts, crashes, #progress) .. progress
+    call('HSET', base .. 'progress:' .. route, delivery, kept)
 end
 
 -- Returns the values of these fields, false for one that there is not.
@@ -185,35 +193,56 @@ local function fetch(key, fields)
     return found
 end
 
+-- Returns what the last claim of a route holds, in order.
+local function claimed_of(route)
+    local claimed = {}
+    for delivery in (call('GET', base .. 'claimed:' .. route) or ''):gmatch('%d+') do
+        claimed[#claimed + 1] = delivery
+    end
+    return claimed
+end
+
+local function set_claimed(route, deliveries)
+    call('SET', base .. 'claimed:' .. route, table.concat(deliveries, ' '))
+end
+
+-- Returns a table in which each of these is true.
+local function set_of(deliveries)
+    local set = {}
+    for _, delivery in ipairs(deliveries) do
+        set[delivery] = true
+    end
+    return set
+end
+
 -- Ends the last claim of a route: what it held and did not settle was at hand when it crashed.
 local function count_crashes(route)
-    local claimed = base .. 'claimed:' .. route
-    for delivery in (call('GET', claimed) or ''):gmatch('%d+') do
-        if call('ZSCORE', base .. 'queue:' .. route, delivery) then
-            local tries = tries_of(route, delivery)
-            set_tries(route, delivery, tries:sub(1, 20), tries:sub(21) + 1)
+    local claimed = claimed_of(route)
+    for i, kept in ipairs(fetch(base .. 'progress:' .. route, claimed)) do
+        if call('ZSCORE', base .. 'queue:' .. route, claimed[i]) then
+            local tries, progress = tries_in(kept)
+            set_progress(route, claimed[i], tries:sub(1, 10), crashes_in(tries) + 1, progress)
         end
     end
-    call('DEL', claimed)
+    call('DEL', base .. 'claimed:' .. route)
 end
 
 local function is_leased(route, fence)
     return call('HGET', base .. 'leases', route) == fence
 end
 
-local function remove(route, deliveries, first, last)
+local function remove(route, deliveries)
     local gone = 0
-    for from = first, last, CHUNK do
-        local to = math.min(from + CHUNK - 1, last)
+    for from = 1, #deliveries, CHUNK do
+        local to = math.min(from + CHUNK - 1, #deliveries)
         gone = gone + call('ZREM', base .. 'queue:' .. route, unpack(deliveries, from, to))
-        for _, kind in ipairs({'deliveries:', 'tries:', 'traces:'}) do
+        for _, kind in ipairs({'deliveries:', 'progress:', 'traces:'}) do
             call('HDEL', base .. kind .. route, unpack(deliveries, from, to))
         end
     end
     if gone > 0 then
         call('DECRBY', base .. 'waiting', gone)
     end
-    return gone
 end
 
 local function give_back(route)
@@ -236,7 +265,21 @@ local function is_readable(record)
     return received_at > -62135596800000000 and received_at < 253402300799000000
 end
 
-local function bury(route, done, note, record)
+local function bury(route, progress, note, record)
     call('XADD', base .. 'letters', '*',
-        'route', route, 'done', done, 'note', note, 'record', record)
+        'route', route, 'progress', progress, 'note', note, 'record', record)
+end
+
+-- What is remembered of a scope's events: a string for each hour of the store's clock.
+local function events_key(scope, hour)
+    return base .. 'events:' .. hour .. ':' .. scope
+end
+
+local function hour_of(at)
+    return math.floor(at / HOUR)
+end
+
+-- Returns how far a delivery came of which the first so many events were handled.
+local function progress_after(handled)
+    return handled > 0 and string.format('{"upto":%d}', handled) or ''
 end
