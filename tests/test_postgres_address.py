@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from support.postgres_proxies import self_made_certificate, tls_proxy, transaction_pooler
 from support.postgres_server import PASSWORD, PostgresServer, own, running, schema_name, standby_of
-from test_stores import numbers, put, take
+from test_stores import handled, numbers, put, take
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.stores.postgres import PostgresStore
@@ -214,7 +214,7 @@ async def test_store_works_behind_a_pooler_that_parts_transactions(
         await asyncio.gather(*(put(store, number) for number in range(20)))
         claim = await take(store)
         assert numbers(claim) == list(range(20))
-        assert await store.end_claim(claim, claim.deliveries)
+        assert await store.end_claim(claim, handled(claim.deliveries))
         await store.listen(lambda: None)  # it hears nothing, and takes no connection
         calls = [store.counts() for _ in range(20)]
         assert {counts.waiting for counts in await asyncio.gather(*calls)} == {0}

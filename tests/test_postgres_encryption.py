@@ -110,7 +110,7 @@ async def test_secret_that_is_forgotten_while_it_is_renewed_stays_so(
     async with make(keys) as store:
         await confirm(store)
     async with session.transaction():
-        await session.execute("SELECT retire('r1', '48 h')")
+        await session.execute("SELECT retire('r1', 'deleted', '48 h')")
         opening = await renewing(make, session)
     await opening
     async with make([NEW]) as store:
@@ -141,7 +141,7 @@ async def test_candidate_that_is_confirmed_while_it_is_renewed_is_renewed_all_th
         await reserve(store)
         mark = await session.fetchval("SELECT secret FROM candidates ORDER BY id")
     async with session.transaction():
-        assert await session.fetchval("SELECT confirm_candidate('r1', '77', $1)", mark)
+        assert await session.fetchval("SELECT confirm_candidate('r1', '77', $1, now(), '{}')", mark)
         opening = await renewing(make, session)
     await opening
     async with make([NEW]) as store:

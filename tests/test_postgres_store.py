@@ -23,14 +23,29 @@ from hypothesis.stateful import run_state_machine_as_test
 from support.postgres_server import PASSWORD, PostgresServer, own, running, schema_name, standby_of
 from test_store_machine import MAX_WAITING, StoreMachine
 from test_stores import *  # noqa: F403 - the tests of the contract, for this store
-from test_stores import NOON, Clock, delivery, letter, numbers, put, route, take, takes
+from test_stores import (
+    NOON,
+    Clock,
+    buried,
+    delivery,
+    get_undated,
+    handled,
+    letter,
+    numbers,
+    put,
+    route,
+    take,
+    takes,
+    tried_again,
+)
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Counts
+from asana_webhooks.models import Counts, Retry
 from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, MAX_HELD, Store, postgres
 from asana_webhooks.stores.postgres import PostgresStore
 from asana_webhooks.stores.postgres import _batch as putting
 from asana_webhooks.stores.postgres import _server as calling
+from asana_webhooks.stores.postgres._rows import claim_of, values_of
 
 pytestmark = pytest.mark.servers
 
@@ -158,7 +173,7 @@ async def put_in(
     given = delivery(number)
     one = [[given.route], [given.digest], [given.received_at], [candidate], [None]]
     one += [[given.trace], [given.body]]
-    call = "SELECT * FROM schema.put($1, $2, $3, $4, $5, $6, $7, $8, 0, 10, 1000, 10, 10)"
+    call = "SELECT * FROM schema.put_all($1, $2, $3, $4, $5, $6, $7, $8, 0, 10, 1000, 10, 10)"
     await session.fetch(in_schema(store, call), *one, DUPLICATES_KNOWN_FOR)
 
 
@@ -180,7 +195,7 @@ async def test_route_that_one_process_confirmed_is_known_to_another(
     await real.reserve(route(), ttl=60)
     assert await other.add_candidate("r1", "secret")
     assert await real.confirm("r1", gid="77", secret="secret")
-    assert await other.get_route("r1") == route(state="confirmed", gid="77", secret="secret")
+    assert await get_undated(other) == route(state="confirmed", gid="77", secret="secret")
 
 
 async def test_workers_of_two_processes_handle_each_delivery_once(
@@ -189,17 +204,17 @@ async def test_workers_of_two_processes_handle_each_delivery_once(
     async with anyio.create_task_group() as tasks:
         for number in range(120):
             tasks.start_soon(partial(put, real, number, route=f"r{number % 12}"))
-    handled: list[int] = []
+    seen: list[int] = []
 
     async def work(store: PostgresStore) -> None:
         while claim := await store.claim(limit=3, lease=30):
-            handled.extend(numbers(claim))
-            assert await store.end_claim(claim, claim.deliveries)
+            seen.extend(numbers(claim))
+            assert await store.end_claim(claim, handled(claim.deliveries))
 
     async with anyio.create_task_group() as tasks:
         for store in (real, other, real, other):
             tasks.start_soon(work, store)
-    assert sorted(handled) == list(range(120))
+    assert sorted(seen) == list(range(120))
 
 
 async def test_dead_workers_delivery_is_taken_over_and_its_late_word_refused(
@@ -210,10 +225,10 @@ async def test_dead_workers_delivery_is_taken_over_and_its_late_word_refused(
     claim = await eventually(partial(other.claim, limit=1, lease=30))
     assert numbers(claim) == numbers(late)
     assert claim.fence > late.fence
-    assert not await real.end_claim(late, late.deliveries)
-    assert not await real.ack(late, late.deliveries)
+    assert not await real.end_claim(late, handled(late.deliveries))
+    assert not await real.settle(late, handled(late.deliveries))
     assert not await real.renew(late, lease=30)
-    assert await other.end_claim(claim, claim.deliveries)
+    assert await other.end_claim(claim, handled(claim.deliveries))
 
 
 async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_refused(
@@ -225,9 +240,9 @@ async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_re
     await session.execute(in_schema(real, lose))  # as a standby that had got nothing yet
     await put(real, 2)
     mine = await take(real)
-    assert not await real.end_claim(late, late.deliveries)
+    assert not await real.end_claim(late, handled(late.deliveries))
     assert (await real.counts()).waiting == 1
-    assert await real.end_claim(mine, mine.deliveries)
+    assert await real.end_claim(mine, handled(mine.deliveries))
 
 
 async def test_delivery_that_a_dead_worker_still_held_counts_a_crash_and_no_other_does(
@@ -236,11 +251,11 @@ async def test_delivery_that_a_dead_worker_still_held_counts_a_crash_and_no_othe
     for number in (1, 2, 3):
         await put(real, number)
     claim = await take(real, limit=2, lease=0.0)
-    await real.release(claim, claim.deliveries[0], delay=3600, attempts=1, done=0)
+    await real.settle(claim, tried_again(claim.deliveries[0], delay=3600.0, attempts=1))
     await put(real, 4)
     alone = await take(other)
     assert (numbers(alone), alone.deliveries[0].crashes) == ([2], 1)
-    assert await other.end_claim(alone, alone.deliveries)
+    assert await other.end_claim(alone, handled(alone.deliveries))
     last = await take(other)
     assert numbers(last) == [3, 4]
     assert (
@@ -269,7 +284,7 @@ async def test_retired_route_of_which_a_delivery_is_put_while_it_is_forgotten_lo
     await real.confirm("r1", gid="77", secret="secret")
     await put(real, 1)
     claim = await take(real)
-    await real.end_claim(claim, claim.deliveries)
+    await real.end_claim(claim, handled(claim.deliveries))
     await real.retire("r1")
     await session.execute(in_schema(real, LET_48_HOURS_GO_BY))
     async with session.transaction():
@@ -373,7 +388,7 @@ async def test_delivery_that_is_committed_while_a_lease_ends_is_claimable(
     claim = await take(real)
     async with session.transaction():
         await put_in(session, real, 2)
-        finish = asyncio.create_task(real.end_claim(claim, claim.deliveries))
+        finish = asyncio.create_task(real.end_claim(claim, handled(claim.deliveries)))
         await blocked(session)
     assert await finish
     assert numbers(await take(real)) == [2]
@@ -410,7 +425,7 @@ async def test_claim_that_only_ended_a_lease_waits_for_a_route_that_is_being_put
 ) -> None:
     await put(real, 0, route="r0")
     claim = await take(real, lease=0.0)
-    await real.ack(claim, claim.deliveries)
+    await real.settle(claim, handled(claim.deliveries))
     await put(real, 1)
     async with session.transaction():
         await put_in(session, real, 2)
@@ -446,8 +461,8 @@ async def test_many_calls_at_once_do_not_block_each_other(
         await put(store, number, route=f"r{number % 7}")
         claim = await store.claim(limit=5, lease=30)
         if claim is not None:
-            await store.release(claim, claim.deliveries[0], delay=0.001, attempts=1, done=0)
-            await store.end_claim(claim, claim.deliveries[1:])
+            await store.settle(claim, tried_again(claim.deliveries[0], delay=0.001, attempts=1))
+            await store.end_claim(claim, handled(claim.deliveries[1:]))
 
     for first in range(0, 400, 80):  # a call that waits in a circle fails
         calls = [work((real, other)[n % 2], n) for n in range(first, first + 80)]
@@ -495,7 +510,7 @@ async def test_repeat_of_what_a_full_inbox_refuses_is_refused_as_well(
         for refused in answers[1::2]:
             assert isinstance(refused, StoreError)
         claim = await take(store)
-        await store.end_claim(claim, claim.deliveries)
+        await store.end_claim(claim, handled(claim.deliveries))
         await put(store, 2)
 
 
@@ -507,7 +522,7 @@ async def test_gaps_between_deliveries_take_no_room(server: PostgresServer, sche
             claim = await take(store, limit=1)
             while claim.route == "r2":
                 claim = await take(store, limit=1)
-            await store.end_claim(claim, claim.deliveries)
+            await store.end_claim(claim, handled(claim.deliveries))
         await put(store, 5)
         with pytest.raises(StoreError, match="full"):
             await put(store, 6)
@@ -538,7 +553,7 @@ async def test_reason_with_what_is_no_text_is_kept_escaped(real: PostgresStore) 
     assert await real.put(delivery(1), reason="\x00 and \udcff")
     await put(real, 2)
     claim = await take(real)
-    await real.bury(claim, claim.deliveries[0], [letter("a\x00b")])
+    await real.settle(claim, buried(claim.deliveries[0], [letter("a\x00b")]))
     assert [dead.reason for dead in await real.dead_letters()] == ["\\x00 and \\udcff", "a\\x00b"]
 
 
@@ -592,7 +607,7 @@ async def test_large_bodies_are_kept_and_claimed_a_few_at_a_time(
     assert await asyncio.gather(*map(real.put, given)) == [True] * 3
     claim = await take(real)
     assert [d.body for d in claim.deliveries] == bodies[:2]
-    await real.end_claim(claim, claim.deliveries)
+    await real.end_claim(claim, handled(claim.deliveries))
     assert [d.body for d in (await take(real)).deliveries] == bodies[2:]
 
 
@@ -632,14 +647,14 @@ async def test_claim_that_is_cancelled_with_the_store_closing_is_given_back(
         assert numbers(await take(store)) == [1]
 
 
-async def test_cancelled_ack_is_done_all_the_same(real: PostgresStore) -> None:
+async def test_cancelled_settlement_is_done_all_the_same(real: PostgresStore) -> None:
     await put(real, 1)
     claim = await take(real)
-    ack = asyncio.create_task(real.ack(claim, claim.deliveries))
+    settling = asyncio.create_task(real.settle(claim, handled(claim.deliveries)))
     await anyio.lowlevel.checkpoint()
-    ack.cancel()
+    settling.cancel()
     await eventually(partial(_nothing_waits, real))
-    assert ack.cancelled()
+    assert settling.cancelled()
 
 
 async def _nothing_waits(store: PostgresStore) -> bool:
@@ -874,13 +889,15 @@ async def test_traceback_of_a_failing_store_shows_no_secret_and_no_body(
     given = msgspec.structs.replace(delivery(1), body=b"the body")
     await real.put(given)
     claim = await take(real)
-    buried = msgspec.structs.replace(letter(), body=b"the body")
+    settlement = buried(claim.deliveries[0], [letter(body=b"the body")])
+    new = Retry(delivery=msgspec.structs.replace(given, id=""), delay=0.0)
+    settlement = msgspec.structs.replace(settlement, retries=(new,))
     await session.execute(f'DROP SCHEMA "{real._schema}" CASCADE')
     for call in (
         real.add_candidate("r1", "the secret 2"),
         real.confirm("r1", gid="77", secret="the secret 1"),
         real.put(msgspec.structs.replace(given, digest=bytes(32)), candidate="the secret 1"),
-        real.bury(claim, claim.deliveries[0], [buried]),
+        real.settle(claim, settlement),
     ):
         with pytest.raises(StoreError) as failure:
             await call
@@ -1073,6 +1090,12 @@ async def third_version(session: Any, schema: str) -> None:
     await leave_schema_of(3, FILLED_BY_THE_THIRD_VERSION, session, schema)
 
 
+@pytest.fixture
+async def fourth_version(session: Any, schema: str) -> None:
+    """Leave a schema as the fourth version made and filled it."""
+    await leave_schema_of(4, FILLED_BY_THE_FOURTH_VERSION, session, schema)
+
+
 async def leave_schema_of(version: int, filled: str, session: Any, schema: str) -> None:
     made = (Path(__file__).parent / f"support/postgres_version_{version}.sql").read_text()
     script = f'CREATE SCHEMA "{schema}";{made}{filled}'
@@ -1116,6 +1139,81 @@ SELECT schema.lease(10, 1000, 0, false);
 """
 
 
+# Four routes as before. Of the deliveries of the confirmed one the first was begun and put off, and
+# the second crashed. Of the two dead letters one was begun.
+FILLED_BY_THE_FOURTH_VERSION = """
+SELECT schema.reserve(id, 'https://h.example/' || id, 'https://h.example', '12', NULL,
+    '2026-03-01 12:00Z', NULL, 3600, false) FROM unnest(ARRAY['r1', 'r2', 'r3', 'r4']) AS id;
+SELECT schema.add_candidate(id, 'secret of ' || id, NULL, 4)
+FROM unnest(ARRAY['r1', 'r2', 'r3', 'r4']) AS id;
+SELECT schema.confirm_candidate(id, '77', 'secret of ' || id)
+FROM unnest(ARRAY['r1', 'r3', 'r4']) AS id;
+SELECT schema.put(array_fill('r1'::text, ARRAY[5]) || ARRAY['r2', 'r4'],
+    ARRAY['d1', 'd3', 'd5', 'd6', 'd7', 'd2', 'd4']::bytea[],
+    array_fill('2026-03-01 12:00:00.123457Z'::timestamptz, ARRAY[7]),
+    ARRAY[NULL, NULL, NULL, NULL, NULL, 'secret of r2', NULL],
+    ARRAY[NULL, NULL, NULL, NULL, 'odd', NULL, NULL], array_fill('trace'::text, ARRAY[7]),
+    ARRAY['{"events":[1]}', '{"events":[3]}', '{"events":[5]}', '{"events":[6]}', '{"events":[7]}',
+        '{"events":[2]}', '{"events":[4]}']::bytea[],
+    '48 h', 0, 10, 1000, 10, NULL);
+SELECT schema.retire(id, '48 h') FROM unnest(ARRAY['r3', 'r4']) AS id;
+UPDATE schema.queues SET due = due - interval '1 min' WHERE route = 'r1';
+UPDATE schema.deliveries SET crashes = 1 WHERE digest = 'd3';
+SELECT schema.claim_due(10, 1000, 0);
+SELECT schema.release(route, fence, claimed[1], 0, 2, 3) FROM schema.queues WHERE route = 'r1';
+SELECT schema.bury(route, fence, (SELECT id FROM schema.deliveries WHERE digest = 'd6'),
+    '{r1}', '{given up}', '{2026-03-01 12:00Z}', '{2026-03-02 12:00Z}', '{4}',
+    ARRAY['{"events":[6]}']::bytea[])
+FROM schema.queues WHERE route = 'r1';
+"""
+
+
+@pytest.mark.usefixtures("fourth_version")
+async def test_schema_of_the_fourth_version_is_brought_up_to_date_with_what_it_holds(
+    server: PostgresServer, schema: str
+) -> None:
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        assert await store.counts() == Counts(waiting=5, dead_letters=2, oldest_at=NOON)
+        first, second = await store.list_routes()
+        assert (first.id, first.gid, first.secret) == ("r1", "77", "secret of r1")
+        assert (first.confirmed_at, first.account, first.user) == (first.created_at, "", None)
+        assert (first.leaving, first.retired_as) == (False, None)
+        assert (second.state, second.confirmed_at) == ("reserved", None)
+        assert second.candidates == ("secret of r2",)
+        assert {(dead.reason, dead.progress) for dead in await store.dead_letters()} == {
+            *(("odd", ""), ("given up", '{"upto":4}')),
+        }
+        assert await store.remembered("12") == b""
+        claims = [await take(store) for _ in range(2)]
+        assert {claim.route for claim in claims} == {"r1", "r4"}
+        (begun,) = next(claim for claim in claims if claim.route == "r1").deliveries
+        assert (begun.attempts, begun.progress, begun.crashes) == (2, '{"upto":3}', 0)
+
+
+@pytest.mark.usefixtures("fourth_version")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "SELECT schema.put('{r1}', '{d9}', '{2026-03-01 12:00Z}', '{NULL}', '{NULL}', '{x}', '{x}',"
+        " '48 h', 0, 10, 1000, 10, NULL)",
+        "SELECT schema.claim_due(10, 1000, 30)",
+        "SELECT schema.claim_due_patiently(10, 1000, 30)",
+        "SELECT schema.ack('r1', 0, '{}')",
+        "SELECT schema.release('r1', 0, 1, 0, 0, 0)",
+        "SELECT schema.bury('r1', 0, 1, '{}', '{}', '{}', '{}', '{}', '{}')",
+        "SELECT schema.end_claim('r1', 0, '{}')",
+        "SELECT schema.reserve('r9', 'h/r9', 'h', '12', NULL, now(), NULL, 9, false)",
+        "SELECT schema.confirm_candidate('r2', '77', 'secret of r2')",
+        "SELECT schema.retire('r1', '48 h')",
+    ],
+    ids=lambda call: call[14:].partition("(")[0],
+)
+async def test_call_of_the_fourth_version_is_refused_from_then_on(
+    server: PostgresServer, schema: str, session: Any, call: str
+) -> None:
+    await assert_refused_after_opening(server, schema, session, call)
+
+
 @pytest.mark.usefixtures("third_version")
 async def test_schema_of_the_third_version_is_brought_up_to_date_with_what_it_holds(
     server: PostgresServer, schema: str
@@ -1150,7 +1248,7 @@ async def test_route_that_an_older_version_retired_is_forgotten_48_hours_after_t
         assert await store.get_route("r4") is not None  # a delivery of it waits
         claims = [await take(store), await take(store)]
         for claim in claims:
-            await store.end_claim(claim, claim.deliveries)
+            await store.end_claim(claim, handled(claim.deliveries))
         assert await store.get_route("r4") is None
     async with store:
         remembered = await session.fetch(in_schema(store, "SELECT route FROM schema.queues"))
@@ -1175,6 +1273,13 @@ LET_48_HOURS_GO_BY = "UPDATE schema.routes SET expires = expires - interval '48 
 async def test_call_of_the_third_version_is_refused_from_then_on(
     server: PostgresServer, schema: str, session: Any, call: str
 ) -> None:
+    await assert_refused_after_opening(server, schema, session, call)
+
+
+async def assert_refused_after_opening(
+    server: PostgresServer, schema: str, session: Any, call: str
+) -> None:
+    """Assert that a call works on a schema until the store is opened on it, and then no more."""
     before = call.replace("schema.", f'"{schema}".')
     transaction = session.transaction()
     await transaction.start()
@@ -1187,8 +1292,8 @@ async def test_call_of_the_third_version_is_refused_from_then_on(
 
 @pytest.mark.parametrize(
     ("version", "filled"),
-    [(1, "UPDATE schema.meta SET version = 1"), (3, "")],
-    ids=["version 1", "version 3"],
+    [(1, "UPDATE schema.meta SET version = 1"), (3, ""), (4, "")],
+    ids=["version 1", "version 3", "version 4"],
 )
 async def test_schema_that_is_brought_up_to_date_becomes_as_a_new_one_is(
     server: PostgresServer, schema: str, session: Any, version: int, filled: str
@@ -1373,15 +1478,17 @@ async def rows_read(store: PostgresStore, session: Any) -> dict[str, int]:
     before = dict(await session.fetch(ROWS_READ, store._schema))
     rows = await session.fetch(in_schema(store, CLAIM), 1, 1000, 30.0)
     assert len(rows) == 1
-    lease = (rows[0]["route"], rows[0]["fence"], [rows[0]["id"]])
-    assert await session.fetchval(in_schema(store, END_CLAIM), *lease)
+    claim = claim_of(rows)
+    assert claim is not None
+    values = values_of(claim, handled(claim.deliveries), is_last=True)
+    assert await session.fetchval(in_schema(store, SETTLE), *values)
     after = dict(await session.fetch(ROWS_READ, store._schema))
     await transaction.rollback()
     return {table: after[table] - before[table] for table in ("deliveries", "queues")}
 
 
-CLAIM = "SELECT * FROM schema.claim_due($1, $2, $3)"
-END_CLAIM = "SELECT schema.end_claim($1, $2, $3)"
+CLAIM = "SELECT * FROM schema.claim_next($1, $2, $3)"
+SETTLE = f"SELECT schema.settle({', '.join(f'${number}' for number in range(1, 21))})"
 ROWS_READ = """
 SELECT relname, seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE schemaname = $1
 """

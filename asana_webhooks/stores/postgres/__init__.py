@@ -11,17 +11,25 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
 from msgspec.structs import replace
 
 from ..._logging import ThrottledLogger
 from ..._options import COUNT, TEXT, check_options
 from ...errors import StoreError
-from ...models import Claim, Counts, DeadLetter, Delivery, Route, WebhookFilter
+from ...models import (
+    Claim,
+    Counts,
+    DeadLetter,
+    Delivery,
+    Retry,
+    Route,
+    Settlement,
+    WebhookFilter,
+)
 from .. import (
     DUPLICATES_KNOWN_FOR,
     MAX_CANDIDATES,
@@ -31,11 +39,21 @@ from .. import (
     check_ids,
     check_limit,
 )
-from .._codec import decode_filters, encode_filters, prefix_of
+from .._codec import encode_filters, prefix_of
 from .._encryption import EncryptedSecret, SecretCipher, report_unreadable, webhook_name
 from ._address import Address
 from ._batch import Batcher
 from ._errors import DamagedError
+from ._rows import (
+    claim_of,
+    clean,
+    deliveries_of,
+    is_text,
+    letter_of,
+    numbers_of,
+    route_of,
+    values_of,
+)
 from ._server import Pool, Server, connect, hidden, library
 
 __all__ = ["PostgresStore"]
@@ -156,13 +174,13 @@ class PostgresStore:
     # Routes
 
     async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
-        filters = encode_filters(route.filters)
-        known = (route.id, route.target, prefix_of(route.target), route.resource, filters)
+        address = (route.id, route.target, prefix_of(route.target))
+        webhook = (route.resource, route.account, route.user, encode_filters(route.filters))
         times = (route.created_at, route.heartbeat_at, ttl)
-        return await self._opened().ask("reserve", *known, *times, exclusive)
+        return await self._opened().ask("reserve", *address, *webhook, *times, exclusive)
 
     async def get_route(self, route: str) -> Route | None:
-        if not _is_text(route):  # a stranger's path; no route has such an id
+        if not is_text(route):  # a stranger's path; no route has such an id
             return None
         rows = await self._opened().call("find_route", route)
         return self._with_secrets(rows[0]) if rows else None
@@ -177,7 +195,7 @@ class PostgresStore:
             try:
                 routes.append(self._with_secrets(row))
             except StoreError as error:
-                routes.append(route := _route_of(row))
+                routes.append(route := route_of(row))
                 if route.id not in self._set_aside:
                     self._set_aside.add(route.id)
                     name = webhook_name(route.gid, route.resource)
@@ -186,12 +204,11 @@ class PostgresStore:
 
     def _with_secrets(self, row: Any) -> Route:
         """Return the route of a row. Raises StoreError when a secret of it cannot be read."""
-        route = _route_of(row)
-        *_, fingerprint, ciphertext, candidates = row
-        if fingerprint is not None:
-            kept = EncryptedSecret(fingerprint, ciphertext)
+        route = route_of(row)
+        if row["secret"] is not None:
+            kept = EncryptedSecret(row["secret"], row["seal"])
             return replace(route, secret=self._cipher.decrypt(route.id, kept))
-        kept_candidates = [EncryptedSecret(*pair) for pair in candidates]
+        kept_candidates = [EncryptedSecret(*pair) for pair in row["candidates"]]
         secrets = (self._cipher.decrypt(route.id, kept) for kept in kept_candidates)
         return replace(route, candidates=tuple(secrets))
 
@@ -200,12 +217,21 @@ class PostgresStore:
         del secret  # a traceback may show what this frame has
         return await self._opened().ask("add_candidate", route, *encrypted, MAX_CANDIDATES)
 
-    async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
+    async def confirm(
+        self, route: str, *, gid: str, secret: str, leaving: Sequence[str] = ()
+    ) -> bool:
         (fingerprint,) = hidden([self._cipher.fingerprint(route, secret)])
         del secret  # a traceback may show what this frame has
-        confirmed = await self._opened().ask("confirm_candidate", route, gid, fingerprint)
+        change = (route, gid, fingerprint, datetime.now(UTC), list(leaving))
+        confirmed = await self._opened().ask("confirm_candidate", *change)
         self._batcher.look_again()
         return confirmed
+
+    async def set_user(self, route: str, user: str) -> None:
+        await self._opened().call("set_user", route, user)
+
+    async def leave(self, route: str) -> bool:
+        return await self._opened().ask("leave", route)
 
     async def set_filters(self, route: str, filters: Sequence[WebhookFilter] | None) -> None:
         await self._opened().call("set_filters", route, encode_filters(filters))
@@ -213,8 +239,9 @@ class PostgresStore:
     async def note_heartbeat(self, route: str, at: datetime) -> None:
         await self._opened().call("set_heartbeat", route, at)
 
-    async def retire(self, route: str) -> bool:
-        return await self._opened().ask("retire", route, RETIRED_KNOWN_FOR)
+    async def retire(self, route: str, *, lost: bool = False) -> bool:
+        retired_as = "lost" if lost else "deleted"
+        return await self._opened().ask("retire", route, retired_as, RETIRED_KNOWN_FOR)
 
     async def drop(self, route: str) -> Route | None:
         rows = await self._opened().call("drop_route", route)
@@ -234,7 +261,7 @@ class PostgresStore:
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
     ) -> bool:
         self._opened()
-        kept_reason = None if reason is None else _clean(reason)
+        kept_reason = None if reason is None else clean(reason)
         if candidate is not None:  # a traceback may show what this frame has
             (candidate,) = hidden([self._cipher.fingerprint(delivery.route, candidate)])
         return await self._batcher.put(delivery, candidate, kept_reason)
@@ -256,72 +283,83 @@ class PostgresStore:
         claiming = server.keep(_claim(server, limit, lease))
 
         def give_back(claimed: asyncio.Task[list[Any]]) -> None:
-            if not claimed.cancelled() and not claimed.exception() and claimed.result():
-                route, fence, *_ = claimed.result()[0]
-                server.start("end_claim", route, fence, [])
+            if claim := claim_of(_rows_of(claimed)):
+                server.start("settle", *values_of(claim, Settlement(), is_last=True))
+
+        return claim_of(await _rows_or_give_back(server, claiming, give_back))
+
+    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+        check_limit(limit)
+        server = self._opened()
+        lease = (claim.route, claim.fence)
+        claiming = server.start("claim_more", *lease, limit, MAX_CLAIM_BYTES)
+
+        def give_back(claimed: asyncio.Task[list[Any]]) -> None:
+            taken = deliveries_of(claim.route, _rows_of(claimed))
+            retries = tuple(Retry(delivery=delivery, delay=0.0) for delivery in taken)
+            if retries:
+                settlement = Settlement(retries=retries)
+                server.start("settle", *values_of(claim, settlement, is_last=False))
 
         try:
-            return _claim_of(await server.outcome(asyncio.shield(claiming)))
-        except (asyncio.CancelledError, StoreError):
-            claiming.add_done_callback(give_back)
-            raise
+            rows = await _rows_or_give_back(server, claiming, give_back)
+        except DamagedError:  # the next claim makes a dead letter of it
+            return ()
+        return deliveries_of(claim.route, rows) if rows else None
 
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         return await self._opened().ask("renew", claim.route, claim.fence, lease)
 
-    async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
-        ids = [int(delivery.id) for delivery in handled]
-        return await self._opened().ask("ack", claim.route, claim.fence, ids)
+    async def settle(self, claim: Claim, settlement: Settlement) -> bool:
+        return await self._settle(claim, settlement, is_last=False)
 
-    async def release(
-        self, claim: Claim, delivery: Delivery, *, delay: float, attempts: int, done: int
-    ) -> bool:
-        lease = (claim.route, claim.fence, int(delivery.id))
-        return await self._opened().ask("release", *lease, delay, attempts, done)
+    async def end_claim(self, claim: Claim, settlement: Settlement | None = None) -> bool:
+        return await self._settle(claim, settlement or Settlement(), is_last=True)
 
-    async def bury(self, claim: Claim, delivery: Delivery, letters: Sequence[DeadLetter]) -> bool:
-        lease = (claim.route, claim.fence, int(delivery.id))
-        return await self._opened().ask(
-            "bury",
-            *lease,
-            [letter.route for letter in letters],
-            [_clean(letter.reason) for letter in letters],
-            [letter.received_at for letter in letters],
-            [letter.buried_at for letter in letters],
-            [letter.done for letter in letters],
-            hidden(letter.body for letter in letters),
-        )
+    async def _settle(self, claim: Claim, settlement: Settlement, *, is_last: bool) -> bool:
+        values = values_of(claim, settlement, is_last=is_last)
+        settled = await self._opened().ask("settle", *values)
+        if settlement.retries:
+            self._batcher.look_again()
+        return settled
 
-    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
-        ids = [int(delivery.id) for delivery in handled]
-        return await self._opened().ask("end_claim", claim.route, claim.fence, ids)
+    async def remembered(self, scope: str) -> bytes:
+        server = self._opened()
+        ((events, damaged),) = await server.call("list_events", scope, DUPLICATES_KNOWN_FOR)
+        if damaged:
+            message = (
+                "%d records of events that were handled cannot be read at %s, they were damaged:"
+                " such an event may be handled again; check the disk of the server"
+            )
+            throttled.log(logging.ERROR, "events", message, damaged, server.name)
+        return events or b""
 
     async def counts(self) -> Counts:
         (counts,) = await self._opened().call("counts")
         return Counts(**counts)
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
-        behind = [0] if after == "" else _numbers_of([after])
+        behind = [0] if after == "" else numbers_of([after])
         if not behind:
             return []
         rows = await self._opened().call("list_letters", *behind, limit, MAX_CLAIM_BYTES)
-        return [_letter_of(row) for row in rows]
+        return [letter_of(row) for row in rows]
 
     async def get_dead_letter(self, id: str) -> DeadLetter | None:  # noqa: A002 - the contract's
-        for number in _numbers_of([id]):
+        for number in numbers_of([id]):
             for row in await self._opened().call("find_letter", number):
-                return _letter_of(row)
+                return letter_of(row)
         return None
 
     async def replay(self, ids: Sequence[str]) -> int:
         check_ids(ids)
-        ((replayed,),) = await self._opened().call("replay", _numbers_of(ids))
+        ((replayed,),) = await self._opened().call("replay", numbers_of(ids))
         self._batcher.look_again()
         return int(replayed)
 
     async def discard(self, ids: Sequence[str]) -> int:
         check_ids(ids)
-        ((discarded,),) = await self._opened().call("discard", _numbers_of(ids))
+        ((discarded,),) = await self._opened().call("discard", numbers_of(ids))
         return int(discarded)
 
     def _opened(self) -> Server:
@@ -357,8 +395,8 @@ async def _claim(server: Server, limit: int, lease: float) -> list[Any]:
 async def _claim_readable(server: Server, limit: int, lease: float) -> list[Any]:
     """Return the rows of a claim; only when no queue is free, wait for one in use."""
     values = (limit, MAX_CLAIM_BYTES, lease)
-    free = await server.start("claim_due", *values)
-    return free or await server.start("claim_due_patiently", *values)
+    free = await server.start("claim_next", *values)
+    return free or await server.start("claim_next_patiently", *values)
 
 
 async def _reencrypt(server: Server, cipher: SecretCipher) -> None:
@@ -385,68 +423,20 @@ async def _reencrypt(server: Server, cipher: SecretCipher) -> None:
     report_unreadable(unreadable.values(), decrypted=decrypted)
 
 
-def _route_of(row: Any) -> Route:
-    """Return the route of a row without its secrets."""
-    id_, target, resource, filters, state, gid, created_at, heartbeat_at, *_ = row
-    return Route(
-        id=id_,
-        target=target,
-        resource=resource,
-        filters=_filters_of(filters, gid, resource),
-        state=state,
-        gid=gid,
-        created_at=created_at,
-        heartbeat_at=heartbeat_at,
-    )
-
-
-def _filters_of(text: str | None, gid: str, resource: str) -> tuple[WebhookFilter, ...] | None:
-    """Return the filters of a text, None when it is damaged: they are set anew when compared."""
+async def _rows_or_give_back(
+    server: Server,
+    claiming: asyncio.Task[list[Any]],
+    give_back: Callable[[asyncio.Task[list[Any]]], None],
+) -> list[Any]:
+    """Return the rows of a claim; whatever it takes is given back when nobody waits any more."""
     try:
-        return decode_filters(text)
-    except msgspec.MsgspecError:
-        message = "the filters of %s were damaged in the store, and are left out"
-        throttled.log(logging.ERROR, "filters", message, webhook_name(gid, resource))
-        return None
+        rows: list[Any] = await server.outcome(asyncio.shield(claiming))
+    except (asyncio.CancelledError, StoreError):
+        claiming.add_done_callback(give_back)
+        raise
+    return rows
 
 
-def _claim_of(rows: list[Any]) -> Claim | None:
-    """Return the claim that these rows are, None without any."""
-    if not rows:
-        return None
-    deliveries = tuple(
-        Delivery(
-            id=str(number),
-            route=route,
-            digest=digest,
-            received_at=received_at,
-            attempts=attempts,
-            done=done,
-            crashes=crashes,
-            trace=trace,
-            body=body,
-        )
-        for route, _, number, digest, received_at, attempts, done, crashes, trace, body in rows
-    )
-    return Claim(route=rows[0]["route"], fence=rows[0]["fence"], deliveries=deliveries)
-
-
-def _letter_of(row: Any) -> DeadLetter:
-    """Return the dead letter of a row."""
-    return DeadLetter(**{**row, "id": str(row["id"])})
-
-
-def _numbers_of(ids: Sequence[str]) -> list[int]:
-    """Return each id that may be one of this store, once."""
-    numbers = (int(id_) for id_ in ids if re.fullmatch(r"[1-9]\d{0,17}", id_, re.ASCII))
-    return list(dict.fromkeys(numbers))
-
-
-def _is_text(text: str) -> bool:
-    """Return whether PostgreSQL can hold it."""
-    return _clean(text) == text
-
-
-def _clean(text: str) -> str:
-    """Return the text with escapes for what PostgreSQL cannot hold."""
-    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+def _rows_of(claiming: asyncio.Task[list[Any]]) -> list[Any]:
+    """Return the rows that this ended with, none when it failed."""
+    return [] if claiming.cancelled() or claiming.exception() else claiming.result()

@@ -33,7 +33,12 @@ OPEN_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 9.0
 """Seconds that closing waits for calls under way."""
 
-MIGRATIONS = ("2_seals_and_traces", "3_patient_claims", "4_crashes_and_owners")
+MIGRATIONS = (
+    "2_seals_and_traces",
+    "3_patient_claims",
+    "4_crashes_and_owners",
+    "5_progress_and_accounts",
+)
 """The files that bring a schema from each version to the next one."""
 
 READ_SETTINGS = """

@@ -30,8 +30,9 @@ $$;
 
 -- Each candidate is a pair of its mark and its seal.
 CREATE OR REPLACE VIEW schema.live_routes AS
-SELECT id, target, resource, filters, state, gid, schema.bounded(created_at) AS created_at,
-    schema.bounded(heartbeat_at) AS heartbeat_at, number, secret, seal,
+SELECT id, target, resource, account, user_gid AS "user", filters, state, gid,
+    schema.bounded(created_at) AS created_at, schema.bounded(confirmed_at) AS confirmed_at,
+    schema.bounded(heartbeat_at) AS heartbeat_at, leaving, retired_as, number, secret, seal,
     ARRAY(
         SELECT ARRAY[c.secret, c.seal] FROM schema.candidates c WHERE c.route = r.id ORDER BY c.id
     ) AS candidates
@@ -57,9 +58,13 @@ END $$;
 CREATE OR REPLACE FUNCTION schema.forget(_known_for interval, _most integer)
 RETURNS void LANGUAGE sql AS $$
     DELETE FROM schema.seen WHERE digest IN (
-        SELECT digest FROM schema.seen WHERE at < schema.clock() - _known_for
+        SELECT digest FROM schema.seen WHERE at < (SELECT schema.clock() - _known_for)
         ORDER BY at LIMIT _most FOR UPDATE SKIP LOCKED
-    )
+    );
+    DELETE FROM schema.events WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM schema.events WHERE at < (SELECT schema.clock() - _known_for)
+        ORDER BY at LIMIT _most FOR UPDATE SKIP LOCKED
+    ));
 $$;
 
 CREATE OR REPLACE FUNCTION schema.own(
@@ -90,23 +95,26 @@ CREATE OR REPLACE FUNCTION schema.disown(_holder text) RETURNS void LANGUAGE sql
 $$;
 
 CREATE OR REPLACE FUNCTION schema.reserve(
-    _id text, _target text, _place text, _resource text, _filters text, _created_at timestamptz,
-    _heartbeat_at timestamptz, _ttl double precision, _sole boolean
+    _id text, _target text, _place text, _resource text, _account text, _user text, _filters text,
+    _created_at timestamptz, _heartbeat_at timestamptz, _ttl double precision, _sole boolean
 ) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM schema.purge();
     IF _sole THEN
-        PERFORM pg_advisory_xact_lock(hashtextextended(_place || ' ' || _resource, 0));
+        PERFORM pg_advisory_xact_lock(
+            hashtextextended(concat_ws(' ', _place, _resource, _account), 0)
+        );
         IF EXISTS (
-            SELECT FROM schema.live_routes JOIN schema.routes USING (id)
-            WHERE routes.resource = _resource AND place = _place AND routes.state <> 'retired'
+            SELECT FROM schema.live_routes l JOIN schema.routes r USING (id)
+            WHERE r.resource = _resource AND r.account = _account AND place = _place
+                AND r.state <> 'retired' AND NOT r.leaving
         ) THEN
             RETURN false;
         END IF;
     END IF;
     INSERT INTO schema.routes
-        (id, target, place, resource, filters, created_at, heartbeat_at, expires)
-    VALUES (_id, _target, _place, _resource, _filters, _created_at, _heartbeat_at,
+        (id, target, place, resource, account, user_gid, filters, created_at, heartbeat_at, expires)
+    VALUES (_id, _target, _place, _resource, _account, _user, _filters, _created_at, _heartbeat_at,
         schema.clock() + make_interval(secs => _ttl))
     ON CONFLICT DO NOTHING;
     RETURN FOUND;
@@ -143,20 +151,23 @@ BEGIN
     RETURN FOUND;
 END $$;
 
-CREATE OR REPLACE FUNCTION schema.confirm_candidate(_route text, _gid text, _mark text)
-RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION schema.confirm_candidate(
+    _route text, _gid text, _mark text, _confirmed_at timestamptz, _leaving text[]
+) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     moment timestamptz := schema.clock();
     chosen schema.candidates;
 BEGIN
-    PERFORM FROM schema.routes WHERE id = _route FOR UPDATE;
+    PERFORM FROM schema.routes WHERE id = _route OR id = ANY (_leaving) ORDER BY id FOR UPDATE;
     SELECT c.* INTO chosen FROM schema.live_routes r JOIN schema.candidates c ON c.route = r.id
     WHERE r.id = _route AND c.secret = _mark;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    UPDATE schema.routes SET leaving = true WHERE id = ANY (_leaving) AND state = 'confirmed';
     UPDATE schema.routes
-    SET state = 'confirmed', gid = _gid, secret = chosen.secret, seal = chosen.seal, expires = NULL
+    SET state = 'confirmed', gid = _gid, secret = chosen.secret, seal = chosen.seal,
+        confirmed_at = _confirmed_at, expires = NULL
     WHERE id = _route;
     UPDATE schema.deliveries SET candidate = NULL, due = moment WHERE candidate = chosen.id;
     IF FOUND THEN
@@ -165,6 +176,16 @@ BEGIN
     DELETE FROM schema.candidates WHERE route = _route;
     RETURN true;
 END $$;
+
+CREATE OR REPLACE FUNCTION schema.set_user(_route text, _user text)
+RETURNS void LANGUAGE sql AS $$
+    UPDATE schema.routes SET user_gid = _user WHERE id = _route
+$$;
+
+CREATE OR REPLACE FUNCTION schema.leave(_route text) RETURNS boolean LANGUAGE sql AS $$
+    UPDATE schema.routes SET leaving = true
+    WHERE id = _route AND state = 'confirmed' RETURNING true
+$$;
 
 CREATE OR REPLACE FUNCTION schema.set_filters(_route text, _filters text)
 RETURNS void LANGUAGE sql AS $$
@@ -176,10 +197,11 @@ RETURNS void LANGUAGE sql AS $$
     UPDATE schema.routes SET heartbeat_at = _at WHERE id = _route
 $$;
 
-CREATE OR REPLACE FUNCTION schema.retire(_route text, _known_for interval)
+CREATE OR REPLACE FUNCTION schema.retire(_route text, _retired_as text, _known_for interval)
 RETURNS boolean LANGUAGE sql AS $$
     UPDATE schema.routes
-    SET state = 'retired', secret = NULL, seal = NULL, expires = schema.clock() + _known_for
+    SET state = 'retired', retired_as = _retired_as, secret = NULL, seal = NULL,
+        expires = schema.clock() + _known_for
     WHERE id = _route AND state = 'confirmed' RETURNING true
 $$;
 
@@ -292,7 +314,7 @@ END $$;
 -- between the look at it and the commit: what is held for it then would be lost.
 --
 -- What is held for a candidate has a limit of its own, and takes no room until it is confirmed.
-CREATE OR REPLACE FUNCTION schema.put(
+CREATE OR REPLACE FUNCTION schema.put_all(
     _routes text[], _digests bytea[], _times timestamptz[], _candidates text[], _reasons text[],
     _traces text[], _bodies bytea[], _known_for interval, _forget integer, _held integer,
     _held_bytes integer, _most integer,
@@ -342,8 +364,8 @@ BEGIN
         SELECT route, digest, at, moment, holder, trace, body FROM fresh
         WHERE taken AND reason IS NULL ORDER BY place
     ), letters AS (
-        INSERT INTO schema.dead_letters (route, reason, received_at, buried_at, done, body)
-        SELECT route, reason, at, clock_timestamp(), 0, body FROM fresh
+        INSERT INTO schema.dead_letters (route, reason, received_at, buried_at, body)
+        SELECT route, reason, at, clock_timestamp(), body FROM fresh
         WHERE reason IS NOT NULL ORDER BY place
     )
     SELECT array_agg(place) FILTER (WHERE taken),
@@ -382,11 +404,11 @@ END $$;
 --
 -- A fence is not below the clock's microseconds, so that a standby which takes over, and had not
 -- got the last ones, gives none of them again.
-CREATE OR REPLACE FUNCTION schema.claim_due(
+CREATE OR REPLACE FUNCTION schema.claim_next(
     _limit integer, _bytes bigint, _lease double precision
 ) RETURNS TABLE (
-    route text, fence bigint, id bigint, digest bytea, received_at timestamptz, attempts integer,
-    done integer, crashes integer, trace text, body bytea
+    route text, fence bigint, previous bigint, id bigint, digest bytea, received_at timestamptz,
+    attempts integer, progress text, crashes integer, trace text, body bytea
 ) LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     moment timestamptz := schema.clock();
@@ -404,8 +426,8 @@ BEGIN
         END IF;
         next_fence := greatest(queue.fence + 1, extract(epoch FROM moment) * 1000000);
         RETURN QUERY
-        SELECT d.route, next_fence, d.id, d.digest, schema.bounded(d.received_at), d.attempts,
-            d.done, d.crashes, d.trace, d.body
+        SELECT d.route, next_fence, queue.fence, d.id, d.digest, schema.bounded(d.received_at),
+            d.attempts, d.progress, d.crashes, d.trace, d.body
         FROM (
             SELECT due.*, sum(due.weight) OVER (ORDER BY due.due, due.id) AS so_far
             FROM (
@@ -432,17 +454,60 @@ BEGIN
     END LOOP;
 END $$;
 
-CREATE OR REPLACE FUNCTION schema.claim_due_patiently(
+CREATE OR REPLACE FUNCTION schema.claim_next_patiently(
     _limit integer, _bytes bigint, _lease double precision
 ) RETURNS TABLE (
-    route text, fence bigint, id bigint, digest bytea, received_at timestamptz, attempts integer,
-    done integer, crashes integer, trace text, body bytea
+    route text, fence bigint, previous bigint, id bigint, digest bytea, received_at timestamptz,
+    attempts integer, progress text, crashes integer, trace text, body bytea
 ) LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
     PERFORM FROM schema.queues q WHERE q.route = (
         SELECT p.route FROM schema.queues p WHERE p.due <= schema.clock() ORDER BY p.due LIMIT 1
     ) FOR UPDATE;
-    RETURN QUERY SELECT * FROM schema.claim_due(_limit, _bytes, _lease);
+    RETURN QUERY SELECT * FROM schema.claim_next(_limit, _bytes, _lease);
+END $$;
+
+-- No row when the lease is lost, one of NULLs when nothing more is due. What has crashed weighs too
+-- much here even as the first. Only those of the ids that stand for something stay in the row.
+CREATE OR REPLACE FUNCTION schema.claim_more(
+    _route text, _fence bigint, _limit integer, _bytes bigint
+) RETURNS TABLE (
+    id bigint, digest bytea, received_at timestamptz, attempts integer, progress text,
+    crashes integer, trace text, body bytea
+) LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+    moment timestamptz := schema.clock();
+    held bigint[];
+    taken bigint[];
+BEGIN
+    SELECT q.claimed INTO held FROM schema.queues q
+    WHERE q.route = _route AND q.fence = _fence AND q.leased FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(d.id) INTO taken FROM (
+        SELECT due.*, sum(due.weight) OVER (ORDER BY due.due, due.id) AS so_far
+        FROM (
+            SELECT w.id, w.due, w.crashes, CASE WHEN w.crashes > 0 THEN _bytes + 1
+                ELSE greatest(octet_length(w.body), 1) END AS weight
+            FROM schema.deliveries w
+            WHERE w.route = _route AND w.candidate IS NULL AND w.due <= moment
+                AND w.id NOT IN (SELECT unnest(held))
+            ORDER BY w.due, w.id LIMIT _limit
+        ) AS due
+    ) AS d
+    WHERE d.so_far <= _bytes OR (d.so_far = d.weight AND d.crashes = 0);
+    IF taken IS NULL THEN
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    UPDATE schema.queues q SET claimed = taken || ARRAY(
+        SELECT d.id FROM schema.deliveries d WHERE d.id = ANY (held)
+    ) WHERE q.route = _route;
+    RETURN QUERY
+    SELECT d.id, d.digest, schema.bounded(d.received_at), d.attempts, d.progress, d.crashes,
+        d.trace, d.body
+    FROM schema.deliveries d WHERE d.id = ANY (taken) ORDER BY d.due, d.id;
 END $$;
 
 -- Called when the server cannot read what a claim takes. Makes a dead letter of each delivery that
@@ -466,9 +531,9 @@ BEGIN
             PERFORM hashtext(d::text) FROM schema.deliveries d WHERE id = number;
         EXCEPTION WHEN data_corrupted OR internal_error OR data_exception THEN
             DELETE FROM schema.deliveries WHERE id = number;
-            INSERT INTO schema.dead_letters (route, reason, received_at, buried_at, done, body)
+            INSERT INTO schema.dead_letters (route, reason, received_at, buried_at, body)
             VALUES (queue.route, format('delivery %s was damaged at the server (SQLSTATE %s); its'
-                ' body is lost', number, SQLSTATE), moment, clock_timestamp(), 0, '');
+                ' body is lost', number, SQLSTATE), moment, clock_timestamp(), '');
             buried := coalesce(buried, 0) + 1;
         END;
     END LOOP;
@@ -478,73 +543,132 @@ EXCEPTION WHEN data_corrupted OR internal_error OR data_exception THEN
     RETURN 0;
 END $$;
 
-CREATE OR REPLACE FUNCTION schema.is_leased(_route text, _fence bigint)
-RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM FROM schema.queues WHERE route = _route AND fence = _fence AND leased FOR UPDATE;
-    RETURN FOUND;
-END $$;
-
 CREATE OR REPLACE FUNCTION schema.renew(_route text, _fence bigint, _lease double precision)
 RETURNS boolean LANGUAGE sql AS $$
     UPDATE schema.queues SET due = schema.clock() + make_interval(secs => _lease)
     WHERE route = _route AND fence = _fence AND leased RETURNING true
 $$;
 
-CREATE OR REPLACE FUNCTION schema.ack(_route text, _fence bigint, _handled bigint[])
-RETURNS boolean LANGUAGE plpgsql AS $$
+-- What stays claimed has no delay, what is new has no id. Returns the ids of those that are no longer
+-- claimed.
+CREATE OR REPLACE FUNCTION schema.change(
+    _route text, _held bigint[], _ids bigint[], _delays double precision[], _attempts integer[],
+    _progress text[], _received timestamptz[], _traces text[], _bodies bytea[]
+) RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    moment timestamptz := schema.clock();
+    left_behind bigint[];
 BEGIN
-    IF NOT schema.is_leased(_route, _fence) THEN
-        RETURN false;
-    END IF;
-    DELETE FROM schema.deliveries WHERE id = ANY (_handled) AND route = _route;
-    RETURN true;
-END $$;
-
-CREATE OR REPLACE FUNCTION schema.end_claim(_route text, _fence bigint, _handled bigint[])
-RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT schema.ack(_route, _fence, _handled) THEN
-        RETURN false;
-    END IF;
-    PERFORM schema.free(_route);
-    RETURN true;
-END $$;
-
-CREATE OR REPLACE FUNCTION schema.release(
-    _route text, _fence bigint, _id bigint, _delay double precision, _attempts integer,
-    _done integer
-) RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT schema.is_leased(_route, _fence) THEN
-        RETURN false;
-    END IF;
-    UPDATE schema.queues SET claimed = array_remove(claimed, _id) WHERE route = _route;
-    UPDATE schema.deliveries
-    SET attempts = _attempts, done = _done, crashes = least(crashes, 1), due = CASE
-        WHEN _delay > 0 THEN schema.clock() + make_interval(secs => _delay) ELSE due
-    END WHERE id = _id AND route = _route;
-    RETURN FOUND;
+    WITH given AS (
+        SELECT g.*, moment + make_interval(secs => g.delay) AS due
+        FROM unnest(_ids, _delays, _attempts, _progress, _received, _traces, _bodies)
+            WITH ORDINALITY AS g (id, delay, attempts, progress, received_at, trace, body, place)
+    ), kept AS (
+        UPDATE schema.deliveries d
+        SET attempts = g.attempts, progress = g.progress, crashes = least(d.crashes, 1),
+            due = CASE WHEN g.delay > 0 THEN g.due ELSE d.due END
+        FROM given g WHERE d.id = g.id AND d.id = ANY (_held) AND d.route = _route
+    ), added AS (
+        INSERT INTO schema.deliveries
+            (route, digest, received_at, attempts, progress, due, trace, body)
+        SELECT _route, decode(repeat('00', 32), 'hex'), received_at, attempts, progress, due, trace,
+            body
+        FROM given WHERE id IS NULL ORDER BY place
+    )
+    SELECT array_agg(id) INTO left_behind FROM given WHERE delay IS NOT NULL AND id IS NOT NULL;
+    RETURN left_behind;
 END $$;
 
 CREATE OR REPLACE FUNCTION schema.bury(
-    _route text, _fence bigint, _id bigint, _routes text[], _reasons text[],
-    _received timestamptz[], _buried timestamptz[], _done integer[], _bodies bytea[]
-) RETURNS boolean LANGUAGE plpgsql AS $$
+    _routes text[], _reasons text[], _received timestamptz[], _buried timestamptz[],
+    _progress text[], _bodies bytea[]
+) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO schema.dead_letters (route, reason, received_at, buried_at, progress, body)
+    SELECT route, reason, received_at, buried_at, progress, body
+    FROM unnest(_routes, _reasons, _received, _buried, _progress, _bodies)
+        WITH ORDINALITY AS l (route, reason, received_at, buried_at, progress, body, place)
+    ORDER BY place
+$$;
+
+-- Now and then it forgets twice as many as were remembered since.
+CREATE OR REPLACE FUNCTION schema.remember(_scope text, _packed bytea, _known_for interval)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    number bigint;
 BEGIN
-    IF NOT schema.is_leased(_route, _fence) THEN
-        RETURN false;
+    INSERT INTO schema.events (scope, at, packed) VALUES (_scope, schema.clock(), _packed)
+    RETURNING id INTO number;
+    IF number % 256 = 0 THEN
+        PERFORM schema.forget(_known_for, 512);
     END IF;
-    DELETE FROM schema.deliveries WHERE id = _id AND route = _route;
+END $$;
+
+-- The parameters from _ids to _bodies are those of "change", the six behind them those of "bury".
+CREATE OR REPLACE FUNCTION schema.settle(
+    _route text, _fence bigint, _is_last boolean, _removed bigint[],
+    _ids bigint[], _delays double precision[], _attempts integer[], _progress text[],
+    _received timestamptz[], _traces text[], _bodies bytea[],
+    _letter_routes text[], _reasons text[], _letters_received timestamptz[], _buried timestamptz[],
+    _letters_progress text[], _letters_bodies bytea[],
+    _scope text, _events bytea, _known_for interval
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    held bigint[];
+    left_behind bigint[];
+BEGIN
+    SELECT claimed INTO held FROM schema.queues
+    WHERE route = _route AND fence = _fence AND leased FOR UPDATE;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    INSERT INTO schema.dead_letters (route, reason, received_at, buried_at, done, body)
-    SELECT route, reason, received_at, buried_at, done, body
-    FROM unnest(_routes, _reasons, _received, _buried, _done, _bodies)
-        WITH ORDINALITY AS l (route, reason, received_at, buried_at, done, body, place)
-    ORDER BY place;
+    DELETE FROM schema.deliveries WHERE id = ANY (_removed) AND id = ANY (held) AND route = _route;
+    IF cardinality(_ids) > 0 THEN
+        left_behind := schema.change(_route, held, _ids, _delays, _attempts, _progress, _received,
+            _traces, _bodies);
+    END IF;
+    IF cardinality(_letter_routes) > 0 THEN
+        PERFORM schema.bury(_letter_routes, _reasons, _letters_received, _buried,
+            _letters_progress, _letters_bodies);
+    END IF;
+    IF _events <> '' THEN
+        PERFORM schema.remember(_scope, _events, _known_for);
+    END IF;
+    IF _is_last THEN
+        PERFORM schema.free(_route);
+    ELSIF left_behind IS NOT NULL THEN
+        UPDATE schema.queues
+        SET claimed = ARRAY(SELECT id FROM unnest(held) AS id WHERE id <> ALL (left_behind))
+        WHERE route = _route;
+    END IF;
     RETURN true;
+END $$;
+
+CREATE OR REPLACE FUNCTION schema.is_whole(_value bytea) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN _value || ''::bytea IS NOT NULL;
+EXCEPTION WHEN data_corrupted OR internal_error THEN
+    RETURN false;
+END $$;
+
+-- What is damaged is left out, and counted. To look at each is slow, so it is done only then.
+CREATE OR REPLACE FUNCTION schema.list_events(
+    _scope text, _known_for interval, OUT packed bytea, OUT damaged integer
+) LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    since timestamptz := schema.clock() - _known_for;
+BEGIN
+    damaged := 0;
+    packed := (
+        SELECT string_agg(e.packed, '' ORDER BY e.at, e.id)
+        FROM schema.events e WHERE e.scope = _scope AND e.at >= since
+    );
+EXCEPTION WHEN data_corrupted OR internal_error THEN
+    SELECT string_agg(e.packed, '' ORDER BY e.at, e.id) FILTER (WHERE e.is_whole),
+        count(*) FILTER (WHERE NOT e.is_whole)
+    INTO packed, damaged FROM (
+        SELECT *, schema.is_whole(i.packed) FROM schema.events i
+        WHERE i.scope = _scope AND i.at >= since OFFSET 0
+    ) AS e;
 END $$;
 
 -- A dead letter whose body is damaged is shown without it: it hinders no other, and can be
@@ -597,8 +721,8 @@ BEGIN
     WITH gone AS (
         DELETE FROM schema.dead_letters WHERE id = ANY (_ids) RETURNING *
     ), back AS (
-        INSERT INTO schema.deliveries (route, digest, received_at, done, due, body)
-        SELECT route, decode(repeat('00', 32), 'hex'), received_at, done, moment, body
+        INSERT INTO schema.deliveries (route, digest, received_at, progress, due, body)
+        SELECT route, decode(repeat('00', 32), 'hex'), received_at, progress, moment, body
         FROM gone JOIN unnest(_ids) WITH ORDINALITY AS i (id, place) USING (id) ORDER BY place
         RETURNING route
     )

@@ -3,8 +3,10 @@
 -- A delivery with a candidate is held, and goes when its candidate goes. A row of queues stays when
 -- nothing waits, with due NULL, as long as its route is known: the next fence of the route must be
 -- larger than its last. While it is leased, claimed are the ids of the deliveries that were handed
--- out and not released. A route that is reserved or retired expires; a retired one stays beyond
--- that while deliveries of it wait.
+-- out and were not put off; some may be gone. A route that is reserved or retired expires; a retired
+-- one stays beyond that while deliveries of it wait.
+--
+-- A row of events is what one settlement remembered, packed; it is forgotten as digests are.
 --
 -- Of queues every row is rewritten often: there is room in its pages, and it is vacuumed early.
 -- Bodies are not compressed: they stay for a moment, and it would take longer than to write them.
@@ -18,13 +20,18 @@ CREATE TABLE schema.routes (
     target text NOT NULL,
     place text NOT NULL,
     resource text NOT NULL,
+    account text NOT NULL DEFAULT '',
+    user_gid text,
     filters text,
     state text NOT NULL DEFAULT 'reserved',
     gid text,
     secret text,
     seal text,
     created_at timestamptz NOT NULL,
+    confirmed_at timestamptz,
     heartbeat_at timestamptz,
+    leaving boolean NOT NULL DEFAULT false,
+    retired_as text,
     expires timestamptz,
     CONSTRAINT routes_seal CHECK (seal IS NULL OR secret IS NOT NULL),
     CONSTRAINT routes_retired CHECK (state <> 'retired' OR expires IS NOT NULL)
@@ -43,13 +50,23 @@ CREATE TABLE schema.candidates (
 CREATE TABLE schema.seen (digest bytea PRIMARY KEY, at timestamptz NOT NULL);
 CREATE INDEX seen_at ON schema.seen (at);
 
+CREATE TABLE schema.events (
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    scope text COLLATE "C" NOT NULL,
+    at timestamptz NOT NULL,
+    packed bytea NOT NULL
+);
+ALTER TABLE schema.events ALTER COLUMN packed SET STORAGE EXTERNAL;
+CREATE INDEX events_scope ON schema.events (scope, at, id);
+CREATE INDEX events_at ON schema.events (at);
+
 CREATE TABLE schema.deliveries (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     route text COLLATE "C" NOT NULL,
     digest bytea NOT NULL,
     received_at timestamptz NOT NULL,
     attempts integer NOT NULL DEFAULT 0,
-    done integer NOT NULL DEFAULT 0,
+    progress text NOT NULL DEFAULT '',
     crashes integer NOT NULL DEFAULT 0,
     due timestamptz NOT NULL,
     candidate bigint REFERENCES schema.candidates ON DELETE CASCADE,
@@ -75,7 +92,7 @@ CREATE TABLE schema.dead_letters (
     reason text NOT NULL,
     received_at timestamptz NOT NULL,
     buried_at timestamptz NOT NULL,
-    done integer NOT NULL,
+    progress text NOT NULL DEFAULT '',
     body bytea NOT NULL
 );
 ALTER TABLE schema.dead_letters ALTER COLUMN body SET STORAGE EXTERNAL;
