@@ -37,6 +37,7 @@ __all__ = [
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -353,9 +354,9 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     empty: all that want it.
     """
 
-    upto: int = 0
-    done: tuple[int, ...] = ()
-    partly: dict[int, tuple[str, ...]] = {}
+    upto: Natural = 0
+    done: tuple[Natural, ...] = ()
+    partly: dict[Natural, tuple[str, ...]] = {}
     pending: tuple[str, ...] = ()
 
     @classmethod

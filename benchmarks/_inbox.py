@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from _lab import BrokenError, told_to_end
 
 from asana_webhooks import Event
 from asana_webhooks._inbox import BATCH, LEASE, Inbox
-from asana_webhooks.models import Delivery
+from asana_webhooks.models import Delivery, Settlement
 from asana_webhooks.stores import Store
 
 MANY = 10_000_000  # deliveries may wait: the inbox is filled on purpose
@@ -54,7 +54,7 @@ async def drain(store: Store, tally: Tally) -> None:
         tally.count()
 
     ended = told_to_end()
-    _note_finishes(store, tally)
+    _note_settlements(store, tally)
     async with Inbox(store) as inbox:
         draining = asyncio.create_task(inbox.drain(handle))
         await ended.wait()
@@ -62,21 +62,23 @@ async def drain(store: Store, tally: Tally) -> None:
         await asyncio.wait([draining])
 
 
-def _note_finishes(store: Store, tally: Tally) -> None:
-    finish = store.finish
+def _note_settlements(store: Store, tally: Tally) -> None:
+    def noting(settle: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bool]]:
+        async def noted(*arguments: Any) -> bool:
+            kept = await settle(*arguments)
+            tally.finished()
+            return kept
 
-    async def noted(*arguments: Any) -> bool:
-        kept = await finish(*arguments)
-        tally.finished()
-        return kept
+        return noted
 
-    store.finish = noted  # type: ignore[method-assign]  # it has no hook for this
+    for name in ("settle", "end_claim"):
+        setattr(store, name, noting(getattr(store, name)))
 
 
 async def claim_at(
     store: Store, levels: Sequence[int], *, webhooks: int, samples: int
 ) -> AsyncIterator[tuple[int, list[float]]]:
-    """Yield how long claims with their finish take, in seconds, while so many deliveries wait.
+    """Yield how long claims with their end take, in seconds, while so many deliveries wait.
 
     Each takes up to ``BATCH`` deliveries out; as many are put back before the next.
     """
@@ -97,7 +99,8 @@ async def claim_at(
 async def _claim(store: Store) -> tuple[float, int]:
     started = time.perf_counter()
     claim = await store.claim(limit=BATCH, lease=LEASE)
-    if claim is None or not await store.end_claim(claim, claim.deliveries):
+    removed = () if claim is None else tuple(delivery.id for delivery in claim.deliveries)
+    if claim is None or not await store.end_claim(claim, Settlement(removed=removed)):
         msg = "nothing was claimed while deliveries wait, or the lease was lost"
         raise BrokenError(msg)
     return time.perf_counter() - started, len(claim.deliveries)

@@ -38,9 +38,9 @@ worst case, and most of the ratio is gone; neither figure says much without the 
 pinned to a core: on two of them, four workers and a server share two. SQLite and PostgreSQL depend
 on the disk below the directory for temporary files; the facts say how long an ``fsync`` takes.
 
-The second table is the time of one ``claim`` of 100 deliveries with its ``finish``, one at a time,
-while 1,000 to 1,000,000 deliveries of ten webhooks wait: median and 99th percentile of 300. As many
-are put back, outside the time, before the next. One process goes from level to level, once;
+The second table is the time of one ``claim`` of 100 deliveries with its ``end_claim``, one at a
+time, while 1,000 to 1,000,000 deliveries of ten webhooks wait: median and 99th percentile of 300.
+As many are put back, outside the time, before the next. One process goes from level to level, once;
 ``growth`` is the ratio to the lowest.
 
 The exit status is 1 when something broke: a delivery that was not handled, or one of ours handled
@@ -157,7 +157,7 @@ def _rate_row(row: dict[str, Any]) -> tuple[str, ...]:
 
 def print_claims(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table of claims."""
-    head = ("claim and finish", "waiting", "median", "p99", "growth")
+    head = ("claim and end", "waiting", "median", "p99", "growth")
     print("\n" + table(head, map(_claim_row, rows)))
 
 

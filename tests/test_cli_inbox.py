@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asana_webhooks.cli.app import cli
-from asana_webhooks.models import Delivery, Route
+from asana_webhooks.models import DeadLetter, Delivery, Progress, Route, Settlement
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.sqlite import SqliteStore
 
@@ -148,7 +148,7 @@ def test_letter_is_shown_with_its_body(shell: Shell) -> None:
     lines = shell.lines("show", "1")
     fields = dict(line.split(":", 1) for line in lines[: lines.index("")])
     assert fields["webhook"].strip() == "71"
-    assert fields["events_done"].strip() == "0"
+    assert fields["handlers"].strip() == "all"
     assert json.loads("\n".join(lines[lines.index("") :])) == json.loads(BODY)
 
 
@@ -160,7 +160,32 @@ def test_body_that_is_no_json_cannot_write_on_the_terminal(shell: Shell) -> None
 
 def test_letter_as_json_has_its_body(shell: Shell) -> None:
     (line,) = shell.lines("show", "1", "--json")
-    assert json.loads(line)["body"].encode() == BODY
+    letter = json.loads(line)
+    assert letter["body"].encode() == BODY
+    assert letter["handlers"] == []
+
+
+def test_letter_names_the_handlers_that_failed(shell: Shell) -> None:
+    names = ("app.tasks:celebrate", "app:\x1b[31m")
+
+    async def give_up(store: Store) -> None:
+        claim = await store.claim(limit=1, lease=60)
+        assert claim is not None
+        (failed,) = claim.deliveries
+        letter = DeadLetter(
+            route=failed.route,
+            body=failed.body,
+            reason="odd",
+            received_at=failed.received_at,
+            buried_at=failed.received_at,
+            progress=Progress(pending=names).encode(),
+        )
+        await store.end_claim(claim, Settlement(removed=(failed.id,), letters=(letter,)))
+
+    shell.store(give_up)
+    assert "handlers: app.tasks:celebrate, app:\\x1b[31m" in shell.lines("show", "4")
+    (line,) = shell.lines("show", "4", "--json")
+    assert tuple(json.loads(line)["handlers"]) == names
 
 
 def test_unknown_letter_is_one_line(shell: Shell) -> None:

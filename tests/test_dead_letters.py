@@ -12,7 +12,7 @@ from conftest import guard, until
 
 from asana_webhooks import DeadLetter, Event, MemoryStore, SqliteStore, WebhooksClient
 from asana_webhooks._inbox import iter_dead_letters
-from asana_webhooks.models import Delivery, Route
+from asana_webhooks.models import Delivery, Route, Settlement
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.stores import Store
 
@@ -50,8 +50,8 @@ async def bury_at(store: Store, name: str, at: datetime) -> None:
     claim = await store.claim(limit=1, lease=60)
     assert claim is not None
     letter = DeadLetter(route="r1", body=body, reason="old", received_at=NOW, buried_at=at)
-    assert await store.bury(claim, claim.deliveries[0], [letter])
-    assert await store.end_claim(claim)
+    removed = (claim.deliveries[0].id,)
+    assert await store.end_claim(claim, Settlement(removed=removed, letters=(letter,)))
 
 
 async def names(store: Store, **wanted: Any) -> list[str]:

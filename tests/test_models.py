@@ -21,8 +21,11 @@ from asana_webhooks.models import (
     Delivery,
     Event,
     Page,
+    Progress,
     Resource,
+    Retry,
     Route,
+    Settlement,
     Source,
     Webhook,
     WebhookFilter,
@@ -735,6 +738,13 @@ DELIVERY = Delivery(
             id="dead letter",
         ),
         pytest.param(
+            Settlement(
+                removed=("7",), kept=(DELIVERY,), retries=(Retry(delivery=DELIVERY, delay=2.5),)
+            ),
+            ("Settlement", "'7'", "delay=2.5"),
+            id="settlement",
+        ),
+        pytest.param(
             event(unknown=HIDDEN), ("Event", "action='changed'", "gid='1301'"), id="event"
         ),
     ],
@@ -751,6 +761,119 @@ def test_what_is_not_set_is_not_shown() -> None:
 
 def test_delivery_shows_how_large_it_is() -> None:
     assert f"{len(HIDDEN)} bytes" in repr(DELIVERY)
+
+
+# How far a delivery has come
+
+
+PROGRESS = Progress(
+    upto=2, done=(4, 7), partly={3: ("app.tasks:celebrate",), 5: ("é:f", "b")}, pending=("m:a.b",)
+)
+
+
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        pytest.param(Progress(), "", id="beginning"),
+        pytest.param(Progress(upto=3), '{"upto":3}', id="upto"),
+        pytest.param(Progress(done=(1, 2)), '{"done":[1,2]}', id="done"),
+        pytest.param(Progress(partly={4: ("a", "b")}), '{"partly":{"4":["a","b"]}}', id="partly"),
+        pytest.param(Progress(pending=("a",)), '{"pending":["a"]}', id="pending"),
+        pytest.param(
+            PROGRESS,
+            '{"upto":2,"done":[4,7],"partly":{"3":["app.tasks:celebrate"],"5":["é:f","b"]},'
+            '"pending":["m:a.b"]}',
+            id="all",
+        ),
+    ],
+)
+def test_progress_is_a_text_that_stores_keep_for_days(progress: Progress, text: str) -> None:
+    assert progress.encode() == text
+    assert Progress.decode(text) == progress
+
+
+def test_text_of_a_progress_may_say_more_than_is_known_here() -> None:
+    assert Progress.decode('{"upto":1,"since":{"deep":[1]}}') == Progress(upto=1)
+    assert Progress.decode("{}") == Progress()
+
+
+DAMAGED = [
+    "{",
+    "[]",
+    "null",
+    "7",
+    " ",
+    '{"upto":-1}',
+    '{"upto":1.5}',
+    '{"upto":true}',
+    '{"upto":"1"}',
+    '{"upto":null}',
+    '{"done":[0,-4]}',
+    '{"done":3}',
+    '{"partly":{"x":["a"]}}',
+    '{"partly":{"-1":["a"]}}',
+    '{"partly":{"1":"a"}}',
+    '{"pending":"a"}',
+    '{"pending":[1]}',
+    '{"pending":["\udcff"]}',
+    '{"upto":1}}',
+    '{"x":' * 100_000,
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=lambda text: text[:24])
+def test_damaged_progress_raises_decode_error_and_is_not_quoted(text: str) -> None:
+    with pytest.raises(DecodeError, match="not a delivery's progress: ") as caught:
+        Progress.decode(text.replace('"a"', '"a b c"'))
+    assert "a b c" not in str(caught.value)
+
+
+@given(st.text())
+def test_reading_of_a_progress_is_total(text: str) -> None:
+    with suppress(DecodeError):
+        Progress.decode(text)
+
+
+counts = st.integers(0, 10_000)
+names = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=3).map(tuple)
+
+
+@given(
+    st.builds(
+        Progress,
+        upto=counts,
+        done=st.lists(counts).map(tuple),
+        partly=st.dictionaries(counts, names),
+        pending=names,
+    )
+)
+def test_progress_comes_back_as_it_was(progress: Progress) -> None:
+    assert Progress.decode(progress.encode()) == progress
+
+
+@pytest.mark.parametrize(
+    ("progress", "handlers"),
+    [
+        pytest.param("", (), id="none"),
+        pytest.param('{"upto":1}', (), id="all that want it"),
+        pytest.param('{"pending":["app:f","app:g"]}', ("app:f", "app:g"), id="some"),
+        pytest.param('{"pending":[1]}', (), id="damaged"),
+        pytest.param("{", (), id="no JSON"),
+    ],
+)
+def test_dead_letter_names_the_handlers_that_failed(
+    progress: str, handlers: tuple[str, ...]
+) -> None:
+    letter = DeadLetter(
+        route="r", body=b"", reason="odd", received_at=NOW, buried_at=NOW, progress=progress
+    )
+    assert letter.handlers == handlers
+
+
+def test_settlement_is_empty_until_something_is_said() -> None:
+    nothing = Settlement()
+    assert (nothing.removed, nothing.kept, nothing.retries, nothing.letters) == ((), (), (), ())
+    assert (nothing.scope, nothing.events) == ("", b"")
 
 
 # The models as values
@@ -844,6 +967,9 @@ def test_new_route_is_reserved_now_and_has_no_secrets() -> None:
         pytest.param(WebhookFilter(fields=("a",)), id="filter"),
         pytest.param(Route(id="r", target="t", resource="1"), id="route"),
         pytest.param(DELIVERY, id="delivery"),
+        pytest.param(PROGRESS, id="progress"),
+        pytest.param(Settlement(kept=(DELIVERY,)), id="settlement"),
+        pytest.param(Retry(delivery=DELIVERY, delay=1.0), id="retry"),
     ],
 )
 def test_models_are_values_that_cannot_be_changed(value: msgspec.Struct) -> None:

@@ -219,12 +219,14 @@ async def _print_one(url: str, letter_id: str, *, as_json: bool) -> None:
             msg = f"there is no dead letter {letter_id!r}: `asana-webhooks inbox` lists them"
             raise click.ClickException(msg)
         summary = await _summary(store, letter, datetime.now(UTC))
-    details = {"received": f"{letter.received_at:%Y-%m-%d %H:%M:%S}", "events_done": letter.done}
+    received = f"{letter.received_at:%Y-%m-%d %H:%M:%S}"
     text = letter.body.decode(errors="backslashreplace")
     if as_json:
-        print_fields(summary | details | {"body": text}, as_json=True)
+        details = {"received": received, "handlers": letter.handlers, "body": text}
+        print_fields(summary | details, as_json=True)
         return
-    print_fields(summary | details, as_json=False)
+    handlers = ", ".join(letter.handlers) or "all"
+    print_fields(summary | {"received": received, "handlers": handlers}, as_json=False)
     click.echo()
     click.echo(_indented(text))
 

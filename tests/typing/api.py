@@ -268,6 +268,7 @@ async def look_after_dead_letters() -> None:
             assert_type(letter.body, bytes)
             assert_type(letter.received_at, datetime)
             assert_type(letter.buried_at, datetime)
+            assert_type(letter.handlers, tuple[str, ...])
         assert_type(await client.replay([letter.id for letter in letters]), int)
         assert_type(await client.discard([letter.id for letter in letters]), int)
         assert_type(await client.get_dead_letter("1"), DeadLetter | None)
