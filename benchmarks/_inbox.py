@@ -13,7 +13,7 @@ from _board import Tally
 from _deliveries import body
 from _lab import BrokenError, told_to_end
 
-from asana_webhooks import Event
+from asana_webhooks import Event, Router
 from asana_webhooks._inbox import BATCH, LEASE, Inbox
 from asana_webhooks.models import Delivery, Settlement
 from asana_webhooks.stores import Store
@@ -49,14 +49,16 @@ def _delivery(number: int, of_routes: Sequence[str]) -> Delivery:
 
 async def drain(store: Store, tally: Tally) -> None:
     """Handle what is in the inbox with a handler that only counts, until told to end."""
+    router = Router()
 
+    @router.on()
     async def handle(event: Event) -> None:
         tally.count()
 
     ended = told_to_end()
     _note_settlements(store, tally)
     async with Inbox(store) as inbox:
-        draining = asyncio.create_task(inbox.drain(handle))
+        draining = asyncio.create_task(inbox.drain(router))
         await ended.wait()
         draining.cancel()
         await asyncio.wait([draining])

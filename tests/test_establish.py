@@ -1,6 +1,6 @@
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -526,7 +526,9 @@ async def test_reservation_that_ran_out_deletes_the_webhook(
     make_client: Callable[..., WebhooksClient], asana: AsanaSimulator
 ) -> None:
     class Late(MemoryStore):
-        async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
+        async def confirm(
+            self, route: str, *, gid: str, secret: str, leaving: Sequence[str] = ()
+        ) -> bool:
             return False
 
     late = Late()
@@ -541,7 +543,9 @@ async def test_store_that_fails_to_confirm_leaves_no_webhook(
     make_client: Callable[..., WebhooksClient], asana: AsanaSimulator
 ) -> None:
     class Full(MemoryStore):
-        async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
+        async def confirm(
+            self, route: str, *, gid: str, secret: str, leaving: Sequence[str] = ()
+        ) -> bool:
             raise StoreError("the disk is full")
 
     async with make_client(store=Full()) as client:
@@ -704,8 +708,10 @@ async def test_cancelled_after_the_201_leaves_no_orphan_at_asana(
     confirming = asyncio.Event()
 
     class Slow(MemoryStore):
-        async def confirm(self, route: str, *, gid: str, secret: str) -> bool:
-            confirmed = await super().confirm(route, gid=gid, secret=secret)
+        async def confirm(
+            self, route: str, *, gid: str, secret: str, leaving: Sequence[str] = ()
+        ) -> bool:
+            confirmed = await super().confirm(route, gid=gid, secret=secret, leaving=leaving)
             confirming.set()
             await asyncio.Event().wait()
             return confirmed

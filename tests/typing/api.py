@@ -199,13 +199,13 @@ client.on("task", "changed")  # type: ignore[call-arg] # by name only
 
 
 @client.on_notice()
-async def report(notice: Notice) -> None:
+async def tell_of(notice: Notice) -> None:
     assert_type(notice.source, Source)
     assert_type(notice.start, datetime | None)
     assert_type(notice.detail, str)
 
 
-client.on_notice("lost")(report)
+client.on_notice("lost")(tell_of)
 client.on_notice("losst")  # type: ignore[arg-type] # there is no such kind
 
 
