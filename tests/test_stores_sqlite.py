@@ -31,7 +31,15 @@ from msgspec.structs import replace
 from support.tracebacks import shown_by
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Delivery, Route, WebhookFilter
+from asana_webhooks.models import (
+    DeadLetter,
+    Delivery,
+    Progress,
+    Retry,
+    Route,
+    Settlement,
+    WebhookFilter,
+)
 from asana_webhooks.stores import RETIRED_KNOWN_FOR
 from asana_webhooks.stores.sqlite import SqliteStore, _file, _writer
 from asana_webhooks.stores.sqlite._file import SQL
@@ -49,6 +57,16 @@ def delivery(number: int = 0, *, route: str = "r1", size: int = 10) -> Delivery:
 
 def route(id_: str = "r1") -> Route:
     return Route(id=id_, target=f"https://hooks.example.com/{id_}", resource="12", created_at=NOON)
+
+
+def handled(*deliveries: Delivery) -> Settlement:
+    return Settlement(removed=tuple(each.id for each in deliveries))
+
+
+def put_off(*deliveries: Delivery, delay: float) -> Settlement:
+    return Settlement(
+        retries=tuple(Retry(delivery=replace(each, attempts=1), delay=delay) for each in deliveries)
+    )
 
 
 @pytest.fixture
@@ -237,7 +255,7 @@ async def test_clock_that_began_anew_leaves_nothing_waiting(path: Path) -> None:
         for number in range(6):
             await store.put(delivery(number, route=f"r{number // 2 + 1}"))
         claim = await take(store, lease=30)
-        await store.release(claim, claim.deliveries[0], delay=600.0, attempts=1, done=0)
+        await store.settle(claim, put_off(claim.deliveries[0], delay=600.0))
         await store.end_claim(claim)
         await take(store, lease=30)
     async with SqliteStore(path, clock=lambda: 4999.0) as store:
@@ -618,15 +636,15 @@ async def test_cancelled_put_is_not_stored_and_harms_no_other(store: SqliteStore
     assert await store.put(delivery(1))
 
 
-async def test_cancelled_ack_is_done_all_the_same(store: SqliteStore) -> None:
+async def test_cancelled_settlement_is_done_all_the_same(store: SqliteStore) -> None:
     await store.put(delivery())
     claim = await take(store)
     async with one_batch(store):
-        ack = asyncio.create_task(store.ack(claim, claim.deliveries))
+        settling = asyncio.create_task(store.settle(claim, handled(*claim.deliveries)))
         await asyncio.sleep(0)
-        ack.cancel()
+        settling.cancel()
     assert (await store.counts()).waiting == 0
-    assert ack.cancelled()
+    assert settling.cancelled()
 
 
 @pytest.mark.parametrize("there_is_one", [True, False])
@@ -727,7 +745,7 @@ PRELUDE = """
 import asyncio, hashlib, resource, sys
 from datetime import datetime, UTC
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Delivery
+from asana_webhooks.models import Delivery, Settlement
 from asana_webhooks.stores.sqlite import SqliteStore
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -828,12 +846,12 @@ async def main():
                 continue
             for delivery in claim.deliveries:
                 print(delivery.route, int(delivery.body), flush=True)
-                assert await store.ack(claim, [delivery])
+                assert await store.settle(claim, Settlement(removed=(delivery.id,)))
             assert await store.end_claim(claim)
 
 asyncio.run(main())
 """
-    handled: list[tuple[str, int]] = []
+    ours: list[tuple[str, int]] = []
     async with SqliteStore(path) as store:
         await gather(*(store.put(delivery(n, route=f"r{n % 4}")) for n in range(200)))
         claim = await store.claim(limit=1, lease=30)
@@ -842,8 +860,8 @@ asyncio.run(main())
             assert child.stdout is not None
             printed = child.stdout.readline()  # both have a part of the work now
             while claim is not None:
-                handled += [(d.route, int(d.body)) for d in claim.deliveries]
-                assert await store.end_claim(claim, claim.deliveries)
+                ours += [(d.route, int(d.body)) for d in claim.deliveries]
+                assert await store.end_claim(claim, handled(*claim.deliveries))
                 await asyncio.sleep(0.001)
                 claim = await store.claim(limit=1, lease=30)
             theirs = [line.split() for line in (printed + child.stdout.read()).splitlines()]
@@ -851,9 +869,9 @@ asyncio.run(main())
         assert (await store.counts()).waiting == 0
     others = [(route, int(number)) for route, number in theirs]
     assert others
-    assert handled
-    assert sorted(number for _, number in handled + others) == list(range(200))
-    for part in (handled, others):
+    assert ours
+    assert sorted(number for _, number in ours + others) == list(range(200))
+    for part in (ours, others):
         for id_ in ("r0", "r1", "r2", "r3"):
             mine = [number for route, number in part if route == id_]
             assert mine == sorted(mine)
@@ -900,7 +918,8 @@ asyncio.run(main())
     [
         *("confirm", "count_held", "drop", "find_candidate", "forget_routes"),
         *("free_held", "get_route", "count_crashes", "end_claim", "find_due", "find_digests"),
-        *("get_claimed", "release", "remove", "renew", "take"),
+        *("get_claimed", "keep", "remove", "renew", "take", "take_more"),
+        *("find_deliveries", "find_remembered"),
         *("get_dead_letter", "list_dead_letters"),
     ],
 )
@@ -941,10 +960,14 @@ async def steps_of_a_day(store: SqliteStore, number: int) -> list[int]:
     await measure(store.put(delivery(number, route=id_), candidate="secret"))
     await measure(store.confirm(id_, gid="77", secret="secret"))
     await measure(store.put(delivery(number + 1, route=id_), candidate="secret"))
-    claim = await measure(store.claim(limit=10, lease=30))
+    claim = await measure(store.claim(limit=1, lease=30))
     assert claim.route == id_
-    await measure(store.release(claim, claim.deliveries[0], delay=0.0, attempts=1, done=0))
-    await measure(store.end_claim(claim, claim.deliveries))
+    more = await measure(store.claim_more(claim, limit=10))
+    assert len(more) == 1
+    await measure(store.settle(claim, put_off(claim.deliveries[0], delay=3600.0)))
+    settlement = replace(handled(*more), scope=id_, events=bytes(32))
+    await measure(store.end_claim(claim, settlement))
+    await measure(store.remembered(id_))
     await in_thread(store, lambda tables: tables._connection.set_progress_handler(None, 1))
     return taken
 
@@ -984,26 +1007,27 @@ def restore(path: Path, dump: str) -> None:
         connection.executescript((SUPPORT / dump).read_text())
 
 
-@pytest.fixture(params=[None, [OLD_KEY]], ids=["clear", "encrypted"])
+@pytest.fixture(params=["version_2", "version_2_encrypted", "version_3"])
 def open_old(request: pytest.FixtureRequest, path: Path) -> Callable[..., SqliteStore]:
-    """Return what opens a file that the second version of the schema wrote."""
-    restore(path, f"sqlite_version_2{'_encrypted' if request.param else ''}.sql")
+    """Return what opens a file that an earlier version of the schema wrote."""
+    restore(path, f"sqlite_{request.param}.sql")
+    keys = [OLD_KEY] if "encrypted" in request.param else None
 
     def open_it(clock: Callable[[], float] = lambda: OLD_NOW) -> SqliteStore:
-        return SqliteStore(path, clock=clock, encryption_keys=request.param)
+        return SqliteStore(path, clock=clock, encryption_keys=keys)
 
     return open_it
 
 
-async def handle_all(store: SqliteStore) -> list[tuple[str, bytes, int, int, int]]:
-    """Claim and acknowledge all that is due; return what it was."""
-    handled = []
+async def handle_all(store: SqliteStore) -> list[tuple[str, bytes, int, int]]:
+    """Claim and settle all that is due; return what it was."""
+    found = []
     while claim := await store.claim(limit=100, lease=30):
         for each in claim.deliveries:
-            number = each.body[11:-2]
-            handled.append((each.route, number, each.attempts, each.done, each.crashes))
-        assert await store.end_claim(claim, claim.deliveries)
-    return handled
+            upto = Progress.decode(each.progress).upto
+            found.append((each.route, each.body[11:-2], each.attempts, upto))
+        assert await store.end_claim(claim, handled(*claim.deliveries))
+    return found
 
 
 async def test_old_file_has_its_routes_and_secrets(open_old: Callable[..., SqliteStore]) -> None:
@@ -1014,7 +1038,10 @@ async def test_old_file_has_its_routes_and_secrets(open_old: Callable[..., Sqlit
         assert (confirmed.gid, confirmed.resource) == ("71", "11")
         assert (confirmed.secret, confirmed.heartbeat_at) == ("secret-of-confirmed", NOON)
         assert confirmed.filters == (WebhookFilter(resource_type="task"),)
+        assert (confirmed.account, confirmed.user, confirmed.confirmed_at) == ("", None, NOON)
+        assert not confirmed.leaving
         assert listed["reserved"].candidates == ("genuine-candidate", "strange-candidate")
+        assert listed["reserved"].confirmed_at is None
 
 
 async def test_deliveries_and_dead_letters_of_an_old_file_are_handled(
@@ -1024,22 +1051,23 @@ async def test_deliveries_and_dead_letters_of_an_old_file_are_handled(
     async with open_old(lambda: now[0]) as store:
         assert (await store.counts()).waiting == 7
         assert sorted(await handle_all(store)) == [
-            ("confirmed", b"5", 0, 0, 0),
-            ("retired", b"6", 0, 0, 0),
+            ("confirmed", b"5", 0, 0),
+            ("retired", b"6", 0, 0),
         ]
         now[0] += 30  # the lease of a process that was killed runs out
         claim = await take(store)
-        assert claim.fence == 2
-        assert [each.body[11:-2] for each in claim.deliveries] == [b"7", b"8"]
-        await store.end_claim(claim, claim.deliveries)
+        assert (claim.fence, claim.previous) == (2, 1)
+        assert claim.deliveries[0].body[11:-2] == b"7"
+        await store.end_claim(claim)
+        assert await handle_all(store) == [("leased", b"7", 0, 0), ("leased", b"8", 0, 0)]
         now[0] += 100
-        assert await handle_all(store) == [("confirmed", b"4", 2, 1, 0)]
+        assert await handle_all(store) == [("confirmed", b"4", 2, 1)]
         first, second = await store.dead_letters()
         assert [first.reason, second.reason] == ["given up", "not JSON"]
         assert await store.replay([first.id, second.id]) == 2
         assert await handle_all(store) == [
-            ("confirmed", b"3", 0, 1, 0),
-            ("confirmed", b"9", 0, 0, 0),
+            ("confirmed", b"3", 0, 1),
+            ("confirmed", b"9", 0, 0),
         ]
 
 
@@ -1048,7 +1076,7 @@ async def test_handshake_of_an_old_file_goes_on(open_old: Callable[..., SqliteSt
         await handle_all(store)
         assert await store.confirm("reserved", gid="74", secret="genuine-candidate")
         assert (await store.counts()).waiting == 4
-        assert await handle_all(store) == [("reserved", b"1", 0, 0, 0)]
+        assert await handle_all(store) == [("reserved", b"1", 0, 0)]
 
 
 async def test_duplicates_of_what_an_old_file_knows_are_recognised(
@@ -1073,15 +1101,15 @@ async def test_route_that_an_old_file_retired_is_forgotten_after_48_hours(
     now = [OLD_NOW]
     async with open_old(lambda: now[0]) as store:
         await handle_all(store)
-        now[0] += RETIRED_KNOWN_FOR.total_seconds() - 2
+        now[0] += RETIRED_KNOWN_FOR.total_seconds() - 3
         found = await store.get_route("retired")
         assert found is not None
-        assert (found.state, found.gid) == ("retired", "73")
-        now[0] += 2
+        assert (found.state, found.gid, found.retired_as) == ("retired", "73", None)
+        now[0] += 3
         assert await store.get_route("retired") is None
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_old_file_gets_the_schema_of_a_new_one(tmp_path: Path, version: int) -> None:
     with closing(sqlite3.connect(tmp_path / "old.db")) as connection, connection:
         for migration in _file.MIGRATIONS[:version]:
@@ -1233,8 +1261,9 @@ async def confirm(store: SqliteStore, id_: str) -> None:
         "trace = CAST(x'ff' AS TEXT)",
         "body = 7",
         "crashes = 'a'",
-        "done = 4611686018427387904",
-        "done = -1",
+        "progress = x'00'",
+        "progress = CAST(x'ff' AS TEXT)",
+        "attempts = -1",
         "attempts = 9223372036854775807",
     ],
 )
@@ -1250,7 +1279,7 @@ async def test_delivery_that_cannot_be_read_becomes_a_dead_letter_and_stalls_nob
     assert (dead.route, dead.reason) == ("r1", "unreadable: its row in the store is damaged")
     assert dead.body == (b"" if "body" in damage else delivery(0).body)
     assert caplog.messages == [f"delivery 1 became a dead letter: {dead.reason}"]
-    await store.end_claim(claim, claim.deliveries)
+    await store.end_claim(claim, handled(*claim.deliveries))
     assert (await store.counts()).waiting == 0
 
 
@@ -1311,7 +1340,7 @@ async def test_damaged_meta_is_mended_and_everything_goes_on(
         assert sorted(len(claim.deliveries) for claim in claims) == [1, 2]
         for claim in claims:
             assert claim.fence > 0
-            assert await store.end_claim(claim, claim.deliveries)
+            assert await store.end_claim(claim, handled(*claim.deliveries))
         assert (await store.counts()).waiting == 0
     assert len(caplog.messages) <= 1
     if column == "fence":
@@ -1327,7 +1356,7 @@ async def test_fence_that_was_damaged_begins_above_those_of_forgotten_routes(pat
     async with SqliteStore(path) as store:
         new = await take(store)
         assert new.fence > old.fence
-        assert not await store.ack(old, old.deliveries)
+        assert not await store.settle(old, handled(*old.deliveries))
 
 
 async def test_lost_row_of_meta_is_made_again(path: Path) -> None:
@@ -1403,7 +1432,7 @@ async def test_store_that_is_sound_is_opened_without_a_word(
         assert await store.add_candidate("r3", SECRET)
         assert await store.put(delivery(3, route="r3"), candidate=SECRET)
         claim = await take(store)
-        await store.release(claim, claim.deliveries[0], delay=3600, attempts=1, done=0)
+        await store.settle(claim, put_off(claim.deliveries[0], delay=3600.0))
     async with SqliteStore(path) as store:
         assert (await store.counts()).waiting == 3
         assert len((await take(store)).deliveries) == 1
@@ -1433,11 +1462,11 @@ async def test_dead_letter_that_cannot_be_read_is_listed_with_what_can(store: Sq
         store,
         "UPDATE dead_letters SET route = CAST(x'ff' AS TEXT), reason = CAST(x'ff' AS TEXT),"
         " received_at = 'x',"
-        " buried_at = 9223372036854775807, done = x'00' WHERE id = 1",
+        " buried_at = 9223372036854775807, progress = x'00' WHERE id = 1",
     )
     first, second = await store.dead_letters()
     assert (first.route, first.reason) == ("", "unreadable: its row in the store is damaged")
-    assert (first.done, first.body) == (0, delivery(0).body)
+    assert (first.progress, first.body) == ("", delivery(0).body)
     assert await store.get_dead_letter(second.id) == second
     assert await store.discard([first.id]) == 1
 
@@ -1452,6 +1481,11 @@ async def test_dead_letter_that_cannot_be_read_is_listed_with_what_can(store: Sq
         "state = 'odd'",
         "target = CAST(x'ff' AS TEXT)",
         "heartbeat_at = 'x'",
+        "account = x'00'",
+        "user = x'00'",
+        "confirmed_at = 'x'",
+        "leaving = 'x'",
+        "retired_as = 'x'",
     ],
 )
 async def test_route_whose_row_cannot_be_read_is_set_aside(
@@ -1648,7 +1682,7 @@ async def test_pages_that_are_free_are_given_back_when_nothing_is_asked(
     async with SqliteStore(path) as store:
         await gather(*(store.put(delivery(number, size=500_000)) for number in range(40)))
         while claim := await store.claim(limit=100, lease=30):
-            await store.end_claim(claim, claim.deliveries)
+            await store.end_claim(claim, handled(*claim.deliveries))
         await until(lambda: path.stat().st_size < 6_000_000)
         assert log_of(path).stat().st_size < 6_000_000
         assert await store.put(delivery(99))
@@ -1662,7 +1696,7 @@ async def test_what_has_come_to_its_end_is_forgotten_though_nothing_new_comes(
     monkeypatch.setattr(_writer, "IDLE", 0.02)
     monkeypatch.setattr(_writer, "FORGET_EVERY", 0.0)
     now = [1000.0]
-    tables = ("routes", "queues", "owners", "seen")
+    tables = ("routes", "queues", "owners", "seen", "remembered")
 
     async def left(store: SqliteStore) -> list[str]:
         rows = [await execute(store, f"SELECT count(*) FROM {table}") for table in tables]
@@ -1673,7 +1707,7 @@ async def test_what_has_come_to_its_end_is_forgotten_though_nothing_new_comes(
         await store.own("https://hooks.example.com", holder="a", ttl=15)
         await store.put(delivery())
         claim = await take(store)
-        await store.end_claim(claim, claim.deliveries)
+        await store.end_claim(claim, handled(*claim.deliveries))
         await store.retire("r1")
         now[0] += RETIRED_KNOWN_FOR.total_seconds()
         with guard():
