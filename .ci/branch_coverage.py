@@ -13,8 +13,8 @@ LEAST = {
     "asana_webhooks/_endpoint.py": 100.0,
     "asana_webhooks/_establish.py": 100.0,
     "asana_webhooks/stores/_*.py": 100.0,
+    "asana_webhooks/stores/sqlite/*.py": 100.0,
     # Lower than it was, 100: tests for what is missing here are owed.
-    "asana_webhooks/stores/sqlite/_file.py": 95.0,
     "asana_webhooks/stores/*.py": 98.0,  # and in the folders below
 }
 """Per cent of lines and branches; the first pattern that fits a module counts."""

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -32,7 +33,6 @@ from support.tracebacks import shown_by
 
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import (
-    DeadLetter,
     Delivery,
     Progress,
     Retry,
@@ -41,7 +41,7 @@ from asana_webhooks.models import (
     WebhookFilter,
 )
 from asana_webhooks.stores import RETIRED_KNOWN_FOR
-from asana_webhooks.stores.sqlite import SqliteStore, _file, _writer
+from asana_webhooks.stores.sqlite import SqliteStore, _file, _tables, _writer
 from asana_webhooks.stores.sqlite._file import SQL
 from asana_webhooks.stores.sqlite._tables import Tables
 
@@ -661,6 +661,64 @@ async def test_cancelled_claim_is_given_back(store: SqliteStore, there_is_one: b
     assert (again is not None) == there_is_one
 
 
+async def test_cancelled_call_for_more_gives_back_what_it_was_given(store: SqliteStore) -> None:
+    for number in range(2):
+        await store.put(delivery(number))
+    claim = await store.claim(limit=1, lease=30)
+    assert claim is not None
+    async with one_batch(store):
+        more = asyncio.create_task(store.claim_more(claim, limit=10))
+        await asyncio.sleep(0)
+        more.cancel()
+    await asyncio.wait([more])
+    assert more.cancelled()
+    again = await store.claim_more(claim, limit=10)
+    assert again is not None
+    assert [int(each.body) for each in again] == [1]
+
+
+async def test_call_for_more_that_is_cancelled_after_the_claim_ended_harms_nobody(
+    store: SqliteStore,
+) -> None:
+    await store.put(delivery())
+    claim = await take(store)
+    await store.put(delivery(1))
+    async with one_batch(store):
+        more = asyncio.create_task(store.claim_more(claim, limit=10))
+        end = asyncio.create_task(store.end_claim(claim))
+        await asyncio.sleep(0)
+        more.cancel()
+    assert await end
+    assert [int(each.body) for each in (await take(store)).deliveries] == [0, 1]
+
+
+async def test_claim_that_goes_on_names_no_more_than_it_holds(store: SqliteStore) -> None:
+    await store.put(delivery(0))
+    claim = await take(store)
+    held = claim.deliveries
+    for number in range(1, 50):
+        await store.put(delivery(number))
+        more = await store.claim_more(claim, limit=10)
+        assert more
+        assert await store.settle(claim, handled(*held))
+        held = more
+    ((claimed,),) = await execute(store, "SELECT claimed FROM queues")
+    assert claimed == "49,50"
+
+
+async def test_settlement_that_cannot_be_stored_is_kept_in_no_part(store: SqliteStore) -> None:
+    await store.put(delivery(0))
+    claim = await take(store)
+    alone = replace(delivery(0), progress="a name \udcff")
+    new = Retry(delivery=alone, delay=0.0)
+    settlement = replace(handled(*claim.deliveries), retries=(new,), scope="12", events=bytes(32))
+    with pytest.raises(StoreError, match="no valid Unicode"):
+        await store.settle(claim, settlement)
+    assert await store.remembered("12") == b""
+    assert await store.end_claim(claim)
+    assert (await take(store)).deliveries == claim.deliveries
+
+
 async def test_claim_that_is_cancelled_with_the_store_closing_is_given_back(path: Path) -> None:
     async with SqliteStore(path) as store:
         await store.put(delivery())
@@ -1109,6 +1167,32 @@ async def test_route_that_an_old_file_retired_is_forgotten_after_48_hours(
         assert await store.get_route("retired") is None
 
 
+@pytest.mark.parametrize(
+    "damage", ["'x'", "x'00'", "CAST(x'ff' AS TEXT)", "4611686018427387904", "-1"]
+)
+async def test_progress_of_an_old_file_that_cannot_be_read_is_a_dead_letter(
+    path: Path, damage: str
+) -> None:
+    restore(path, "sqlite_version_3.sql")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE deliveries SET done = {damage} WHERE id = 5")
+        connection.execute(f"UPDATE dead_letters SET done = {damage} WHERE id = 1")
+    async with SqliteStore(path, clock=lambda: OLD_NOW) as store:
+        assert await handle_all(store) == [("retired", b"6", 0, 0)]
+        dead = await store.dead_letters()
+        assert [letter.body[11:-2] for letter in dead] == [b"3", b"9", b"5"]
+        assert {letter.progress for letter in dead} == {""}
+
+
+async def test_dead_letters_of_an_old_file_leave_their_ids_to_nobody(path: Path) -> None:
+    restore(path, "sqlite_version_3.sql")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM dead_letters")
+    async with SqliteStore(path, clock=lambda: OLD_NOW) as store:
+        await store.put(delivery(99), reason="odd")
+        assert [letter.id for letter in await store.dead_letters()] == ["3"]
+
+
 @pytest.mark.parametrize("version", [1, 2, 3])
 async def test_old_file_gets_the_schema_of_a_new_one(tmp_path: Path, version: int) -> None:
     with closing(sqlite3.connect(tmp_path / "old.db")) as connection, connection:
@@ -1228,6 +1312,81 @@ async def test_length_of_a_file_that_is_too_large_to_check_is_checked(
         await SqliteStore(copy).__aenter__()
 
 
+async def test_log_that_was_replaced_by_a_copy_fails_calls(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        assert await store.put(delivery(1))
+        copy = path.with_name("copy")
+        shutil.copyfile(log_of(path), copy)
+        os.replace(copy, log_of(path))
+        with pytest.raises(StoreError, match="write-ahead log was deleted or cut"):
+            await store.put(delivery(2))
+
+
+async def test_directory_that_is_none_any_more_fails_calls_until_it_is_back(
+    tmp_path: Path,
+) -> None:
+    folder, moved = tmp_path / "folder", tmp_path / "moved"
+    folder.mkdir()
+    async with SqliteStore(folder / "store.db") as store:
+        folder.rename(moved)
+        folder.touch()
+        with pytest.raises(StoreError, match="Not a directory; check that its directory exists"):
+            await store.put(delivery(1))
+        folder.unlink()
+        moved.rename(folder)
+        assert await store.put(delivery(1))
+
+
+@contextmanager
+def guarding(path: Path, *, frames: int = 0, pages: int = 0) -> Iterator[_file.FileGuard]:
+    """Guard files of which the index says that there are so many frames and pages."""
+    index = bytearray(136)
+    struct.pack_into("=HII", index, 14, 4096, frames, pages)
+    log_of(path).touch()
+    path.with_name(f"{path.name}-shm").write_bytes(index)
+    with closing(_file.FileGuard(str(path))) as guarded:
+        yield guarded
+
+
+def test_index_that_was_cut_is_seen(path: Path) -> None:  # no open store would survive it
+    path.touch()
+    with guarding(path) as guarded:
+        assert guarded.problem() is None
+        os.truncate(path.with_name(f"{path.name}-shm"), 0)
+        assert guarded.problem() == _file.LOG_LOST
+
+
+def test_log_that_is_begun_anew_between_two_looks_is_no_fault(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.touch()
+    with guarding(path, frames=9) as guarded:
+        assert guarded.problem() == _file.LOG_LOST
+        before = guarded._read_index()
+        headers = iter([before, before._replace(frames=0)])
+        monkeypatch.setattr(guarded, "_read_index", lambda: next(headers))
+        assert guarded.problem() is None
+
+
+def test_file_that_was_cut_to_what_is_no_database_is_seen(path: Path) -> None:
+    path.write_bytes(b"x" * 8192)
+    with guarding(path, pages=2) as guarded:
+        os.truncate(path, 4096)
+        assert guarded.problem() == _file.CUT
+
+
+def test_file_that_became_shorter_and_is_locked_is_not_taken_for_cut(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_file, "BUSY_TIMEOUT", 0.01)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE t (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        with guarding(path, pages=9) as guarded:
+            guarded._size = 9 * 4096
+            assert guarded.problem() == _file.REMEDIES[sqlite3.SQLITE_BUSY]
+
+
 async def test_log_that_is_deleted_while_a_call_is_done_fails_that_call(
     store: SqliteStore, path: Path
 ) -> None:
@@ -1283,6 +1442,47 @@ async def test_delivery_that_cannot_be_read_becomes_a_dead_letter_and_stalls_nob
     assert (await store.counts()).waiting == 0
 
 
+async def test_one_more_that_cannot_be_read_becomes_a_dead_letter(store: SqliteStore) -> None:
+    await store.put(delivery(0))
+    claim = await take(store)
+    for number in (1, 2):
+        await store.put(delivery(number))
+    await execute(store, "UPDATE deliveries SET body = 7 WHERE id = 2")
+    more = await store.claim_more(claim, limit=10)
+    assert more is not None
+    assert [int(each.body) for each in more] == [2]
+    assert [dead.route for dead in await store.dead_letters()] == ["r1"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["events = 7", "events = CAST(x'ff' AS TEXT)", "at = 'x'", "at = 9223372036854775807"]
+)
+async def test_remembered_events_that_cannot_be_read_are_left_out(
+    store: SqliteStore, damage: str
+) -> None:
+    await store.put(delivery(0))
+    claim = await take(store)
+    for events in (b"first", b"second"):
+        await store.settle(claim, Settlement(scope="12", events=events))
+    await execute(store, f"UPDATE remembered SET {damage} WHERE id = 1")
+    assert await store.remembered("12") == b"second"
+
+
+async def test_events_are_forgotten_while_others_come(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_tables, "PRUNE_EVERY", 4)
+    await store.put(delivery(0))
+    claim = await take(store)
+    for number in range(8):
+        await store.settle(claim, Settlement(scope="12", events=b"%d" % number))
+    await execute(store, "UPDATE remembered SET at = at - 2 * 86400000000 WHERE id <= 6")
+    for number in range(8, 12):
+        await store.settle(claim, Settlement(scope="12", events=b"%d" % number))
+    assert await store.remembered("12") == b"67891011"
+    assert await execute(store, "SELECT min(id) FROM remembered") == [(7,)]
+
+
 async def test_route_of_which_nothing_can_be_read_is_passed_over(store: SqliteStore) -> None:
     await store.put(delivery(0))
     await execute(store, "UPDATE deliveries SET body = 7")
@@ -1305,6 +1505,52 @@ async def test_queue_that_cannot_be_read_is_made_again(store: SqliteStore, damag
     await execute(store, f"UPDATE queues SET {damage} WHERE route = 'r1'")
     claims = [await take(store), await take(store)]
     assert sorted(len(claim.deliveries) for claim in claims) == [1, 2]
+
+
+async def test_queue_that_is_made_again_takes_no_word_of_claims_before(
+    store: SqliteStore,
+) -> None:
+    await store.put(delivery(0))
+    lost = await take(store)
+    await execute(store, "UPDATE queues SET fence = 'a'")
+    await execute(store, "UPDATE queues SET due = 0")
+    claim = await take(store)
+    assert claim.previous == 0
+    assert claim.fence > lost.fence
+    assert not await store.settle(lost, handled(*lost.deliveries))
+
+
+async def test_queue_that_was_lost_begins_again_with_higher_fences(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        await store.put(delivery(0))
+        lost = await take(store)
+        await execute(store, "DELETE FROM queues")
+    async with SqliteStore(path) as store:
+        claim = await take(store)
+        assert claim.previous == 0
+        assert claim.fence > lost.fence
+
+
+def write_without_types(path: Path, statement: str) -> None:
+    """Run a statement on the queues as if their columns had no type, beside an open store."""
+    untyped = "replace(sql, 'route TEXT PRIMARY', 'route PRIMARY')"
+    typed = "replace(sql, 'route PRIMARY', 'route TEXT PRIMARY')"
+    for change, then in ((untyped, "SELECT 1"), (typed, statement)):
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute(then)
+            other.execute("PRAGMA writable_schema = ON")
+            other.execute(f"UPDATE sqlite_master SET sql = {change} WHERE name = 'queues'")
+
+
+async def test_queue_whose_route_is_no_text_at_all_is_said_and_not_tried_without_end(
+    store: SqliteStore, path: Path
+) -> None:
+    await store.put(delivery(0))
+    write_without_types(path, "UPDATE queues SET route = 5")
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreError, match="queues is damaged and cannot be made again"):
+            await store.claim(limit=1, lease=30)
+    assert await store.put(delivery(1, route="r2"))
 
 
 BROKEN = ["'x'", "CAST(x'ff' AS TEXT)", "x'fffe'", "x''", "1e300", "9e999", "4611686018427387904"]
@@ -1615,6 +1861,21 @@ async def test_traceback_of_a_failing_store_shows_no_secret(
     assert failed
     for error in failed:
         assert "secret-" not in shown_by(error)
+
+
+@pytest.mark.parametrize("broken", ["queues", "remembered"])
+async def test_traceback_of_a_settlement_that_fails_shows_neither_route_nor_body(
+    store: SqliteStore, broken: str
+) -> None:
+    body = SECRET.encode()
+    assert await store.put(replace(delivery(1, route="secret-route"), body=body))
+    claim = await take(store)
+    await execute(store, f"ALTER TABLE {broken} RENAME TO elsewhere")
+    again = Retry(delivery=claim.deliveries[0], delay=0.0)
+    settlement = Settlement(retries=(again,), scope="12", events=body)
+    for failed in await gather(store.settle(claim, settlement), store.end_claim(claim, settlement)):
+        assert isinstance(failed, StoreError)
+        assert "secret-" not in shown_by(failed)
 
 
 async def test_error_that_was_not_expected_says_where_it_was_raised(store: SqliteStore) -> None:

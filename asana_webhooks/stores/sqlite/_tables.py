@@ -293,7 +293,7 @@ class Tables(Routes):
     def _mend_queue(self, route: Any) -> None:
         """Make a queue that cannot be read again, of what waits in it."""
         # as it is, and as text if it may be one: those of a sound text are none of its business
-        is_text = isinstance(route, str) or isinstance(text_of(route), str)
+        is_text = isinstance(text_of(route) if isinstance(route, bytes) else route, str)
         either = (route, None if is_text else route)
         if not self._run("drop_queue", *either).rowcount:
             raise StoreError(QUEUE_DAMAGED)  # and not the same again, without end
@@ -334,7 +334,7 @@ class Tables(Routes):
 
     def remembered(self, scope: str) -> bytes:
         rows = self._run("find_remembered", scope, wall_clock(), KNOWN_FOR)
-        return b"".join(events for (events,) in rows if isinstance(events, bytes))
+        return b"".join(events for (events,) in rows)
 
     def _settle(self, route: str, claimed: set[str], settlement: Settlement) -> None:
         removed = [id_ for id_ in settlement.removed if id_ in claimed]

@@ -284,7 +284,8 @@ INSERT INTO deliveries (route, digest, received_at, due, attempts, progress, tra
 INSERT INTO remembered (scope, at, events) VALUES (?, ?, ?)
 
 -- name: find_remembered
-SELECT events FROM remembered WHERE scope = ? AND abs(? - at) <= ? ORDER BY id
+SELECT events FROM remembered
+WHERE scope = ? AND abs(? - at) <= ? AND typeof(events) = 'blob' ORDER BY id
 
 -- name: end_claim
 UPDATE queues SET leased = 0, claimed = NULL, due = (
