@@ -22,6 +22,7 @@ import anyio
 import msgspec
 
 from ._addresses import is_public
+from ._vocabulary import ACTIONS, warn_about_filter
 from .api import WebhooksApi, check_filter_list, check_timeout, walk_webhooks
 from .errors import (
     ApiError,
@@ -39,7 +40,13 @@ from .errors import (
 from .models import Route, Webhook, WebhookFilter, check_gid
 from .stores import Store
 
-__all__ = ["ROUTE_ID_LENGTH", "Establishment", "check_filters", "check_public_url"]
+__all__ = [
+    "ROUTE_ID_LENGTH",
+    "Establishment",
+    "check_filters",
+    "check_given_filters",
+    "check_public_url",
+]
 
 ROUTE_ID_LENGTH = 32
 """Characters of a route's id: 24 random bytes in URL-safe base 64, 192 bits."""
@@ -52,8 +59,6 @@ LOOK_UPS = (0.0, 1.0, 3.0)
 
 FIRST_POLL, LONGEST_POLL = 0.05, 2.0
 """Seconds between looks at another call that establishes the same webhook: they double."""
-
-ACTIONS = ("added", "changed", "removed", "deleted", "undeleted")
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +111,13 @@ def check_filters(filters: Sequence[WebhookFilter] | None) -> None:
         if item.fields is not None and item.action != "changed":
             msg = "a filter's fields go with the action 'changed' only"
             raise ValueError(msg)
+
+
+def check_given_filters(filters: Sequence[WebhookFilter] | None) -> None:
+    """Check filters when a program gives them: a word that looks misspelt is a UserWarning too."""
+    check_filters(filters)
+    for item in filters or ():
+        warn_about_filter(item.resource_type, item.resource_subtype, item.fields)
 
 
 class Establishment:

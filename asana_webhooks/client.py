@@ -18,7 +18,7 @@ from ._background import background_task
 from ._clock import Clock
 from ._desired import DesiredWebhooks
 from ._endpoint import Endpoint
-from ._establish import Establishment, check_public_url
+from ._establish import Establishment, check_given_filters, check_public_url
 from ._inbox import INBOX_OPTIONS, Inbox, iter_dead_letters
 from ._logging import ThrottledLogger
 from ._options import (
@@ -364,6 +364,7 @@ class WebhooksClient(WebhooksApi):
         ``create_webhook``; StoreError.
         """
         establishment = self._opened().establishment
+        check_given_filters(filters)
         return await establishment.establish(resource, filters=filters, timeout=timeout)
 
     async def ensure(
@@ -386,6 +387,7 @@ class WebhooksClient(WebhooksApi):
         EstablishmentError when another call is not done in time.
         """
         check_gid("resource", resource)
+        check_given_filters(filters)
         return await self._opened().desired.ensure(resource, filters=filters, timeout=timeout)
 
     async def update_webhook(

@@ -13,6 +13,7 @@ from weakref import WeakSet
 import msgspec
 
 from ._options import DELAY, TEXT, Rule, check_options, optional
+from ._vocabulary import ACTIONS, warn_about_pattern
 from .models import DeadLetter, Event, WebhookFilter, check_gid
 
 __all__ = [
@@ -27,9 +28,6 @@ __all__ = [
     "TryAgain",
     "check_handler",
 ]
-
-FILTER_ACTIONS = ("added", "changed", "removed", "deleted", "undeleted")
-"""The actions that a filter of a webhook can name."""
 
 MEMORY = 4096
 """For how many kinds of events it is known which handlers want them."""
@@ -172,7 +170,8 @@ class Router:
 
         ``name`` is what the handler is known by over restarts; it is ``module:function`` unless
         given. Raises ValueError when another handler has that name, TypeError for a function that
-        is not ``async def`` or takes no single argument, and for a pattern that is no text.
+        is not ``async def`` or takes no single argument, and for a pattern that is no text. A word
+        that is not known of Asana is a UserWarning.
         """
         if callable(resource_type):
             msg = "write on(), with parentheses"  # type: ignore[unreachable] # unless types lie
@@ -180,6 +179,7 @@ class Router:
         check_options(_OPTIONS, locals())
         if resource is not None:
             check_gid("resource", resource)
+        warn_about_pattern(resource_type, subtype, action, field)
         pattern = Pattern(
             resource_type=resource_type,
             subtype=subtype,
@@ -371,7 +371,7 @@ def _as_filter(pattern: Pattern) -> WebhookFilter | None:
     action, field = pattern.action, pattern.field
     if field is not None and action is None:
         action = "changed"  # no other event has a change
-    if action not in (None, *FILTER_ACTIONS):
+    if action not in (None, *ACTIONS):
         return None
     return WebhookFilter(
         resource_type=pattern.resource_type,

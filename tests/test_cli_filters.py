@@ -34,6 +34,15 @@ def test_text_stands_for_a_filter_and_the_filter_for_the_text(
     assert filter_text(item) == text
 
 
+def test_filter_with_a_misspelt_word_is_taken_and_said(shell: Shell) -> None:
+    receiving = (shell.asana.project, "--port", str(shell.port))
+    for call in ("establish", "ensure", "update"):
+        arguments = receiving if call != "update" else (next(iter(shell.asana.webhooks)),)
+        result = shell.run(call, *arguments, "--filter", "taks.changed:complete")
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.count("Asana has no resource type 'taks'; did you mean 'task'?") == 1
+
+
 def test_filters_are_one_line_and_none_is_every_event() -> None:
     assert filters_text([item for _, item in FILTERS[:2]]) == "task story.added"
     assert filters_text(None) == filters_text(()) == "every event"

@@ -30,7 +30,7 @@ from asana_webhooks import (
     WebhooksClient,
 )
 from asana_webhooks import _establish as module
-from asana_webhooks._establish import check_filters, check_public_url
+from asana_webhooks._establish import check_filters, check_given_filters, check_public_url
 from asana_webhooks.models import Claim, Resource, Route
 from asana_webhooks.simulator import AsanaSimulator
 
@@ -1016,9 +1016,33 @@ async def test_filter_that_asana_would_refuse_is_refused_with_the_rule(
     assert not asana.create_started.is_set()
 
 
+@pytest.mark.parametrize(
+    ("item", "warning"),
+    [
+        (WebhookFilter(resource_type="tsak"), "no resource type 'tsak'; did you mean 'task'"),
+        (
+            WebhookFilter(resource_type="task", resource_subtype="milestones"),
+            "no task of the subtype 'milestones'; did you mean 'milestone'",
+        ),
+        (
+            WebhookFilter(resource_type="task", action="changed", fields=["name", "complete"]),
+            "no task with a field 'complete'; did you mean 'completed'",
+        ),
+    ],
+)
+async def test_filter_with_a_misspelt_word_is_warned_of_where_it_was_given(
+    client: WebhooksClient, asana: AsanaSimulator, item: WebhookFilter, warning: str
+) -> None:
+    for call in (client.establish, client.ensure):
+        with pytest.warns(UserWarning, match=warning) as warned:
+            await call(asana.project, filters=[item])
+        assert [each.filename for each in warned] == [__file__]
+
+
 def test_filters_that_asana_takes_pass() -> None:
     check_filters(None)
-    check_filters([WebhookFilter(resource_type="task", action="changed", fields=["name"])])
+    check_given_filters(None)
+    check_given_filters([WebhookFilter(resource_type="task", action="changed", fields=["name"])])
 
 
 async def test_nothing_secret_is_logged(

@@ -22,6 +22,7 @@ LAYERS = (
         "_logging",
         "_options",
         "_signals",
+        "_vocabulary",
         "models",
     }
     | {"models", "signature"},

@@ -1,9 +1,12 @@
 import functools
 import gc
+import linecache
 import math
 import pickle
+import re
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -15,6 +18,8 @@ import pytest
 
 from asana_webhooks import router as module
 from asana_webhooks._establish import check_filters
+from asana_webhooks._vocabulary import FIELDS, RESOURCE_TYPES, SUBTYPES
+from asana_webhooks.client import WebhooksClient
 from asana_webhooks.models import Change, Event, Resource, Source, WebhookFilter
 from asana_webhooks.router import Failure, GiveUp, Router, TryAgain
 from asana_webhooks.testing import make_event
@@ -60,7 +65,6 @@ def router() -> Router:
         pytest.param({"subtype": "milestone"}, event(subtype=None), False, id="no subtype"),
         pytest.param({"action": "changed"}, COMPLETED, True, id="action"),
         pytest.param({"action": "added"}, COMPLETED, False, id="another action"),
-        pytest.param({"action": "Changed"}, COMPLETED, False, id="action in another case"),
         pytest.param({"field": "completed"}, COMPLETED, True, id="field"),
         pytest.param({"field": "completed_at"}, COMPLETED, False, id="another field"),
         pytest.param({"field": "completed"}, event(), False, id="field, without a change"),
@@ -82,7 +86,7 @@ def router() -> Router:
             False,
             id="all but one",
         ),
-        pytest.param({"resource_type": ""}, COMPLETED, False, id="empty text is no wildcard"),
+        pytest.param({"subtype": ""}, COMPLETED, False, id="empty text is no wildcard"),
     ],
 )
 def test_handler_gets_the_events_that_fit(
@@ -437,7 +441,7 @@ def test_delay_that_is_no_number_of_seconds_is_refused(after: Any, error: type[E
         pytest.param([{"resource": "1401"}], None, id="another resource"),
         pytest.param([{"resource": "1400"}], None, id="everything of this resource"),
         pytest.param(
-            [{"resource_type": "task", "action": "vanished"}], None, id="action of no filter"
+            [{"resource_type": "task"}, {"action": "vanished"}], None, id="action of no filter"
         ),
         pytest.param(
             [{"resource_type": "task", "subtype": "milestone", "action": "added"}],
@@ -520,11 +524,120 @@ def test_delay_that_is_no_number_of_seconds_is_refused(after: Any, error: type[E
 def test_filters_let_pass_what_handlers_want(
     router: Router, wanted: list[dict[str, str]], filters: list[dict[str, Any]] | None
 ) -> None:
-    for number, pattern in enumerate(wanted):
-        router.on(**pattern, name=str(number))(handler_called("handler"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, pattern in enumerate(wanted):
+            router.on(**pattern, name=str(number))(handler_called("handler"))
     made = None if filters is None else [WebhookFilter(**each) for each in filters]
     assert router.wanted_filters("1400") == made
     check_filters(made)
+
+
+# Words that Asana does not have
+
+
+@pytest.mark.parametrize(
+    ("pattern", "warning"),
+    [
+        pytest.param({"resource_type": "taks"}, "type 'taks'; did you mean 'task'?", id="type"),
+        pytest.param({"resource_type": "Task"}, "type 'Task'; did you mean 'task'?", id="case"),
+        pytest.param(
+            {"resource_type": "milestone"},
+            "type 'milestone'; did you mean 'task', subtype='milestone'?",
+            id="subtype for a type",
+        ),
+        pytest.param(
+            {"resource_type": "comments"},
+            "type 'comments'; did you mean 'story', subtype='comment_added'?",
+            id="comment",
+        ),
+        pytest.param(
+            {"resource_type": "rocket"}, "type 'rocket', as far as is known", id="unknown type"
+        ),
+        pytest.param(
+            {"action": "change"}, "action 'change'; did you mean action='changed'?", id="action"
+        ),
+        pytest.param(
+            {"action": "created"}, "action 'created'; did you mean action='added'?", id="created"
+        ),
+        pytest.param(
+            {"resource_type": "task", "action": "completed"},
+            "action 'completed'; did you mean action='changed', field='completed'?",
+            id="field for an action",
+        ),
+        pytest.param(
+            {"action": "complete"},
+            "action 'complete'; did you mean action='changed', field='completed'?",
+            id="misspelt field for an action",
+        ),
+        pytest.param(
+            {"action": "launched", "field": "name"},
+            "action 'launched'; its actions are added, changed, removed, deleted, undeleted",
+            id="unknown action",
+        ),
+        pytest.param(
+            {"resource_type": "task", "action": "added", "field": "name"},
+            "no event of the action 'added' has a field; did you mean action='changed'?",
+            id="field with another action",
+        ),
+        pytest.param(
+            {"resource_type": "task", "field": "complete"},
+            "no task with a field 'complete'; did you mean 'completed'?",
+            id="field",
+        ),
+        pytest.param(
+            {"field": "assigne"},
+            "no resource with a field 'assigne'; did you mean 'assignee'?",
+            id="field of any type",
+        ),
+        pytest.param(
+            {"resource_type": "story", "subtype": "comments_added"},
+            "no story of the subtype 'comments_added'; did you mean 'comment_added'?",
+            id="subtype",
+        ),
+    ],
+)
+def test_word_that_asana_does_not_have_is_warned_of_where_it_stands(
+    router: Router, pattern: dict[str, str], warning: str
+) -> None:
+    with pytest.warns(UserWarning, match=re.escape(warning)) as warned:
+        router.on(**pattern)(handler_called("handler"))
+    assert [each.filename for each in warned] == [__file__]
+    assert not router.handlers(COMPLETED)  # a word is not mended
+
+
+async def test_warning_names_the_line_that_called_the_client() -> None:
+    client = WebhooksClient("a-token", public_url="https://hooks.example.com", store="memory:")
+    with pytest.warns(UserWarning, match="did you mean 'task'") as warned:
+        client.on("taks")
+    assert linecache.getline(warned[0].filename, warned[0].lineno).strip() == 'client.on("taks")'
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        {},
+        {"resource_type": "task", "subtype": "milestone", "action": "changed", "field": "due_on"},
+        {"resource_type": "task", "field": "launch_site"},
+        {"resource_type": "story", "subtype": "launched"},
+        {"resource_type": "tag", "subtype": "milestones"},
+        {"resource_type": "user", "field": "complete"},
+        {"subtype": "comment_added", "action": "added"},
+    ],
+    ids=str,
+)
+def test_word_that_asana_has_or_may_have_soon_is_taken_without_a_warning(
+    router: Router, pattern: dict[str, str]
+) -> None:
+    router.on(**pattern)  # any warning fails the test
+
+
+@pytest.mark.parametrize(("resource_type", "known"), [*SUBTYPES.items(), *FIELDS.items()])
+def test_words_are_known_of_known_types_and_are_told_apart_by_their_spelling(
+    resource_type: str, known: frozenset[str]
+) -> None:
+    assert resource_type in RESOURCE_TYPES
+    assert all(word == word.lower() for word in known)
 
 
 # What may be a handler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,7 +96,8 @@ class EstablishOptions(NamedTuple):
                 " one"
             )
             raise click.UsageError(msg)
-        with warnings_shown(), terminable():
+        with warnings_shown(), warnings.catch_warnings(), terminable():
+            warnings.filterwarnings("ignore", "Asana has no ")  # said when the filter was read
             try:
                 webhook = asyncio.run(self._work(work))
             except KeyboardInterrupt:  # cancelling undid it, unless Asana could not be reached

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
+
+import click
 
 from ..models import WebhookFilter
 
@@ -18,8 +21,11 @@ _FILTER = re.compile(
 
 
 def parse_filter(text: str) -> WebhookFilter:
-    """Return the filter that a text stands for; raises ValueError, with the rule, for others."""
-    from .._establish import check_filters
+    """Return the filter that a text stands for, and print what looks misspelt in it.
+
+    Raises ValueError, with the rule, for others.
+    """
+    from .._establish import check_given_filters
 
     found = _FILTER.fullmatch(text)
     if found is None:
@@ -33,7 +39,11 @@ def parse_filter(text: str) -> WebhookFilter:
         action=parts["action"],
         fields=None if fields is None else fields.split(","),
     )
-    check_filters([made])
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always")
+        check_given_filters([made])
+    for doubt in doubts:
+        click.echo(f"warning: {doubt.message}", err=True)
     return made
 
 
