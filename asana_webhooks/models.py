@@ -347,7 +347,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a delivery has come; events are counted from 0, handlers go by their names.
+    """The progress of a delivery; events are counted from 0, handlers go by their names.
 
     The first ``upto`` events are done, and those in ``done``. Of those in ``partly`` these handlers
     are done. ``pending`` are the only handlers that an event alone, which is tried again, is for;

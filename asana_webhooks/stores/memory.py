@@ -526,13 +526,13 @@ class _Queue:
         return tuple(deliveries)
 
     def keep(self, delivery: Delivery) -> None:
-        """Keep the progress of one that is taken; any other is passed over."""
+        """Keep the progress of one that is taken; pass over any other."""
         entry = self.taken.get(delivery.id)
         if entry is not None:
             self.taken[delivery.id] = entry._replace(delivery=_settled(entry.delivery, delivery))
 
     def put_off(self, delivery: Delivery, due: float | None) -> None:
-        """Let one that is taken wait until ``due``, or in its place; any other is passed over."""
+        """Put off one that is taken until ``due``, or in its place; pass over any other."""
         entry = self.taken.pop(delivery.id, None)
         if entry is not None:
             due = entry.due if due is None else due
