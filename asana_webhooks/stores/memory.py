@@ -428,7 +428,7 @@ class MemoryStore:
         self._waiting += 1
 
     def _is_due(self, queue: _Queue, now: float) -> bool:
-        if queue.fence:  # the lease ran out; all may be acked, or released to a later time
+        if queue.fence:  # the lease ran out; all may be done, or put off
             self._give_back(queue, crashes=1)
         return queue.at <= now
 
