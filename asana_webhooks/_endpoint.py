@@ -7,6 +7,7 @@ they came, and what gives the next piece of the body.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections import deque
@@ -17,11 +18,13 @@ from typing import TypeAlias
 import msgspec
 
 from ._deadline import Deadline
-from ._logging import ThrottledLogger
+from ._logging import ThrottledLogger, one_line
 from ._options import COUNT, SECONDS, check_options
 from .errors import StoreError
 from .models import Delivery, Route
 from .protocol import (
+    BAD_SIGNATURE,
+    ENCODED,
     MAX_BODY,
     TOO_LARGE,
     UNKNOWN_ROUTE,
@@ -61,6 +64,13 @@ ROUTE_KNOWN_FOR = 1.0
 
 MAX_ROUTES_KNOWN = 10_000
 
+MAX_SIGHTINGS = 1_000
+"""Of so many requests it is remembered how they were answered, the latest of those that may tell
+why a handshake is missing."""
+
+MANGLED_QUIET_FOR = 3600.0
+"""Seconds for which no more is told of the altered deliveries of a route."""
+
 MAX_CLOCK_ERROR = timedelta(minutes=5)
 """The error of this machine's clock from which on the log names it."""
 
@@ -75,6 +85,22 @@ UNAVAILABLE = Response(503, "nothing was stored, send it again", (("Retry-After"
 TOO_MANY_BODIES = Response(
     503, "too many bodies at once, send it again", (("Retry-After", "10"),), closes=True
 )
+
+MANGLED = {
+    BAD_SIGNATURE: "its header X-Hook-Signature is missing, doubled or changed: a proxy, a gateway"
+    " or a web application firewall strips or rewrites it",
+    WRONG_SIGNATURE: "its signature does not fit its body: a gateway or a middleware has parsed the"
+    " JSON and written it anew, has changed its encoding or line ends, or reads the body first and"
+    " hands on another; or the store was restored from a copy that knows another secret",
+    BODY_LATE: "its body did not arrive in time: a proxy holds it back, or hands it on slowly; or"
+    " something has blocked the event loop of this process",
+    TOO_LARGE: "its body is larger than max_body, which Asana's are not unless that was lowered: a"
+    " gateway has packed it anew",
+    ENCODED: "it has a Content-Encoding, which Asana does not send: a proxy compresses requests",
+    BAD_REQUEST: "its body is shorter than its Content-Length, or was cut: a proxy limits bodies,"
+    " or changes them and leaves that header",
+}
+"""Answers to what Asana would never send to a confirmed route, each with the likely causes."""
 
 PROBES = ("healthz", "readyz")
 
@@ -139,12 +165,19 @@ def _probe_of(path: str) -> str:
     return match[1] if match else ""
 
 
-class _HandshakeAttempt(_Redacted, msgspec.Struct, frozen=True):
-    """A request with a handshake's header: when (monotonic seconds), for what, how answered."""
+class _Sighting(_Redacted, msgspec.Struct, frozen=True):
+    """A request: when (monotonic seconds), for what, what it was, and how it was answered."""
 
     at: float
     route: str
-    status: int
+    kind: str
+    response: Response
+
+    def line(self, route: str) -> str:
+        """Return it as a line for a person who waits for the handshake of a route."""
+        to = "this route" if self.route == route else "an unknown path"
+        reason = f": {self.response.reason}" if self.response.reason else ""
+        return f"{self.kind} for {to}, answered {self.response.status}{reason}"
 
 
 class _CachedRoute(_Redacted, msgspec.Struct, frozen=True, gc=False):
@@ -153,6 +186,13 @@ class _CachedRoute(_Redacted, msgspec.Struct, frozen=True, gc=False):
     route: Route
     read_at: float
     read_again: bool
+
+
+def _kind_of(request: Request) -> str:
+    if request.secrets:
+        return "a handshake"
+    method = one_line(request.method, longest=10)
+    return f"a {method} without the header X-Hook-Secret"
 
 
 def machine_time() -> datetime:
@@ -172,7 +212,9 @@ class Endpoint:
     ``store_timeout`` are in seconds. ``now`` returns the time (aware) by which the age of events is
     judged: Asana's where it is known; ``learn_time`` asks Asana for it when all events of one body
     look old, as they do by a clock that is ahead. ``telemetry`` is told of each request and of what
-    becomes of deliveries.
+    becomes of deliveries. ``on_mangled`` is given a confirmed route, and the likely causes, when
+    what comes for it is nothing that Asana would send: for each route at once, then an hour later
+    at the earliest. ``machine_time`` is the wall clock by which receipts are dated.
 
     Raises ValueError for a limit that is not positive, TypeError for one that is no number.
     """
@@ -189,6 +231,8 @@ class Endpoint:
         now: Callable[[], datetime] = machine_time,
         learn_time: Callable[[], Awaitable[None]] | None = None,
         telemetry: Telemetry | None = None,
+        on_mangled: Callable[[Route, str], None] | None = None,
+        machine_time: Callable[[], datetime] = machine_time,
     ) -> None:
         check_options(_OPTIONS, locals())
         self.accepting = False
@@ -199,13 +243,16 @@ class Endpoint:
         self._now = now
         self._learn_time = learn_time
         self._telemetry = telemetry or Telemetry()
+        self._on_mangled = on_mangled
+        self._machine_time = machine_time
         self._clock_is_wrong = False
         self._store_deadline = Deadline(store_timeout)
         self._body_deadline = Deadline(body_timeout)
         self._bodies = 0  # bytes
         self._max_bodies = max(MAX_BODIES, max_body)
         self._known: dict[str, _CachedRoute] = {}
-        self._attempts: deque[_HandshakeAttempt] = deque(maxlen=100)
+        self._sightings: deque[_Sighting] = deque(maxlen=MAX_SIGHTINGS)
+        self._mangled: dict[str, float] = {}  # routes, and when it was told of them (monotonic)
         self._log = ThrottledLogger(logger)
 
     async def handle(self, request: Request, receive: Receive) -> Response:
@@ -231,27 +278,45 @@ class Endpoint:
             reason = str(error) or "the store is too slow"
             self._log.log(logging.ERROR, "store", "answered 503: %s", reason, exc_info=True)
             response = UNAVAILABLE
-        if request.secrets:
-            self._attempts.append(
-                _HandshakeAttempt(time.monotonic(), request.route, response.status)
+        if request.secrets or response.reason:
+            self._note(request, response)
+        return response
+
+    def _note(self, request: Request, response: Response) -> None:
+        """Keep what a handshake or a refusal may tell, and log a refusal."""
+        if request.secrets or response.status != UNKNOWN_ROUTE.status:
+            self._sightings.append(
+                _Sighting(time.monotonic(), request.route, _kind_of(request), response)
             )
+        if response in MANGLED:
+            self._tell_of_mangled(request.route, MANGLED[response])
         if response.reason and response is not UNAVAILABLE:
             level = logging.WARNING if response is TOO_MANY_BODIES else logging.INFO
             self._log.log(
                 level, response.reason, "answered %d: %s", response.status, response.reason
             )
-        return response
+
+    def _tell_of_mangled(self, route_id: str, causes: str) -> None:
+        known, now = self._known.get(route_id), time.monotonic()
+        if known is None or self._on_mangled is None:  # it is not confirmed
+            return
+        if now < self._mangled.get(route_id, -math.inf) + MANGLED_QUIET_FOR:
+            return
+        if len(self._mangled) >= MAX_ROUTES_KNOWN:
+            self._mangled.clear()
+        self._mangled[route_id] = now
+        self._on_mangled(known.route, f"a delivery was altered on its way here: {causes}")
 
     def seen(self, route: str, since: float) -> tuple[str, ...]:
-        """Return a line for each request with a handshake's header since then (monotonic).
+        """Return a line for each request for a route since then (monotonic), deliveries left out.
 
-        Those for other routes are left out; those for no route at all may have been meant.
+        Handshakes for no route at all are among them: they may have been meant.
         """
         return tuple(
-            f"a handshake for {'this route' if attempt.route == route else 'an unknown path'},"
-            f" answered {attempt.status}"
-            for attempt in self._attempts
-            if attempt.at >= since and (attempt.route == route or attempt.status == 404)
+            sighting.line(route)
+            for sighting in self._sightings
+            if sighting.at >= since
+            and (sighting.route == route or sighting.response.status == UNKNOWN_ROUTE.status)
         )
 
     def forget(self, route: str) -> None:
@@ -321,7 +386,7 @@ class Endpoint:
         self, request: Request, route: Route, started: float, *, spent: float
     ) -> Response:
         """Return the answer to a request whose body is read, after its effect is durable."""
-        received_at, now = machine_time(), self._now()
+        received_at, now = self._machine_time(), self._now()
         self._check_clock(received_at - now)
         decision = decide(request, route, now=now, max_body=self._max_body)
         if self._learn_time is not None and _is_replay(decision):

@@ -237,6 +237,8 @@ class WebhooksClient(WebhooksApi):
             now=self.asana_now,
             learn_time=self._transport.learn_time,
             telemetry=observer,
+            on_mangled=notices.mangled,
+            machine_time=self._clock.now,
         )
         establishment = Establishment(
             self._plain(),

@@ -20,7 +20,7 @@ import anyio
 from ._background import background_task
 from ._logging import ThrottledLogger, one_line
 from .models import Notice, NoticeKind, Route, Source, Webhook
-from .router import _inspect
+from .router import check_handler
 
 __all__ = ["Notice", "NoticeHandler", "NoticeKind", "Notices", "judge", "source_of"]
 
@@ -163,10 +163,7 @@ class Notices:
             _check_kind(kind)
 
         def register(handler: N) -> N:
-            name, is_async = _inspect(handler)
-            if not is_async:
-                msg = f"handler {name} must be `async def`: it runs on the event loop"
-                raise TypeError(msg)
+            name = check_handler(handler, "the notice")
             self._subscriptions.append(_Subscription(handler, name, kind))
             return handler
 
@@ -199,6 +196,10 @@ class Notices:
         logger.log(LEVELS[kind], "%s: %s: %s", _shown(source), kind, notice.detail)
         self._count(notice)
         self._put(notice)
+
+    def mangled(self, route: Route, detail: str) -> None:
+        """Tell that something for a confirmed route was altered on its way."""
+        self.tell("mangled", source_of(route), detail)
 
     def over(self, kind: NoticeKind, source: Source) -> None:
         """Note that a state is over without a word, so that it is told when it begins again."""

@@ -109,12 +109,14 @@ class Harness:
         await MemoryStore.add_candidate(self.store, route_id, SECRET)
         assert await self.store.confirm(route_id, gid="12", secret=SECRET)
 
-    async def ask(self, body: bytes = b"", *, to: str = ID, **fields: Any) -> Response:
+    async def ask(
+        self, body: bytes = b"", *, to: str = ID, method: str = "POST", **fields: Any
+    ) -> Response:
         async def receive() -> tuple[bytes, bool]:
             self.reads += 1
             return body, False
 
-        return await self.endpoint.handle(Request(method="POST", route=to, **fields), receive)
+        return await self.endpoint.handle(Request(method=method, route=to, **fields), receive)
 
     async def deliver(self, body: bytes, *, to: str = ID, **fields: Any) -> Response:
         return await self.ask(body, to=to, signatures=(sign(body, SECRET),), **fields)
@@ -816,16 +818,41 @@ async def test_second_look_takes_from_the_time_that_the_store_has(
 # What was seen of handshakes
 
 
+SHAKEN = "a handshake for this route, answered 200"
+LOST = "a handshake for an unknown path, answered 404: no webhook here"
+
+
 async def test_handshakes_for_a_route_and_for_none_are_seen(here: Harness, clock: Clock) -> None:
     await here.shake()
     await here.shake("short")
     await here.shake(to="")
     await here.shake(to="x" * 32)
     assert here.endpoint.seen(OTHER_ID, since=clock.now) == (
-        "a handshake for this route, answered 200",
-        "a handshake for this route, answered 400",
-        "a handshake for an unknown path, answered 404",
-        "a handshake for an unknown path, answered 404",
+        SHAKEN,
+        "a handshake for this route, answered 400: X-Hook-Secret must be one header of 16 to 256"
+        " visible characters",
+        LOST,
+        LOST,
+    )
+
+
+async def test_request_for_a_route_is_seen_whatever_header_it_lacks(
+    here: Harness, clock: Clock
+) -> None:
+    await here.ask(b"{}")
+    await here.ask(b"{}", to=OTHER_ID)
+    await here.ask(b"{}", to=OTHER_ID, encodings=("gzip",))
+    await here.ask(b"{}", to=OTHER_ID, method="GET")
+    await here.ask(b"{}", to=OTHER_ID, method="X\x1b" + "Y" * 1_000)
+    assert here.endpoint.seen(OTHER_ID, since=clock.now) == (
+        "a POST without the header X-Hook-Secret for this route, answered 401:"
+        " X-Hook-Signature is not one header of 64 hex digits",
+        "a POST without the header X-Hook-Secret for this route, answered 415:"
+        " the body must not be encoded: its signature covers the bytes sent",
+        "a GET without the header X-Hook-Secret for this route, answered 405:"
+        " a webhook target takes POST only",
+        "a X YYYYYYYY without the header X-Hook-Secret for this route, answered 405:"
+        " a webhook target takes POST only",
     )
 
 
@@ -839,19 +866,163 @@ async def test_what_came_before_or_was_meant_for_others_is_not_seen(
     await here.deliver(events())
     await here.ask(to="")
     assert here.endpoint.seen(OTHER_ID, since) == ()
-    assert here.endpoint.seen(OTHER_ID, since - 1) == ("a handshake for this route, answered 200",)
+    assert here.endpoint.seen(OTHER_ID, since - 1) == (SHAKEN,)
 
 
 async def test_handshake_that_the_store_could_not_keep_is_seen(here: Harness, clock: Clock) -> None:
     here.store.failing = StoreError("full")
     await here.shake()
-    assert here.endpoint.seen(OTHER_ID, 0) == ("a handshake for this route, answered 503",)
+    assert here.endpoint.seen(OTHER_ID, 0) == (
+        "a handshake for this route, answered 503: nothing was stored, send it again",
+    )
 
 
-async def test_memory_for_handshakes_is_bounded(here: Harness) -> None:
-    for _ in range(1_000):
+async def test_memory_for_what_is_seen_is_bounded(here: Harness) -> None:
+    for _ in range(1_100):
         await here.shake(to="")
-    assert len(here.endpoint.seen(OTHER_ID, 0)) == 100
+    assert len(here.endpoint.seen(OTHER_ID, 0)) == 1_000
+
+
+async def test_strangers_without_a_handshake_push_nothing_out_of_what_is_seen(
+    here: Harness, clock: Clock
+) -> None:
+    await here.shake()
+    for _ in range(1_100):
+        await here.ask(b"{}", to="x" * 32)
+    assert here.endpoint.seen(OTHER_ID, 0) == (SHAKEN,)
+
+
+# What was altered on its way
+
+
+class Told:
+    """Keeps what an endpoint tells of altered deliveries."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def __call__(self, route: Route, detail: str) -> None:
+        assert route.gid is not None
+        self.told.append((route.gid, detail))
+
+
+@pytest.fixture
+async def told(here: Harness, clock: Clock) -> Told:
+    told = Told()
+    here.endpoint = here.make(on_mangled=told, max_body=1_000, body_timeout=0.05)
+    return told
+
+
+async def cut(here: Harness) -> Response:
+    async def receive() -> tuple[bytes, bool]:
+        raise Refusal(BAD_REQUEST)
+
+    return await here.endpoint.handle(Request(method="POST", route=ID), receive)
+
+
+async def late(here: Harness) -> Response:
+    async def receive() -> tuple[bytes, bool]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    return await here.endpoint.handle(Request(method="POST", route=ID), receive)
+
+
+async def rewritten(here: Harness) -> Response:
+    body = b'{"events": [ ]}'
+    return await here.ask(body.replace(b" ", b""), signatures=(sign(body, SECRET),))
+
+
+async def unsigned(here: Harness) -> Response:
+    return await here.ask(HEARTBEAT)
+
+
+async def too_large(here: Harness) -> Response:
+    return await here.deliver(b" " * 1_001)
+
+
+async def compressed(here: Harness) -> Response:
+    return await here.deliver(HEARTBEAT, encodings=("gzip",))
+
+
+ALTERED = [
+    pytest.param(unsigned, 401, "a web application firewall strips", id="no signature"),
+    pytest.param(rewritten, 401, "has parsed the JSON and written it anew", id="rewritten"),
+    pytest.param(late, 408, "a proxy holds it back", id="late"),
+    pytest.param(too_large, 413, "larger than max_body", id="too large"),
+    pytest.param(compressed, 415, "a proxy compresses requests", id="compressed"),
+    pytest.param(cut, 400, "shorter than its Content-Length", id="cut"),
+]
+
+
+@pytest.mark.parametrize(("act", "status", "cause"), ALTERED)
+async def test_altered_delivery_is_told_at_the_first_one_then_hourly_with_the_likely_cause(
+    here: Harness, told: Told, clock: Clock, act: Any, status: int, cause: str
+) -> None:
+    for _ in range(3):
+        assert (await act(here)).status == status
+    ((gid, detail),) = told.told
+    assert gid == "12"
+    assert cause in detail
+    assert ID not in detail
+    clock.now += 3_601
+    await act(here)
+    assert len(told.told) == 2
+
+
+async def test_altered_deliveries_are_told_of_each_route(here: Harness, told: Told) -> None:
+    await here.confirm("n" * 32)
+    await here.ask(HEARTBEAT)
+    await here.ask(HEARTBEAT, to="n" * 32)
+    assert len(told.told) == 2
+
+
+@pytest.mark.parametrize("route", [OTHER_ID, "x" * 32, ""], ids=["reserved", "unknown", "none"])
+async def test_stranger_without_a_confirmed_route_makes_nothing_be_told(
+    here: Harness, told: Told, route: str
+) -> None:
+    await here.ask(HEARTBEAT, to=route)
+    await here.ask(b" " * 1_001, to=route)
+    await here.ask(HEARTBEAT, to=route, encodings=("gzip",))
+    assert told.told == []
+
+
+async def test_nothing_is_told_of_a_route_that_was_retired(
+    here: Harness, told: Told, clock: Clock
+) -> None:
+    await here.deliver(HEARTBEAT)
+    await here.store.retire(ID)
+    clock.now += 0.5  # it is remembered still
+    assert (await rewritten(here)).status == 404
+    assert told.told == []
+
+
+async def test_handshakes_deliveries_and_other_methods_are_no_sign_of_alteration(
+    here: Harness, told: Told
+) -> None:
+    await here.deliver(events())
+    await here.deliver(HEARTBEAT)
+    await here.shake("another-secret-of-a-stranger", to=ID)
+    await here.ask(method="GET")
+    assert told.told == []
+
+
+async def test_memory_for_what_was_told_is_bounded(
+    here: Harness, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ROUTES_KNOWN", 1)
+    await here.confirm("n" * 32)
+    for _ in range(2):
+        await here.ask(HEARTBEAT)
+        await here.ask(HEARTBEAT, to="n" * 32)
+    assert len(told.told) == 4
+
+
+async def test_receipts_are_dated_by_the_clock_that_is_given(here: Harness) -> None:
+    at = datetime(2026, 7, 4, tzinfo=UTC)
+    here.endpoint = here.make(machine_time=lambda: at)
+    await here.deliver(HEARTBEAT)
+    assert (await here.route(ID)).heartbeat_at == at
 
 
 # Probes
@@ -1084,7 +1255,7 @@ async def test_what_is_remembered_shows_no_route_id_or_secret(
 ) -> None:
     await here.deliver(HEARTBEAT)
     await here.shake(to=ID)
-    shown = show(here.endpoint._known[ID]) + show(here.endpoint._attempts[0])
+    shown = show(here.endpoint._known[ID]) + show(here.endpoint._sightings[0])
     assert ID not in shown
     assert SECRET not in shown
     assert SECRET not in show(Refusal(Response(400, headers=(("X", SECRET),))))

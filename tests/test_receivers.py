@@ -6,12 +6,15 @@ import asyncio
 import gzip
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from conftest import until
 from support.doors import (
     DOORS,
     GOOD,
+    HEARTBEAT,
     MAX_BODY,
     PATH,
     RESERVED,
@@ -21,17 +24,23 @@ from support.doors import (
     UNKNOWN,
     Ask,
     Case,
+    Exchange,
     coding,
     delivery,
     make_endpoint,
     make_store,
     opening,
+    scope_of,
     secret,
     signature,
     signed,
 )
 
+from asana_webhooks._endpoint import Endpoint
+from asana_webhooks._receiver_aiohttp import Receiver
+from asana_webhooks._receiver_asgi import AsgiApp
 from asana_webhooks.errors import StoreError
+from asana_webhooks.models import Route
 
 ACCEPTED = {
     "delivery": signed(200, body=delivery()),
@@ -151,6 +160,57 @@ async def test_refusal_echoes_and_quotes_nothing(receiver: Ask, case: Case) -> N
     assert answer.body.isascii()
     for quoted in (b"sss", GOOD, ROUTE.encode()):
         assert quoted not in answer.body
+
+
+ALTERED = {
+    "unsigned": Case(401),
+    "rewritten": Case(401, headers=[signature(GOOD)], body=b'{"events": []}'),
+    "too large": REFUSED["body too large"],
+    "compressed": REFUSED["signed gzip"],
+}
+
+
+@pytest.mark.parametrize("door_name", DOORS)
+@pytest.mark.parametrize("case", ALTERED.values(), ids=ALTERED.keys())
+async def test_delivery_that_was_altered_is_told_at_every_door(door_name: str, case: Case) -> None:
+    told: list[Route] = []
+    endpoint = make_endpoint(
+        await make_store(), on_mangled=lambda route, detail: told.append(route)
+    )
+    async with opening(door_name, endpoint) as ask:
+        assert (await ask(case)).status == case.status
+    assert [route.id for route in told] == [ROUTE]
+
+
+async def cut_on_a_socket(endpoint: Endpoint) -> None:
+    async with Receiver(endpoint, host="127.0.0.1", port=0) as receiver:
+        _, writer = await asyncio.open_connection("127.0.0.1", receiver.port)
+        writer.write(b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n" % PATH.encode())
+        writer.write(b"X-Hook-Signature: %b\r\n\r\n%b" % (GOOD, HEARTBEAT))
+        await writer.drain()
+        await until(lambda: endpoint._bodies == len(HEARTBEAT))
+        writer.close()
+        await until(lambda: endpoint._bodies == 0)
+
+
+async def cut_in_asgi(endpoint: Endpoint) -> None:
+    exchange = Exchange(scope_of(Case(400, headers=[signature(GOOD)])))
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": HEARTBEAT, "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    exchange._messages = iter(messages)
+    await exchange.with_(AsgiApp(endpoint))
+
+
+@pytest.mark.parametrize("cut", [cut_on_a_socket, cut_in_asgi])
+async def test_body_that_is_shorter_than_announced_is_told(
+    cut: Callable[[Endpoint], Awaitable[None]],
+) -> None:
+    told: list[str] = []
+    endpoint = make_endpoint(await make_store(), on_mangled=lambda route, why: told.append(why))
+    await cut(endpoint)
+    assert ["shorter than its Content-Length" in why for why in told] == [True]
 
 
 # h11, on which uvicorn runs here, refuses it by itself.
