@@ -10,7 +10,9 @@ import warnings
 import weakref
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -18,7 +20,6 @@ import pytest
 
 from asana_webhooks import router as module
 from asana_webhooks._establish import check_filters
-from asana_webhooks._vocabulary import FIELDS, RESOURCE_TYPES, SUBTYPES
 from asana_webhooks.client import WebhooksClient
 from asana_webhooks.models import Change, Event, Resource, Source, WebhookFilter
 from asana_webhooks.router import Failure, GiveUp, Router, TryAgain
@@ -366,6 +367,29 @@ def test_handler_of_the_program_itself_has_the_name_that_an_import_would_give_it
     assert run.stdout.strip() == shown
 
 
+@pytest.mark.parametrize(
+    ("main", "shown"),
+    [
+        pytest.param({"__file__": "/srv/bot.py"}, "bot", id="file"),
+        pytest.param({"__file__": "/srv/bot.py", "__spec__": None}, "bot", id="without a spec"),
+        pytest.param(
+            {"__spec__": ModuleSpec("package.bot", None), "__file__": "/srv/package/bot.py"},
+            "package.bot",
+            id="module",
+        ),
+        pytest.param({}, "__main__", id="text"),
+    ],
+)
+def test_name_of_the_program_is_found_where_it_was_started(
+    router: Router, monkeypatch: pytest.MonkeyPatch, main: dict[str, Any], shown: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(**main))
+    handler = handler_called("handle")
+    handler.__module__ = "__main__"
+    router.on()(handler)
+    assert [each.name for each in router.handlers(COMPLETED)] == [f"{shown}:handle"]
+
+
 # Failures
 
 
@@ -630,14 +654,6 @@ def test_word_that_asana_has_or_may_have_soon_is_taken_without_a_warning(
     router: Router, pattern: dict[str, str]
 ) -> None:
     router.on(**pattern)  # any warning fails the test
-
-
-@pytest.mark.parametrize(("resource_type", "known"), [*SUBTYPES.items(), *FIELDS.items()])
-def test_words_are_known_of_known_types_and_are_told_apart_by_their_spelling(
-    resource_type: str, known: frozenset[str]
-) -> None:
-    assert resource_type in RESOURCE_TYPES
-    assert all(word == word.lower() for word in known)
 
 
 # What may be a handler
