@@ -1968,7 +1968,9 @@ async def test_what_has_come_to_its_end_is_forgotten_though_nothing_new_comes(
         await store.own("https://hooks.example.com", holder="a", ttl=15)
         await store.put(delivery())
         claim = await take(store)
-        await store.end_claim(claim, handled(*claim.deliveries))
+        settlement = replace(handled(*claim.deliveries), scope="12", events=bytes(32))
+        await store.end_claim(claim, settlement)
+        await execute(store, "UPDATE remembered SET at = at - 3 * 86400000000")
         await store.retire("r1")
         now[0] += RETIRED_KNOWN_FOR.total_seconds()
         with guard():
