@@ -67,3 +67,15 @@ async def test_fences_of_unknown_routes_are_forgotten_when_nothing_waits() -> No
         assert claim is not None
         await store.end_claim(claim, Settlement(removed=(claim.deliveries[0].id,)))
     assert not store._fences
+
+
+async def test_digest_that_came_again_is_known_by_its_later_sight() -> None:
+    now = [0.0]
+    store = MemoryStore(clock=lambda: now[0])
+    later = NOON + DUPLICATES_KNOWN_FOR + timedelta(hours=1)
+    assert await store.put(delivery(1))
+    now[0] += timedelta(hours=47).total_seconds()
+    assert await store.put(delivery(1, at=later))
+    now[0] += timedelta(hours=2).total_seconds()
+    assert not await store.put(delivery(1, at=later))
+    assert len(store._learnt) == 1
