@@ -37,10 +37,10 @@ def test_all_is_well_with_a_receiver_that_runs(shell: Shell) -> None:
         result = shell.run("doctor")
     assert result.exit_code == 0, result.output
     lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
-    assert [word for word, _ in lines] == ["ok"] * 9
+    assert [word for word, _ in lines] == ["ok"] * 12
     assert [text.partition(":")[0] for _, text in lines] == [
         *("token", "webhooks", "clock", "public URL", "name", "receiver", "unknown route"),
-        *("store", "durability"),
+        *("store", "durability", "handshake", "signature", "large body"),
     ]
     assert "Robin Example 1201" in lines[0][1]
     assert "\x1b" not in result.stdout
@@ -251,13 +251,20 @@ def test_clock_of_an_answer_without_a_readable_date_is_a_warning() -> None:
 # The store
 
 
-def test_new_file_is_named_as_such_and_nothing_is_left_in_it(shell: Shell) -> None:
+def test_file_that_there_is_not_yet_is_tried_beside_it_and_not_made(shell: Shell) -> None:
     url = f"sqlite:///{shell.file}"
+    before = sorted(shell.file.parent.iterdir())
     found = findings(store_findings(url))
     assert results(found) == {"store": "ok", "durability": "ok"}
-    assert "(it is new)" in found["store"].found
+    assert "there is no file yet" in found["store"].found
     assert "synchronous=FULL" in found["durability"].found
-    assert "new" not in findings(store_findings(url))["store"].found
+    assert sorted(shell.file.parent.iterdir()) == before
+
+
+def test_file_that_is_there_is_opened_and_nothing_is_left_in_it(shell: Shell) -> None:
+    assert shell.routes() == []  # makes it
+    found = findings(store_findings(f"sqlite:///{shell.file}"))
+    assert found["store"].found == "it opens, and takes what is written"
     assert shell.routes() == []
 
 

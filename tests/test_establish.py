@@ -134,7 +134,7 @@ async def test_five_strangers_make_it_fail_closed(
     asana.faults.add("strangers-flood")
     with pytest.raises(HandshakeMissingError) as caught:
         await client.establish(asana.project)
-    refused = "a handshake for this route, answered 403"
+    refused = "a handshake for this route, answered 403: this route takes no more secrets"
     assert caught.value.seen.count(refused) == 2
     assert f"{refused}, 2 times. Check that" in str(caught.value)
     assert await store.list_routes() == []
@@ -198,7 +198,7 @@ async def test_handshake_that_arrives_at_a_wrong_path_is_mentioned(
         with pytest.raises(BadRequestError, match="404"):
             await creating
         assert client._opened().endpoint.seen("route", 0.0) == (
-            "a handshake for an unknown path, answered 404",
+            "a handshake for an unknown path, answered 404: no webhook here",
         )
 
 

@@ -21,13 +21,16 @@ from ..._establish import ROUTE_ID_LENGTH, check_public_url
 from ...protocol import UNKNOWN_ROUTE
 from .finding import Finding, captured, failed, ok, warning
 
-__all__ = ["address_findings", "certificate_finding"]
+__all__ = ["ROUTE_CHECK", "address_findings", "asking", "certificate_finding"]
 
 TIMEOUT = 10.0
 """Seconds that Asana waits for an answer."""
 
 ENDS_SOON = 14
 """Days before its end at which a certificate should have been renewed."""
+
+ROUTE_CHECK = "unknown route"
+"""The last check of an address: when it is ok, a receiver answers posts there."""
 
 START = "start the receiver (`asana-webhooks serve`), and lead this address to it"
 
@@ -45,17 +48,22 @@ async def address_findings(public_url: str | None, base_url: str) -> AsyncIterat
         return
     if url.scheme == "https":
         yield await _certificate(url)
-    async with httpx.AsyncClient(
-        proxy=find_proxy(public_url),
-        trust_env=False,  # it would ask a proxy for this machine
-        verify=httpx.create_ssl_context(),
-        timeout=TIMEOUT,
-    ) as client:
+    async with asking(public_url) as client:
         place = public_url.rstrip("/")
         reached = await _reached(client, place)
         yield reached
         if reached.result != "failed":
             yield await _refuses_strangers(client, place)
+
+
+def asking(public_url: str) -> httpx.AsyncClient:
+    """Return a client, not entered yet, that asks at this address as Asana would."""
+    return httpx.AsyncClient(
+        proxy=find_proxy(public_url),
+        trust_env=False,  # it would ask a proxy for this machine
+        verify=httpx.create_ssl_context(),
+        timeout=TIMEOUT,
+    )
 
 
 def _written(public_url: str | None, base_url: str) -> Finding:
@@ -134,7 +142,7 @@ async def _reached(client: httpx.AsyncClient, place: str) -> Finding:
 
 
 async def _refuses_strangers(client: httpx.AsyncClient, place: str) -> Finding:
-    check = "unknown route"
+    check = ROUTE_CHECK
     route = secrets.token_urlsafe(ROUTE_ID_LENGTH * 3 // 4)
     try:
         response = await client.post(f"{place}/{route}", content=b"{}")

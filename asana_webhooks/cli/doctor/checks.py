@@ -10,10 +10,11 @@ import click
 
 from ..access import Access
 from ..output import on_one_line
-from .address import address_findings
+from .address import ROUTE_CHECK, address_findings
 from .asana import asana_findings
 from .finding import Finding
-from .store import store_findings
+from .store import STORE_CHECK, store_findings
+from .way import way_findings
 
 __all__ = ["check"]
 
@@ -30,12 +31,18 @@ async def check(public_url: str | None, store: str, access: Access, *, as_json: 
 
 
 async def _findings(public_url: str | None, store: str, access: Access) -> AsyncIterator[Finding]:
+    well = set[str]()
     for group in (
         asana_findings(access),
         address_findings(public_url, access.base_url),
         store_findings(store),
     ):
         async for finding in group:
+            yield finding
+            if finding.result == "ok":
+                well.add(finding.check)
+    if public_url is not None and {ROUTE_CHECK, STORE_CHECK} <= well:
+        async for finding in way_findings(public_url, store):
             yield finding
 
 
