@@ -273,13 +273,15 @@ def test_router_keeps_none_alive_that_included_it() -> None:
 
 
 def test_router_is_not_included_twice_nor_in_itself(router: Router) -> None:
-    child, grandchild, other = Router(), Router(), Router()
+    child, sibling, grandchild, other = Router(), Router(), Router(), Router()
     router.include(child)
+    router.include(sibling)
     child.include(grandchild)
     other.include(grandchild)
     for outer, inner in [
         *((router, router), (router, child), (router, grandchild), (child, router)),
         *((grandchild, router), (child, grandchild), (router, other), (grandchild, child)),
+        *((child, sibling), (grandchild, sibling)),
     ]:
         with pytest.raises(ValueError, match="cannot be included twice, nor in itself"):
             outer.include(inner)
@@ -588,6 +590,11 @@ def test_filters_let_pass_what_handlers_want(
             {"resource_type": "task", "action": "completed"},
             "action 'completed'; did you mean action='changed', field='completed'?",
             id="field for an action",
+        ),
+        pytest.param(
+            {"action": "hearted"},
+            "action 'hearted'; did you mean action='changed', field='hearted'?",
+            id="field that is like an action",
         ),
         pytest.param(
             {"action": "complete"},

@@ -25,7 +25,7 @@ def warned(
     return [str(each.message) for each in said]
 
 
-@pytest.mark.parametrize("resource_type", ["tsak", "taks", "Task", "storys", "projects"])
+@pytest.mark.parametrize("resource_type", ["tsak", "taks", "Task", "TASK", "storys", "projects"])
 def test_misspelt_type_of_a_filter_is_said(resource_type: str) -> None:
     (message,) = warned(resource_type)
     assert message.startswith(f"Asana has no resource type {resource_type!r}; did you mean '")
