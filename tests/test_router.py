@@ -22,7 +22,7 @@ from asana_webhooks import router as module
 from asana_webhooks._establish import check_filters
 from asana_webhooks.client import WebhooksClient
 from asana_webhooks.models import Change, Event, Resource, Source, WebhookFilter
-from asana_webhooks.router import Failure, GiveUp, Router, TryAgain
+from asana_webhooks.router import Failure, GiveUp, Pattern, Router, TryAgain
 from asana_webhooks.testing import make_event
 
 
@@ -261,6 +261,27 @@ def test_router_may_be_included_in_two_clients() -> None:
     second.include(shared)
     shared.on()(handler_called("late"))
     assert len(first.handlers(COMPLETED)) == len(second.handlers(COMPLETED)) == 1
+
+
+def test_client_hands_on_what_is_registered_with_it(router: Router) -> None:
+    client = WebhooksClient("a-token", public_url="https://hooks.example.com", store="memory:")
+    pattern = {"resource_type": "task", "subtype": "milestone", "action": "changed"}
+    pattern |= {"field": "name", "resource": "1400", "account": "acme"}
+
+    @client.on(**pattern, name="celebrate")
+    async def handler(event: Event) -> None: ...
+
+    @client.on_failure
+    async def report(failure: Failure) -> None: ...
+
+    client.include(router)
+    router.on("story")(handler_called("included"))
+    source = Source(webhook="1700", resource="1400", account="acme")
+    wanted = make_event("task", subtype="milestone", field="name", source=source)
+    assert [each.name for each in client._router.handlers(wanted)] == ["celebrate"]
+    assert names(client._router, make_event("story")) == [f"{__name__}:included"]
+    assert [each.handler for each in client._router.failure_handlers] == [report]
+    assert client._router.handlers(wanted)[0].patterns == (Pattern(**pattern),)
 
 
 def test_router_keeps_none_alive_that_included_it() -> None:
