@@ -31,6 +31,7 @@ from test_stores import (
     get_undated,
     handled,
     letter,
+    number_of,
     numbers,
     put,
     route,
@@ -40,7 +41,7 @@ from test_stores import (
 )
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Counts, Retry
+from asana_webhooks.models import Claim, Counts, Retry, Settlement
 from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, MAX_HELD, Store, postgres
 from asana_webhooks.stores.postgres import PostgresStore
 from asana_webhooks.stores.postgres import _batch as putting
@@ -240,6 +241,7 @@ async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_re
     await session.execute(in_schema(real, lose))  # as a standby that had got nothing yet
     await put(real, 2)
     mine = await take(real)
+    assert mine.previous == 0
     assert not await real.end_claim(late, handled(late.deliveries))
     assert (await real.counts()).waiting == 1
     assert await real.end_claim(mine, handled(mine.deliveries))
@@ -322,6 +324,42 @@ async def test_digests_are_forgotten_after_48_hours_though_nothing_new_comes(
     await session.execute(in_schema(real, "UPDATE schema.seen SET at = at - interval '2 h'"))
     async with PostgresStore(server.dsn, schema=real._schema):
         assert await session.fetchval(in_schema(real, "SELECT count(*) FROM schema.seen")) == 0
+
+
+async def settle_events(store: PostgresStore, *records: bytes) -> Claim:
+    """Remember these records one after the other; the claim goes on."""
+    await put(store, 1)
+    claim = await take(store, lease=3600)
+    for events in records:
+        assert await store.settle(claim, Settlement(scope="12", events=events))
+    return claim
+
+
+async def test_remembered_events_are_removed_after_48_hours_though_nothing_new_comes(
+    real: PostgresStore, server: PostgresServer, session: Any
+) -> None:
+    claim = await settle_events(real, b"one", b"two", b"three")
+    for hours, left in [(47, 3), (2, 0)]:
+        await session.execute(in_schema(real, LET_HOURS_GO_BY), timedelta(hours=hours))
+        assert await real.own("https://h.example", holder="one", ttl=30) is None
+        assert await session.fetchval(in_schema(real, COUNT_EVENTS)) == left
+    await real.settle(claim, Settlement(scope="12", events=b"four"))
+    await session.execute(in_schema(real, LET_HOURS_GO_BY), timedelta(hours=49))
+    async with PostgresStore(server.dsn, schema=real._schema):
+        assert await session.fetchval(in_schema(real, COUNT_EVENTS)) == 0
+
+
+async def test_remembered_events_are_removed_after_48_hours_by_settling(
+    real: PostgresStore, session: Any
+) -> None:
+    claim = await settle_events(real, *[b"old"] * 255)
+    await session.execute(in_schema(real, LET_HOURS_GO_BY), timedelta(hours=49))
+    await real.settle(claim, Settlement(scope="another", events=b"new"))
+    assert await session.fetchval(in_schema(real, COUNT_EVENTS)) == 1
+
+
+LET_HOURS_GO_BY = "UPDATE schema.events SET at = at - $1::interval"
+COUNT_EVENTS = "SELECT count(*) FROM schema.events"
 
 
 async def test_receiver_whose_clock_is_ahead_makes_nobody_forget_what_came(
@@ -634,6 +672,48 @@ async def test_cancelled_claim_is_given_back(
         assert numbers(await eventually(partial(real.claim, limit=10, lease=30))) == [1, 2]
 
 
+@pytest.mark.parametrize("arrived", [[2, 3], []], ids=["two", "nothing"])
+async def test_what_is_claimed_more_by_a_cancelled_call_is_given_back(
+    real: PostgresStore, session: Any, arrived: list[int]
+) -> None:
+    await put(real, 1)
+    claim = await take(real)
+    await put(real, *arrived)
+    async with session.transaction():
+        await session.execute(in_schema(real, LOCK_QUEUE), "r1")
+        more = asyncio.create_task(real.claim_more(claim, limit=10))
+        await blocked(session)
+        more.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await more
+    await put(real, 4)
+    taken: list[int] = []
+
+    async def take_more() -> bool:
+        more = await real.claim_more(claim, limit=10)
+        assert more is not None
+        taken.extend(number_of(each) for each in more)
+        return sorted(taken) == [*arrived, 4]
+
+    await eventually(take_more)
+
+
+async def test_claim_that_goes_on_and_on_forgets_what_it_settled(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 0)
+    claim = await take(real)
+    held = claim.deliveries
+    for number in range(1, 6):
+        await put(real, number)
+        more = await real.claim_more(claim, limit=10)
+        assert more is not None
+        await real.settle(claim, handled(held))
+        held = more
+    claimed = await session.fetchval(in_schema(real, "SELECT claimed FROM schema.queues"))
+    assert len(claimed) == 2  # the newest, and what was settled since
+
+
 async def test_claim_that_is_cancelled_with_the_store_closing_is_given_back(
     server: PostgresServer, schema: str, session: Any
 ) -> None:
@@ -863,21 +943,83 @@ async def test_body_that_the_server_lost_becomes_a_dead_letter_and_the_others_ar
     assert line.startswith("1 deliveries at postgresql://127.0.0.1")
 
 
+async def test_events_that_the_server_lost_are_left_out_and_the_others_remembered(
+    schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with own() as server:
+        async with PostgresStore(server.dsn, schema=schema) as store:
+            claim = await settle_events(store, b"one", b"x" * 10_000, b"three")
+            assert len(await store.remembered("12")) == 10_008
+            assert await store.put(msgspec.structs.replace(delivery(2), body=b"x" * 10_000))
+            await put(store, 3)
+        await lose_what_is_large(server, schema)
+        async with PostgresStore(server.dsn, schema=schema) as store:
+            assert [await store.remembered("12") for _ in range(2)] == [b"onethree"] * 2
+            assert await store.claim_more(claim, limit=10) == ()
+            assert await store.end_claim(claim, handled(claim.deliveries))
+            assert numbers(await take(store)) == [3]
+            assert [dead.body for dead in await store.dead_letters()] == [b""]
+    first, second = (record.message for record in caplog.records if record.levelname == "ERROR")
+    assert first.startswith("1 records of events that were handled cannot be read at postgresql://")
+    assert second.startswith("1 deliveries at postgresql://")
+
+
+async def test_webhook_whose_deliveries_cannot_even_be_buried_is_set_aside(
+    schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with own() as server:
+        async with PostgresStore(server.dsn, schema=schema) as store:
+            await put(store, 1)
+        await damage(server, "SELECT pg_relation_filepath(to_regclass($1))", f"{schema}.deliveries")
+        async with PostgresStore(server.dsn, schema=schema) as store:
+            assert await store.claim(limit=10, lease=30) is None
+            assert await store.claim(limit=10, lease=30) is None
+    (line,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert line.startswith("the deliveries of a webhook at postgresql://")
+    assert "they are set aside; check the disk" in line
+
+
+async def test_claim_that_fails_though_no_delivery_is_damaged_says_so(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 1)
+    await session.execute(in_schema(real, DAMAGED_INDEX))
+    with pytest.raises(StoreError, match="cannot read what it has stored: see its log"):
+        await real.claim(limit=10, lease=30)
+    assert (await real.counts()).waiting == 1
+
+
+DAMAGED_INDEX = """
+CREATE OR REPLACE FUNCTION schema.free(_route text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION SQLSTATE 'XX002';
+END $$;
+UPDATE schema.deliveries SET due = due + interval '1 h'
+"""
+
+
 async def lose_what_is_large(server: PostgresServer, schema: str) -> None:
     """Make the pages empty to which the server moves large values, as a bad disk would."""
+    await damage(server, LARGE_VALUES, schema, with_bytes=b"\0")
+
+
+async def damage(
+    server: PostgresServer, files: str, name: str, *, with_bytes: bytes = b"\xff"
+) -> None:
+    """Overwrite the files that this question finds, and start the server again."""
     session = await asyncpg.connect(server.dsn)
     await session.execute("CHECKPOINT")
-    files = await session.fetch(LARGE_VALUES, schema)
+    found = await session.fetch(files, name)
     await session.close()
     server.stop()
-    for (path,) in files:
-        (server._data / path).write_bytes(bytes((server._data / path).stat().st_size))
+    for (path,) in found:
+        (server._data / path).write_bytes(with_bytes * (server._data / path).stat().st_size)
     server.start()
 
 
 LARGE_VALUES = """
 SELECT pg_relation_filepath(reltoastrelid) FROM pg_class
-WHERE relnamespace = to_regnamespace($1) AND relname IN ('deliveries', 'dead_letters')
+WHERE relnamespace = to_regnamespace($1) AND relname IN ('deliveries', 'dead_letters', 'events')
 """
 
 
@@ -1441,6 +1583,26 @@ async def test_cost_of_a_claim_grows_neither_with_deliveries_nor_with_leased_rou
         read.append(await rows_read(real, session))
     assert read[0] == read[1]
     assert read[0]["deliveries"] + read[0]["queues"] < 20
+
+
+async def test_what_is_too_young_to_be_forgotten_is_not_even_looked_at(
+    real: PostgresStore, session: Any
+) -> None:
+    await session.execute(in_schema(real, MANY_DIGESTS))
+    await session.execute(in_schema(real, MANY_EVENTS))
+    async with session.transaction():
+        await session.execute(in_schema(real, "SELECT schema.forget('48 h', 512)"))
+        read = dict(await session.fetch(ROWS_READ, real._schema))
+    assert read["seen"] + read["events"] < 10  # what a plan is made from is looked at
+
+
+MANY_DIGESTS = """
+INSERT INTO schema.seen SELECT sha256(n::text::bytea), now() FROM generate_series(1, 5000) AS n
+"""
+MANY_EVENTS = """
+INSERT INTO schema.events (scope, at, packed)
+SELECT '12', now(), '' FROM generate_series(1, 5000) AS n
+"""
 
 
 async def test_oldest_delivery_is_found_by_one_look_per_queue(

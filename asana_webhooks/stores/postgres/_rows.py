@@ -31,31 +31,47 @@ throttled = ThrottledLogger(logging.getLogger(__name__))
 
 
 def values_of(claim: Claim, settlement: Settlement, *, is_last: bool) -> tuple[Any, ...]:
-    """Return the values that the function "settle" takes."""
-    retries, letters = settlement.retries, settlement.letters
-    changed = [*settlement.kept, *(retry.delivery for retry in retries)]
-    delays = [*(None for _ in settlement.kept), *(retry.delay for retry in retries)]
+    """Return the values that the function "settle" takes; None, which is quick, for empty lists."""
     return (
         claim.route,
         claim.fence,
         is_last,
         [number_of(id_) for id_ in settlement.removed],
+        *_changes_of(settlement),
+        *_letters_of(settlement),
+        settlement.scope,
+        settlement.events,
+        DUPLICATES_KNOWN_FOR,
+    )
+
+
+def _changes_of(settlement: Settlement) -> tuple[list[Any] | None, ...]:
+    retries = settlement.retries
+    changed = [*settlement.kept, *(retry.delivery for retry in retries)]
+    if not changed:
+        return (None,) * 7
+    return (
         [number_of(delivery.id) if delivery.id else None for delivery in changed],
-        delays,
+        [*(None for _ in settlement.kept), *(retry.delay for retry in retries)],
         [delivery.attempts for delivery in changed],
         [delivery.progress for delivery in changed],
         [None if delivery.id else delivery.received_at for delivery in changed],
         [None if delivery.id else delivery.trace for delivery in changed],
         hidden(None if delivery.id else delivery.body for delivery in changed),
+    )
+
+
+def _letters_of(settlement: Settlement) -> tuple[list[Any] | None, ...]:
+    letters = settlement.letters
+    if not letters:
+        return (None,) * 6
+    return (
         [letter.route for letter in letters],
         [clean(letter.reason) for letter in letters],
         [letter.received_at for letter in letters],
         [letter.buried_at for letter in letters],
         [letter.progress for letter in letters],
         hidden(letter.body for letter in letters),
-        settlement.scope,
-        settlement.events,
-        DUPLICATES_KNOWN_FOR,
     )
 
 

@@ -590,20 +590,9 @@ CREATE OR REPLACE FUNCTION schema.bury(
     ORDER BY place
 $$;
 
--- Now and then it forgets twice as many as were remembered since.
-CREATE OR REPLACE FUNCTION schema.remember(_scope text, _packed bytea, _known_for interval)
-RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    number bigint;
-BEGIN
-    INSERT INTO schema.events (scope, at, packed) VALUES (_scope, schema.clock(), _packed)
-    RETURNING id INTO number;
-    IF number % 256 = 0 THEN
-        PERFORM schema.forget(_known_for, 512);
-    END IF;
-END $$;
-
--- The parameters from _ids to _bodies are those of "change", the six behind them those of "bury".
+-- The parameters from _ids to _bodies are those of "change", the six behind them those of "bury";
+-- each of a group is NULL when there is none. Now and then it forgets twice as much as was remembered
+-- since.
 CREATE OR REPLACE FUNCTION schema.settle(
     _route text, _fence bigint, _is_last boolean, _removed bigint[],
     _ids bigint[], _delays double precision[], _attempts integer[], _progress text[],
@@ -615,6 +604,7 @@ CREATE OR REPLACE FUNCTION schema.settle(
 DECLARE
     held bigint[];
     left_behind bigint[];
+    number bigint;
 BEGIN
     SELECT claimed INTO held FROM schema.queues
     WHERE route = _route AND fence = _fence AND leased FOR UPDATE;
@@ -622,16 +612,20 @@ BEGIN
         RETURN false;
     END IF;
     DELETE FROM schema.deliveries WHERE id = ANY (_removed) AND id = ANY (held) AND route = _route;
-    IF cardinality(_ids) > 0 THEN
+    IF _ids IS NOT NULL THEN
         left_behind := schema.change(_route, held, _ids, _delays, _attempts, _progress, _received,
             _traces, _bodies);
     END IF;
-    IF cardinality(_letter_routes) > 0 THEN
+    IF _letter_routes IS NOT NULL THEN
         PERFORM schema.bury(_letter_routes, _reasons, _letters_received, _buried,
             _letters_progress, _letters_bodies);
     END IF;
     IF _events <> '' THEN
-        PERFORM schema.remember(_scope, _events, _known_for);
+        INSERT INTO schema.events (scope, at, packed) VALUES (_scope, schema.clock(), _events)
+        RETURNING id INTO number;
+        IF number % 256 = 0 THEN
+            PERFORM schema.forget(_known_for, 512);
+        END IF;
     END IF;
     IF _is_last THEN
         PERFORM schema.free(_route);
