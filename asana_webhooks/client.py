@@ -216,7 +216,10 @@ class WebhooksClient(WebhooksApi):
         counters = Counters()
         observer = counters if telemetry is None else Together(counters, telemetry)
         notices = Notices(
-            count=observer.noticed, now=self.asana_now, handler_timeout=handler_timeout
+            count=observer.noticed,
+            now=self.asana_now,
+            clock=self._clock,
+            handler_timeout=handler_timeout,
         )
         ownership = Ownership(opened, public_url)
         inbox = Inbox(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, Self, TypeAlias, TypeVar, get_args
 import anyio
 
 from ._background import background_task
+from ._clock import Clock
 from ._logging import ThrottledLogger, one_line
 from .models import Notice, NoticeKind, Route, Source, Webhook
 from .router import check_handler
@@ -133,7 +135,8 @@ class Notices:
 
     One notice after the other is given to its handlers, in the order of their registration, each
     for ``handler_timeout`` seconds (None: no limit). What one raises is logged. ``count`` is called
-    with each notice, ``now`` returns the time (aware). It may be entered again.
+    with each notice, ``now`` returns the time (aware). Who drives ``clock`` has it wait until all
+    that was told is handled. It may be entered again.
     """
 
     def __init__(
@@ -141,14 +144,17 @@ class Notices:
         *,
         count: Callable[[Notice], None],
         now: Callable[[], datetime],
+        clock: Clock,
         handler_timeout: float | None = 300.0,
     ) -> None:
         self._count = count
         self._now = now
+        self._clock = clock
         self._timeout = handler_timeout
         self._subscriptions: list[_Subscription] = []
         self._told: dict[tuple[str, str], set[NoticeKind]] = {}  # by account and resource
         self._queue: asyncio.Queue[Notice] | None = None  # while it is entered
+        self._arrived = asyncio.Event()
         self._stack = AsyncExitStack()
         self._handling: asyncio.Task[None] | None = None
         self._log = ThrottledLogger(logger)
@@ -232,6 +238,7 @@ class Notices:
             self._queue.task_done()
             self._log.log(logging.ERROR, "full", "a notice is left out: its handlers are too slow")
         self._queue.put_nowait(notice)
+        self._arrived.set()
 
     def _wanting(self, notice: Notice) -> list[_Subscription]:
         return [each for each in self._subscriptions if each.kind in (None, notice.kind)]
@@ -240,7 +247,7 @@ class Notices:
 
     async def __aenter__(self) -> Self:
         """Begin to give notices to the handlers."""
-        self._queue = asyncio.Queue(MAX_WAITING)
+        self._queue, self._arrived = asyncio.Queue(MAX_WAITING), asyncio.Event()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(background_task(self._run(self._queue), "notices"))
             self._stack = stack.pop_all()
@@ -263,10 +270,13 @@ class Notices:
 
     async def _run(self, queue: asyncio.Queue[Notice]) -> None:
         while True:
-            notice = await queue.get()
-            for subscription in self._wanting(notice):
-                await self._handle(subscription, notice)
-            queue.task_done()
+            await self._clock.sleep(math.inf, unless=self._arrived)
+            self._arrived.clear()
+            while not queue.empty():
+                notice = queue.get_nowait()
+                for subscription in self._wanting(notice):
+                    await self._handle(subscription, notice)
+                queue.task_done()
 
     async def _handle(self, subscription: _Subscription, notice: Notice) -> None:
         """Run a handler in a task of its own, for its time."""

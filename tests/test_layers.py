@@ -37,7 +37,16 @@ LAYERS = (
     {"_attempt", "api", "auth", "router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
     {"notices"},
-    {"_desired", "_endpoint", "_establish", "_handlers", "_listener", "otel", "stores.urls"},
+    {
+        "_heartbeats",
+        "_desired",
+        "_endpoint",
+        "_establish",
+        "_handlers",
+        "_listener",
+        "otel",
+        "stores.urls",
+    },
     {"_inbox", "_ownership"},
     {"_receiver_aiohttp", "_receiver_asgi", "simulator"},
     {"client"},

@@ -14,8 +14,11 @@ from conftest import guard, until
 
 from asana_webhooks import Notice, Source, Webhook, WebhooksClient
 from asana_webhooks import notices as module
+from asana_webhooks._background import background_task
+from asana_webhooks._clock import Clock
 from asana_webhooks.models import NoticeKind, Route
 from asana_webhooks.notices import LEVELS, Notices, judge, source_of
+from asana_webhooks.simulator import AsanaSimulator
 
 NOW = datetime(2026, 7, 4, 10, 11, 12, tzinfo=UTC)
 SOURCE = Source(webhook="12", resource="34")
@@ -27,7 +30,7 @@ MakeClient = Callable[..., WebhooksClient]
 def make(**options: Any) -> tuple[Notices, list[Notice]]:
     """Return notices, and the list of those that are counted."""
     counted: list[Notice] = []
-    return Notices(count=counted.append, now=lambda: NOW, **options), counted
+    return Notices(count=counted.append, now=lambda: NOW, **{"clock": Clock(), **options}), counted
 
 
 def keep(notices: Notices, kind: Any = None) -> list[Notice]:
@@ -309,6 +312,27 @@ async def test_notice_that_no_handler_wants_takes_no_room(
     assert not any("left out" in text for text in caplog.messages)
 
 
+async def test_who_drives_the_clock_has_it_wait_for_the_handlers() -> None:
+    clock, got = Clock(), list[str]()
+    notices, _ = make(clock=clock)
+
+    @notices.on()
+    async def slow(notice: Notice) -> None:
+        await asyncio.sleep(0.01)
+        got.append(notice.detail)
+
+    async def timer() -> None:
+        await clock.sleep(60.0)
+        notices.tell("mangled", SOURCE, "odd")
+
+    async def nobody(seconds: float) -> None: ...
+
+    async with notices, background_task(timer(), "timer"):
+        await until(lambda: len(clock._sleepers) == 2)
+        await clock.advance(60.0, beside=nobody)
+        assert got == ["odd"]
+
+
 # Registration
 
 
@@ -503,6 +527,25 @@ async def test_client_gives_notices_while_it_is_entered(make_client: MakeClient)
         await until(lambda: got)
         assert (await client.stats()).notices == {"mangled": 1}
     assert abs(got[0].at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_altered_delivery_is_a_notice_of_its_webhook(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    client = make_client()
+    got: list[Notice] = []
+
+    @client.on_notice("mangled")
+    async def handle(notice: Notice) -> None:
+        got.append(notice)
+
+    async with client:
+        webhook = await client.ensure(asana.project)
+        await asana.settled()
+        assert await asana.deliver(webhook.gid, b"{}", signature="none") == 401
+        await until(lambda: got)
+    assert got[0].source == Source(webhook=webhook.gid, resource=asana.project)
+    assert "X-Hook-Signature is missing" in got[0].detail
 
 
 async def test_notice_handler_cannot_close_its_client(make_client: MakeClient) -> None:
