@@ -25,9 +25,17 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from asana_webhooks import Event, MemoryStore, StoreError, WebhooksClient
+from asana_webhooks import (
+    Event,
+    MemoryStore,
+    Notice,
+    Resource,
+    Source,
+    StoreError,
+    WebhooksClient,
+)
 from asana_webhooks import otel as module
-from asana_webhooks.models import Counts, Delivery, Route
+from asana_webhooks.models import Counts, Delivery, NoticeKind, Route
 from asana_webhooks.otel import OpenTelemetry
 from asana_webhooks.protocol import UNKNOWN_ROUTE, Request
 from asana_webhooks.simulator import AsanaSimulator
@@ -421,10 +429,33 @@ async def test_metrics_tell_what_the_last_snapshot_told(
     assert 0 < exported.values("asana_webhooks.webhooks.silence")[None] < 10
 
 
+def a_notice(kind: NoticeKind) -> Notice:
+    source = Source(webhook="12", resource="34", account="acme")
+    return Notice(kind=kind, source=source, at=datetime.now(UTC), detail="gone from Asana")
+
+
+def test_events_failures_and_notices_are_counted(exported: Exported) -> None:
+    telemetry, counters = exported.telemetry(), Counters()
+    event = Event(created_at=datetime.now(UTC), action="added", resource=Resource(gid="1"))
+    counters.unwanted(event)
+    for _ in range(2):
+        counters.duplicate(event)
+    for _ in range(3):
+        counters.failed(event, "bot:handle")
+    for kind in ("lost", "lost", "restored"):
+        counters.noticed(a_notice(kind))
+    telemetry._latest = counters.snapshot(Counts(waiting=0, dead_letters=0), [])
+    assert exported.values("asana_webhooks.events", "outcome") == {"unwanted": 1, "duplicate": 2}
+    assert exported.values("asana_webhooks.failures") == {None: 3}
+    assert exported.values("asana_webhooks.notices", "kind") == {"lost": 2, "restored": 1}
+    assert not [text for text in exported.texts() if "acme" in text or "bot:handle" in text]
+
+
 def test_names_and_units_are_those_that_are_described(exported: Exported) -> None:
     telemetry = exported.telemetry()
     counters = Counters()
     counters.answered(UNKNOWN_ROUTE)
+    counters.noticed(a_notice("lost"))
     telemetry._latest = counters.snapshot(Counts(waiting=0, dead_letters=0), [])
     with telemetry.processing(a_delivery()):
         pass
