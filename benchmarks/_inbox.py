@@ -14,12 +14,13 @@ from _deliveries import body
 from _lab import BrokenError, told_to_end
 
 from asana_webhooks import Event, Router
-from asana_webhooks._inbox import BATCH, LEASE, Inbox
+from asana_webhooks._inbox import Inbox
 from asana_webhooks.models import Delivery, Settlement
 from asana_webhooks.stores import Store
 
 MANY = 10_000_000  # deliveries may wait: the inbox is filled on purpose
 AT_ONCE = 1_000  # deliveries that are put together
+BATCH, LEASE = 100, 30.0  # deliveries and seconds of a claim, as the inbox asks for them
 WARM_UP = 20  # claims before the measured ones
 
 
