@@ -167,8 +167,9 @@ class EstablishmentError(AsanaWebhooksError):
 class HandshakeMissingError(EstablishmentError):
     """Asana created no webhook because its handshake was not answered at this receiver.
 
-    ``asana`` is what Asana said, ``seen`` what reached the receiver meanwhile, one line for each
-    request with a handshake (empty: nothing arrived).
+    ``asana`` is what Asana said, ``seen`` what reached the receiver meanwhile: one line for each
+    request for the route, whatever it lacked, and for each handshake for no route, with the status
+    and the reason of its answer. It is empty when nothing arrived.
     """
 
     def __init__(
