@@ -58,6 +58,7 @@ from test_stores import (
     handled,
     kept,
     letter,
+    number_of,
     numbers,
     put,
     route,
@@ -67,7 +68,7 @@ from test_stores import (
 )
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Claim, Counts, Delivery, Settlement, WebhookFilter
+from asana_webhooks.models import Claim, Counts, Delivery, Route, Settlement, WebhookFilter
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.redis import LAYOUT_VERSION, RedisStore
 from asana_webhooks.stores.redis import _server as redis_server
@@ -555,22 +556,23 @@ async def test_what_was_kept_before_traces_and_seals_is_read(server: ValkeyServe
         assert kept == replace(delivery(5), id=kept.id)
 
 
-LAYOUT_1 = Path(__file__).parent / "support" / "redis_layout_1.jsonl"
-"""The commands that make the keys which version 1 of the layout had; bytes are in latin-1."""
-KEY_OF_LAYOUT_1 = "bGF5b3V0LTEtb2YtdGVzdHMtMzItYnl0ZXMtbG9uZyE="
+LAYOUTS = Path(__file__).parent / "support"
+KEY_OF_LAYOUTS = "bGF5b3V0LTEtb2YtdGVzdHMtMzItYnl0ZXMtbG9uZyE="
 
 
-def restore_layout_1(server: ValkeyServer) -> None:
+def restore_layout(version: int, server: ValkeyServer) -> None:
+    """Run the commands that make the keys of an earlier layout; their bytes are in latin-1."""
+    lines = (LAYOUTS / f"redis_layout_{version}.jsonl").read_text().splitlines()
     with server.client() as client:
-        for line in LAYOUT_1.read_text().splitlines():
+        for line in lines:
             client.execute_command(*(part.encode("latin-1") for part in json.loads(line)))
 
 
 async def test_keys_of_the_first_layout_are_taken_over_with_all_that_they_hold(
     server: ValkeyServer,
 ) -> None:
-    restore_layout_1(server)
-    async with RedisStore(server.url, encryption_keys=[KEY_OF_LAYOUT_1]) as store:
+    restore_layout(1, server)
+    async with RedisStore(server.url, encryption_keys=[KEY_OF_LAYOUTS]) as store:
         assert (await store.counts()).waiting == 6
         first = await store.get_route("r1")
         assert first is not None
@@ -591,20 +593,82 @@ async def test_keys_of_the_first_layout_are_taken_over_with_all_that_they_hold(
     assert keys_of(server, "*held*") == [b"{asana-webhooks}:held"]
 
 
+async def test_keys_of_the_second_layout_are_taken_over_with_all_that_they_hold(
+    server: ValkeyServer,
+) -> None:
+    restore_layout(2, server)
+    began = NOON.replace(microsecond=0)
+    async with RedisStore(server.url, encryption_keys=[KEY_OF_LAYOUTS]) as store:
+        first, third = await get(store, "r1"), await get(store, "r3")
+        assert first == Route(
+            id="r1",
+            target="https://hooks.example.com/asana/r1",
+            resource="12",
+            filters=(WebhookFilter(resource_type="task"),),
+            state="confirmed",
+            gid="77",
+            secret="secret",
+            created_at=began,
+            confirmed_at=began,
+            heartbeat_at=began,
+        )
+        assert (third.gid, third.secret) == ("79", "secret")
+        assert (await get(store, "r4")).candidates == ("rival", "secret")
+        assert [each.id for each in await store.list_routes()] == ["r3", "r1", "r4"]
+        assert (await store.counts()).waiting == 7
+        letters = await store.dead_letters()
+        assert [(each.reason, each.progress) for each in letters] == [
+            *(("given up", '{"upto":3}'), ("odd", "")),
+        ]
+        assert await store.confirm("r4", gid="80", secret="secret")
+        assert await store.discard([letters[1].id]) == 1
+        assert await store.replay([letters[0].id]) == 1
+        found = {}
+        while claim := await store.claim(limit=10, lease=30):
+            found |= {number_of(each): told(each) for each in claim.deliveries}
+            assert await store.end_claim(claim, handled(claim.deliveries))
+        assert found == {
+            30: ("r3", 0, '{"upto":2}', 1, ""),
+            31: ("r3", 0, "", 0, ""),
+            20: ("r2", 0, "", 0, ""),
+            1: ("r1", 2, '{"upto":1}', 0, ""),
+            2: ("r1", 0, "", 1, TRACE),  # its worker was killed
+            4: ("r1", 0, '{"upto":3}', 0, ""),
+            41: ("r4", 0, "", 0, TRACE),
+        }
+        assert await store.counts() == Counts(waiting=0, dead_letters=0)
+        assert not await store.put(delivery(1, at=began))
+    assert keys_of(server, "*tries:*") == []
+
+
+def told(each: Delivery) -> tuple[str, int, str, int, str]:
+    return each.route, each.attempts, each.progress, each.crashes, each.trace
+
+
+async def test_damaged_keys_of_an_earlier_layout_harm_no_others(server: ValkeyServer) -> None:
+    restore_layout(2, server)
+    damage(server, ("DEL", "tries:r3"), ("SET", "tries:r3", "odd"))
+    damage(server, ("HSET", "tries:r1", f"{9:016d}", "odd"), ("SET", "route:r9", "odd"))
+    async with RedisStore(server.url, encryption_keys=[KEY_OF_LAYOUTS]) as store:
+        claims = [await take(store) for _ in range(3)]
+    found = {number_of(each): each.attempts for claim in claims for each in claim.deliveries}
+    assert found == {30: 0, 31: 0, 20: 0, 1: 2}
+
+
 async def test_route_that_was_retired_before_routes_ended_ends_after_the_first_opening(
     server: ValkeyServer, clock: Clock
 ) -> None:
-    restore_layout_1(server)
+    restore_layout(1, server)
     clock.now = 2e9
     for opened_after in (timedelta(), timedelta(hours=24)):
         clock.now += opened_after.total_seconds()
         async with ClockedRedisStore(
-            server, clock, "asana-webhooks", encryption_keys=[KEY_OF_LAYOUT_1]
+            server, clock, "asana-webhooks", encryption_keys=[KEY_OF_LAYOUTS]
         ) as store:
             assert await store.get_route("r3") is not None
     clock.now += 24 * 3600
     async with ClockedRedisStore(
-        server, clock, "asana-webhooks", encryption_keys=[KEY_OF_LAYOUT_1]
+        server, clock, "asana-webhooks", encryption_keys=[KEY_OF_LAYOUTS]
     ) as store:
         assert await store.get_route("r3") is None
         assert await store.get_route("r2") is not None  # something of it waits
@@ -620,8 +684,8 @@ async def test_route_that_was_retired_before_routes_ended_ends_after_the_first_o
 async def test_keys_are_taken_over_once_by_processes_that_open_them_at_once(
     server: ValkeyServer,
 ) -> None:
-    restore_layout_1(server)
-    stores = [RedisStore(server.url, encryption_keys=[KEY_OF_LAYOUT_1]) for _ in range(4)]
+    restore_layout(1, server)
+    stores = [RedisStore(server.url, encryption_keys=[KEY_OF_LAYOUTS]) for _ in range(4)]
     async with contextlib.AsyncExitStack() as opened:
         await asyncio.gather(*map(opened.enter_async_context, stores))
         assert (await stores[0].counts()).waiting == 6
@@ -1425,9 +1489,9 @@ async def test_user_with_the_documented_rights_needs_no_more(
         client.config_set("appendonly", "yes")
     password = re.search(r">(\S+)", RIGHTS[1])
     assert password is not None
-    restore_layout_1(server)
+    restore_layout(1, server)
     url = f"unix://asana:{password[1]}@{server.path}"
-    async with RedisStore(url, encryption_keys=[KEY, KEY_OF_LAYOUT_1]) as store:
+    async with RedisStore(url, encryption_keys=[KEY, KEY_OF_LAYOUTS]) as store:
         heard = asyncio.Event()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(store.listen, heard.set)

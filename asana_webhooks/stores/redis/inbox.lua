@@ -216,10 +216,8 @@ end
 
 local function remember(at, scope, events, known_for)
     local key, entry = events_key(scope, hour_of(at)), struct.pack('>i8I4', at, #events) .. events
-    if call('STRLEN', key) == 0 then
+    if call('APPEND', key, entry) == #entry then
         call('SET', key, entry, 'EX', known_for)
-    else
-        call('APPEND', key, entry)
     end
 end
 
@@ -239,7 +237,7 @@ function calls.settle()
     local first_kept = 10 + ARGV[7]
     local first_retry = first_kept + 3 * ARGV[8]
     local first_letter = first_retry + 6 * ARGV[9]
-    local at, claimed, removed, remaining = tick(), claimed_of(route), {}, {}
+    local at, claimed, removed, remaining = now(), claimed_of(route), {}, {}
     local is_claimed = set_of(claimed)
 
     if first_letter <= #ARGV then

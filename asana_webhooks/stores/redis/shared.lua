@@ -181,9 +181,12 @@ local function set_progress(route, delivery, attempts, crashes, progress)
     call('HSET', base .. 'progress:' .. route, delivery, kept)
 end
 
--- Returns the values of these fields, false for one that there is not.
+-- Returns the values of these fields; false, or nothing at all, for one that there is not.
 local function fetch(key, fields)
     local found = {}
+    if not fields[1] or call('EXISTS', key) == 0 then
+        return found
+    end
     for from = 1, #fields, CHUNK do
         local to = math.min(from + CHUNK - 1, #fields)
         for _, value in ipairs(call('HMGET', key, unpack(fields, from, to))) do
@@ -218,10 +221,11 @@ end
 -- Ends the last claim of a route: what it held and did not settle was at hand when it crashed.
 local function count_crashes(route)
     local claimed = claimed_of(route)
-    for i, kept in ipairs(fetch(base .. 'progress:' .. route, claimed)) do
-        if call('ZSCORE', base .. 'queue:' .. route, claimed[i]) then
-            local tries, progress = tries_in(kept)
-            set_progress(route, claimed[i], tries:sub(1, 10), crashes_in(tries) + 1, progress)
+    local known = fetch(base .. 'progress:' .. route, claimed)
+    for i, delivery in ipairs(claimed) do
+        if call('ZSCORE', base .. 'queue:' .. route, delivery) then
+            local tries, progress = tries_in(known[i])
+            set_progress(route, delivery, tries:sub(1, 10), crashes_in(tries) + 1, progress)
         end
     end
     call('DEL', base .. 'claimed:' .. route)
@@ -231,13 +235,22 @@ local function is_leased(route, fence)
     return call('HGET', base .. 'leases', route) == fence
 end
 
+-- Runs a command with all of these arguments; returns the sum of the answers.
+local function call_with_all(command, key, arguments)
+    local sum = 0
+    for from = 1, #arguments, CHUNK do
+        local to = math.min(from + CHUNK - 1, #arguments)
+        sum = sum + call(command, key, unpack(arguments, from, to))
+    end
+    return sum
+end
+
 local function remove(route, deliveries)
-    local gone = 0
-    for from = 1, #deliveries, CHUNK do
-        local to = math.min(from + CHUNK - 1, #deliveries)
-        gone = gone + call('ZREM', base .. 'queue:' .. route, unpack(deliveries, from, to))
-        for _, kind in ipairs({'deliveries:', 'progress:', 'traces:'}) do
-            call('HDEL', base .. kind .. route, unpack(deliveries, from, to))
+    local gone = call_with_all('ZREM', base .. 'queue:' .. route, deliveries)
+    call_with_all('HDEL', base .. 'deliveries:' .. route, deliveries)
+    for _, kind in ipairs({'progress:', 'traces:'}) do -- which few deliveries have
+        if call('EXISTS', base .. kind .. route) == 1 then
+            call_with_all('HDEL', base .. kind .. route, deliveries)
         end
     end
     if gone > 0 then
