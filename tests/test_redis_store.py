@@ -68,7 +68,7 @@ from test_stores import (
 )
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Claim, Counts, Delivery, Route, Settlement, WebhookFilter
+from asana_webhooks.models import Claim, Counts, Delivery, Retry, Route, Settlement, WebhookFilter
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.redis import LAYOUT_VERSION, RedisStore
 from asana_webhooks.stores.redis import _server as redis_server
@@ -623,7 +623,7 @@ async def test_keys_of_the_second_layout_are_taken_over_with_all_that_they_hold(
         assert await store.confirm("r4", gid="80", secret="secret")
         assert await store.discard([letters[1].id]) == 1
         assert await store.replay([letters[0].id]) == 1
-        found = {}
+        found: dict[int, object] = {}
         while claim := await store.claim(limit=10, lease=30):
             found |= {number_of(each): told(each) for each in claim.deliveries}
             assert await store.end_claim(claim, handled(claim.deliveries))
@@ -678,7 +678,7 @@ async def test_route_that_was_retired_before_routes_ended_ends_after_the_first_o
         assert await store.get_route("r2") is None
         clock.now += 3600
         await store.counts()
-    assert keys_of(server, "*route:r[23]") == []
+    assert keys_of(server, "*:r[23]") == []
 
 
 async def test_keys_are_taken_over_once_by_processes_that_open_them_at_once(
@@ -693,6 +693,131 @@ async def test_keys_are_taken_over_once_by_processes_that_open_them_at_once(
             assert client.mget("{asana-webhooks}:waiting", "{asana-webhooks}:held") == [b"3", b"3"]
         assert await stores[0].drop("r4") is not None
         assert (await stores[1].counts()).waiting == 3
+
+
+# Remembered events
+
+
+async def settle_events(store: Store, events: bytes, scope: str = "12") -> None:
+    await store.put(delivery(int.from_bytes(events)))
+    claim = await take(store)
+    settlement = replace(handled(claim.deliveries), scope=scope, events=events)
+    assert await store.end_claim(claim, settlement)
+
+
+async def test_events_of_an_hour_are_one_key_that_the_server_forgets(
+    server: ValkeyServer, clock: Clock
+) -> None:
+    async with ClockedRedisStore(server, clock, "asana-webhooks") as store:
+        for events in (b"a", b"b"):
+            await settle_events(store, events)
+        clock.now += 3600
+        await settle_events(store, b"c")
+        assert await store.remembered("12") == b"abc"
+    keys = keys_of(server, "*events:*")
+    assert keys == [b"{asana-webhooks}:events:0:12", b"{asana-webhooks}:events:1:12"]
+    with server.client() as client:
+        for key in keys:
+            assert 49 * 3600 < client.ttl(key) <= 50 * 3600
+
+
+@pytest.mark.parametrize(
+    ("commands", "left"),
+    [
+        ([("SETRANGE", "events:0:12", 12, "x")], b"xbc"),
+        ([("SETRANGE", "events:0:12", 8, b"\xff")], b"c"),
+        ([("APPEND", "events:0:12", b"cut off")], b"abc"),
+        ([("APPEND", "events:0:12", struct.pack(">qI", 2**50, 9) + b"cut off")], b"abc"),
+        ([("SET", "events:0:12", "odd")], b"c"),
+        ([("DEL", "events:0:12"), ("LPUSH", "events:0:12", "odd")], b"c"),
+    ],
+    ids=["content", "length", "head cut off", "events cut off", "overwritten", "another type"],
+)
+async def test_damaged_events_are_left_out(
+    server: ValkeyServer, clock: Clock, commands: list[tuple[Any, ...]], left: bytes
+) -> None:
+    async with ClockedRedisStore(server, clock, "asana-webhooks") as store:
+        for events in (b"a", b"b"):
+            await settle_events(store, events)
+        clock.now += 3600
+        await settle_events(store, b"c")
+        damage(server, *commands)
+        assert await store.remembered("12") == left
+
+
+@contextlib.contextmanager
+def damaged_for_a_while(server: ValkeyServer, key: str) -> Iterator[None]:
+    """Let a key be of another type inside, and then what it was."""
+    name = f"{{asana-webhooks}}:{key}"
+    with server.client() as client:
+        copy = client.dump(name)
+        client.delete(name)
+        client.lpush(name, "odd")
+        yield
+        client.delete(name)
+        if copy is not None:
+            client.restore(name, 0, copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "written"),
+    [
+        ("letters", False),
+        ("events:0:12", False),
+        ("progress:r1", True),
+        ("deliveries:r1", True),
+        ("queue:r1", True),
+        ("waiting", True),
+    ],
+)
+async def test_settlement_that_a_damaged_key_ends_loses_no_delivery_and_no_letter(
+    server: ValkeyServer, clock: Clock, key: str, *, written: bool
+) -> None:
+    async with ClockedRedisStore(server, clock, "asana-webhooks") as store:
+        await put(store, 1, 2)
+        claim = await take(store, lease=30)
+        one, two = claim.deliveries
+        settlement = Settlement(
+            removed=(one.id,),
+            kept=(replace(two, attempts=1),),
+            retries=(Retry(delivery=alone(1), delay=60.0),),
+            letters=(letter(),),
+            scope="12",
+            events=b"events",
+        )
+        with damaged_for_a_while(server, key):
+            for _ in range(2):
+                with pytest.raises(StoreError, match="is damaged"):
+                    await store.end_claim(claim, settlement)
+        assert bool(await store.dead_letters()) is written
+        assert (await store.remembered("12") == b"") is not written
+        clock.now += 30
+        assert numbers(await take(store)) == [1]
+
+
+# The claim before
+
+
+async def test_fence_of_the_last_claim_is_known_for_48_hours(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        claim = await take(store)
+        with server.client() as client:
+            assert 48 * 3600 - 60 < client.ttl(FENCE_OF_R1) <= 48 * 3600
+            await store.end_claim(claim)
+            assert (await take(store)).previous == claim.fence
+            client.delete(FENCE_OF_R1)
+
+
+@pytest.mark.parametrize("value", ["", "odd", None])
+async def test_claim_names_none_before_it_when_that_is_lost(
+    server: ValkeyServer, value: str | None
+) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        await store.end_claim(await take(store))
+        damage(server, ("DEL", "fence:r1") if value is None else ("SET", "fence:r1", value))
+        assert (await take(store)).previous == 0
 
 
 # Counting
@@ -774,6 +899,47 @@ async def test_cancelled_claim_is_given_back(own_server: ValkeyServer) -> None:
             await put(store, 1)
             await cancel_a_claim(store, own_server)
         assert numbers(await take(other)) == [1]
+
+
+async def test_deliveries_of_a_cancelled_claim_of_more_are_given_back_as_they_were(
+    own_server: ValkeyServer,
+) -> None:
+    async with RedisStore(own_server.url) as store:
+        await put(store, 1)
+        claim = await take(store)
+        await traced(store, 2)
+        await put(store, 3)
+        with pausing(own_server):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: store.claim_more(claim, limit=10))
+                await wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+        more: list[Delivery] = []
+
+        async def has_more() -> bool:
+            more.extend(await store.claim_more(claim, limit=10) or ())
+            return len(more) == 2
+
+        await eventually(has_more)
+        assert [number_of(each) for each in more] == [2, 3]
+        assert [told(each) for each in more] == [("r1", 0, "", 0, TRACE), ("r1", 0, "", 0, "")]
+        assert await store.end_claim(claim, handled([*claim.deliveries, *more]))
+        assert (await store.counts()).waiting == 0
+
+
+async def test_cancelled_claim_of_more_of_a_lost_lease_gives_nothing_back(
+    own_server: ValkeyServer,
+) -> None:
+    async with RedisStore(own_server.url) as store:
+        await put(store, 1)
+        claim = await take(store)
+        assert await store.end_claim(claim)
+        with pausing(own_server):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: store.claim_more(claim, limit=10))
+                await wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+        assert numbers(await take(store)) == [1]
 
 
 async def test_cancelled_claim_of_nothing_leaves_nothing_to_give_back(
@@ -949,10 +1115,18 @@ async def test_server_without_memory_still_lets_the_inbox_be_emptied(
         first = await take(store, limit=1)
         assert await store.settle(first, tried_again(first.deliveries[0], attempts=1))
         assert await store.end_claim(first)
-        claim = await take(store)
+        claim = await take(store, limit=1)
         assert await store.renew(claim, lease=30)
-        assert await store.settle(claim, buried(claim.deliveries[0], [letter()]))
-        assert await store.end_claim(claim, handled(claim.deliveries[1:]))
+        more = await store.claim_more(claim, limit=10)
+        assert more is not None
+        new = (Retry(delivery=alone(7), delay=0.0),)
+        settlement = replace(buried(claim.deliveries[0], [letter()]), retries=new)
+        assert await store.settle(claim, settlement)
+        last = replace(handled(more), scope="12", events=b"events")
+        assert await store.end_claim(claim, last)
+        assert await store.remembered("12") == b"events"
+        claim = await take(store)
+        assert await store.end_claim(claim, handled(claim.deliveries))
         assert (await store.counts()).waiting == 0
         ids = [each.id for each in await store.dead_letters()]
         assert await store.discard(ids) == 2
@@ -1505,16 +1679,21 @@ async def test_user_with_the_documented_rights_needs_no_more(
         await store.note_heartbeat("r1", NOON)
         await confirm(store, "r9", resource="19")
         await store.retire("r9")
-        assert await store.confirm("r4", gid="80", secret="secret")
+        assert await store.confirm("r4", gid="80", secret="secret", leaving=["r1"])
+        await store.set_user("r4", "1204")
+        assert await store.leave("r4")
         assert len(await store.list_routes()) == 2
         while claim := await store.claim(limit=9, lease=30):
             first, *others = claim.deliveries
             assert await store.renew(claim, lease=30)
+            assert await store.claim_more(claim, limit=9) == ()
             assert await store.settle(claim, tried_again(first, delay=60.0, attempts=1))
             if others:
                 assert await store.settle(claim, buried(others.pop(), [letter()]))
-            assert await store.settle(claim, handled(others))
-            assert await store.end_claim(claim)
+            new = (Retry(delivery=alone(7, trace=TRACE), delay=60.0),)
+            settlement = replace(handled(others), retries=new, scope="12", events=b"e")
+            assert await store.end_claim(claim, settlement)
+        assert await store.remembered("12")
         first_, *rest = [each.id for each in await store.dead_letters()]
         assert await store.replay([first_]) == 1
         assert await store.discard(rest) == len(rest)
