@@ -1725,6 +1725,16 @@ async def test_user_who_may_not_notify_or_listen_works_without_and_is_told_once(
     assert "+publish +subscribe +unsubscribe &{asana-webhooks}:arrivals" in record.getMessage()
 
 
+async def test_client_of_one_connection_keeps_it_for_the_calls(server: ValkeyServer) -> None:
+    async with (
+        redis.asyncio.Redis(unix_socket_path=server.path, max_connections=1) as client,
+        RedisStore(client) as store,
+    ):
+        await in_a_second(store.listen(lambda: None))
+        await put(store, 1)
+        assert numbers(await take(store)) == [1]
+
+
 # TLS
 
 

@@ -221,6 +221,26 @@ local function remember(at, scope, events, known_for)
     end
 end
 
+-- Removes those of these arguments that are claimed; they are so no longer.
+local function remove_claimed(route, first, last, is_claimed)
+    local removed = {}
+    for i = first, last do
+        if is_claimed[ARGV[i]] then
+            removed[#removed + 1] = ARGV[i]
+            is_claimed[ARGV[i]] = nil
+        end
+    end
+    remove(route, removed)
+end
+
+local function remaining_of(claimed, is_claimed)
+    local remaining = {}
+    for _, delivery in ipairs(claimed) do
+        remaining[#remaining + 1] = is_claimed[delivery] and delivery
+    end
+    return remaining
+end
+
 -- ARGV: route, fence, 1 to give the lease back, a scope, its events or nothing, for how many
 -- seconds they are known, how many deliveries are removed, kept and tried again; then of each that
 -- is removed its number; kept: number, attempts, progress; tried again: number or nothing, delay or
@@ -237,7 +257,7 @@ function calls.settle()
     local first_kept = 10 + ARGV[7]
     local first_retry = first_kept + 3 * ARGV[8]
     local first_letter = first_retry + 6 * ARGV[9]
-    local at, claimed, removed, remaining = now(), claimed_of(route), {}, {}
+    local at, claimed = now(), claimed_of(route)
     local is_claimed = set_of(claimed)
 
     if first_letter <= #ARGV then
@@ -262,21 +282,12 @@ function calls.settle()
             is_claimed[ARGV[i]] = nil
         end
     end
-    for i = 10, first_kept - 1 do
-        if is_claimed[ARGV[i]] then
-            removed[#removed + 1] = ARGV[i]
-            is_claimed[ARGV[i]] = nil
-        end
-    end
-    remove(route, removed)
+    remove_claimed(route, 10, first_kept - 1, is_claimed)
     if ARGV[3] == '1' then
         give_back(route)
-        return 1
+    else
+        set_claimed(route, remaining_of(claimed, is_claimed))
     end
-    for _, delivery in ipairs(claimed) do
-        remaining[#remaining + 1] = is_claimed[delivery] and delivery
-    end
-    set_claimed(route, remaining)
     return 1
 end
 
