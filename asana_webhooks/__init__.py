@@ -43,6 +43,7 @@ from .telemetry import Stats, WebhookStats
 if TYPE_CHECKING:
     from .api import WebhooksApi
     from .client import WebhooksClient
+    from .serving import serve
     from .stores.memory import MemoryStore
     from .stores.postgres import PostgresStore
     from .stores.redis import RedisStore
@@ -88,6 +89,7 @@ __all__ = [
     "WebhooksApi",
     "WebhooksClient",
     "__version__",
+    "serve",
     "sign",
     "verify_signature",
 ]
@@ -99,6 +101,7 @@ _LAZY = {
     "SqliteStore": ".stores.sqlite",
     "WebhooksApi": ".api",
     "WebhooksClient": ".client",
+    "serve": ".serving",
 }
 
 

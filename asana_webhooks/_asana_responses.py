@@ -41,6 +41,7 @@ __all__ = [
     "Records",
     "accept",
     "decode_created",
+    "decode_gid",
     "decode_nothing",
     "decode_webhook",
     "decode_webhooks",
@@ -183,6 +184,7 @@ _created = msgspec.json.Decoder(_Created)
 _list = msgspec.json.Decoder(_List)
 _webhook = msgspec.json.Decoder(Webhook)
 _workspace = msgspec.json.Decoder(Resource)
+_resource = msgspec.json.Decoder(_Single[Resource])
 _nothing = msgspec.json.Decoder(_Single[dict[str, Any]])
 
 
@@ -212,6 +214,11 @@ def decode_webhooks(body: bytes) -> Records[Webhook]:
 def decode_workspaces(body: bytes) -> Records[Resource]:
     """Return a page of workspaces like ``decode_webhooks``."""
     return _records(_workspace, body)
+
+
+def decode_gid(body: bytes) -> str:
+    """Return the gid of the object below ``data``; raises DecodeError when there is none."""
+    return _decode(_resource, body).data.gid
 
 
 def decode_nothing(body: bytes) -> None:

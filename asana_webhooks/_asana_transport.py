@@ -123,13 +123,18 @@ class AsanaTransport:
     async def aclose(self) -> None:
         """Close the connections; a client that was given stays open. May be called twice."""
         self._closed = True
-        if self._own is not None:
-            await self._own.aclose()
+        own, self._own = self._own, None
+        if own is not None:
+            await own.aclose()
+
+    def reopen(self) -> None:
+        """Allow calls again after ``aclose``, in whichever event loop makes the first."""
+        self._closed = False
 
     def check_not_closed(self) -> None:
         """Raise RuntimeError after ``aclose``."""
         if self._closed:
-            msg = "this client was closed; make a new one"
+            msg = "this client was closed; enter it again with `async with`"
             raise RuntimeError(msg)
 
     def now(self) -> datetime:

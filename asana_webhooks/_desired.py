@@ -1,158 +1,497 @@
-"""The webhooks that a program wants: those that it ensured are looked after while it runs.
+"""The webhooks that a program wants: established beside all else, and again when they are lost.
 
 Asana deletes a webhook after 24 hours without a success and tells nobody. Only a look shows it.
+
+A trouble is one webhook's, as a deleted project is, or everybody's: Asana is out of reach, the
+token is refused, no handshake arrives. Each webhook that has one of its own waits longer and longer
+while the others go on. In a trouble of everybody all wait, and one is tried at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import random
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import TypeAlias
 from weakref import WeakValueDictionary
 
-import anyio
+from ._clock import Clock
+from ._establish import same_filters
+from ._upkeep import Filters, Upkeep
+from .errors import (
+    AsanaWebhooksError,
+    AuthenticationError,
+    ConnectionFailedError,
+    EstablishmentError,
+    HandshakeMissingError,
+    RateLimitedError,
+    ServerError,
+    StoreError,
+)
+from .models import Route, Source, Webhook
+from .notices import Notices
 
-from .errors import AsanaWebhooksError
-from .models import Webhook, WebhookFilter
+__all__ = ["DesiredWebhooks", "WantedFilters"]
 
-__all__ = ["DesiredWebhooks"]
+AT_ONCE = 5
+"""How many webhooks are established side by side."""
+
+ALONE = 3
+"""Up to so many webhooks that the store has are asked for by gid; more are looked for in lists."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 600.0
+"""Seconds before it is tried again, which double; the longest is for what a person has to mend."""
 
 JITTER = 0.1
-"""By which part a pause may be shorter, so that replicas do not look all at once."""
+"""By which part a pause may be shorter, so that replicas do not come back all at once."""
+
+START_PAUSE = 0.3
+"""Seconds that another server has to begin to listen before the first handshake is asked for."""
+
+QUIET = 15.0
+"""Seconds from the start in which a missing handshake is no news: a server or tunnel starts."""
+
+EVERYBODYS = (
+    *(AuthenticationError, ConnectionFailedError, HandshakeMissingError, RateLimitedError),
+    *(ServerError, StoreError),
+)
+"""Errors that have another cause than one resource."""
+
+EVERYBODY = Source(webhook="", resource="")
+"""The source of notices that are of no single webhook."""
+
+WantedFilters: TypeAlias = Filters | EllipsisType
+"""Filters, None for every event, or the ellipsis: those that the handlers need."""
 
 logger = logging.getLogger(__name__)
 
-Filters = Sequence[WebhookFilter] | None
 
+@dataclass(slots=True, eq=False)
+class _Desired:
+    """One webhook that is wanted, and how far that has come.
 
-class Establisher(Protocol):
-    """An ``Establishment``, as far as it is needed here."""
-
-    async def ensure(self, resource: str, *, filters: Filters, timeout: float) -> Webhook:
-        """Return the living webhook for the resource, or a new one."""
-        ...
-
-    async def holds(self, resource: str) -> bool:
-        """Return whether the store has a webhook for the resource, or one that is being made."""
-        ...
-
-
-class _Desired(NamedTuple):
-    """The webhook that a program wants for a resource, as it asked for it last.
-
-    ``lost`` is true after a look that failed and left the store without a webhook, or may have.
+    ``gid`` and ``route`` are of the webhook that was there last, ``applied`` are the filters that
+    it was given. ``is_fresh`` is true until it is known whether the store has one. ``cause`` is why
+    it is not established; ``said`` is the last one that was logged.
     """
 
-    gid: str
-    filters: Filters
+    resource: str
+    filters: WantedFilters
     timeout: float
-    lost: bool = False
+    gid: str | None = None
+    route: str | None = None
+    applied: WantedFilters = ...
+    established: bool = False
+    is_fresh: bool = True
+    failures: int = 0
+    try_at: float = -math.inf  # by the clock
+    cause: str = ""
+    said: str = ""
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """A trouble of everybody: how often in a row, until when all wait, and why.
+
+    ``said`` is the last cause that was logged. ``is_of_receiver`` is true when Asana was reached,
+    and did not reach us.
+    """
+
+    failures: int = 0
+    until: float = -math.inf  # by the clock
+    cause: str = ""
+    said: str = ""
+    is_of_receiver: bool = False
 
 
 class DesiredWebhooks:
-    """Ensures again, every ``interval`` seconds, what a program has ensured once; None: never.
+    """Establishes what is kept, and looks after it and after what was ensured.
 
-    One look follows another, spread evenly over the interval. What a program changes meanwhile
-    stays as the program wants it. A webhook that was deleted on purpose, here or in another
-    process that shares the store, is looked after no longer: then the store has no route for the
-    resource, though it was not a look that retired it.
+    A look at all that the store holds follows another after ``interval`` seconds; None: there is
+    none. What a program changes meanwhile stays as the program wants it. A webhook that was deleted
+    on purpose, here or in another process that shares the store, is wanted no longer.
+
+    ``filters_for`` returns what the handlers need of a resource. ``waits_for_server`` says that
+    another server has to begin to listen first; ``was_reached`` whether any request came by now.
     """
 
-    def __init__(self, establishment: Establisher, *, interval: float | None) -> None:
-        self._establishment = establishment
+    def __init__(
+        self,
+        upkeep: Upkeep,
+        notices: Notices,
+        clock: Clock,
+        *,
+        interval: float | None,
+        filters_for: Callable[[str], Filters],
+        waits_for_server: bool = False,
+        was_reached: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._upkeep = upkeep
+        self._notices = notices
+        self._clock = clock
         self._interval = math.inf if interval is None else interval
-        self._desired: dict[str, _Desired] = {}  # the one that was looked at longest ago first
-        self._added = asyncio.Event()
+        self._filters_for = filters_for
+        self._waits_for_server = waits_for_server
+        self._was_reached = was_reached
+        self._desired: dict[str, _Desired] = {}
+        self._trouble = _Trouble()
+        self._look_at = -math.inf  # by the clock
+        self._started_at = -math.inf
+        self._ends_leaving = False  # whether a webhook is to be deleted that could not be before
+        self._changed: asyncio.Event | None = None  # while it runs
+        self._progress = asyncio.Event()  # replaced at each step of any webhook
         self._locks = WeakValueDictionary[str, asyncio.Lock]()  # a lock lives while it is in use
 
     def lock(self, resource: str) -> asyncio.Lock:
         """Return the lock to hold while the webhook of this resource is changed."""
         return self._locks.setdefault(resource, asyncio.Lock())
 
-    async def ensure(self, resource: str, *, filters: Filters, timeout: float) -> Webhook:
+    # What a program wants
+
+    def keep(self, resource: str, *, filters: WantedFilters, timeout: float) -> None:
+        """Want a webhook of this resource, with these filters, from now on."""
+        desired = self._desired.setdefault(resource, _Desired(resource, filters, timeout))
+        desired.filters, desired.timeout, desired.try_at = filters, timeout, -math.inf
+        self.wake()
+
+    async def kept(self, timeout: float | None) -> None:
+        """Return when there is a webhook for all that is wanted.
+
+        Raises TimeoutError, which names each that is not there and why, after so many seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while self._pending():
+                    await self._progress.wait()
+        except TimeoutError:
+            waiting = (f"{each.resource}: {self._cause(each)}" for each in self._pending())
+            msg = f"not established after {timeout:g} s: {'; '.join(waiting)}"
+            raise TimeoutError(msg) from None
+
+    async def ensure(
+        self, resource: str, *, filters: Filters, timeout: float, replace: bool = False
+    ) -> Webhook:
         """Return the webhook of this resource, and look after it from now on."""
         async with self.lock(resource):
-            webhook = await self._establishment.ensure(resource, filters=filters, timeout=timeout)
-            self._put_last(resource, _Desired(webhook.gid, filters, timeout))
-            self._added.set()
+            webhook = await self._upkeep.ensure(
+                resource, filters=filters, timeout=timeout, replace=replace
+            )
+            desired = self._desired.setdefault(resource, _Desired(resource, filters, timeout))
+            desired.filters, desired.timeout = filters, timeout
+            await self._note_established(desired, webhook, filters)
+            self.wake()
             return webhook
 
     def set_filters(self, gid: str, filters: Filters) -> None:
         """Go by these filters from now on, if this webhook is looked after."""
-        for resource, desired in self._desired.items():
+        for desired in self._desired.values():
             if desired.gid == gid:
-                self._desired[resource] = desired._replace(filters=filters)
+                desired.filters = desired.applied = filters
 
-    def leave(self, gid: str) -> None:
-        """Look after this webhook no longer."""
-        self._desired = {
-            resource: desired for resource, desired in self._desired.items() if desired.gid != gid
-        }
+    async def leave(self, resource: str) -> None:
+        """Want no webhook of this resource any longer, and delete what there is."""
+        desired = self._desired.pop(resource, None)
+        if desired is not None and desired.task is not None:
+            desired.task.cancel()  # which undoes what it has begun
+        self._step()
+        async with self.lock(resource):
+            if not await self._upkeep.leave(resource):
+                self._ends_leaving = True
+                self._trouble.until = self._clock.monotonic() + FIRST_PAUSE
+                self.wake()
+
+    def drop(self, gid: str) -> None:
+        """Want this webhook no longer: it was deleted."""
+        gone = [each for each in self._desired.values() if each.gid == gid]
+        for desired in gone:
+            self._drop(desired)
+
+    def lose(self, gid: str) -> None:
+        """Make another webhook in the place of this one, if it is wanted."""
+        for desired in self._desired.values():
+            if desired.gid == gid:
+                self._note_lost(desired)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look whether there is something to do: handlers or wishes have changed."""
+        if self._changed is not None:
+            self._changed.set()
+
+    def _drop(self, desired: _Desired) -> None:
+        self._desired.pop(desired.resource, None)
+        self._step()
+
+    def _pending(self) -> list[_Desired]:
+        return [each for each in self._desired.values() if not each.established]
+
+    def _cause(self, desired: _Desired) -> str:
+        return desired.cause or self._trouble.cause or "it was not tried yet"
+
+    def _step(self) -> None:
+        """Wake those who wait for all to be established."""
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    # The work
 
     async def run(self) -> None:
-        """Look after them until cancelled; what fails is logged and tried at the next look."""
-        looked_at = anyio.current_time()
-        while math.isfinite(self._interval):
-            if not self._desired:
-                await self._addition()
-                looked_at = anyio.current_time()
-            await self._pause(looked_at)
-            looked_at = anyio.current_time()
-            for resource in list(self._desired)[:1]:
-                await self._look(resource)
+        """Establish and look after what is wanted, until cancelled."""
+        self._changed = changed = asyncio.Event()
+        self._trouble = _Trouble()
+        self._started_at = self._clock.monotonic()
+        self._look_at = self._started_at if math.isfinite(self._interval) else math.inf
+        for desired in self._desired.values():
+            desired.established, desired.is_fresh = False, True
+            desired.failures, desired.try_at = 0, -math.inf
+        self._step()
+        if self._waits_for_server:
+            self._trouble.until = self._started_at + START_PAUSE
+        self._ends_leaving = True
+        try:
+            async with asyncio.TaskGroup() as workers:
+                while True:
+                    changed.clear()
+                    await self._do_what_is_due(workers)
+                    await self._clock.sleep(self._pause(), unless=changed)
+        finally:
+            self._changed = None
 
-    async def _pause(self, looked_at: float) -> None:
-        """Return at the moment of the next look; more webhooks bring it nearer."""
+    async def _do_what_is_due(self, workers: asyncio.TaskGroup) -> None:
+        if self._clock.monotonic() < self._trouble.until:
+            return
+        try:
+            await self._look_if_due()
+        except Exception as error:  # noqa: BLE001 - all that is wanted depends on this task
+            self._fail(error)
+            if isinstance(error, EVERYBODYS):
+                if math.isfinite(self._interval):
+                    self._look_at = self._clock.monotonic()
+                return
+            for desired in self._desired.values():  # lists are refused: each is asked for by gid
+                desired.established = desired.is_fresh = False
+        self._update_filters()
+        due = [each for each in self._pending() if self._is_due(each)]
+        due.sort(key=lambda each: each.try_at)
+        for desired in due[: self._room()]:
+            name = f"asana-webhooks keeping {desired.resource}"
+            desired.task = workers.create_task(self._establish(desired), name=name)
+            self._clock.follow(desired.task)
+
+    async def _look_if_due(self) -> None:
+        if self._ends_leaving:
+            if await self._upkeep.has_leaving():
+                await self._upkeep.finish_leaving()
+            self._ends_leaving = False
+        if await self._wants_look():
+            await self._look()
+            if not self._trouble.is_of_receiver:
+                self._recover()
+
+    def _is_due(self, desired: _Desired) -> bool:
+        return desired.task is None and desired.try_at <= self._clock.monotonic()
+
+    def _room(self) -> int:
+        """Return how many webhooks may be established besides those that are now."""
+        limit = 1 if self._trouble.failures else AT_ONCE
+        return max(0, limit - sum(each.task is not None for each in self._desired.values()))
+
+    def _pause(self) -> float:
+        """Return for how many seconds there is nothing to do unless something changes."""
+        now = self._clock.monotonic()
+        moments = [self._look_at]
+        if self._room():
+            moments += [each.try_at for each in self._pending() if each.task is None]
+        return max(0.0, min(moments) - now, self._trouble.until - now)
+
+    def _update_filters(self) -> None:
+        """Have the filters changed of each webhook that is to have others by now."""
+        for desired in self._desired.values():
+            if desired.established and desired.task is None:
+                wanted, applied = self._filters_of(desired), desired.applied
+                if isinstance(applied, EllipsisType) or not same_filters(applied, wanted):
+                    desired.established = False
+
+    def _filters_of(self, desired: _Desired) -> Filters:
+        filters = desired.filters
+        return self._filters_for(desired.resource) if isinstance(filters, EllipsisType) else filters
+
+    async def _establish(self, desired: _Desired) -> None:
+        """Establish one webhook, or note why it cannot be."""
+        try:
+            async with self.lock(desired.resource):
+                if self._desired.get(desired.resource) is not desired or desired.established:
+                    return
+                filters = self._filters_of(desired)
+                webhook = await self._upkeep.ensure(
+                    desired.resource, filters=filters, timeout=desired.timeout
+                )
+                await self._note_established(desired, webhook, filters)
+        except Exception as error:  # noqa: BLE001 - the others go on, and so does this one later
+            self._fail(error, desired)
+        finally:
+            desired.task = None
+            self._step()
+            self.wake()
+
+    async def _note_established(
+        self, desired: _Desired, webhook: Webhook, filters: Filters
+    ) -> None:
+        routes = await self._upkeep.routes(desired.resource)
+        route = next((each.id for each in routes if each.gid == webhook.gid), None)
+        self._note_held(desired, webhook.gid, route, filters)
+
+    def _note_held(self, desired: _Desired, gid: str, route: str | None, filters: Filters) -> None:
+        desired.gid, desired.route, desired.applied = gid, route, filters
+        desired.established, desired.is_fresh = True, False
+        desired.failures, desired.cause, desired.said = 0, "", ""
+        self._notices.over("unauthorized", Source(webhook=gid, resource=desired.resource))
+        self._recover()
+        self._step()
+
+    def _note_lost(self, desired: _Desired) -> None:
+        desired.established, desired.try_at = False, -math.inf
+        self._step()
+
+    # A look at all that the store holds
+
+    async def _wants_look(self) -> bool:
+        fresh = [each for each in self._desired.values() if each.is_fresh and each.task is None]
+        if self._clock.monotonic() >= self._look_at:
+            return True
+        if not fresh:
+            return False
+        held = {route.resource for route in await self._upkeep.routes()}
+        known = [each for each in fresh if each.resource in held]
+        if len(known) > ALONE:
+            return True
+        for desired in fresh:
+            desired.is_fresh = False
+        return False
+
+    async def _look(self) -> None:
+        """Compare what the store holds with what Asana lists, and what is wanted with both."""
         part = random.uniform(1 - JITTER, 1)  # noqa: S311 - jitter is no secret
-        while self._desired:
-            moment = looked_at + self._interval * part / len(self._desired)
-            with anyio.move_on_after(moment - anyio.current_time()) as scope:
-                await self._addition()
-            if scope.cancelled_caught:
-                return
+        self._look_at = self._clock.monotonic() + self._interval * part
+        self._ends_leaving = True
+        routes = await self._upkeep.routes()
+        await self._drop_what_was_deleted(routes)
+        missing: list[Route] = []
+        if routes:
+            listed = await self._upkeep.list_webhooks()
+            for route in routes:
+                webhook = listed.webhooks.get(route.gid or "")
+                if webhook is not None:
+                    await self._upkeep.judge(route, webhook)
+            owned = await self._upkeep.owned(routes)
+            missing = [route for route in owned if self._upkeep.is_missing(route, listed)]
+            await self._adopt(routes, listed.webhooks)
+        for route in await self._upkeep.find_missing(missing):
+            desired = self._desired.get(route.resource)
+            if desired is not None and desired.gid in (None, route.gid):
+                self._note_lost(desired)
+        for desired in self._desired.values():
+            desired.is_fresh = False
 
-    async def _addition(self) -> None:
-        self._added.clear()
-        await self._added.wait()
-
-    async def _look(self, resource: str) -> None:
-        async with self.lock(resource):
-            desired = self._desired.get(resource)
-            if desired is None:  # left since
-                return
+    async def _adopt(self, routes: Sequence[Route], webhooks: Mapping[str, Webhook]) -> None:
+        """Take what the list shows for established, where it is as it is wanted."""
+        seen: set[str] = set()
+        for route in routes:
+            desired, webhook = self._desired.get(route.resource), webhooks.get(route.gid or "")
+            if desired is None or webhook is None or route.resource in seen:
+                continue
+            seen.add(route.resource)
+            if desired.task is not None or self.lock(route.resource).locked():
+                continue
+            filters = self._filters_of(desired)
+            is_well = webhook.active is not False and route.secret is not None
+            if not (is_well and same_filters(webhook.filters, filters)):
+                self._note_lost(desired)  # what it lacks it is given
+                continue
             try:
-                looked = await self._ensured(resource, desired)
-            except AsanaWebhooksError as error:
-                logger.warning("the webhook of %s could not be looked after: %s", resource, error)
-                looked = desired._replace(lost=await self._may_be_lost(resource))
-            except Exception:
-                logger.exception("the webhook of %s could not be looked after", resource)
-                looked = desired._replace(lost=await self._may_be_lost(resource))
-            if looked is None:
+                await self._upkeep.check_owner(route)
+            except EstablishmentError as error:
+                self._fail(error, desired)
+            else:
+                self._note_held(desired, webhook.gid, route.id, filters)
+
+    async def _drop_what_was_deleted(self, routes: Sequence[Route]) -> None:
+        """Leave what another process deleted on purpose: the store has no route of it any more."""
+        held = {route.resource for route in routes}
+        for desired in list(self._desired.values()):
+            if desired.route is None or not desired.established or desired.resource in held:
+                continue
+            if await self._upkeep.is_being_made(desired.resource):
+                continue
+            if await self._upkeep.was_lost(desired.route):
+                self._note_lost(desired)
+            elif self._desired.get(desired.resource) is desired:
                 text = "webhook %s of %s was deleted by another: it is looked after no longer"
-                logger.warning(text, desired.gid, resource)
-                self._desired.pop(resource, None)
-            elif resource in self._desired:
-                self._put_last(resource, looked)
+                logger.warning(text, desired.gid, desired.resource)
+                self._drop(desired)
 
-    async def _ensured(self, resource: str, desired: _Desired) -> _Desired | None:
-        """Return the webhook, ensured again; None when it was deleted on purpose."""
-        if not desired.lost and not await self._establishment.holds(resource):
-            return None
-        webhook = await self._establishment.ensure(
-            resource, filters=desired.filters, timeout=desired.timeout
-        )
-        return desired._replace(gid=webhook.gid, lost=False)
+    # What goes wrong
 
-    async def _may_be_lost(self, resource: str) -> bool:
-        with contextlib.suppress(Exception):  # the look that failed says why
-            return not await self._establishment.holds(resource)
-        return True
+    def _fail(self, error: Exception, desired: _Desired | None = None) -> None:
+        """Note a failure of one webhook, or of all, and when to try again."""
+        now, cause = self._clock.monotonic(), _one_cause(error)
+        is_quiet = self._is_quiet(error)
+        if desired is not None:
+            desired.established, desired.cause = False, cause
+            desired.failures += 1
+            desired.try_at = now + _pause_after(1 if is_quiet else desired.failures)
+        if isinstance(error, EVERYBODYS):
+            self._trouble.failures += 1
+            self._trouble.until = now + _pause_after(1 if is_quiet else self._trouble.failures)
+            if isinstance(error, RateLimitedError) and error.retry_after is not None:
+                self._trouble.until = max(self._trouble.until, now + error.retry_after)
+            self._trouble.cause = cause
+            self._trouble.is_of_receiver = isinstance(error, HandshakeMissingError)
+        self._say(error, cause, desired, quiet=is_quiet)
+        self._step()
 
-    def _put_last(self, resource: str, desired: _Desired) -> None:
-        self._desired.pop(resource, None)
-        self._desired[resource] = desired
+    def _say(self, error: Exception, cause: str, desired: _Desired | None, *, quiet: bool) -> None:
+        """Say each cause once, until it is over."""
+        if isinstance(error, AuthenticationError):
+            self._notices.tell("unauthorized", EVERYBODY, cause)
+        elif isinstance(error, RateLimitedError):
+            self._notices.tell("limited", EVERYBODY, cause)
+        whose = "the webhooks" if desired is None else f"the webhook of {desired.resource}"
+        if quiet or cause in (self._trouble.said, desired and desired.said):
+            logger.debug("%s could not be looked after: %s", whose, cause)
+            return
+        if desired is not None:
+            desired.said = cause
+        if desired is None or isinstance(error, EVERYBODYS):
+            self._trouble.said = cause
+        if isinstance(error, AsanaWebhooksError):
+            logger.warning("%s could not be looked after: %s", whose, cause)
+        else:
+            logger.error("%s could not be looked after", whose, exc_info=error)
+
+    def _is_quiet(self, error: Exception) -> bool:
+        """Return whether a failure is to be expected while a server starts."""
+        is_early = self._clock.monotonic() < self._started_at + QUIET
+        is_missing = isinstance(error, HandshakeMissingError) and not error.seen
+        return is_early and is_missing and not self._was_reached()
+
+    def _recover(self) -> None:
+        """Note that Asana can be reached, and reaches us."""
+        self._trouble = _Trouble()
+        self._notices.over("limited", EVERYBODY)
+        self._notices.over("unauthorized", EVERYBODY)
+
+
+def _one_cause(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _pause_after(failures: int) -> float:
+    """Return for how many seconds to wait after so many failures in a row."""
+    pause = min(FIRST_PAUSE * 2.0 ** min(failures - 1, 20), LONGEST_PAUSE)
+    return pause * random.uniform(1 - JITTER, 1)  # noqa: S311 - jitter is no secret

@@ -23,17 +23,15 @@ import msgspec
 
 from ._addresses import is_public
 from ._vocabulary import ACTIONS, warn_about_filter
-from .api import WebhooksApi, check_filter_list, check_timeout, walk_webhooks
+from .api import TokenUser, WebhooksApi, check_filter_list, check_timeout, walk_webhooks
 from .errors import (
     ApiError,
     AsanaWebhooksError,
     BadRequestError,
     ConnectionFailedError,
     DecodeError,
-    EstablishmentError,
     HandshakeMismatchError,
     HandshakeMissingError,
-    NotFoundError,
     ServerError,
     StoreError,
 )
@@ -46,6 +44,8 @@ __all__ = [
     "check_filters",
     "check_given_filters",
     "check_public_url",
+    "check_wanted",
+    "same_filters",
 ]
 
 ROUTE_ID_LENGTH = 32
@@ -57,8 +57,10 @@ CLEAN_UP_TIMEOUT = 15.0
 LOOK_UPS = (0.0, 1.0, 3.0)
 """Seconds before each look for a webhook whose create call had no answer: it may appear late."""
 
-FIRST_POLL, LONGEST_POLL = 0.05, 2.0
-"""Seconds between looks at another call that establishes the same webhook: they double."""
+NOT_LISTENING = (
+    "Does the server listen already? While an application starts up nothing listens: there, declare"
+    " the webhook with client.keep(...), which establishes it as soon as it can be. "
+)
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +127,8 @@ class Establishment:
 
     ``workspace`` limits where a webhook is looked for when the answer to its creation was lost;
     None looks into each that the token sees. ``seen`` tells, one line each, what handshakes
-    reached this process for a route since a monotonic time.
+    reached this process for a route since a monotonic time. ``on_established`` is called with the
+    route of each webhook that was made.
     """
 
     def __init__(
@@ -136,63 +139,62 @@ class Establishment:
         public_url: str,
         workspace: str | None,
         seen: Callable[[str, float], tuple[str, ...]],
+        on_established: Callable[[Route], None] = lambda route: None,
     ) -> None:
+        self.user = TokenUser(api)
         self._api = api
         self._store = store
-        self._prefix = public_url.rstrip("/") + "/"
+        self.prefix = public_url.rstrip("/") + "/"
         self._workspace = workspace
         self._seen = seen
+        self._on_established = on_established
 
     async def establish(
         self, resource: str, *, filters: Sequence[WebhookFilter] | None, timeout: float
     ) -> Webhook:
         """Return a new webhook, its secret stored. See WebhooksClient.establish for the errors."""
-        _check(resource, filters, timeout)
-        route = self._new_route(resource, filters)
+        check_wanted(resource, filters, timeout)
+        route = await self._new_route(resource, filters)
         await self._reserve(route, timeout)
         return await self._create(route, timeout)
 
-    async def ensure(
+    async def establish_if_free(
         self, resource: str, *, filters: Sequence[WebhookFilter] | None, timeout: float
-    ) -> Webhook:
-        """Return the living webhook of this store for the resource, or a new one.
+    ) -> Webhook | None:
+        """Return a new webhook; None while the store has one of the resource, or another call does.
 
         Calls at once, in any process that shares the store, make one webhook: the reservation is
-        what they compete for. Raises EstablishmentError when another holds it for ``timeout``
-        seconds.
+        what they compete for.
         """
-        _check(resource, filters, timeout)
-        deadline, pause = time.monotonic() + timeout, FIRST_POLL
-        while True:
-            webhook = await self._existing_webhook(resource, filters)
-            if webhook is not None:
-                return webhook
-            route = self._new_route(resource, filters)
-            if await self._reserve(route, timeout, exclusive=True):
-                return await self._create(route, timeout)
-            left = deadline - time.monotonic()
-            if left <= 0:
-                msg = (
-                    f"another call was establishing the webhook of {resource} for {timeout:g} s:"
-                    " call again; what a killed process reserved is free soon after its own timeout"
-                )
-                raise EstablishmentError(msg)
-            await anyio.sleep(min(pause, left))
-            pause = min(2 * pause, LONGEST_POLL)
+        route = await self._new_route(resource, filters)
+        if not await self._reserve(route, timeout, exclusive=True):
+            return None
+        return await self._create(route, timeout)
 
-    async def holds(self, resource: str) -> bool:
-        """Return whether the store has a webhook for the resource, or one that is being made."""
-        return any(map(self._is_ours, await self._store.list_routes(resource)))
+    async def replace(
+        self,
+        replaced: Sequence[Route],
+        resource: str,
+        *,
+        filters: Sequence[WebhookFilter] | None,
+        timeout: float,
+    ) -> Webhook:
+        """Return a new webhook, in whose place these routes are leaving from now on."""
+        route = await self._new_route(resource, filters)
+        await self._reserve(route, timeout)
+        return await self._create(route, timeout, replaced=replaced)
 
-    def _is_ours(self, route: Route) -> bool:
-        return route.target == self._prefix + route.id
+    def is_ours(self, route: Route) -> bool:
+        """Return whether a route is below our public URL."""
+        return route.target == self.prefix + route.id
 
-    def _new_route(self, resource: str, filters: Sequence[WebhookFilter] | None) -> Route:
+    async def _new_route(self, resource: str, filters: Sequence[WebhookFilter] | None) -> Route:
         route_id = secrets.token_urlsafe(ROUTE_ID_LENGTH * 3 // 4)
         return Route(
             id=route_id,
-            target=self._prefix + route_id,
+            target=self.prefix + route_id,
             resource=resource,
+            user=await self.user.gid(),
             filters=None if filters is None else tuple(filters),
         )
 
@@ -205,42 +207,26 @@ class Establishment:
             await self._undo_reservation(route)
             raise
 
-    # A webhook that the store holds already
+    async def left_behind(self, route: Route) -> list[Route]:
+        """Return the store's webhooks of the same resource and account at another public URL.
 
-    async def _existing_webhook(
-        self, resource: str, filters: Sequence[WebhookFilter] | None
-    ) -> Webhook | None:
-        for route in await self._store.list_routes(resource):
-            if route.gid is not None and self._is_ours(route):
-                webhook = await self._up_to_date(route, route.gid, filters)
-                if webhook is not None:
-                    return webhook
-        return None
-
-    async def _up_to_date(
-        self, route: Route, gid: str, filters: Sequence[WebhookFilter] | None
-    ) -> Webhook | None:
-        """Return the webhook of this route with these filters; None, and retired, if it is gone."""
-        try:
-            webhook = await self._api.get_webhook(gid)
-        except NotFoundError:
-            logger.warning("webhook %s is gone from Asana; it is established again", gid)
-            await self._store.retire(route.id)
-            return None
-        if webhook.active is False or route.secret is None:
-            cause = "is inactive" if webhook.active is False else "has lost its secret in the store"
-            logger.warning("webhook %s %s; it is established again", gid, cause)
-            await self._api.delete_webhook(gid)
-            await self._store.retire(route.id)
-            return None
-        if _as_set(webhook.filters) != _as_set(filters):
-            webhook = await self._api.update_webhook(gid, filters=filters or ())
-            await self._store.set_filters(route.id, filters)
-        return msgspec.structs.replace(webhook, secret=route.secret)
+        Nothing reaches them any more: a store belongs to one address at a time. Those of another
+        user are not ours to delete.
+        """
+        return [
+            other
+            for other in await self._store.list_routes(route.resource)
+            if other.state == "confirmed"
+            and not (other.leaving or self.is_ours(other))
+            and other.account == route.account
+            and other.user in (None, route.user)
+        ]
 
     # A new webhook
 
-    async def _create(self, route: Route, timeout: float) -> Webhook:
+    async def _create(
+        self, route: Route, timeout: float, *, replaced: Sequence[Route] = ()
+    ) -> Webhook:
         started = time.monotonic()
         try:
             webhook = await self._post(route, timeout)
@@ -254,7 +240,7 @@ class Establishment:
         except BaseException:
             await self._undo_unanswered(route)
             raise
-        return await self._confirm(route, webhook, started)
+        return await self._confirm(route, webhook, started, replaced)
 
     async def _post(self, route: Route, timeout: float) -> Webhook:
         try:
@@ -266,15 +252,22 @@ class Establishment:
             msg = f"Asana did not answer the create call within {timeout:g} s"
             raise ConnectionFailedError(msg) from None
 
-    async def _confirm(self, route: Route, webhook: Webhook, started: float) -> Webhook:
+    async def _confirm(
+        self, route: Route, webhook: Webhook, started: float, replaced: Sequence[Route]
+    ) -> Webhook:
         try:
             secret = await self._matching_secret(route, webhook, started)
-            if not await self._store.confirm(route.id, gid=webhook.gid, secret=secret):
+            leaving = [other.id for other in (*replaced, *await self.left_behind(route))]
+            confirming = self._store.confirm(
+                route.id, gid=webhook.gid, secret=secret, leaving=leaving
+            )
+            if not await confirming:
                 msg = "the reservation ran out before Asana's answer; establish again"
                 raise HandshakeMissingError(msg)
         except BaseException:
             await self._undo(route, webhook.gid)
             raise
+        self._on_established(msgspec.structs.replace(route, gid=webhook.gid))
         return msgspec.structs.replace(webhook, secret=secret)
 
     async def _matching_secret(self, route: Route, webhook: Webhook, started: float) -> str:
@@ -304,10 +297,12 @@ class Establishment:
         self, route: Route, started: float, asana: tuple[str, ...]
     ) -> HandshakeMissingError:
         seen = self._seen(route.id, started)
+        listens = "" if seen else NOT_LISTENING
         msg = (
-            f"no handshake was completed. Asana said: {'; '.join(asana).rstrip('.') or 'nothing'}. "
+            f"no handshake was completed. {listens}"
+            f"Asana said: {'; '.join(asana).rstrip('.') or 'nothing'}. "
             f"This receiver saw: {_summed_up(seen) or 'no handshake at all'}. "
-            f"Check that {self._prefix} leads here from the internet (proxy, tunnel, firewall, TLS "
+            f"Check that {self.prefix} leads here from the internet (proxy, tunnel, firewall, TLS "
             "certificate), passes POST and the header X-Hook-Secret in both directions, and that "
             "all receivers behind it share one store."
         )
@@ -405,7 +400,8 @@ def _cleanup(left: str) -> Iterator[None]:
             logger.error("%s: %s", left, why)
 
 
-def _check(resource: str, filters: Sequence[WebhookFilter] | None, timeout: float) -> None:
+def check_wanted(resource: str, filters: Sequence[WebhookFilter] | None, timeout: float) -> None:
+    """Raise ValueError or TypeError for a webhook that cannot be had."""
     check_gid("resource", resource)
     check_filters(filters)
     check_timeout(timeout)
@@ -426,6 +422,13 @@ def _is_lost(error: AsanaWebhooksError) -> bool:
 def _is_about_handshake(error: BadRequestError) -> bool:
     said = " ".join(error.errors).lower()
     return "handshake" in said or "remote server" in said or "status code" in said
+
+
+def same_filters(
+    filters: Sequence[WebhookFilter] | None, others: Sequence[WebhookFilter] | None
+) -> bool:
+    """Return whether two lists of filters pass the same, in whichever order they stand."""
+    return _as_set(filters) == _as_set(others)
 
 
 def _as_set(filters: Sequence[WebhookFilter] | None) -> set[object]:

@@ -5,17 +5,20 @@ Source: https://developers.asana.com/reference/webhooks
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import anyio
 import httpx
 
 from ._asana_responses import (
     Records,
     decode_created,
+    decode_gid,
     decode_nothing,
     decode_webhook,
     decode_webhooks,
@@ -24,10 +27,17 @@ from ._asana_responses import (
 from ._asana_transport import HTTP_CLIENT, AsanaTransport
 from ._logging import ThrottledLogger
 from ._options import NAMES, SECONDS, TEXT, Rule, check_options, optional
-from .errors import ApiError, BadRequestError, NotFoundError
+from .errors import ApiError, BadRequestError, NotFoundError, PermissionDeniedError
 from .models import Page, Resource, Webhook, WebhookFilter, check_gid
 
-__all__ = ["WebhooksApi", "check_filter_list", "check_timeout", "walk_webhooks"]
+__all__ = [
+    "REFUSALS",
+    "TokenUser",
+    "WebhooksApi",
+    "check_filter_list",
+    "check_timeout",
+    "walk_webhooks",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +62,7 @@ class WebhooksApi:
 
     Calls may run concurrently, in one event loop. Each raises an ApiError when Asana refuses it,
     ConnectionFailedError when no answer came, DecodeError when the answer is none of Asana's, and
-    RuntimeError after ``aclose``.
+    RuntimeError after ``aclose``, unless the object was entered again.
 
     Raises ValueError or TypeError for an option that cannot work, before any I/O.
     """
@@ -69,8 +79,8 @@ class WebhooksApi:
         self._log = ThrottledLogger(logger)
 
     async def __aenter__(self) -> Self:
-        """Return it. Raises RuntimeError after ``aclose``."""
-        self._transport.check_not_closed()
+        """Return it. After ``aclose`` it may be entered again, in another event loop too."""
+        self._transport.reopen()
         return self
 
     async def __aexit__(
@@ -239,6 +249,31 @@ class WebhooksApi:
             text = "%d records of %s are not of the documented shape, and are left out: %s"
             self._log.log(logging.WARNING, path, text, len(records.odd), path, records.odd[0])
         return records.page
+
+
+class TokenUser:
+    """The user whose token makes the calls; Asana is asked once."""
+
+    def __init__(self, api: WebhooksApi) -> None:
+        self._transport = api._transport
+        self._lock = anyio.Lock()
+        self._asked = False
+        self._gid: str | None = None
+
+    async def gid(self) -> str | None:
+        """Return the user's gid; None when the token may not know it, for lack of a scope.
+
+        Raises what any call raises.
+
+        Source: https://developers.asana.com/reference/getuser
+        """
+        async with self._lock:
+            if not self._asked:
+                with contextlib.suppress(PermissionDeniedError):
+                    query = {"opt_fields": "gid"}
+                    self._gid = decode_gid(await self._transport.call("GET", "/users/me", query))
+                self._asked = True
+        return self._gid
 
 
 async def walk_webhooks(

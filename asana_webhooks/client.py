@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple, Self
+from types import EllipsisType
+from typing import TYPE_CHECKING, Self
 
 import anyio
 import httpx
 
 from ._background import background_task
 from ._clock import Clock
-from ._desired import DesiredWebhooks
+from ._components import Components, join
 from ._endpoint import Endpoint
-from ._establish import Establishment, check_given_filters, check_public_url
-from ._inbox import INBOX_OPTIONS, Inbox, iter_dead_letters
-from ._logging import ThrottledLogger
+from ._establish import check_given_filters, check_public_url, check_wanted
+from ._inbox import INBOX_OPTIONS, iter_dead_letters
 from ._options import (
     ANY,
     COUNT,
@@ -33,31 +31,24 @@ from ._options import (
     check_options,
     optional,
 )
-from ._ownership import Ownership
-from ._receiver_aiohttp import MAX_CONNECTIONS, Receiver, aiohttp_app
+from ._receiver_aiohttp import MAX_CONNECTIONS, aiohttp_app
 from ._receiver_asgi import AsgiApp
 from .api import WebhooksApi
 from .models import DeadLetter, Event, NoticeKind, Route, Webhook, WebhookFilter, check_gid
-from .notices import N, Notices
+from .notices import N
 from .protocol import MAX_BODY
 from .router import F, H, Router
 from .stores import Store
 from .stores.urls import store_of
-from .telemetry import Counters, Stats, Telemetry, Together
+from .telemetry import Stats, Telemetry
 
 if TYPE_CHECKING:
     from aiohttp import web
 
 __all__ = ["WebhooksClient"]
 
-OBSERVE_PAUSE = 5.0
-"""Seconds before telemetry that failed is asked again to watch."""
-
-logger = logging.getLogger(__name__)
-
-
-HOST, PORT = "127.0.0.1", 8080
-"""The address that the receiver listens on unless it is told."""
+HANDLERS_PAUSE = 0.1
+"""Seconds between looks whether a handler was registered by now."""
 
 _OPTIONS = {
     "token": ANY,  # refused without being quoted, where it is found
@@ -83,11 +74,8 @@ _OPTIONS = {
 }
 """Rules for the constructor's options."""
 
-_NEXT_STEPS = {
-    errno.EADDRINUSE: "end what listens there, or choose another port (0 takes any free one)",
-    errno.EADDRNOTAVAIL: "choose an address of this machine as host",
-    errno.EACCES: "choose a port above 1023, or a path that may be written",
-}
+_SECRETS = {"token", "encryption_keys", "store"}
+"""Options that stay out of tables, and so of other frames."""
 
 _LETTERS = {"limit": COUNT, "after": TEXT}
 _CHOICE = {
@@ -113,36 +101,6 @@ def _check_receiver(*, serve: bool, unix_socket: str | None, options: Mapping[st
         raise ValueError(msg)
 
 
-class _Components(NamedTuple):
-    """The parts of a client beside its REST calls, when it has a public URL."""
-
-    store: Store
-    ownership: Ownership
-    inbox: Inbox
-    endpoint: Endpoint
-    establishment: Establishment
-    desired: DesiredWebhooks
-    notices: Notices
-    counters: Counters
-    telemetry: Telemetry
-
-    async def stats(self) -> Stats:
-        counts, routes = await self.store.counts(), await self.store.list_routes()
-        return self.counters.snapshot(counts, routes)
-
-    async def observe(self) -> None:
-        """Have the telemetry take its snapshots, until cancelled; what it raises is logged."""
-        task, log = asyncio.current_task(), ThrottledLogger(logger)
-        while True:
-            try:
-                return await self.telemetry.watch(self.stats)
-            except Exception:
-                log.log(logging.ERROR, "watch", "the telemetry failed to watch", exc_info=True)
-            if task is not None and task.cancelling():  # it failed in its clean-up
-                return None
-            await anyio.sleep(OBSERVE_PAUSE)
-
-
 class WebhooksClient(WebhooksApi):
     """Establishes webhooks, receives their deliveries and hands their events to handlers.
 
@@ -153,13 +111,13 @@ class WebhooksClient(WebhooksApi):
     ``store`` is a URL (see ``stores.urls.open_store``) or a store object, which the client opens
     and closes. ``encryption_keys``, the newest first, go with a URL: Fernet keys that encrypt the
     secrets in the store; None takes those of ``ASANA_WEBHOOKS_ENCRYPTION_KEYS``. ``workspace``
-    is where to look for a webhook whose creation got no answer; None: everywhere.
+    is where to look for webhooks; None: everywhere.
     ``max_body`` is in bytes, ``keepalive_timeout`` in seconds (None: 75 behind a proxy, which a
     loopback address or a Unix socket stands for, else 15). ``answer_gone`` answers deliveries
     for a webhook that was deleted here with 410, on which Asana ends it. ``reuse_port`` lets
-    several processes listen on one port, where the system can (Linux, BSD). Every ``look_after``
-    seconds each webhook that was ensured is looked after again; None: never. ``telemetry`` is an
-    ``otel.OpenTelemetry``, or a ``telemetry.Telemetry`` of one's own.
+    several processes listen on one port, where the system can (Linux, BSD). At the start and every
+    ``look_after`` seconds all webhooks of the store are looked after, by lists; None: never.
+    ``telemetry`` is an ``otel.OpenTelemetry``, or a ``telemetry.Telemetry`` of one's own.
 
     Up to ``concurrency`` webhooks are handled side by side. A handler that runs for
     ``handler_timeout`` seconds (None: no limit) is cancelled, and has failed. A delivery is tried
@@ -194,11 +152,12 @@ class WebhooksClient(WebhooksApi):
         handler_timeout: float | None = 300.0,
         concurrency: int = 10,
         answer_gone: bool = False,
-        look_after: float | None = 3600.0,
+        look_after: float | None = 900.0,
         telemetry: Telemetry | None = None,
     ) -> None:
         check_options(_OPTIONS, locals())
-        _check_receiver(serve=serve, unix_socket=unix_socket, options=locals())
+        options = {name: value for name, value in locals().items() if name not in _SECRETS}
+        _check_receiver(serve=serve, unix_socket=unix_socket, options=options)
         if workspace is not None:
             check_gid("workspace", workspace)
         super().__init__(token, base_url=base_url, http_client=http_client)
@@ -207,103 +166,50 @@ class WebhooksClient(WebhooksApi):
         self._stack: AsyncExitStack | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # in which it is open
         self._closing = asyncio.Lock()
-        self._components: _Components | None = None
-        self._receiver: Receiver | None = None
-        if public_url is None:
-            return
-        check_public_url(public_url, self._transport.base_url)
-        opened = store_of(store, encryption_keys=encryption_keys)
-        counters = Counters()
-        observer = counters if telemetry is None else Together(counters, telemetry)
-        notices = Notices(
-            count=observer.noticed,
-            now=self.asana_now,
-            clock=self._clock,
-            handler_timeout=handler_timeout,
-        )
-        ownership = Ownership(opened, public_url)
-        inbox = Inbox(
-            opened,
-            concurrency=concurrency,
-            max_attempts=max_attempts,
-            first_delay=first_delay,
-            longest_delay=longest_delay,
-            handler_timeout=handler_timeout,
-            telemetry=observer,
-            may_claim=ownership.is_sure,
-        )
-        endpoint = Endpoint(
-            opened,
-            on_arrival=inbox.arrived,
-            max_body=max_body,
-            answer_gone=answer_gone,
-            now=self.asana_now,
-            learn_time=self._transport.learn_time,
-            telemetry=observer,
-            on_mangled=notices.mangled,
-            machine_time=self._clock.now,
-        )
-        establishment = Establishment(
-            self._plain(),
-            opened,
-            public_url=public_url,
-            workspace=workspace,
-            seen=endpoint.seen,
-        )
-        self._components = _Components(
-            store=opened,
-            ownership=ownership,
-            inbox=inbox,
-            endpoint=endpoint,
-            establishment=establishment,
-            desired=DesiredWebhooks(establishment, interval=look_after),
-            notices=notices,
-            counters=counters,
-            telemetry=observer,
-        )
-        if serve:
-            self._receiver = Receiver(
-                endpoint,
-                host=HOST if host is None else host,
-                port=PORT if port is None else port,
-                reuse_port=reuse_port,
-                unix_socket=unix_socket,
-                ssl_context=ssl_context,
-                max_connections=max_connections,
-                keepalive_timeout=keepalive_timeout,
-            )
+        self._components: Components | None = None
+        if public_url is not None:
+            check_public_url(public_url, self._transport.base_url)
+            opened = store_of(store, encryption_keys=encryption_keys)
+            self._components = join(self._plain(), self._router, self._clock, opened, options)
 
     async def __aenter__(self) -> Self:
         """Open the store, then listen.
 
-        Raises StoreError when the store does not open, OSError when the address is taken, and
-        RuntimeError when the client is open already or was closed: it is entered once.
+        After it was closed it may be entered again, in another event loop too. Raises StoreError
+        when the store does not open, OSError when the address is taken, and RuntimeError when the
+        client is open already.
         """
-        await super().__aenter__()
         if self._stack is not None:
+            self._check_loop()
             msg = "this client is open already; enter it once, and share it"
             raise RuntimeError(msg)
+        await super().__aenter__()
         if self._components is not None:
             async with AsyncExitStack() as stack:
-                await self._open(self._components, stack)
+                await self._components.open(stack)
                 self._stack = stack.pop_all()
-                self._loop = asyncio.get_running_loop()
+                self._loop, self._closing = asyncio.get_running_loop(), asyncio.Lock()
             self._components.endpoint.accepting = True
         return self
 
-    async def _open(self, parts: _Components, stack: AsyncExitStack) -> None:
-        await stack.enter_async_context(parts.store)
-        await stack.enter_async_context(background_task(parts.observe(), "telemetry"))
-        await stack.enter_async_context(parts.notices)
-        await stack.enter_async_context(parts.ownership)
-        await stack.enter_async_context(parts.inbox)
-        if self._receiver is not None:
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Enter the client, and hand deliveries to its handlers beside the body.
+
+        For a lifespan, or whatever else has a beginning and an end. What is kept is established
+        meanwhile, and looked after. Handlers may be registered later; without any, deliveries
+        wait. Raises what entering the client raises.
+        """
+        async with self, background_task(self._handle(), "handlers"):
             try:
-                await stack.enter_async_context(self._receiver)
-            except OSError as error:
-                step = _NEXT_STEPS.get(error.errno or 0, "check host, port or unix_socket")
-                raise OSError(error.errno, f"{error.strerror}; {step}") from None
-        await stack.enter_async_context(background_task(parts.desired.run(), "looking after"))
+                yield self
+            finally:
+                await self.aclose()  # which ends the handlers: they and requests end together
+
+    async def _handle(self) -> None:
+        while not self._router:  # noqa: ASYNC110 - the event would be one of a loop
+            await anyio.sleep(HANDLERS_PAUSE)
+        await self.run()
 
     async def aclose(self) -> None:
         """Stop accepting, answer what is under way, let handlers end, close store and connections.
@@ -334,10 +240,11 @@ class WebhooksClient(WebhooksApi):
 
         Raises RuntimeError without a receiver of its own on a port, or when it listens already.
         """
-        if self._receiver is None:
+        receiver = None if self._components is None else self._components.receiver
+        if receiver is None:
             msg = "there is no receiver to move: the client has no public_url, or serve=False"
             raise RuntimeError(msg)
-        self._receiver.move(host, port, reuse_port=reuse_port)
+        receiver.move(host, port, reuse_port=reuse_port)
 
     @property
     def is_open(self) -> bool:
@@ -347,7 +254,8 @@ class WebhooksClient(WebhooksApi):
     @property
     def port(self) -> int | None:
         """The TCP port that the receiver listens on, None without a receiver of its own."""
-        return None if self._receiver is None else self._receiver.port
+        receiver = None if self._components is None else self._components.receiver
+        return None if receiver is None else receiver.port
 
     # Webhooks
 
@@ -372,28 +280,99 @@ class WebhooksClient(WebhooksApi):
         check_given_filters(filters)
         return await establishment.establish(resource, filters=filters, timeout=timeout)
 
+    def keep(
+        self,
+        resource: str,
+        *,
+        filters: Sequence[WebhookFilter] | EllipsisType | None = ...,
+        timeout: float = 60.0,
+    ) -> None:
+        """Want a webhook of the resource while the client is entered; it may not be yet.
+
+        It is established beside all else as soon as the receiver can be reached, and again
+        whenever it is lost, until ``leave`` or ``delete_webhook``; what keeps it from that is
+        logged. Filters that are left out are those that the handlers need, and follow them; None:
+        every event. ``timeout`` is in seconds, for each create call.
+
+        Raises ValueError for what Asana would refuse.
+        """
+        given = None if isinstance(filters, EllipsisType) else filters
+        check_wanted(resource, given, timeout)
+        check_given_filters(given)
+        self._configured().desired.keep(resource, filters=filters, timeout=timeout)
+
+    async def kept(self, *, timeout: float | None = 60.0) -> None:
+        """Return when each webhook that is kept, or was ensured, is established.
+
+        Raises TimeoutError after ``timeout`` seconds (None: never), which names each that is not,
+        and why.
+        """
+        check_options({"timeout": optional(SECONDS, "None for no limit")}, locals())
+        await self._opened().desired.kept(timeout)
+
+    async def leave(self, resource: str) -> None:
+        """Delete the store's webhooks of a resource, and keep none of it any longer.
+
+        What was received before is still handled. When Asana cannot be reached the intent is
+        stored, and carried out as soon as it can be, by the next process too. Raises
+        EstablishmentError for a webhook of another user, or one that Asana refuses to delete.
+        """
+        check_gid("resource", resource)
+        await self._opened().desired.leave(resource)
+
     async def ensure(
         self,
         resource: str,
         *,
         filters: Sequence[WebhookFilter] | None = None,
         timeout: float = 60.0,
+        replace: bool = False,
     ) -> Webhook:
         """Return the webhook that the store holds for the resource, alive and with these filters.
 
         One that Asana does not know any more, or calls inactive, is replaced; filters that differ
-        are updated. Without one, or for another ``public_url``, it is established. Calls at once
-        make one webhook. From then on it is looked after (see ``look_after``) until it is deleted
-        with ``delete_webhook``, here or in another process that shares the store, or by
-        ``asana-webhooks delete``; one that is replaced has another gid. ``timeout`` is in seconds,
-        for the create call, and for waiting for another call that makes the webhook.
+        are updated. Without one, or for another ``public_url``, it is established, and the one of
+        the other URL is deleted. Calls at once make one webhook. From then on it is looked after
+        (see ``look_after``) until it is deleted with ``leave`` or ``delete_webhook``, here or in
+        another process that shares the store, or by ``asana-webhooks delete``; one that is replaced
+        has another gid. ``timeout`` is in seconds, for the create call, and for waiting for another
+        call that makes the webhook. With ``replace`` a new webhook takes the place of what the
+        store holds, whoever made that.
 
         Raises what ``establish``, ``get_webhook`` and ``update_webhook`` raise, and
-        EstablishmentError when another call is not done in time.
+        EstablishmentError when another call is not done in time, when the store's webhook was made
+        by another user, and when Asana refuses it to this token.
         """
-        check_gid("resource", resource)
+        desired = self._opened().desired
+        check_wanted(resource, filters, timeout)
         check_given_filters(filters)
-        return await self._opened().desired.ensure(resource, filters=filters, timeout=timeout)
+        return await desired.ensure(resource, filters=filters, timeout=timeout, replace=replace)
+
+    async def forget(self, gid: str) -> None:
+        """Drop a webhook from the store, and leave it alone at Asana.
+
+        For one that Asana refuses to the token. Its deliveries are answered 404 from then on; if a
+        webhook of its resource is kept, another one is established. Raises ValueError when the
+        store does not hold it.
+        """
+        parts = self._opened()
+        await parts.upkeep.forget(check_gid("gid", gid))
+        parts.desired.lose(gid)
+
+    async def prune(self, *, workspace: str | None = None, dry_run: bool = False) -> list[Webhook]:
+        """Delete the webhooks that lead to ``public_url`` but whose secret the store does not hold.
+
+        Returns them. Their deliveries are refused anyway. With ``dry_run`` nothing is deleted.
+        ``workspace`` is the only one that is looked into; None: the client's, else each that the
+        token sees.
+        """
+        parts = self._opened()
+        if workspace is not None:
+            check_gid("workspace", workspace)
+        orphans = await parts.upkeep.find_orphans(workspace)
+        for webhook in () if dry_run else orphans:
+            await super().delete_webhook(webhook.gid)
+        return orphans
 
     async def update_webhook(
         self,
@@ -424,12 +403,12 @@ class WebhooksClient(WebhooksApi):
         if route is None:
             await super().delete_webhook(gid)
             if self._components is not None:  # the store has none either while it is to be replaced
-                self._components.desired.leave(gid)
+                self._components.desired.drop(gid)
             return
         parts = self._opened()
         async with parts.desired.lock(route.resource):
             await super().delete_webhook(gid)
-            parts.desired.leave(gid)
+            parts.desired.drop(gid)
             await parts.store.retire(route.id)
             parts.endpoint.forget(route.id)
 
@@ -488,10 +467,14 @@ class WebhooksClient(WebhooksApi):
         Raises RuntimeError without a handler.
         """
         inbox = self._opened().inbox
+        self._check_handlers()
+        await inbox.drain(self._router)
+
+    def _check_handlers(self) -> None:
+        """Raise RuntimeError without a handler."""
         if not self._router:
             msg = "no handler is registered: use @client.on(...) first, or client.events()"
             raise RuntimeError(msg)
-        await inbox.drain(self._router)
 
     def events(self) -> AsyncGenerator[Event, None]:
         """Return an iterator over events; one counts as handled when the next is asked for.
@@ -566,22 +549,25 @@ class WebhooksClient(WebhooksApi):
         """The part that answers requests, for another kind of server; enter the client too."""
         return self._configured().endpoint
 
-    def _configured(self) -> _Components:
+    def _configured(self) -> Components:
         if self._components is None:
             msg = "this client only calls Asana; give it a public_url to receive webhooks"
             raise RuntimeError(msg)
         return self._components
 
-    def _opened(self) -> _Components:
+    def _opened(self) -> Components:
         parts = self._configured()
         self._transport.check_not_closed()
         if self._stack is None:
             msg = "the client is not open; use it inside `async with client:`"
             raise RuntimeError(msg)
+        self._check_loop()
+        return parts
+
+    def _check_loop(self) -> None:
         if self._loop is not _running_loop():
             msg = "the client is open in another event loop; use it there, or make one for each"
             raise RuntimeError(msg)
-        return parts
 
     async def _route_of(self, gid: str) -> Route | None:
         if self._components is None or self._stack is None:

@@ -132,6 +132,10 @@ class FailureSubscription(msgspec.Struct, frozen=True):
     name: str
 
 
+def _do_nothing() -> None:
+    pass
+
+
 class Router:
     """Handlers of one or more modules, and which of them get an event.
 
@@ -147,6 +151,8 @@ class Router:
         self._known: dict[tuple[str | None, ...], tuple[Subscription, ...]] = {}
         self.failure_handlers: tuple[FailureSubscription, ...] = ()
         """The handlers of failures, in the order of their registration."""
+        self.on_change: Callable[[], None] = _do_nothing
+        """Called after a handler was registered, here or in an included router."""
 
     def __bool__(self) -> bool:
         return bool(self._handlers)
@@ -281,6 +287,7 @@ class Router:
         self.failure_handlers = tuple(
             part for part in self._all_parts() if isinstance(part, FailureSubscription)
         )
+        self.on_change()
 
     def _joined_handlers(self) -> dict[str, Subscription]:
         """Return each handler by its name. Raises ValueError when two have one."""

@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 async def serve(
     client: WebhooksClient, *, handlers: bool = True, stop: asyncio.Event | None = None
 ) -> None:
-    """Receive, and hand deliveries to the handlers, until told to stop; then close the client.
+    """Run a client as a program: keep its webhooks, receive, and handle, until told to stop.
 
-    The client is entered unless it is open, so ``ensure`` may be called before, as it is before
-    ``run``. A signal tells it to stop, or ``stop``, which is set then. Without ``handlers``
-    deliveries are only stored, for other processes to handle. From then on the process may have as
-    many descriptors as the system permits. Raises what entering the client raises, and RuntimeError
-    when there is no handler to hand to.
+    The client is entered unless it is open, and closed in the end. A signal tells it to stop, or
+    ``stop``, which is set then. Without ``handlers`` deliveries are only stored, for other
+    processes to handle. From then on the process may have as many descriptors as the system
+    permits. Raises what entering the client raises, and RuntimeError when there is no handler to
+    hand to.
     """
     raise_descriptor_limit()
     with stopping(stop, kills=True) as told:
@@ -83,11 +83,12 @@ async def serve_store(
 
 
 def application(client: WebhooksClient, *, handlers: bool = True) -> web.Application:
-    """Return a whole aiohttp application, which enters the client when it starts.
+    """Return a whole aiohttp application, which runs the client from its start to its end.
 
-    For servers that run applications, as ``gunicorn service:app -k aiohttp.GunicornWebWorker``
-    does. Raises ValueError unless the client was made with ``serve=False``; without a handler to
-    hand to, the application does not start, with RuntimeError.
+    What the client keeps is established as soon as the server listens. For servers that run
+    applications, as ``gunicorn service:app -k aiohttp.GunicornWebWorker`` does. Raises ValueError
+    unless the client was made with ``serve=False``; without a handler to hand to, the application
+    does not start, with RuntimeError.
     """
     if client.port is not None:
         msg = "the application's server is the receiver: make the client with serve=False"
@@ -95,15 +96,10 @@ def application(client: WebhooksClient, *, handlers: bool = True) -> web.Applica
     app = client.aiohttp_app()
 
     async def running(_: web.Application) -> AsyncIterator[None]:
-        async with client:
-            if handlers:
-                async with background_task(client.run(), "handlers") as handling:
-                    await asyncio.sleep(0)
-                    if handling.done():  # at once: there is no handler
-                        await handling
-                    yield
-            else:
-                yield
+        if handlers:
+            client._check_handlers()
+        async with client.running() if handlers else client:
+            yield
 
     app.cleanup_ctx.append(running)
     return app

@@ -129,7 +129,7 @@ def test_client_that_looks_after_a_deleted_webhook_does_not_make_it_again(
         webhook = shell.portal.call(client.ensure, shell.asana.project)
         assert shell.run("delete", webhook.gid, "--yes").exit_code == 0
         desired = shell.portal.call(client._opened).desired
-        shell.portal.call(desired._look, shell.asana.project)
+        shell.portal.call(desired._look)
         assert "is looked after no longer" in caplog.text
     assert not shell.asana.webhooks
     assert shell.routes() == []

@@ -69,6 +69,15 @@ def test_establish_makes_another_webhook_and_ensure_finds_the_first(shell: Shell
     assert len(shell.asana.webhooks) == 2
 
 
+def test_ensure_without_filters_keeps_those_that_there_are(shell: Shell) -> None:
+    shell.lines("ensure", shell.asana.project, "--port", str(shell.port), "--filter", "story.added")
+    shell.lines("ensure", shell.asana.project, "--port", str(shell.port))
+    [webhook] = shell.asana.webhooks.values()
+    assert [each["resource_type"] for each in webhook.filters] == ["story"]
+    [route] = shell.routes()
+    assert [each.action for each in route.filters or ()] == ["added"]
+
+
 def test_ensure_updates_filters(shell: Shell) -> None:
     gid = shell.establish("--filter", "task")
     shell.lines("ensure", shell.asana.project, "--port", str(shell.port), "--filter", "story")

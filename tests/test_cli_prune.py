@@ -8,7 +8,8 @@ import pytest
 from support.cli_shell import Shell, refuse_to_delete, shell
 from support.doctored import Serve, portal, serve, workspaces_of
 
-from asana_webhooks.cli.prune import is_below
+from asana_webhooks import Webhook
+from asana_webhooks._upkeep import orphans_among
 from asana_webhooks.models import Route
 
 __all__ = ["portal", "serve", "shell"]
@@ -116,7 +117,10 @@ def test_address_that_is_none_is_refused(shell: Shell) -> None:
 def test_target_is_ours_when_it_is_the_address_and_a_route(
     target: str | None, slash: str, *, is_ours: bool
 ) -> None:
-    assert is_below(target, f"https://h.example/asana{slash}") is is_ours
+    webhook, place = Webhook(gid="1", target=target), f"https://h.example/asana{slash}"
+    assert orphans_among([webhook], [], place) == ([webhook] if is_ours else [])
+    known = Route(id=ROUTE, target=f"https://h.example/asana/{ROUTE}", resource="12")
+    assert orphans_among([webhook], [known], place) == []
 
 
 def test_workspace_that_asana_refuses_to_list_is_named_and_left_out(

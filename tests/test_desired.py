@@ -1,12 +1,9 @@
-"""Webhooks that were ensured are looked after, with a real client and the local Asana."""
+"""Webhooks that a program wants, kept by a real client at the local Asana."""
 
 import asyncio
 import gc
 import logging
-import math
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -15,24 +12,31 @@ from anyio.lowlevel import checkpoint
 from conftest import eventually, until
 
 from asana_webhooks import (
+    AuthenticationError,
     ConnectionFailedError,
+    Event,
     MemoryStore,
+    Notice,
     StoreError,
     Webhook,
     WebhookFilter,
     WebhooksApi,
     WebhooksClient,
 )
-from asana_webhooks._desired import DesiredWebhooks, Filters
+from asana_webhooks import _desired as module
+from asana_webhooks._background import background_task
+from asana_webhooks._desired import DesiredWebhooks
+from asana_webhooks.errors import RateLimitedError
 from asana_webhooks.models import Route
-from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.simulator import AsanaSimulator, Call
+from asana_webhooks.testing import advance
 
 MakeClient = Callable[..., WebhooksClient]
 
-SOON = 0.01
 ADDED = WebhookFilter(resource_type="task", action="added")
 REMOVED = WebhookFilter(resource_type="task", action="removed")
-ANY_FILTER: dict[str, Any] = {"fields": None, "resource_subtype": None}
+LOOK = 900.0
+"""Seconds from one look to the next, at the most."""
 
 
 def remove(asana: AsanaSimulator, gid: str) -> None:
@@ -40,262 +44,439 @@ def remove(asana: AsanaSimulator, gid: str) -> None:
     del asana.webhooks[gid]  # type: ignore[attr-defined] # its face is read-only
 
 
+def actions(asana: AsanaSimulator) -> list[list[str]]:
+    """Return the actions that the filters of each webhook pass."""
+    return [[each["action"] for each in record.filters] for record in asana.webhooks.values()]
+
+
+def watched(asana: AsanaSimulator) -> list[str]:
+    return sorted(record.resource for record in asana.webhooks.values())
+
+
+def desired_of(client: WebhooksClient) -> DesiredWebhooks:
+    return client._opened().desired
+
+
 @pytest.fixture(autouse=True)
 async def tidy() -> AsyncIterator[None]:
-    """Nothing that looks is left behind."""
+    """Nothing that keeps or looks is left behind."""
     before = asyncio.all_tasks()
     yield
-    left = {task for task in asyncio.all_tasks() - before if "looking after" in task.get_name()}
-    assert left == set()
+    left = {each.get_name() for each in asyncio.all_tasks() - before}
+    assert not {name for name in left if "looking after" in name or "keeping" in name}
 
 
-# Through the client
+@pytest.fixture
+def notices() -> list[Notice]:
+    return []
 
 
-async def test_webhook_that_asana_deleted_is_established_again(
-    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def make(make_client: MakeClient, notices: list[Notice]) -> MakeClient:
+    """Return a function that makes clients whose notices are noted."""
+
+    def made(**options: Any) -> WebhooksClient:
+        client = make_client(**options)
+
+        @client.on_notice()
+        async def note(notice: Notice) -> None:
+            notices.append(notice)
+
+        return client
+
+    return made
+
+
+def kinds(notices: list[Notice], resource: str) -> list[str]:
+    return [each.kind for each in notices if each.source.resource == resource]
+
+
+# What is kept
+
+
+async def test_what_is_kept_is_established_as_soon_as_the_client_is_entered(
+    make: MakeClient, asana: AsanaSimulator, notices: list[Notice]
 ) -> None:
-    async with make_client(look_after=SOON) as client:
+    client = make()
+    client.keep(asana.project, filters=[ADDED])
+    async with client:
+        await client.kept()
+        (route,) = await client._opened().store.list_routes()
+        assert watched(asana) == [asana.project]
+        assert actions(asana) == [["added"]]
+        assert route.gid in asana.webhooks
+        await until(lambda: kinds(notices, asana.project) == ["established"])
+
+
+async def test_what_is_kept_later_is_established_too(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make() as client:
+        await client.kept()
+        task = await asana.create_task("Fix the login", project=asana.project)
+        client.keep(asana.project)
+        client.keep(task)
+        await client.kept()
+        assert watched(asana) == sorted([asana.project, task])
+
+
+async def test_filters_that_are_left_out_are_those_that_the_handlers_need(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    client = make()
+
+    @client.on("task", action="added")
+    async def handle(event: Event) -> None: ...
+
+    client.keep(asana.project)
+    async with client:
+        await client.kept()
+        assert actions(asana) == [["added"]]
+
+        @client.on("task", action="removed")
+        async def handle_too(event: Event) -> None: ...
+
+        await until(lambda: actions(asana) == [["added", "removed"]])
+        (route,) = await client._opened().store.list_routes()
+        assert route.filters is not None
+        assert [each.action for each in route.filters] == ["added", "removed"]
+        client.keep(asana.project, filters=None)
+        await until(lambda: actions(asana) == [[]])
+
+
+async def test_what_is_kept_without_handlers_delivers_every_event(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make() as client:
+        client.keep(asana.project)
+        await client.kept()
+        assert actions(asana) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"resource": "Bugs"}, ValueError),
+        ({"filters": [WebhookFilter(action="completed")]}, ValueError),
+        ({"filters": ADDED}, TypeError),
+        ({"timeout": 0}, ValueError),
+    ],
+    ids=["resource", "action", "no list", "timeout"],
+)
+async def test_what_cannot_be_kept_is_refused_at_once(
+    make: MakeClient, options: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        make().keep(**{"resource": "12"} | options)
+
+
+async def test_client_without_public_url_keeps_nothing() -> None:
+    with pytest.raises(RuntimeError, match="give it a public_url"):
+        WebhooksClient("a-token").keep("12")
+
+
+async def test_what_cannot_be_established_stalls_nothing_and_is_said_once(
+    make: MakeClient,
+    asana: AsanaSimulator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = make()
+    client.keep("404404")
+    client.keep(asana.project)
+    async with client:
+        await until(lambda: watched(asana) == [asana.project])
+        with pytest.raises(TimeoutError) as caught:
+            await client.kept(timeout=0.05)
+        assert "404404: Asana answered" in str(caught.value)
+        assert asana.project not in str(caught.value)
+        await advance(asana, hours=1, client=client)
+        said = [text for text in caplog.messages if "404404 could not be" in text]
+        assert len(said) == 1
+        await client.leave("404404")
+        await client.kept()
+
+
+async def test_nothing_is_named_as_not_established_before_it_was_tried(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    asana.faults.add("slow-handshake")
+    client = make()
+    client.keep(asana.project)
+    async with client:
+        with pytest.raises(TimeoutError, match=r"after 0\.05 s: 8675309: it was not tried yet"):
+            await client.kept(timeout=0.05)
+        asana.release_handshake.set()
+        await client.kept(timeout=None)
+
+
+async def test_asana_out_of_reach_is_one_warning_and_all_are_established_when_it_is_back(
+    make: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    asana.faults.add("no-handshake")
+    tasks = [await asana.create_task(f"{n}", project=asana.project) for n in range(20)]
+    client = make()
+    for task in tasks:
+        client.keep(task)
+    async with client:
+        await until(lambda: "could not be looked after" in caplog.text)
+        await advance(asana, minutes=30, client=client)
+        assert caplog.text.count("could not be looked after") == 1
+        asana.faults.clear()
+        await advance(asana, minutes=11, client=client)
+        await client.kept()
+        assert watched(asana) == sorted(tasks)
+
+
+async def test_many_are_established_side_by_side_but_not_all_at_once(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    tasks = [await asana.create_task(f"{n}", project=asana.project) for n in range(12)]
+    asana.faults.add("slow-201")
+    client = make()
+    for task in tasks:
+        client.keep(task)
+    async with client:
+        await until(lambda: len(asana.webhooks) == module.AT_ONCE)
+        await checkpoint()
+        assert len(asana.webhooks) == module.AT_ONCE
+        asana.release_201.set()
+        await client.kept()
+        assert len(asana.webhooks) == 12
+
+
+@pytest.fixture
+def calls() -> list[Call]:
+    return []
+
+
+@pytest.fixture
+async def limited(calls: list[Call]) -> AsyncIterator[AsanaSimulator]:
+    """A local Asana with the limits that a paying customer has."""
+
+    def note(seen: object) -> None:
+        if isinstance(seen, Call):
+            calls.append(seen)
+
+    async with AsanaSimulator(
+        retry_delay=0.01,
+        gather_for=0,
+        watch=note,
+        rate_limit=1500,
+        concurrent_gets=50,
+        concurrent_writes=15,
+    ) as asana:
+        yield asana
+
+
+async def test_two_hundred_are_kept_within_the_limits_and_found_again_in_a_few_calls(
+    make_client: MakeClient, limited: AsanaSimulator, calls: list[Call]
+) -> None:
+    tasks = [await limited.create_task(f"{n}", project=limited.project) for n in range(200)]
+    store = MemoryStore()
+    for _ in range(2):
+        calls.clear()
+        client = make_client(store=store, base_url=limited.base_url)
+        for task in tasks:
+            client.keep(task)
+        async with client:
+            await client.kept(timeout=None)
+        assert watched(limited) == sorted(tasks)
+        assert {call.status for call in calls} <= {200, 201, 429}
+    assert len(calls) <= 5
+
+
+# Looking after it
+
+
+async def test_webhook_that_asana_deleted_is_noticed_and_established_again(
+    make: MakeClient, asana: AsanaSimulator, notices: list[Notice]
+) -> None:
+    async with make() as client:
         first = await client.ensure(asana.project, filters=[ADDED])
-        await asana.settled()
         remove(asana, first.gid)
-        await until(lambda: asana.webhooks)
+        await advance(asana, LOOK, client=client)
         (gid,) = asana.webhooks
         assert gid != first.gid
-        assert asana.webhooks[gid].filters == [
-            {**ANY_FILTER, "resource_type": "task", "action": "added"}
-        ]
-        await asana.settled()
-        task = await asana.create_task("Fix the login", project=asana.project)
-        assert (await anext(client.events())).resource.gid == task
-    assert f"webhook {first.gid} is gone from Asana; it is established again" in caplog.messages
+        assert actions(asana) == [["added"]]
+        expected = ["established", "lost", "established", "restored"]
+        await until(lambda: kinds(notices, asana.project) == expected)
+        assert notices[1].source.webhook == first.gid
+        route = await client._opened().store.get_route((first.target or "").rpartition("/")[2])
+        assert route is not None
+        assert route.retired_as == "lost"
+
+
+async def test_looks_go_on_and_cost_no_call_for_each_webhook(
+    make_client: MakeClient, limited: AsanaSimulator, calls: list[Call]
+) -> None:
+    tasks = [await limited.create_task(f"{n}", project=limited.project) for n in range(30)]
+    async with make_client(base_url=limited.base_url) as client:
+        for task in tasks:
+            client.keep(task)
+        await client.kept()
+        calls.clear()
+        await advance(limited, hours=2, client=client)
+        assert 8 <= len([call for call in calls if call.path.endswith("/webhooks")]) <= 9
+        assert len(calls) <= 18
 
 
 async def test_webhook_that_is_inactive_is_replaced_though_the_first_try_fails(
-    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+    make: MakeClient, asana: AsanaSimulator
 ) -> None:
-    async with make_client(look_after=SOON) as client:
+    async with make() as client:
         first = await client.ensure(asana.project)
         await asana.settled()
         asana.faults.add("no-handshake")
         asana.webhooks[first.gid].active = False
-        await until(lambda: "could not be looked after" in caplog.text)
-        assert first.gid not in asana.webhooks
+        await advance(asana, LOOK, client=client)
+        assert not asana.webhooks
         asana.faults.clear()
-        await until(lambda: asana.webhooks)
-        assert first.gid not in asana.webhooks
+        await advance(asana, 300.0, client=client)
+        assert watched(asana) == [asana.project]
 
 
-async def test_what_lives_is_left_alone(make_client: MakeClient, asana: AsanaSimulator) -> None:
-    async with make_client(look_after=SOON) as client, looking(client) as looks:
-        webhook = await client.ensure(asana.project, filters=[ADDED])
-        await until(lambda: len(looks) >= 3)
-        assert set(asana.webhooks) == {webhook.gid}
-
-
-@asynccontextmanager
-async def looking(client: WebhooksClient) -> AsyncIterator[list[str]]:
-    """Give the list in which the resource of each look is noted when it has ended."""
-    assert client._components is not None
-    establishment = client._components.establishment
-    looks: list[str] = []
-    original = establishment.ensure
-
-    async def ensure(resource: str, **options: Any) -> Webhook:
-        try:
-            return await original(resource, **options)
-        finally:
-            looks.append(resource)
-
-    establishment.ensure = ensure  # type: ignore[method-assign] # notes, and passes on
-    yield looks
-
-
-async def test_each_that_was_ensured_is_looked_after(
-    make_client: MakeClient, asana: AsanaSimulator
+async def test_webhook_that_was_only_established_is_lost_and_not_brought_back(
+    make: MakeClient, asana: AsanaSimulator, notices: list[Notice]
 ) -> None:
-    async with make_client(look_after=SOON) as client:
-        task = await asana.create_task("Fix the login", project=asana.project)
-        for resource in (asana.project, task):
-            remove(asana, (await client.ensure(resource)).gid)
-        watched = {asana.project, task}
-        await until(lambda: {webhook.resource for webhook in asana.webhooks.values()} == watched)
-
-
-async def test_webhook_that_was_only_established_is_not_looked_after(
-    make_client: MakeClient, asana: AsanaSimulator
-) -> None:
-    async with make_client(look_after=SOON) as client, looking(client) as looks:
-        task = await asana.create_task("Fix the login", project=asana.project)
+    async with make() as client:
         established = await client.establish(asana.project)
-        await client.ensure(task)
         remove(asana, established.gid)
-        await until(lambda: len(looks) >= 3)
-        assert set(looks) == {task}
+        await advance(asana, LOOK, client=client)
+        assert not asana.webhooks
+        assert await client._opened().store.list_routes() == []
+        await until(lambda: kinds(notices, asana.project) == ["established", "lost"])
 
 
-async def test_filters_that_were_updated_are_kept(
-    make_client: MakeClient, asana: AsanaSimulator
+async def test_webhook_that_a_list_lacks_but_asana_knows_is_kept(
+    make: MakeClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with make_client(look_after=SOON) as client, looking(client) as looks:
-        webhook = await client.ensure(asana.project, filters=[ADDED])
-        await client.update_webhook(webhook.gid, filters=[REMOVED])
-        looks.clear()
-        await until(lambda: len(looks) >= 2)
-        record = asana.webhooks[webhook.gid]
-        assert [kept["action"] for kept in record.filters] == ["removed"]
-        remove(asana, webhook.gid)
-        await until(lambda: asana.webhooks)
-        (again,) = asana.webhooks.values()
-        assert [kept["action"] for kept in again.filters] == ["removed"]
-
-
-async def test_filters_that_were_ensured_last_are_kept(
-    make_client: MakeClient, asana: AsanaSimulator
-) -> None:
-    async with make_client(look_after=SOON) as client, looking(client) as looks:
-        await client.ensure(asana.project, filters=[ADDED])
-        webhook = await client.ensure(asana.project, filters=[REMOVED])
-        looks.clear()
-        await until(lambda: len(looks) >= 2)
-        record = asana.webhooks[webhook.gid]
-        assert [kept["action"] for kept in record.filters] == ["removed"]
-
-
-async def test_updating_another_webhook_of_the_resource_changes_nothing(
-    make_client: MakeClient, asana: AsanaSimulator
-) -> None:
-    async with make_client(look_after=SOON) as client, looking(client) as looks:
-        ensured = await client.ensure(asana.project, filters=[ADDED])
-        other = await client.establish(asana.project, filters=[ADDED])
-        await client.update_webhook(other.gid, filters=[REMOVED])
-        looks.clear()
-        await until(lambda: len(looks) >= 2)
-        kept = {gid: record.filters[0]["action"] for gid, record in asana.webhooks.items()}
-        assert kept == {ensured.gid: "added", other.gid: "removed"}
-
-
-async def test_deleted_webhook_is_looked_after_no_longer(
-    make_client: MakeClient, asana: AsanaSimulator
-) -> None:
-    async with make_client(look_after=SOON) as client, looking(client) as looks:
-        task = await asana.create_task("Fix the login", project=asana.project)
+    async with make() as client:
         webhook = await client.ensure(asana.project)
-        kept = await client.ensure(task)
-        await client.delete_webhook(webhook.gid)
-        looks.clear()
-        await until(lambda: len(looks) >= 3)
-        assert set(looks) == {task}
-        assert set(asana.webhooks) == {kept.gid}
+        asked = lists_nothing(client, monkeypatch)
+        await advance(asana, LOOK, client=client)
+        assert asked == [webhook.gid]
+        assert set(asana.webhooks) == {webhook.gid}
+        (route,) = await client._opened().store.list_routes()
+        assert route.state == "confirmed"
 
 
-async def test_deleting_another_webhook_of_the_resource_does_not_end_the_looking(
-    make_client: MakeClient, asana: AsanaSimulator
-) -> None:
-    async with make_client(look_after=SOON) as client:
-        ensured = await client.ensure(asana.project)
-        other = await client.establish(asana.project)
-        await client.delete_webhook(other.gid)
-        remove(asana, ensured.gid)
-        await until(lambda: asana.webhooks)
-
-
-async def test_deleted_webhook_that_was_to_be_replaced_is_looked_after_no_longer(
-    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with make_client(look_after=0.2) as client, looking(client) as looks:
-        task = await asana.create_task("Fix the login", project=asana.project)
-        await client.ensure(task)
-        webhook = await client.ensure(asana.project)
-        await asana.settled()
-        asana.faults.add("no-handshake")
-        remove(asana, webhook.gid)
-        await until(lambda: "could not be looked after" in caplog.text)
-        await client.delete_webhook(webhook.gid)
-        asana.faults.clear()
-        looks.clear()
-        await until(lambda: len(looks) >= 2)
-        assert set(looks) == {task}
-        assert [record.resource for record in asana.webhooks.values()] == [task]
-
-
-@pytest.mark.parametrize("what", ["delete", "update"])
-async def test_change_waits_for_a_look_under_way_and_holds(
-    make_client: MakeClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    """The look has read the webhook already and is about to act on it."""
-    async with make_client(look_after=SOON) as client, looking(client) as looks:
-        webhook = await client.ensure(asana.project, filters=[ADDED])
-        reached, go_on = held_after_reading(client, monkeypatch)
-        await reached.wait()
-        changing = asyncio.create_task(change(client, what, webhook.gid))
-        await asyncio.wait([changing], timeout=2 * SOON)  # it would be done, if it did not wait
-        go_on.set()
-        await changing
-        await until(lambda: looks)
-        looks.clear()
-        if what == "delete":
-            assert not asana.webhooks
-        else:
-            await until(lambda: len(looks) >= 2)
-            (record,) = asana.webhooks.values()
-            assert [kept["action"] for kept in record.filters] == ["removed"]
-
-
-async def change(client: WebhooksClient, what: str, gid: str) -> None:
-    if what == "delete":
-        await client.delete_webhook(gid)
-    else:
-        await client.update_webhook(gid, filters=[REMOVED])
-
-
-def held_after_reading(
-    client: WebhooksClient, monkeypatch: pytest.MonkeyPatch
-) -> tuple[asyncio.Event, asyncio.Event]:
-    """Hold the next look between its reading of the webhook and what it does then."""
-    reached, go_on = asyncio.Event(), asyncio.Event()
-    api = client._opened().establishment._api
+def lists_nothing(client: WebhooksClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have Asana's lists be empty, and return the list of gids that are asked for."""
+    api, asked = client._opened().upkeep._api, list[str]()
     original = api.get_webhook
 
+    async def nothing(*_: object, **__: object) -> AsyncIterator[Webhook]:
+        no_webhooks: tuple[Webhook, ...] = ()
+        for webhook in no_webhooks:
+            yield webhook
+
     async def get_webhook(gid: str) -> Webhook:
-        webhook = await original(gid)
-        reached.set()
-        await go_on.wait()
-        return webhook
+        asked.append(gid)
+        return await original(gid)
 
+    monkeypatch.setattr(api, "iter_webhooks", nothing)
     monkeypatch.setattr(api, "get_webhook", get_webhook)
-    return reached, go_on
+    return asked
 
 
-async def test_asana_that_fails_is_one_warning_and_the_next_look_succeeds(
-    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+async def test_webhook_that_was_confirmed_after_a_list_began_cannot_be_missing_from_it(
+    make: MakeClient, asana: AsanaSimulator
 ) -> None:
-    async with make_client(look_after=SOON) as client, looking(client) as looks:
+    async with make() as client:
+        upkeep = client._opened().upkeep
+        listed = await upkeep.list_webhooks()
         webhook = await client.ensure(asana.project)
-        failures = [ConnectionFailedError("Asana did not answer")]
-        api = client._opened().establishment._api
-        original = api.get_webhook
+        (route,) = await upkeep.routes()
+        assert route.gid == webhook.gid
+        assert not upkeep.is_missing(route, listed)
+        assert upkeep.is_missing(route, (await upkeep.list_webhooks())._replace(webhooks={}))
 
-        async def get_webhook(gid: str) -> Webhook:
-            if failures:
-                raise failures.pop()
-            return await original(gid)
 
-        api.get_webhook = get_webhook  # type: ignore[assignment,method-assign] # fails once
-        looks.clear()
-        await until(lambda: len(looks) >= 3)
-        assert set(asana.webhooks) == {webhook.gid}
-    (record,) = (record for record in caplog.records if record.name == "asana_webhooks._desired")
-    assert record.levelno == logging.WARNING
-    assert record.exc_info is None
-    assert record.getMessage() == (
-        f"the webhook of {asana.project} could not be looked after: Asana did not answer"
-    )
+async def test_workspace_that_is_refused_proves_nothing(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make() as client:
+        webhook = await client.ensure(asana.project)
+        upkeep = client._opened().upkeep
+        (route,) = await upkeep.routes()
+        listed = await upkeep.list_webhooks()
+        gone = listed._replace(webhooks={}, everywhere=False)
+        assert upkeep.is_missing(route, gone)
+        assert not upkeep.is_missing(route, gone._replace(whole=frozenset()))
+        remove(asana, webhook.gid)
+        elsewhere = await upkeep.list_webhooks("2")
+        assert (elsewhere.everywhere, elsewhere.whole) == (False, frozenset())
+
+
+async def test_many_that_are_missing_at_once_are_a_notice_of_their_own(
+    make: MakeClient, asana: AsanaSimulator, notices: list[Notice]
+) -> None:
+    tasks = [await asana.create_task(f"{n}", project=asana.project) for n in range(11)]
+    async with make() as client:
+        for task in tasks:
+            client.keep(task)
+        await client.kept()
+        asana.webhooks.clear()  # type: ignore[attr-defined] # its face is read-only
+        await advance(asana, LOOK, client=client)
+        await client.kept()
+        assert watched(asana) == sorted(tasks)
+        await until(lambda: [each.kind for each in notices].count("lost") == 12)
+        assert "11 webhooks are missing from Asana's list" in notices[11].detail
+
+
+async def test_record_that_shows_failures_is_a_notice_and_so_is_its_end(
+    make: MakeClient, asana: AsanaSimulator, notices: list[Notice]
+) -> None:
+    async with make() as client:
+        webhook = await client.ensure(asana.project)
+        await asana.settled()
+        record = asana.webhooks[webhook.gid]
+        record.delivery_retry_count = 16
+        record.failure_deletion_timestamp = asana.now
+        await advance(asana, 2 * LOOK, client=client)
+        await until(lambda: kinds(notices, asana.project) == ["established", "failing"])
+        assert "16 retries" in notices[-1].detail
+        record.delivery_retry_count, record.failure_deletion_timestamp = 0, None
+        await advance(asana, LOOK, client=client)
+        expected = ["established", "failing", "restored"]
+        await until(lambda: kinds(notices, asana.project) == expected)
+
+
+async def test_silence_of_nine_hours_is_a_notice(
+    make: MakeClient, asana: AsanaSimulator, notices: list[Notice]
+) -> None:
+    async with make() as client:
+        await client.ensure(asana.project)
+        await asana.settled()
+        asana.faults.add("cut-connections")
+        await advance(asana, hours=8.5, client=client)
+        assert "silent" not in kinds(notices, asana.project)
+        await advance(asana, hours=1, client=client)
+        await until(lambda: "silent" in kinds(notices, asana.project))
+
+
+async def test_none_never_looks_but_keeps_what_it_is_told_to(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make(look_after=None) as client:
+        client.keep(asana.project)
+        await client.kept()
+        (gid,) = asana.webhooks
+        remove(asana, gid)
+        await advance(asana, days=1, client=client)
+        assert not asana.webhooks
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0, -1, -float("inf"), float("nan")])
+async def test_interval_that_is_not_positive_is_refused(seconds: float) -> None:
+    url = "https://hooks.example.com"
+    with pytest.raises(ValueError, match="look_after must be a number of seconds"):
+        WebhooksClient("a-token", public_url=url, store="memory:", look_after=seconds)
 
 
 @pytest.mark.parametrize("error", [StoreError("the disk is full"), RuntimeError("a bug")])
 async def test_whatever_fails_does_not_end_the_looking(
-    make_client: MakeClient,
+    make: MakeClient,
     asana: AsanaSimulator,
     caplog: pytest.LogCaptureFixture,
     error: Exception,
@@ -309,75 +490,233 @@ async def test_whatever_fails_does_not_end_the_looking(
             return await super().list_routes(resource)
 
     store = Failing()
-    async with make_client(look_after=SOON, store=store) as client:
+    async with make(store=store) as client:
         webhook = await client.ensure(asana.project)
-        store.failures = [error, error]  # the look, and the question what it left behind
-        await until(lambda: "could not be looked after" in caplog.text)
+        store.failures = [error]
+        await advance(asana, LOOK, client=client)
         remove(asana, webhook.gid)
-        await until(lambda: asana.webhooks)
-    (record,) = (record for record in caplog.records if record.name.endswith("_desired"))
+        await advance(asana, LOOK + 60, client=client)
+        assert watched(asana) == [asana.project]
+    (record,) = (each for each in caplog.records if each.name.endswith("_desired"))
     expected = isinstance(error, StoreError)
     assert record.levelno == (logging.WARNING if expected else logging.ERROR)
     assert (record.exc_info is None) == expected
 
 
-async def test_none_never_looks(make_client: MakeClient, asana: AsanaSimulator) -> None:
-    async with make_client(look_after=None) as client:
-        await client.ensure(asana.project)
-        await until(lambda: not looking_tasks())
-
-
-def looking_tasks() -> set[asyncio.Task[Any]]:
-    return {task for task in asyncio.all_tasks() if "looking after" in task.get_name()}
-
-
-@pytest.mark.parametrize("seconds", [0, 0.0, -1, -math.inf, math.nan])
-async def test_interval_that_is_not_positive_is_refused(seconds: float) -> None:
-    url = "https://hooks.example.com"
-    with pytest.raises(ValueError, match="look_after must be a number of seconds"):
-        WebhooksClient("a-token", public_url=url, store="memory:", look_after=seconds)
-
-
-async def test_closing_while_it_establishes_leaves_no_webhook_and_no_route(
-    make_client: MakeClient, asana: AsanaSimulator
+async def test_lists_that_are_refused_are_made_good_by_asking_for_each(
+    make: MakeClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = MemoryStore()
-    async with make_client(look_after=SOON, store=store) as client:
+    async with make() as client:
+        webhook = await client.ensure(asana.project)
+        remove(asana, webhook.gid)
+        monkeypatch.setattr(client._opened().upkeep, "list_webhooks", refused)
+        await advance(asana, LOOK, client=client)
+        await client.kept()
+        assert watched(asana) == [asana.project]
+
+
+async def refused() -> None:
+    raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (AuthenticationError(401, ("Not Authorized",)), "unauthorized"),
+        (RateLimitedError(429, ("Slow down",)), "limited"),
+    ],
+    ids=["unauthorized", "limited"],
+)
+async def test_token_that_is_refused_is_a_notice_and_is_tried_again(
+    make: MakeClient,
+    asana: AsanaSimulator,
+    monkeypatch: pytest.MonkeyPatch,
+    notices: list[Notice],
+    error: Exception,
+    kind: str,
+) -> None:
+    if isinstance(error, RateLimitedError):
+        error.retry_after = 120.0
+    async with make() as client:
+        webhook = await client.ensure(asana.project)
+        upkeep = client._opened().upkeep
+        original, failures = upkeep.list_webhooks, [error, error]
+
+        async def list_webhooks() -> object:
+            if failures:
+                raise failures.pop()
+            return await original()
+
+        monkeypatch.setattr(upkeep, "list_webhooks", list_webhooks)
+        remove(asana, webhook.gid)
+        await advance(asana, LOOK + 300.0, client=client)
+        assert not failures
+        assert watched(asana) == [asana.project]
+        await until(lambda: kinds(notices, "") == [kind])
+
+
+# What a program changes meanwhile
+
+
+async def test_filters_that_were_updated_are_kept(make: MakeClient, asana: AsanaSimulator) -> None:
+    async with make() as client:
+        webhook = await client.ensure(asana.project, filters=[ADDED])
+        await client.update_webhook(webhook.gid, filters=[REMOVED])
+        await advance(asana, LOOK, client=client)
+        assert actions(asana) == [["removed"]]
+        remove(asana, webhook.gid)
+        await advance(asana, LOOK, client=client)
+        assert actions(asana) == [["removed"]]
+
+
+async def test_filters_that_another_program_changed_are_brought_up_to_date(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make() as client:
+        webhook = await client.ensure(asana.project, filters=[ADDED])
+        async with WebhooksApi("a-token", base_url=asana.base_url) as api:
+            await api.update_webhook(webhook.gid, filters=[REMOVED])
+        await advance(asana, LOOK, client=client)
+        assert actions(asana) == [["added"]]
+        assert set(asana.webhooks) == {webhook.gid}
+
+
+async def test_updating_another_webhook_of_the_resource_changes_nothing(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make() as client:
+        ensured = await client.ensure(asana.project, filters=[ADDED])
+        other = await client.establish(asana.project, filters=[ADDED])
+        await client.update_webhook(other.gid, filters=[REMOVED])
+        await advance(asana, LOOK, client=client)
+        kept = {gid: record.filters[0]["action"] for gid, record in asana.webhooks.items()}
+        assert kept == {ensured.gid: "added", other.gid: "removed"}
+
+
+async def test_deleted_webhook_is_kept_no_longer(make: MakeClient, asana: AsanaSimulator) -> None:
+    async with make() as client:
+        task = await asana.create_task("Fix the login", project=asana.project)
+        client.keep(task)
+        webhook = await client.ensure(asana.project)
+        await client.kept()
+        await client.delete_webhook(webhook.gid)
+        await advance(asana, 2 * LOOK, client=client)
+        assert watched(asana) == [task]
+
+
+async def test_deleting_another_webhook_of_the_resource_does_not_end_the_keeping(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make() as client:
+        ensured = await client.ensure(asana.project)
+        other = await client.establish(asana.project)
+        await client.delete_webhook(other.gid)
+        remove(asana, ensured.gid)
+        await advance(asana, LOOK, client=client)
+        assert watched(asana) == [asana.project]
+
+
+async def test_deleted_webhook_that_was_to_be_replaced_is_kept_no_longer(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make() as client:
         webhook = await client.ensure(asana.project)
         await asana.settled()
-        asana.faults.add("slow-201")
+        asana.faults.add("no-handshake")
         remove(asana, webhook.gid)
+        await advance(asana, LOOK, client=client)
+        await client.delete_webhook(webhook.gid)
+        asana.faults.clear()
+        await advance(asana, 2 * LOOK, client=client)
+        assert not asana.webhooks
+
+
+@pytest.mark.parametrize("what", ["delete", "update", "leave"])
+async def test_change_waits_for_work_under_way_and_holds(
+    make: MakeClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The webhook has been read already, and is about to be changed."""
+    async with make() as client:
+        webhook = await client.ensure(asana.project, filters=[ADDED])
+        reached, go_on = held_after_reading(client, monkeypatch)
+        client.keep(asana.project, filters=[ADDED])
+        desired_of(client)._desired[asana.project].established = False
+        desired_of(client).wake()
+        await reached.wait()
+        changing = asyncio.create_task(change(client, what, webhook))
+        await asyncio.wait([changing], timeout=0.02)  # it would be done, if it did not wait
+        go_on.set()
+        await changing
+        await advance(asana, LOOK, client=client)
+        assert actions(asana) == ([["removed"]] if what == "update" else [])
+
+
+async def change(client: WebhooksClient, what: str, webhook: Webhook) -> None:
+    if what == "delete":
+        await client.delete_webhook(webhook.gid)
+    elif what == "leave":
+        assert webhook.resource is not None
+        await client.leave(webhook.resource.gid)
+    else:
+        await client.update_webhook(webhook.gid, filters=[REMOVED])
+
+
+def held_after_reading(
+    client: WebhooksClient, monkeypatch: pytest.MonkeyPatch
+) -> tuple[asyncio.Event, asyncio.Event]:
+    """Hold the next reading of a webhook between the reading and what is done then."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    api = client._opened().upkeep._api
+    original = api.get_webhook
+
+    async def get_webhook(gid: str) -> Webhook:
+        webhook = await original(gid)
+        reached.set()
+        await go_on.wait()
+        return webhook
+
+    monkeypatch.setattr(api, "get_webhook", get_webhook)
+    return reached, go_on
+
+
+async def test_leaving_ends_a_create_call_that_is_under_way(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    store = MemoryStore()
+    asana.faults.add("slow-201")
+    async with make(store=store) as client:
+        client.keep(asana.project)
         await eventually(lambda: has_candidate(store))
-    assert looking_tasks() == set()
-    assert await store.list_routes() == []
-    asana.release_201.set()
-    assert not asana.webhooks
+        await client.leave(asana.project)
+        await client.kept(timeout=1.0)
+        assert await store.list_routes() == []
+        asana.release_201.set()
+        await until(lambda: not asana.webhooks)
 
 
 async def has_candidate(store: MemoryStore) -> bool:
     return any(route.candidates for route in await store.list_routes())
 
 
-async def test_closing_in_a_cancelled_scope_while_it_establishes_leaves_nothing_either(
-    make_client: MakeClient, asana: AsanaSimulator
+@pytest.mark.parametrize("cancelled", [False, True], ids=["closed", "cancelled"])
+async def test_closing_while_it_establishes_leaves_no_webhook_and_no_route(
+    make: MakeClient, asana: AsanaSimulator, *, cancelled: bool
 ) -> None:
     store = MemoryStore()
+    asana.faults.add("slow-201")
     with anyio.CancelScope() as scope:
-        async with make_client(look_after=SOON, store=store) as client:
-            webhook = await client.ensure(asana.project)
-            await asana.settled()
-            asana.faults.add("slow-201")
-            remove(asana, webhook.gid)
+        async with make(store=store) as client:
+            client.keep(asana.project)
             await eventually(lambda: has_candidate(store))
-            scope.cancel()
-            await checkpoint()
-    assert looking_tasks() == set()
+            if cancelled:
+                scope.cancel()
+                await checkpoint()
     assert await store.list_routes() == []
     asana.release_201.set()
-    assert not asana.webhooks
+    await until(lambda: not asana.webhooks)
 
 
-# Deleted by another, which shares the store
+# Other processes that share the store
 
 
 async def delete_beside(client: WebhooksClient, asana: AsanaSimulator, gid: str) -> None:
@@ -390,244 +729,163 @@ async def delete_beside(client: WebhooksClient, asana: AsanaSimulator, gid: str)
 
 
 async def test_webhook_that_another_process_deleted_is_not_brought_back(
-    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+    make: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with make_client(look_after=0.2) as client, looking(client) as looks:
-        task = await asana.create_task("Fix the login", project=asana.project)
-        kept = await client.ensure(task)
-        deleted = await client.ensure(asana.project)
-        await delete_beside(client, asana, deleted.gid)
-        await until(lambda: "it is looked after no longer" in caplog.text)
-        looks.clear()
-        await until(lambda: len(looks) >= 2)
-        assert set(looks) == {task}
-        assert set(asana.webhooks) == {kept.gid}
-        assert caplog.text.count("it is looked after no longer") == 1
-        said = f"webhook {deleted.gid} of {asana.project} was deleted by another"
-        assert said in caplog.text
+    async with make() as client:
+        client.keep(asana.project)
+        await client.kept()
+        (gid,) = asana.webhooks
+        await delete_beside(client, asana, gid)
+        await advance(asana, 2 * LOOK, client=client)
+        assert not asana.webhooks
+        said = f"webhook {gid} of {asana.project} was deleted by another"
+        assert caplog.text.count(said) == 1
         again = await client.ensure(asana.project)  # whoever ensures it wants it
-        assert set(asana.webhooks) == {kept.gid, again.gid}
+        assert set(asana.webhooks) == {again.gid}
 
 
-async def test_webhook_that_another_process_replaced_is_still_looked_after(
-    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+async def test_webhook_that_another_process_found_lost_is_established_again(
+    make: MakeClient, asana: AsanaSimulator
 ) -> None:
-    store = MemoryStore()
-    async with make_client(look_after=0.2, store=store) as client, looking(client) as looks:
+    async with make() as client:
+        webhook = await client.ensure(asana.project)
+        store = client._opened().store
+        remove(asana, webhook.gid)
+        (route,) = await store.list_routes()
+        await store.retire(route.id, lost=True)
+        await advance(asana, LOOK, client=client)
+        await client.kept()
+        assert watched(asana) == [asana.project]
+
+
+async def test_webhook_that_another_process_replaced_is_still_kept(
+    make: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make() as client:
         first = await client.ensure(asana.project)
         await delete_beside(client, asana, first.gid)
         second = await client._opened().establishment.establish(
             asana.project, filters=None, timeout=60.0
         )
-        looks.clear()
-        await until(lambda: len(looks) >= 2)
+        await advance(asana, LOOK, client=client)
         assert set(asana.webhooks) == {second.gid}
         remove(asana, second.gid)
-        await until(lambda: asana.webhooks)
+        await advance(asana, LOOK, client=client)
+        assert watched(asana) == [asana.project]
     assert "no longer" not in caplog.text
 
 
-async def test_webhook_whose_replacement_failed_though_the_store_did_too_is_replaced_later(
-    make_client: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+async def test_webhook_that_another_process_is_making_is_waited_for(
+    make: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Failing(MemoryStore):
-        fails = False
-
-        async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
-            if self.fails:
-                raise StoreError("the disk is full")
-            return await super().reserve(route, ttl=ttl, exclusive=exclusive)
-
-        async def list_routes(self, resource: str | None = None) -> list[Route]:
-            routes = await super().list_routes(resource)
-            if self.fails and not routes:
-                raise StoreError("the disk is full")
-            return routes
-
-    store = Failing()
-    async with make_client(look_after=SOON, store=store) as client:
+    async with make() as client:
         first = await client.ensure(asana.project)
-        store.fails = True
-        remove(asana, first.gid)
-        await until(lambda: caplog.text.count("could not be looked after") >= 2)
-        store.fails = False
-        await until(lambda: asana.webhooks)
+        await delete_beside(client, asana, first.gid)
+        parts = client._opened()
+        route = Route(id="r" * 32, target="http://elsewhere/x", resource=asana.project)
+        await parts.store.reserve(route, ttl=3600)
+        await advance(asana, LOOK, client=client)
     assert "no longer" not in caplog.text
+
+
+# Where another server listens
+
+
+async def test_server_that_does_not_listen_yet_is_waited_for_without_a_word(
+    make: MakeClient, asana: AsanaSimulator, free_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make(serve=False)
+    client.keep(asana.project)
+    async with client:
+        await until(asana.create_started.is_set)
+        await anyio.sleep(0.1)
+        assert "could not be looked after" not in caplog.text
+        from aiohttp import web
+
+        app = web.Application()
+        app.add_subapp("/hooks", client.aiohttp_app())
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", free_port).start()
+        try:
+            await client.kept(timeout=20.0)
+        finally:
+            await runner.cleanup()
+        assert watched(asana) == [asana.project]
+
+
+async def test_server_that_never_listens_is_a_warning_after_a_while(
+    make: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make(serve=False)
+    client.keep(asana.project)
+    async with client:
+        await advance(asana, 10.0, client=client)
+        assert "could not be looked after" not in caplog.text
+        await advance(asana, 60.0, client=client)
+        assert caplog.text.count("could not be looked after") == 1
+        assert "Does the server listen already?" in caplog.text
 
 
 # Alone
 
 
-class Establisher:
-    """Notes what is ensured, and how."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, Filters, float]] = []
-        self.gids: dict[str, str] = {}
-        self.at_once = self.most_at_once = 0
-
-    async def ensure(self, resource: str, *, filters: Filters, timeout: float) -> Webhook:
-        self.calls.append((resource, filters, timeout))
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        await checkpoint()
-        self.at_once -= 1
-        return Webhook(gid=self.gids.get(resource, f"gid of {resource}"))
-
-    async def holds(self, resource: str) -> bool:
-        return True
+async def test_locks_live_while_they_are_in_use(make: MakeClient) -> None:
+    async with make() as client:
+        desired = desired_of(client)
+        async with desired.lock("12"):
+            assert desired.lock("12").locked()
+            assert not desired.lock("13").locked()
+        gc.collect()
+        assert len(desired._locks) == 0
 
 
-@pytest.fixture
-def moments(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were waited for, in seconds; they pass on the clock only."""
-    pauses: list[float] = []
-
-    @contextmanager
-    def move_on_after(seconds: float) -> Iterator[anyio.CancelScope]:
-        with anyio.CancelScope() as scope:
-            pauses.append(seconds)
-            scope.cancel()
-            yield scope
-
-    monkeypatch.setattr(anyio, "move_on_after", move_on_after)
-    monkeypatch.setattr(anyio, "current_time", lambda: sum(pauses))
-    return pauses
+def test_pauses_double_up_to_ten_minutes() -> None:
+    pauses = [module._pause_after(failures) for failures in range(1, 40)]
+    assert 0.9 <= pauses[0] <= 1.0
+    assert 1.8 <= pauses[1] <= 2.0
+    assert all(540 <= pause <= 600 for pause in pauses[10:])
+    assert len(set(pauses)) == len(pauses)
 
 
-async def look_until(desired: DesiredWebhooks, enough: Callable[[], bool]) -> None:
-    """Look after them until there was enough of it."""
-    task = asyncio.create_task(desired.run())
-    await until(enough)
-    task.cancel()
-    await asyncio.wait([task])
+async def test_what_could_not_be_ensured_is_not_kept(
+    make: MakeClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> Webhook:
+        msg = "Asana did not answer"
+        raise ConnectionFailedError(msg)
+
+    async with make() as client:
+        monkeypatch.setattr(client._opened().upkeep, "ensure", fail)
+        with pytest.raises(ConnectionFailedError):
+            await client.ensure(asana.project)
+        await client.kept(timeout=1.0)
 
 
-async def test_looks_are_spread_over_the_interval_one_after_another(moments: list[float]) -> None:
-    establisher = Establisher()
-    desired = DesiredWebhooks(establisher, interval=3600.0)
-    resources = [str(number) for number in range(600)]
-    async with anyio.create_task_group() as tasks:
-        for resource in resources:
-            tasks.start_soon(partial(desired.ensure, resource, filters=None, timeout=60.0))
-    establisher.calls.clear()
-    establisher.most_at_once = 0
-    await look_until(desired, lambda: len(establisher.calls) >= 1200)
-    looked_at = [resource for resource, _, _ in establisher.calls[:1200]]
-    assert sorted(looked_at[:600]) == sorted(resources)
-    assert looked_at[:600] == looked_at[600:]
-    assert sum(moments[:600]) <= 3600.0
-    assert min(moments[:600]) > 5.0
-    assert establisher.most_at_once == 1
+async def test_running_client_hands_events_to_handlers_that_come_later(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    client, seen = make(), list[str]()
+    client.keep(asana.project, filters=None)
+    async with client.running() as same:
+        assert same is client
+        await client.kept()
+        task = await asana.create_task("Fix the login", project=asana.project)
+
+        @client.on("task", action="added")
+        async def handle(event: Event) -> None:
+            seen.append(event.resource.gid)
+
+        await until(lambda: task in seen)
+    assert not client.is_open
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.get_webhook("1")
 
 
-async def test_jitter_shortens_a_pause_by_a_tenth_at_most(moments: list[float]) -> None:
-    establisher = Establisher()
-    desired = DesiredWebhooks(establisher, interval=100.0)
-    await desired.ensure("12", filters=None, timeout=60.0)
-    await look_until(desired, lambda: len(moments) >= 200)
-    assert len(set(moments)) > 100
-    assert 90 <= min(moments) < 95
-    assert 95 < max(moments) <= 100
-
-
-async def test_what_is_added_brings_the_next_look_nearer() -> None:
-    establisher = Establisher()
-    desired = DesiredWebhooks(establisher, interval=50.0)
-    await desired.ensure("1", filters=None, timeout=60.0)
-    task = asyncio.create_task(desired.run())
-    for number in range(2, 1002):
-        await desired.ensure(str(number), filters=None, timeout=60.0)
-    establisher.calls.clear()
-    await until(lambda: len(establisher.calls) >= 2)
-    task.cancel()
-    assert [resource for resource, _, _ in establisher.calls[:2]] == ["1", "2"]
-
-
-async def test_looking_goes_on_after_there_was_nothing_left_to_look_after() -> None:
-    establisher = Establisher()
-    desired = DesiredWebhooks(establisher, interval=0.02)
-    task = asyncio.create_task(desired.run())
-    await desired.ensure("12", filters=None, timeout=60.0)
-    await until(lambda: len(establisher.calls) >= 2)
-    desired.leave("gid of 12")
-    await anyio.sleep(0.05)  # the moment of its next look passes
-    establisher.calls.clear()
-    await desired.ensure("13", filters=None, timeout=60.0)
-    await until(lambda: len(establisher.calls) >= 3)
-    task.cancel()
-    await asyncio.wait([task])
-    assert {resource for resource, _, _ in establisher.calls} == {"13"}
-
-
-async def test_it_is_ensured_again_as_it_was_ensured() -> None:
-    establisher = Establisher()
-    desired = DesiredWebhooks(establisher, interval=1.0)
-    webhook = await desired.ensure("12", filters=[ADDED], timeout=7.0)
-    assert webhook.gid == "gid of 12"
-    await desired._look("12")
-    assert establisher.calls == [("12", [ADDED], 7.0)] * 2
-
-
-async def test_what_could_not_be_ensured_is_not_looked_after() -> None:
-    class Failing(Establisher):
-        async def ensure(self, resource: str, *, filters: Filters, timeout: float) -> Webhook:
-            raise ConnectionFailedError("Asana did not answer")
-
-    desired = DesiredWebhooks(Failing(), interval=1.0)
-    with pytest.raises(ConnectionFailedError):
-        await desired.ensure("12", filters=None, timeout=60.0)
-    assert desired._desired == {}
-
-
-async def test_what_is_left_while_others_are_looked_after_is_passed_over() -> None:
-    establisher = Establisher()
-    desired = DesiredWebhooks(establisher, interval=1.0)
-    await desired.ensure("12", filters=None, timeout=60.0)
-    desired.leave("gid of 12")
-    await desired._look("12")
-    assert len(establisher.calls) == 1
-
-
-@pytest.mark.parametrize("fails", [False, True], ids=["looked", "failed"])
-async def test_what_is_left_during_its_look_is_not_taken_up_again(*, fails: bool) -> None:
-    class Leaving(Establisher):
-        async def ensure(self, resource: str, *, filters: Filters, timeout: float) -> Webhook:
-            webhook = await super().ensure(resource, filters=filters, timeout=timeout)
-            desired.leave("gid of 12")
-            if fails and len(self.calls) == 2:
-                raise ConnectionFailedError("Asana did not answer")
-            return webhook
-
-    establisher = Leaving()
-    desired = DesiredWebhooks(establisher, interval=1.0)
-    await desired.ensure("12", filters=None, timeout=60.0)
-    await desired._look("12")
-    assert desired._desired == {}
-    assert len(establisher.calls) == 2
-
-
-async def test_webhook_that_was_replaced_goes_by_its_new_gid() -> None:
-    establisher = Establisher()
-    establisher.gids["12"] = "first"
-    desired = DesiredWebhooks(establisher, interval=1.0)
-    await desired.ensure("12", filters=[ADDED], timeout=60.0)
-    establisher.gids["12"] = "second"
-    await desired._look("12")
-    desired.leave("first")
-    desired.set_filters("second", [REMOVED])
-    await desired._look("12")
-    desired.leave("second")
-    await desired._look("12")
-    assert [filters for _, filters, _ in establisher.calls] == [[ADDED], [ADDED], [REMOVED]]
-
-
-async def test_locks_live_while_they_are_in_use() -> None:
-    desired = DesiredWebhooks(Establisher(), interval=1.0)
-    async with desired.lock("12"):
-        assert desired.lock("12").locked()
-        assert not desired.lock("13").locked()
-    for number in range(100):
-        await desired.ensure(str(number), filters=None, timeout=60.0)
-    gc.collect()
-    assert len(desired._locks) == 0
+async def test_work_beside_a_running_client_may_use_it(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    client = make()
+    async with client.running(), background_task(client.ensure(asana.project), "ensuring") as work:
+        webhook = await work
+        assert set(asana.webhooks) == {webhook.gid}

@@ -14,18 +14,8 @@ PACKAGE = Path(asana_webhooks.__file__).parent
 
 LAYERS = (
     {"_version", "errors"},
-    {
-        "_addresses",
-        "_background",
-        "_clock",
-        "_deadline",
-        "_logging",
-        "_options",
-        "_signals",
-        "_vocabulary",
-        "models",
-    }
-    | {"models", "signature"},
+    {"_addresses", "_background", "_clock", "_deadline", "_logging", "_options"}
+    | {"_signals", "_vocabulary", "models", "signature"},
     {"_asana_responses"},
     {
         "_asana_transport",
@@ -37,18 +27,10 @@ LAYERS = (
     {"_attempt", "api", "auth", "router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
     {"notices"},
-    {
-        "_heartbeats",
-        "_desired",
-        "_endpoint",
-        "_establish",
-        "_handlers",
-        "_listener",
-        "otel",
-        "stores.urls",
-    },
-    {"_inbox", "_ownership"},
-    {"_receiver_aiohttp", "_receiver_asgi", "simulator"},
+    {"_endpoint", "_establish", "_handlers", "_heartbeats", "_listener", "otel", "stores.urls"},
+    {"_inbox", "_ownership", "_upkeep"},
+    {"_desired", "_receiver_aiohttp", "_receiver_asgi", "simulator"},
+    {"_components"},
     {"client"},
     {"serving", "testing"},
     {""},  # the package itself, which shows what is public

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .establish import EstablishOptions, establish_options
 from .options import FILTER_SYNTAX
+
+if TYPE_CHECKING:
+    from ..client import WebhooksClient
+    from ..models import Webhook, WebhookFilter
 
 __all__ = ["command"]
 
@@ -18,8 +23,18 @@ def command(**options: Any) -> None:
     """Find the store's webhook for a resource, or make it.
 
     RESOURCE is the gid of what it watches. One that Asana does not know any more, or calls
-    inactive, is replaced; filters that differ are updated.
+    inactive, is replaced; filters that differ are updated. Without --filter those stay that it has.
     """
-    from ..client import WebhooksClient
+    EstablishOptions(**options).run(_ensure)
 
-    EstablishOptions(**options).run(WebhooksClient.ensure)
+
+async def _ensure(
+    client: WebhooksClient,
+    resource: str,
+    *,
+    filters: Sequence[WebhookFilter] | None,
+    timeout: float,
+) -> Webhook:
+    if filters is None:
+        filters = await client._opened().upkeep.held_filters(resource)
+    return await client.ensure(resource, filters=filters, timeout=timeout)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ..models import Webhook
-from ..protocol import route_of
 from .access import Access
 from .options import JSON, PUBLIC_URL, STORE, YES, asana_options, confirm
 from .output import print_records, warnings_shown
@@ -23,7 +22,7 @@ from .webhooks import (
 if TYPE_CHECKING:
     from ..stores import Store
 
-__all__ = ["command", "is_below"]
+__all__ = ["command"]
 
 
 class Orphans(NamedTuple):
@@ -71,23 +70,15 @@ def command(
         asyncio.run(_delete(access, orphans.webhooks))
 
 
-def is_below(target: str | None, public_url: str) -> bool:
-    """Return whether a target is this address and a route, so that it was made here."""
-    from .._establish import ROUTE_ID_LENGTH
-
-    route = route_of(target or "")
-    place = f"{public_url.rstrip('/')}/{route}"
-    return len(route) == ROUTE_ID_LENGTH and (target or "").rstrip("/") == place
-
-
 async def _look(access: Access, store: Store, public_url: str, workspace: str | None) -> Orphans:
+    from .._upkeep import orphans_among
+
     async with access.api() as api:
         webhooks = await all_webhooks(api, workspace)
     # The store is read after Asana: what is being established at this moment has its route.
     async with store:
-        known = {route.id for route in await store.list_routes()}
-    ours = [webhook for webhook in webhooks if is_below(webhook.target, public_url)]
-    return Orphans([each for each in ours if route_of(each.target or "") not in known], not known)
+        routes = await store.list_routes()
+    return Orphans(orphans_among(webhooks, routes, public_url), not routes)
 
 
 def _print(webhooks: list[Webhook], *, as_json: bool) -> None:

@@ -1,0 +1,191 @@
+"""The parts of a client that has a public URL, joined."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any, NamedTuple
+
+import anyio
+
+from ._background import background_task
+from ._clock import Clock
+from ._desired import DesiredWebhooks
+from ._endpoint import Endpoint
+from ._establish import Establishment
+from ._inbox import INBOX_OPTIONS, Inbox
+from ._logging import ThrottledLogger
+from ._ownership import Ownership
+from ._receiver_aiohttp import Receiver
+from ._upkeep import Upkeep
+from .api import WebhooksApi
+from .models import Route
+from .notices import Notices, source_of
+from .router import Router
+from .stores import Store
+from .telemetry import Counters, Stats, Telemetry, Together
+
+__all__ = ["Components", "join"]
+
+OBSERVE_PAUSE = 5.0
+"""Seconds before telemetry that failed is asked again to watch."""
+
+HOST, PORT = "127.0.0.1", 8080
+"""The address that the receiver listens on unless it is told."""
+
+_NEXT_STEPS = {
+    errno.EADDRINUSE: "end what listens there, or choose another port (0 takes any free one)",
+    errno.EADDRNOTAVAIL: "choose an address of this machine as host",
+    errno.EACCES: "choose a port above 1023, or a path that may be written",
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Components(NamedTuple):
+    """The parts of a client beside its REST calls; ``receiver`` is None for another server's."""
+
+    store: Store
+    ownership: Ownership
+    inbox: Inbox
+    endpoint: Endpoint
+    receiver: Receiver | None
+    establishment: Establishment
+    upkeep: Upkeep
+    desired: DesiredWebhooks
+    notices: Notices
+    counters: Counters
+    telemetry: Telemetry
+    clock: Clock
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Enter all of them, to be left with the stack. Raises what one of them raises."""
+        await stack.enter_async_context(self.store)
+        await stack.enter_async_context(background_task(self._observe(), "telemetry"))
+        await stack.enter_async_context(self.notices)
+        await stack.enter_async_context(self.ownership)
+        await stack.enter_async_context(self.inbox)
+        if self.receiver is not None:
+            try:
+                await stack.enter_async_context(self.receiver)
+            except OSError as error:
+                step = _NEXT_STEPS.get(error.errno or 0, "check host, port or unix_socket")
+                raise OSError(error.errno, f"{error.strerror}; {step}") from None
+        keeping = background_task(self.desired.run(), "looking after")
+        self.clock.follow(await stack.enter_async_context(keeping))
+
+    async def stats(self) -> Stats:
+        """Return a snapshot of what is counted and stored."""
+        counts, routes = await self.store.counts(), await self.store.list_routes()
+        return self.counters.snapshot(counts, routes)
+
+    async def _observe(self) -> None:
+        """Have the telemetry take its snapshots, until cancelled; what it raises is logged."""
+        task, log = asyncio.current_task(), ThrottledLogger(logger)
+        while True:
+            try:
+                return await self.telemetry.watch(self.stats)
+            except Exception:
+                log.log(logging.ERROR, "watch", "the telemetry failed to watch", exc_info=True)
+            if task is not None and task.cancelling():  # it failed in its clean-up
+                return None
+            await anyio.sleep(OBSERVE_PAUSE)
+
+
+def join(
+    api: WebhooksApi, router: Router, clock: Clock, store: Store, options: Mapping[str, Any]
+) -> Components:
+    """Return the parts of a client with these options of its constructor.
+
+    ``api`` makes the calls as Asana has them, without what the client makes of them.
+    """
+    public_url, telemetry = options["public_url"], options["telemetry"]
+    counters = Counters()
+    observer = counters if telemetry is None else Together(counters, telemetry)
+    notices = Notices(
+        count=observer.noticed,
+        now=api.asana_now,
+        clock=clock,
+        handler_timeout=options["handler_timeout"],
+    )
+    ownership = Ownership(store, public_url)
+    inbox = Inbox(
+        store,
+        **{name: options[name] for name in INBOX_OPTIONS},
+        telemetry=observer,
+        may_claim=ownership.is_sure,
+    )
+    endpoint = Endpoint(
+        store,
+        on_arrival=inbox.arrived,
+        max_body=options["max_body"],
+        answer_gone=options["answer_gone"],
+        now=api.asana_now,
+        learn_time=api._transport.learn_time,
+        telemetry=observer,
+        on_mangled=notices.mangled,
+        machine_time=clock.now,
+    )
+
+    def tell_established(route: Route) -> None:
+        notices.tell("established", source_of(route), "its handshake was answered here")
+        notices.tell("restored", source_of(route), "it was established again")
+
+    establishment = Establishment(
+        api,
+        store,
+        public_url=public_url,
+        workspace=options["workspace"],
+        seen=endpoint.seen,
+        on_established=tell_established,
+    )
+    upkeep = Upkeep(
+        api,
+        store,
+        establishment,
+        notices,
+        workspace=options["workspace"],
+        now=clock.now,
+        forget=endpoint.forget,
+    )
+    desired = DesiredWebhooks(
+        upkeep,
+        notices,
+        clock,
+        interval=options["look_after"],
+        filters_for=router.wanted_filters,
+        waits_for_server=not options["serve"],
+        was_reached=lambda: bool(counters.refused or counters.outcomes),
+    )
+    router.on_change = desired.wake
+    return Components(
+        store=store,
+        ownership=ownership,
+        inbox=inbox,
+        endpoint=endpoint,
+        receiver=_receiver(endpoint, options) if options["serve"] else None,
+        establishment=establishment,
+        upkeep=upkeep,
+        desired=desired,
+        notices=notices,
+        counters=counters,
+        telemetry=observer,
+        clock=clock,
+    )
+
+
+def _receiver(endpoint: Endpoint, options: Mapping[str, Any]) -> Receiver:
+    host, port = options["host"], options["port"]
+    return Receiver(
+        endpoint,
+        host=HOST if host is None else host,
+        port=PORT if port is None else port,
+        reuse_port=options["reuse_port"],
+        unix_socket=options["unix_socket"],
+        ssl_context=options["ssl_context"],
+        max_connections=options["max_connections"],
+        keepalive_timeout=options["keepalive_timeout"],
+    )
