@@ -435,6 +435,22 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return _shown(self, hidden={"route", "body"})
 
 
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """The text that a scope's continuity is in; ``version`` is the store's, 0 before it has any."""
+
+    scope: str
+    version: int = 0
+    text: str
+
+    def __repr__(self) -> str:
+        """Return scope and version; the text stays out of logs."""
+        return _represent(self, hidden={"text"})
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return scope and version; the text stays out of logs."""
+        return _shown(self, hidden={"text"})
+
+
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """The number of deliveries and dead letters in an inbox, which processes may share.
 

@@ -27,6 +27,7 @@ from asana_webhooks.models import (
     Route,
     Settlement,
     Source,
+    State,
     Webhook,
     WebhookFilter,
     check_gid,
@@ -745,6 +746,11 @@ DELIVERY = Delivery(
             id="settlement",
         ),
         pytest.param(
+            State(scope="acme/12", version=3, text=HIDDEN),
+            ("State", "scope='acme/12'", "version=3"),
+            id="state",
+        ),
+        pytest.param(
             event(unknown=HIDDEN), ("Event", "action='changed'", "gid='1301'"), id="event"
         ),
     ],
@@ -970,6 +976,7 @@ def test_new_route_is_reserved_now_and_has_no_secrets() -> None:
         pytest.param(PROGRESS, id="progress"),
         pytest.param(Settlement(kept=(DELIVERY,)), id="settlement"),
         pytest.param(Retry(delivery=DELIVERY, delay=1.0), id="retry"),
+        pytest.param(State(scope="/12", text="{}"), id="state"),
     ],
 )
 def test_models_are_values_that_cannot_be_changed(value: msgspec.Struct) -> None:

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Claim, DeadLetter, Delivery, Retry, Route, Settlement
+from asana_webhooks.models import Claim, DeadLetter, Delivery, Retry, Route, Settlement, State
 from asana_webhooks.stores import (
     DUPLICATES_KNOWN_FOR,
     MAX_CANDIDATES,
@@ -123,6 +123,7 @@ class Model:
     seen: dict[int, datetime] = field(default_factory=dict)
     letters: list[tuple[int, str, str]] = field(default_factory=list)
     remembered: list[tuple[float, str, bytes]] = field(default_factory=list)
+    states: dict[str, State] = field(default_factory=dict)
 
     def step(self) -> None:
         """Move time on, by so little and so odd a span that no two times are ever equal."""
@@ -188,6 +189,9 @@ class Model:
         held = self.leases[claim.route].held.values()
         due = [w for w in self.claimable(claim.route) if w.due <= self.now and w not in held]
         return list(takewhile(lambda w: not w.crashes, due))[:limit]
+
+    def version(self, scope: str) -> int:
+        return self.states[scope].version if scope in self.states else 0
 
     def settle(self, lease: Lease, settlement: Settlement, route: str) -> None:
         for id_ in settlement.removed:
@@ -495,10 +499,56 @@ class StoreMachine(RuleBasedStateMachine):
             number, route, progress = self.model.letters.pop(index)
             self.model.waiting.append(Waiting(number, route, self.model.now, progress=progress))
 
+    # Continuity
+
+    @rule(
+        scope=scopes,
+        older=small,
+        text=st.sampled_from(["", "{}", "é"]),
+        new=st.lists(st.integers(0, 9), max_size=3),
+        id_=ids,
+    )
+    def put_state(self, scope: str, older: int, text: str, new: list[int], id_: str) -> None:
+        model = self.model
+        model.step()
+        version = max(model.version(scope) - older, 0)
+        state = State(scope=scope, version=version, text=text)
+        deliveries = [
+            msgspec.structs.replace(_delivery(number, id_, NOON), attempts=1, progress="p1")
+            for number in new
+        ]
+        expected = version == model.version(scope)
+        assert self.run(self.store.put_state(state, deliveries=deliveries)) == expected
+        if expected:
+            model.states[scope] = msgspec.structs.replace(state, version=version + 1)
+            for number in new:
+                model.waiting.append(Waiting(number, id_, model.now, attempts=1, progress="p1"))
+
+    @rule(scope=scopes, older=st.booleans())
+    def drop_state(self, scope: str, *, older: bool) -> None:
+        self.model.step()
+        version = max(self.model.version(scope) - older, 0)
+        expected = 0 < version == self.model.version(scope)
+        assert self.run(self.store.drop_state(scope, version)) == expected
+        if expected:
+            del self.model.states[scope]
+
+    @rule(id_=ids, limit=st.integers(1, 3))
+    def peek(self, id_: str, limit: int) -> None:
+        self.model.step()
+        shown: list[Delivery] = []
+        while page := self.run(
+            self.store.peek(id_, after=shown[-1].id if shown else "", limit=limit)
+        ):
+            assert len(page) <= limit
+            shown += page
+        waiting = [w for w in self.model.waiting if w.route == id_ and w.held is None]
+        assert _told(shown) == _told(waiting)
+
     @invariant()
     def store_tells_what_the_model_knows(self) -> None:
         self.model.step()
-        counts, routes, letters, events, *found = self.run(self._ask())
+        counts, routes, letters, events, states, *found = self.run(self._ask())
         assert counts.waiting == len(self.model.waiting)
         assert counts.dead_letters == len(self.model.letters)
         live = [r for r in self.model.routes.values() if r.state != "retired"]
@@ -506,6 +556,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert [_undated(route) for route in found] == [*map(self.model.routes.get, ROUTES)]
         assert [(_number(d), d.route, d.progress) for d in letters] == self.model.letters
         assert events == b"".join(e for _, scope, e in self.model.remembered if scope == "12")
+        assert states == [state for _, state in sorted(self.model.states.items())]
 
     async def _ask(self) -> list[Any]:
         return await asyncio.gather(
@@ -513,6 +564,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.list_routes(),
             self.store.dead_letters(),
             self.store.remembered("12"),
+            self.store.list_states(),
             *map(self.store.get_route, ROUTES),
         )
 

@@ -24,6 +24,7 @@ from asana_webhooks.models import (
     Retry,
     Route,
     Settlement,
+    State,
     WebhookFilter,
 )
 from asana_webhooks.stores import (
@@ -32,6 +33,7 @@ from asana_webhooks.stores import (
     MAX_CLAIM_BYTES,
     MAX_HELD,
     MAX_HELD_BYTES,
+    MAX_STATE_BYTES,
     RETIRED_KNOWN_FOR,
     Store,
 )
@@ -1992,3 +1994,304 @@ async def test_trace_of_a_delivery_comes_with_it(store: Store) -> None:
     assert [each.trace for each in claim.deliveries] == [trace, ""]
     await store.end_claim(claim)
     assert [each.trace for each in (await take(store)).deliveries] == [trace, ""]
+
+
+# Continuity
+
+
+def state(scope: str = "/12", *, version: int = 0, text: str = "{}") -> State:
+    return State(scope=scope, version=version, text=text)
+
+
+async def put_state(store: Store, *wanted: int, scope: str = "/12", route: str = "r1") -> None:
+    """Make a state, with these deliveries."""
+    new = [delivery(number, route=route) for number in wanted]
+    assert await store.put_state(state(scope), deliveries=new)
+
+
+async def peek_all(store: Store, *, route: str = "r1", limit: int = 100) -> list[Delivery]:
+    """Return all that waits of a route, page by page."""
+    found: list[Delivery] = []
+    while page := await store.peek(route, after=found[-1].id if found else "", limit=limit):
+        assert len(page) <= limit
+        found += page
+    return found
+
+
+async def test_unknown_scope_has_no_state(store: Store) -> None:
+    await put_state(store, scope="acme/12")
+    for scope in ("", "/12", "acme", "acme/1", "acme/123", "ACME/12"):
+        assert await store.get_state(scope) is None
+
+
+async def test_version_of_a_state_goes_up_with_each_put(store: Store) -> None:
+    assert await store.put_state(state(text="one"))
+    assert await store.get_state("/12") == state(version=1, text="one")
+    assert await store.put_state(state(version=1, text="two"))
+    assert await store.put_state(state(version=2, text="two"))
+    assert await store.get_state("/12") == state(version=3, text="two")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param('{"sync":"a\\n\\u0000", "é": "\U0001f600"}\n', id="any characters"),
+        pytest.param("a" * (MAX_STATE_BYTES - 2) + "é", id="largest"),
+    ],
+)
+async def test_text_of_a_state_comes_back_as_it_was(store: Store, text: str) -> None:
+    assert await store.put_state(state("acmé 1/12", text=text))
+    assert await store.get_state("acmé 1/12") == state("acmé 1/12", version=1, text=text)
+    assert await store.put_state(state("acmé 1/12", version=1, text=text))
+    assert await store.list_states() == [state("acmé 1/12", version=2, text=text)]
+
+
+async def test_states_are_listed_by_their_scopes(store: Store) -> None:
+    assert await store.list_states() == []
+    scopes = ["b/2", "é/1", "/9", "B/1", "a-b/1", "a/2", "\U0001f600/1", "b/10", "\uffee/1", "ab/1"]
+    for scope in scopes:
+        assert await store.put_state(state(scope, text=f"of {scope}"))
+    listed = [state(scope, version=1, text=f"of {scope}") for scope in sorted(scopes)]
+    assert await store.list_states() == listed
+
+
+@pytest.mark.parametrize("version", [0, 1, 3])
+async def test_state_of_another_version_is_not_replaced(store: Store, version: int) -> None:
+    await put_state(store)
+    assert await store.put_state(state(version=1, text="kept"))
+    changed = state(version=version, text="other")
+    assert not await store.put_state(changed, deliveries=[delivery(1)])
+    assert await store.get_state("/12") == state(version=2, text="kept")
+    assert await store.claim(limit=10, lease=30) is None
+    assert (await store.counts()).waiting == 0
+
+
+async def test_state_that_is_not_there_has_version_0_only(store: Store) -> None:
+    assert not await store.put_state(state(version=1), deliveries=[delivery(1)])
+    assert await store.list_states() == []
+    assert (await store.counts()).waiting == 0
+
+
+@pytest.mark.parametrize("version", [0, 1])
+async def test_of_many_puts_of_a_state_at_once_one_succeeds(store: Store, version: int) -> None:
+    taken: list[int] = []
+
+    async def change(number: int) -> None:
+        new = state(version=version, text=str(number))
+        if await store.put_state(new, deliveries=[delivery(number), delivery(number + 100)]):
+            taken.append(number)
+
+    if version:
+        await put_state(store)
+    async with anyio.create_task_group() as tasks:
+        for number in range(16):
+            tasks.start_soon(change, number)
+    (number,) = taken
+    assert await store.get_state("/12") == state(version=version + 1, text=str(number))
+    assert numbers(await take(store)) == [number, number + 100]
+
+
+async def test_deliveries_of_a_state_are_due_at_once_behind_what_waits(
+    store: Store, clock: Clock
+) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    india = timezone(timedelta(hours=5, minutes=30))
+    await put(store, 1)
+    clock.now += 1
+    told = {"attempts": 2, "progress": '{"é":1}', "trace": trace}
+    whole = replace(delivery(3, at=NOON.astimezone(india)), crashes=1, **told)
+    await store.put_state(state(), deliveries=[whole, delivery(2)])
+    assert (await store.counts()).waiting == 3
+    first, second, third = (await take(store)).deliveries
+    assert [number_of(each) for each in (first, second, third)] == [1, 3, 2]
+    assert second == replace(alone(3, **told), id=second.id)
+    assert third == replace(alone(2), id=third.id)
+
+
+async def test_deliveries_of_a_state_go_to_their_routes(store: Store) -> None:
+    new = [delivery(number, route=f"r{number % 3}") for number in range(7)]
+    await store.put_state(state(), deliveries=new)
+    claimed = {claim.route: numbers(claim) for claim in [await take(store) for _ in range(3)]}
+    assert claimed == {"r0": [0, 3, 6], "r1": [1, 4], "r2": [2, 5]}
+
+
+async def test_deliveries_of_a_state_are_due_after_the_claim_that_holds_their_route(
+    store: Store,
+) -> None:
+    await put(store, 1)
+    claim = await take(store)
+    await put_state(store, 2)
+    assert await store.claim(limit=10, lease=30) is None
+    more = await store.claim_more(claim, limit=10)
+    assert more is not None
+    assert [number_of(each) for each in more] == [2]
+    assert await store.put_state(state(version=1), deliveries=[delivery(3)])
+    await store.end_claim(claim, handled([*claim.deliveries, *more]))
+    assert numbers(await take(store)) == [3]
+
+
+async def test_full_inbox_takes_the_deliveries_of_a_state(small_store: Store) -> None:
+    await put(small_store, 1, 2)
+    await put_state(small_store, 3, 4)
+    assert (await small_store.counts()).waiting == 4
+    assert not await takes(small_store, 5)
+    claim = await take(small_store)
+    assert numbers(claim) == [1, 2, 3, 4]
+    await small_store.end_claim(claim, handled(claim.deliveries[:3]))
+    await put(small_store, 6)
+    assert not await takes(small_store, 7)
+
+
+async def test_deliveries_of_a_state_are_neither_duplicates_nor_known(store: Store) -> None:
+    await put(store, 1)
+    await put_state(store, 1, 1, 2)
+    await put(store, 2)
+    assert numbers(await take(store)) == [1, 1, 1, 2, 2]
+
+
+async def test_hundreds_of_deliveries_are_put_with_a_state(store: Store) -> None:
+    wanted = range(700)
+    await put_state(store, *wanted)
+    assert (await store.counts()).waiting == 700
+    claimed = []
+    while claim := await store.claim(limit=100, lease=30):
+        claimed += numbers(claim)
+        await store.end_claim(claim, handled(claim.deliveries))
+    assert claimed == [*wanted]
+
+
+async def test_state_is_dropped_in_the_version_that_is_named(store: Store) -> None:
+    assert not await store.drop_state("/12", 0)
+    await put_state(store)
+    await put_state(store, scope="/13")
+    assert await store.put_state(state(version=1))
+    for version in (0, 1, 3):
+        assert not await store.drop_state("/12", version)
+    assert await store.drop_state("/12", 2)
+    assert not await store.drop_state("/12", 2)
+    assert await store.get_state("/12") is None
+    assert await store.list_states() == [state("/13", version=1)]
+    assert not await store.put_state(state(version=2))
+    assert await store.put_state(state(text="anew"))
+    assert await store.get_state("/12") == state(version=1, text="anew")
+
+
+async def test_state_outlives_its_routes_and_its_deliveries(
+    store: Store, let_pass: Callable[[timedelta], None]
+) -> None:
+    await confirm(store)
+    await put_state(store, 1)
+    claim = await take(store)
+    await store.end_claim(claim, handled(claim.deliveries))
+    await store.retire("r1")
+    let_pass(10 * RETIRED_KNOWN_FOR)
+    assert await store.get_route("r1") is None
+    await put(store, 2)  # and what is old is forgotten
+    assert await store.get_state("/12") == state(version=1)
+
+
+# Peeking
+
+
+async def test_route_without_deliveries_shows_none(store: Store) -> None:
+    await confirm(store)
+    await put(store, 1, route="r2")
+    await store.put(delivery(2), reason="odd")
+    for unknown in ("r1", "r", "r3", ""):
+        assert await store.peek(unknown) == []
+    assert [number_of(each) for each in await store.peek("r2")] == [1]
+
+
+async def test_peeking_shows_what_a_claim_would_give_and_takes_nothing(store: Store) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert await store.put(replace(delivery(1), trace=trace))
+    await put(store, 2)
+    await put_state(store, 3)
+    shown = await store.peek("r1")
+    assert await store.peek("r1") == shown
+    assert (await store.counts()).waiting == 3
+    assert (await take(store)).deliveries == tuple(shown)
+
+
+async def test_peeking_shows_what_is_due_due_later_or_leased_as_it_came(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, 1, 2, 3, 4)
+    claim = await take(store, limit=3)
+    first, second, third = claim.deliveries
+    await store.settle(claim, tried_again(first, delay=600.0, attempts=1))
+    await store.settle(claim, kept(second, attempts=2, progress="p"))
+    await store.settle(claim, handled([third]))
+    clock.now += 1
+    await put(store, 5)
+    await put_state(store, 6)
+    await store.settle(claim, Settlement(retries=(Retry(delivery=alone(7), delay=0.0),)))
+    shown = await store.peek("r1")
+    assert [number_of(each) for each in shown] == [1, 2, 4, 5, 6, 7]
+    assert shown[:2] == [replace(first, attempts=1), replace(second, attempts=2, progress="p")]
+    await store.end_claim(claim)
+    assert await store.peek("r1") == shown
+
+
+async def test_peeking_shows_what_was_replayed_behind_the_rest(store: Store) -> None:
+    assert await store.put(delivery(1), reason="odd")
+    await put(store, 2)
+    (dead,) = await store.dead_letters()
+    await store.replay([dead.id])
+    assert [number_of(each) for each in await store.peek("r1")] == [2, 1]
+
+
+async def test_peeking_does_not_show_what_is_held_for_a_candidate(store: Store) -> None:
+    await store.reserve(route(), ttl=60)
+    await store.add_candidate("r1", "secret")
+    assert await store.put(delivery(1), candidate="secret")
+    assert await store.put(delivery(2))
+    assert [number_of(each) for each in await store.peek("r1")] == [2]
+    await store.confirm("r1", gid="77", secret="secret")
+    assert {number_of(each) for each in await store.peek("r1")} == {1, 2}
+
+
+async def test_peeking_shows_what_crashed_among_the_rest(store: Store, clock: Clock) -> None:
+    await put(store, 1, 2, 3)
+    await take(store, limit=2)
+    clock.now += 30
+    await take(store)
+    await put(store, 4)
+    shown = await store.peek("r1")
+    assert [(number_of(each), each.crashes) for each in shown] == [(1, 1), (2, 1), (3, 0), (4, 0)]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100, 1000])
+async def test_what_waits_is_shown_in_pages(store: Store, limit: int) -> None:
+    for number in range(120):
+        await put(store, number, route=f"r{1 + number % 2}")
+    shown = await peek_all(store, limit=limit)
+    assert [number_of(each) for each in shown] == [*range(0, 120, 2)]
+
+
+async def test_pages_go_on_behind_a_delivery_that_is_gone_and_miss_none_that_moves(
+    store: Store, clock: Clock
+) -> None:
+    await put(store, *range(8))
+    page = await store.peek("r1", limit=4)
+    claim = await take(store, limit=6)
+    await store.settle(claim, handled(claim.deliveries[2:4]))
+    for put_off in (0, 5):
+        await store.settle(claim, tried_again(claim.deliveries[put_off], delay=60.0))
+    clock.now += 1
+    await put(store, 8)
+    rest = await store.peek("r1", after=page[-1].id)
+    assert [number_of(each) for each in rest] == [4, 5, 6, 7, 8]
+
+
+async def test_bodies_of_a_page_are_bounded_and_one_is_always_there(store: Store) -> None:
+    sizes = [MAX_CLAIM_BYTES // 2, MAX_CLAIM_BYTES // 2, 1, MAX_CLAIM_BYTES + 1, 1]
+    for number, size in enumerate(sizes):
+        assert await store.put(replace(delivery(number), body=bytes(size)))
+    shown = []
+    after = ""
+    while page := await store.peek("r1", after=after):
+        shown.append([len(each.body) for each in page])
+        after = page[-1].id
+    assert shown == [sizes[:2], sizes[2:3], sizes[3:4], sizes[4:]]

@@ -38,6 +38,7 @@ from asana_webhooks.models import (
     Retry,
     Route,
     Settlement,
+    State,
     WebhookFilter,
 )
 from asana_webhooks.stores import RETIRED_KNOWN_FOR
@@ -212,7 +213,9 @@ async def test_everything_is_found_again_after_closing(path: Path) -> None:
         await store.put(delivery(1), candidate="secret")
         await store.put(delivery(2, route="r2"))
         await store.put(delivery(3), reason="odd")
+        await store.put_state(State(scope="/12", text="{}"))
     async with SqliteStore(path) as store:
+        assert await store.get_state("/12") == State(scope="/12", version=1, text="{}")
         assert (await store.counts()).waiting == 2
         assert not await store.put(delivery(2, route="r2"))
         assert [letter.reason for letter in await store.dead_letters()] == ["odd"]
@@ -979,6 +982,7 @@ asyncio.run(main())
         *("get_claimed", "keep", "remove", "renew", "take", "take_more"),
         *("find_deliveries", "find_remembered"),
         *("get_dead_letter", "list_dead_letters"),
+        *("get_state", "change_state", "drop_state", "set_state_version"),
     ],
 )
 async def test_statement_searches_and_sorts_by_an_index(store: SqliteStore, name: str) -> None:
@@ -1026,6 +1030,11 @@ async def steps_of_a_day(store: SqliteStore, number: int) -> list[int]:
     settlement = replace(handled(*more), scope=id_, events=bytes(32))
     await measure(store.end_claim(claim, settlement))
     await measure(store.remembered(id_))
+    await measure(store.put_state(State(scope=id_, text="{}"), deliveries=[delivery(number)]))
+    await measure(store.put_state(State(scope=id_, version=1, text="{}")))
+    assert (await measure(store.get_state(id_))).version == 2
+    assert await measure(store.drop_state(id_, 2))
+    assert len(await measure(store.peek("nothing waits"))) == 0
     await in_thread(store, lambda tables: tables._connection.set_progress_handler(None, 1))
     return taken
 
@@ -1036,6 +1045,7 @@ async def test_calls_cost_the_same_however_much_waits(path: Path) -> None:
         for number in range(100):
             await store.reserve(route(f"r{number}"), ttl=60)
             await store.add_candidate(f"r{number}", "secret")
+            await store.put_state(State(scope=f"/{number}", text="{}"))
         await gather(
             *(
                 store.put(delivery(number, route=f"r{number % 100}"), candidate="secret")
@@ -1151,6 +1161,18 @@ async def test_room_in_an_old_file_is_counted_without_what_is_held(path: Path) -
         assert await store.put(delivery(10))
         with pytest.raises(StoreError, match="inbox is full"):
             await store.put(delivery(11))
+
+
+async def test_continuity_begins_in_an_old_file(open_old: Callable[..., SqliteStore]) -> None:
+    async with open_old() as store:
+        assert await store.list_states() == []
+        assert [each.body[11:-2] for each in await store.peek("confirmed")] == [b"4", b"5"]
+        new = State(scope="/11", text="{}")
+        assert await store.put_state(new, deliveries=[delivery(10, route="confirmed")])
+        assert len(await store.peek("confirmed")) == 3
+        assert (await store.counts()).waiting == 8
+    async with open_old() as store:
+        assert await store.list_states() == [replace(new, version=1)]
 
 
 async def test_route_that_an_old_file_retired_is_forgotten_after_48_hours(
@@ -1466,6 +1488,79 @@ async def test_remembered_events_that_cannot_be_read_are_left_out(
         await store.settle(claim, Settlement(scope="12", events=events))
     await execute(store, f"UPDATE remembered SET {damage} WHERE id = 1")
     assert await store.remembered("12") == b"second"
+
+
+@pytest.mark.parametrize("damage", ["x'00'", "CAST(x'ff' AS TEXT)"])
+async def test_state_whose_text_cannot_be_read_is_empty_and_can_be_replaced(
+    store: SqliteStore, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for scope in ("/12", "/13"):
+        await store.put_state(State(scope=scope, text="{}"))
+    await execute(store, f"UPDATE states SET text = {damage} WHERE scope = '/12'")
+    damaged = State(scope="/12", version=1, text="")
+    assert await store.get_state("/12") == damaged
+    assert await store.list_states() == [damaged, State(scope="/13", version=1, text="{}")]
+    assert set(caplog.messages) == {
+        "the text of the state of '/12' was damaged, and is taken for empty"
+    }
+    assert await store.put_state(replace(damaged, text="anew"))
+    assert await store.get_state("/12") == State(scope="/12", version=2, text="anew")
+
+
+@pytest.mark.parametrize("call", ["get_state", "list_states"])
+@pytest.mark.parametrize("damage", ["0", "-1", "9223372036854775807", "'x'", "x'00'"])
+async def test_version_of_a_state_that_cannot_be_read_begins_again_above_all(
+    store: SqliteStore, damage: str, call: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = State(scope="/12", text="{}")
+    await store.put_state(before)
+    await execute(store, f"UPDATE states SET version = {damage}")
+    found = await store.get_state("/12") if call == "get_state" else (await store.list_states())[0]
+    assert found is not None
+    assert found.version > 1_000_000
+    assert caplog.messages == ["the version of the state of '/12' was damaged, and begins again"]
+    assert not await store.put_state(replace(before, version=1))
+    assert await store.put_state(replace(found, text="anew"))
+    assert await store.get_state("/12") == State(
+        scope="/12", version=found.version + 1, text="anew"
+    )
+
+
+async def test_state_whose_scope_cannot_be_read_is_left_out(
+    store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    for scope in ("/12", "/13"):
+        await store.put_state(State(scope=scope, text="{}"))
+    await execute(store, "UPDATE states SET scope = CAST(x'ff' AS TEXT) WHERE scope = '/12'")
+    assert [found.scope for found in await store.list_states()] == ["/13"]
+    assert caplog.messages == ["1 states are left out: their scopes were damaged in the store"]
+
+
+async def test_state_that_cannot_be_stored_as_a_whole_is_not_stored(store: SqliteStore) -> None:
+    new = [delivery(0), replace(delivery(1), progress="\udcff")]
+    with pytest.raises(StoreError, match="no valid Unicode"):
+        await store.put_state(State(scope="/12", text="{}"), deliveries=new)
+    assert await store.list_states() == []
+    assert (await store.counts()).waiting == 0
+
+
+async def test_delivery_that_cannot_be_read_does_not_end_the_pages_of_a_peek(
+    store: SqliteStore,
+) -> None:
+    for number in range(5):
+        await store.put(delivery(number))
+    await execute(store, "UPDATE deliveries SET body = 7 WHERE id IN (2, 3, 4)")
+    (first,) = await store.peek("r1", limit=1)
+    (last,) = await store.peek("r1", after=first.id, limit=2)
+    assert [int(each.body) for each in (first, last)] == [0, 4]
+    assert len(await store.dead_letters()) == 3
+    assert (await store.counts()).waiting == 2
+
+
+@pytest.mark.parametrize("form", ["0", "-1", "1e1", "1.0", " 1", "x"])
+async def test_nothing_is_behind_what_is_no_id(store: SqliteStore, form: str) -> None:
+    await store.put(delivery(0))
+    assert await store.peek("r1", after=form) == []
 
 
 async def test_events_are_forgotten_while_others_come(
@@ -1876,6 +1971,17 @@ async def test_traceback_of_a_settlement_that_fails_shows_neither_route_nor_body
     for failed in await gather(store.settle(claim, settlement), store.end_claim(claim, settlement)):
         assert isinstance(failed, StoreError)
         assert "secret-" not in shown_by(failed)
+
+
+@pytest.mark.parametrize("broken", ["states", "deliveries", "queues"])
+async def test_traceback_of_a_state_that_is_not_stored_shows_neither_route_nor_body(
+    store: SqliteStore, broken: str
+) -> None:
+    await execute(store, f"ALTER TABLE {broken} RENAME TO elsewhere")
+    new = replace(delivery(1, route="secret-route"), body=SECRET.encode())
+    with pytest.raises(StoreError) as caught:
+        await store.put_state(State(scope="/12", text=SECRET), deliveries=[new])
+    assert "secret-" not in shown_by(caught.value)
 
 
 async def test_error_that_was_not_expected_says_where_it_was_raised(store: SqliteStore) -> None:

@@ -1,4 +1,4 @@
-"""The contract of a store: routes and their secrets, and the inbox of deliveries.
+"""The contract of a store: routes and their secrets, the inbox of deliveries, and continuity.
 
 Every call is atomic, durable when it returns as far as the store is durable at all, and safe to
 make at once from many tasks, and from many processes where the store's class says so. Whatever
@@ -9,13 +9,13 @@ Time in a store is its own: leases and back-off do not depend on the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from ..errors import StoreError
-from ..models import Claim, Counts, DeadLetter, Delivery, Route, Settlement, WebhookFilter
+from ..models import Claim, Counts, DeadLetter, Delivery, Route, Settlement, State, WebhookFilter
 
 __all__ = [
     "DUPLICATES_KNOWN_FOR",
@@ -23,6 +23,7 @@ __all__ = [
     "MAX_CLAIM_BYTES",
     "MAX_HELD",
     "MAX_HELD_BYTES",
+    "MAX_STATE_BYTES",
     "MAX_WAITING",
     "RETIRED_KNOWN_FOR",
     "Store",
@@ -30,7 +31,10 @@ __all__ = [
     "check_limit",
     "held_full",
     "inbox_full",
+    "page_of",
 ]
+
+T = TypeVar("T", Delivery, DeadLetter)
 
 MAX_CANDIDATES = 4
 """How many different secrets a reserved route keeps."""
@@ -39,13 +43,16 @@ MAX_WAITING = 100_000
 """How many deliveries an inbox holds, unless another limit is given, before it refuses more."""
 
 MAX_CLAIM_BYTES = 8 * 1024 * 1024
-"""How many bytes of bodies a claim or a list of dead letters holds; the first is always in it."""
+"""How many bytes of bodies a claim, or another list, holds; the first body is always in it."""
 
 MAX_HELD = 100
 """How many deliveries are held for one candidate. They are no part of ``max_waiting``."""
 
 MAX_HELD_BYTES = 4 * 1024 * 1024
 """How many bytes of bodies are held for one candidate."""
+
+MAX_STATE_BYTES = 4 * 1024 * 1024
+"""How many bytes of UTF-8 a state's text may have; whoever writes it sees to that."""
 
 DUPLICATES_KNOWN_FOR = timedelta(hours=48)
 """For how long after its first receipt a repeated delivery, or event, is recognised."""
@@ -81,9 +88,21 @@ def held_full() -> StoreError:
     )
 
 
+def page_of(stored: Iterable[T]) -> list[T]:
+    """Return the first of these, no more than MAX_CLAIM_BYTES of bodies, but at least one."""
+    page: list[T] = []
+    size = 0
+    for each in stored:
+        size += len(each.body)
+        if page and size > MAX_CLAIM_BYTES:
+            break
+        page.append(each)
+    return page
+
+
 @runtime_checkable
 class Store(Protocol):
-    """Keeps routes and deliveries. Opened and closed as a context manager, once.
+    """Keeps routes, deliveries and states. Opened and closed as a context manager, once.
 
     Methods that take a secret or a body need be no coroutine functions, in whose frames those stay:
     it is enough that they return coroutines.
@@ -292,5 +311,42 @@ class Store(Protocol):
         """Remove the dead letters with these ids for good; returns how many there were.
 
         Raises TypeError for a text alone.
+        """
+        ...
+
+    # Continuity
+
+    async def get_state(self, scope: str) -> State | None:
+        """Return the state of a scope, ``account/resource``; None when it has none.
+
+        Its text is empty when it was damaged.
+        """
+        ...
+
+    async def list_states(self) -> list[State]:
+        """Return all states, ordered by their scopes."""
+        ...
+
+    def put_state(
+        self, state: State, *, deliveries: Sequence[Delivery] = ()
+    ) -> Coroutine[Any, Any, bool]:
+        """Keep a state and put these deliveries, as a whole; its version goes up by one.
+
+        False, and nothing done, unless the store still has ``state.version``. Each delivery is due
+        at once on its route, in this order, with its attempts, progress and trace; its digest is 32
+        times 0, so that it is no duplicate, and it takes room in the inbox though it be full.
+        """
+        ...
+
+    async def drop_state(self, scope: str, version: int) -> bool:
+        """Forget the state of a scope; False when the store does not have this version of it."""
+        ...
+
+    async def peek(self, route: str, *, after: str = "", limit: int = 100) -> list[Delivery]:
+        """Return the deliveries of a route in the order in which they came, and claim none.
+
+        Those that are due, are due later, or are leased; not those held for a candidate. Up to
+        ``limit``, from behind the id ``after``, fewer when their bodies are large; at least one
+        when there is one. Each call looks at all that waits of the route.
         """
         ...

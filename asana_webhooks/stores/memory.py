@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -20,7 +20,17 @@ from msgspec.structs import replace
 
 from .._options import COUNT, check_options
 from ..errors import StoreError
-from ..models import Claim, Counts, DeadLetter, Delivery, Retry, Route, Settlement, WebhookFilter
+from ..models import (
+    Claim,
+    Counts,
+    DeadLetter,
+    Delivery,
+    Retry,
+    Route,
+    Settlement,
+    State,
+    WebhookFilter,
+)
 from . import (
     DUPLICATES_KNOWN_FOR,
     MAX_CANDIDATES,
@@ -33,6 +43,7 @@ from . import (
     check_limit,
     held_full,
     inbox_full,
+    page_of,
 )
 from ._codec import letter_of, prefix_of
 
@@ -40,7 +51,7 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """Keeps routes and deliveries for as long as the process lives; for tests and first steps.
+    """Keeps everything for as long as the process lives; for tests and first steps.
 
     ``clock`` returns seconds and never goes back; leases, back-off and expiry go by it. For one
     event loop of one process.
@@ -69,6 +80,7 @@ class MemoryStore:
         self._learnt: deque[tuple[float, bytes, datetime]] = deque()
         self._remembered: dict[str, deque[bytes]] = {}
         self._settled: deque[tuple[float, str]] = deque()  # the scopes of what is remembered
+        self._states: dict[str, State] = {}
 
     async def __aenter__(self) -> Self:
         """Return the store; there is nothing to open."""
@@ -343,7 +355,7 @@ class MemoryStore:
             return []
         behind = int(after or 0)
         letters = (letter for letter in self._letters.values() if int(letter.id) > behind)
-        return _page(itertools.islice(letters, limit))
+        return page_of(itertools.islice(letters, limit))
 
     async def get_dead_letter(self, id: str) -> DeadLetter | None:
         return self._letters.get(id)
@@ -365,6 +377,39 @@ class MemoryStore:
     async def discard(self, ids: Sequence[str]) -> int:
         check_ids(ids)
         return sum(self._letters.pop(id_, None) is not None for id_ in ids)
+
+    # Continuity
+
+    async def get_state(self, scope: str) -> State | None:
+        return self._states.get(scope)
+
+    async def list_states(self) -> list[State]:
+        return sorted(self._states.values(), key=lambda state: state.scope)
+
+    async def put_state(self, state: State, *, deliveries: Sequence[Delivery] = ()) -> bool:
+        if state.version != self._version(state.scope):
+            return False
+        self._states[state.scope] = replace(state, version=state.version + 1)
+        now = self._clock()
+        for delivery in deliveries:
+            self._enqueue(now, *self._numbered(_unsigned(delivery)))
+        return True
+
+    async def drop_state(self, scope: str, version: int) -> bool:
+        if not version or version != self._version(scope):
+            return False
+        del self._states[scope]
+        return True
+
+    async def peek(self, route: str, *, after: str = "", limit: int = 100) -> list[Delivery]:
+        queue = self._queues.get(route)
+        if queue is None or (after and not after.isdecimal()):
+            return []
+        return page_of(itertools.islice(queue.deliveries_behind(int(after or 0)), limit))
+
+    def _version(self, scope: str) -> int:
+        state = self._states.get(scope)
+        return 0 if state is None else state.version
 
     def _is_known(self, delivery: Delivery) -> bool:
         known = self._known_digests.get(delivery.digest)
@@ -423,7 +468,7 @@ class MemoryStore:
         if retry.delivery.id:
             queue.put_off(retry.delivery, self._clock() + retry.delay if retry.delay else None)
             return
-        alone = replace(retry.delivery, route=queue.route, digest=bytes(32), crashes=0)
+        alone = replace(_unsigned(retry.delivery), route=queue.route)
         queue.add(self._clock() + retry.delay, *self._numbered(alone))
         self._waiting += 1
 
@@ -500,6 +545,12 @@ class _Queue:
         first = min([*self.taken.values(), *self._untaken[:1]], default=None)
         return None if first is None else first.delivery.received_at
 
+    def deliveries_behind(self, number: int) -> Iterator[Delivery]:
+        """Yield the deliveries with a larger number, taken or not, in the order of numbers."""
+        entries = (*self.taken.values(), *self._untaken)
+        behind = (entry for entry in entries if entry.number > number)
+        return (entry.delivery for entry in sorted(behind, key=lambda entry: entry.number))
+
     def add(self, due: float, number: int, delivery: Delivery) -> None:
         """Put a delivery in its place."""
         heapq.heappush(self._untaken, _Entry(due, number, delivery))
@@ -557,12 +608,6 @@ def _settled(kept: Delivery, word: Delivery) -> Delivery:
     return replace(kept, attempts=word.attempts, progress=word.progress, crashes=crashes)
 
 
-def _page(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
-    page: list[DeadLetter] = []
-    size = 0
-    for letter in letters:
-        size += len(letter.body)
-        if page and size > MAX_CLAIM_BYTES:
-            break
-        page.append(letter)
-    return page
+def _unsigned(delivery: Delivery) -> Delivery:
+    """Return a delivery as one that no post with a signature brought."""
+    return replace(delivery, digest=bytes(32), crashes=0)

@@ -28,6 +28,7 @@ from ...models import (
     Retry,
     Route,
     Settlement,
+    State,
     WebhookFilter,
 )
 from .. import (
@@ -361,6 +362,23 @@ class PostgresStore:
         check_ids(ids)
         ((discarded,),) = await self._opened().call("discard", numbers_of(ids))
         return int(discarded)
+
+    # Continuity
+
+    async def get_state(self, scope: str) -> State | None:
+        raise NotImplementedError
+
+    async def list_states(self) -> list[State]:
+        raise NotImplementedError
+
+    async def put_state(self, state: State, *, deliveries: Sequence[Delivery] = ()) -> bool:
+        raise NotImplementedError
+
+    async def drop_state(self, scope: str, version: int) -> bool:
+        raise NotImplementedError
+
+    async def peek(self, route: str, *, after: str = "", limit: int = 100) -> list[Delivery]:
+        raise NotImplementedError
 
     def _opened(self) -> Server:
         if self._server is None:

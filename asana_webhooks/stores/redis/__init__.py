@@ -58,6 +58,7 @@ from ...models import (
     Retry,
     Route,
     Settlement,
+    State,
     WebhookFilter,
 )
 from .. import (
@@ -369,6 +370,23 @@ class RedisStore:
         check_ids(ids)
         known = filter(LETTER_ID.fullmatch, ids)
         return int(await self._opened().run(_scripts.DISCARD, *known))
+
+    # Continuity
+
+    async def get_state(self, scope: str) -> State | None:
+        raise NotImplementedError
+
+    async def list_states(self) -> list[State]:
+        raise NotImplementedError
+
+    async def put_state(self, state: State, *, deliveries: Sequence[Delivery] = ()) -> bool:
+        raise NotImplementedError
+
+    async def drop_state(self, scope: str, version: int) -> bool:
+        raise NotImplementedError
+
+    async def peek(self, route: str, *, after: str = "", limit: int = 100) -> list[Delivery]:
+        raise NotImplementedError
 
     async def _is_kept(self, *question: Hidden) -> bool:
         answer = await self._puts.ask(*question)

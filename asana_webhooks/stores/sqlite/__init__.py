@@ -51,7 +51,7 @@ def _by_the_writer(
 
 
 class SqliteStore:
-    """Keeps routes and deliveries in one file, so that they outlive the process.
+    """Keeps routes, deliveries and states in one file, so that they outlive the process.
 
     A second process on the same file is safe: leases and fences are in the file, and whoever finds
     it locked waits for up to 4 seconds. The processes take turns to write, so several receivers
@@ -138,6 +138,12 @@ class SqliteStore:
 
     dead_letters = _by_the_writer(Tables.dead_letters)
     get_dead_letter = _by_the_writer(Tables.get_dead_letter)
+    get_state = _by_the_writer(Tables.get_state)
+    list_states = _by_the_writer(Tables.list_states)
+    put_state = _by_the_writer(Tables.put_state)
+    drop_state = _by_the_writer(Tables.drop_state)
+    peek = _by_the_writer(Tables.peek)
+
     _replay = _by_the_writer(Tables.replay)
     _discard = _by_the_writer(Tables.discard)
 

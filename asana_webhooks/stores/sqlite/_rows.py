@@ -13,7 +13,7 @@ from ...models import DeadLetter, Delivery, Route
 from .._codec import decode_filters, from_micros, to_micros
 
 __all__ = [
-    "LETTER_ID",
+    "ROW_ID",
     "UNREADABLE",
     "UnreadableRowError",
     "delivery_of",
@@ -22,6 +22,7 @@ __all__ = [
     "is_count",
     "is_fence",
     "is_queue",
+    "is_version",
     "letter_of_delivery",
     "letter_of_row",
     "route_of",
@@ -32,7 +33,7 @@ LARGEST_COUNT = 2**31 - 1
 LARGEST_FENCE = 2**62
 """Beyond them is nothing that was counted."""
 
-LETTER_ID = re.compile(r"[1-9]\d{0,17}", re.ASCII)
+ROW_ID = re.compile(r"[1-9]\d{0,17}", re.ASCII)
 """SQLite would take '1e1' for 10 as well."""
 
 UNREADABLE = "unreadable: its row in the store is damaged"
@@ -94,6 +95,11 @@ def is_queue(row: tuple[Any, ...]) -> bool:
 def is_fence(value: object) -> bool:
     """Return whether this is a fence, and leaves some for the claims to come."""
     return isinstance(value, int) and 0 <= value < LARGEST_FENCE
+
+
+def is_version(value: object) -> bool:
+    """Return whether a state may have this version."""
+    return is_fence(value) and value != 0
 
 
 def is_count(value: object) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeAlias
 
 from ...errors import StoreError
@@ -17,13 +18,14 @@ from .. import (
     MAX_HELD_BYTES,
     held_full,
     inbox_full,
+    page_of,
 )
 from .._codec import MICROSECOND, letter_of, to_micros
 from .._encryption import SecretCipher
 from ._file import SQL, text_of
 from ._routes import Routes
 from ._rows import (
-    LETTER_ID,
+    ROW_ID,
     UNREADABLE,
     UnreadableRowError,
     delivery_of,
@@ -37,6 +39,7 @@ from ._rows import (
     time_of,
 )
 from ._statements import chunks, placeholders, wall_clock
+from ._states import States
 
 __all__ = ["Put", "Tables"]
 
@@ -69,7 +72,7 @@ Put: TypeAlias = tuple[Delivery, str | None, str | None]
 """A delivery, and its candidate and reason."""
 
 
-class Tables(Routes):
+class Tables(Routes, States):
     """All calls of the store: each a part of a transaction of the writer."""
 
     def __init__(
@@ -252,6 +255,13 @@ class Tables(Routes):
     def renew(self, claim: Claim, *, lease: float) -> bool:
         return self._run("renew", self._now + lease, claim.route, claim.fence).rowcount == 1
 
+    def peek(self, route: str, *, after: str = "", limit: int = 100) -> list[Delivery]:
+        if after and not ROW_ID.fullmatch(after):
+            return []
+        rows = self._run("peek", route, after or 0)
+        with contextlib.closing(self._readable(route, rows)) as readable:
+            return page_of(itertools.islice(readable, limit))
+
     def counts(self) -> Counts:
         self._run("forget_routes", self._now)
         held, letters, oldest = self._run("count").fetchone()
@@ -264,15 +274,9 @@ class Tables(Routes):
         Without ``crashed`` neither it comes nor what is behind it.
         """
         deliveries: list[Delivery] = []
-        unreadable: list[tuple[Any, ...]] = []
         size = 0
-        with contextlib.closing(rows):
-            for row in rows:
-                try:
-                    delivery = delivery_of(route, row)
-                except UnreadableRowError:
-                    unreadable.append((row[0], row[2], row[-1]))
-                    continue
+        with contextlib.closing(self._readable(route, rows)) as readable:
+            for delivery in readable:
                 size += len(delivery.body)
                 if deliveries and size > MAX_CLAIM_BYTES:
                     break
@@ -281,8 +285,20 @@ class Tables(Routes):
                 deliveries.append(delivery)
                 if delivery.crashes:
                     break
-        self._bury_unreadable(route, unreadable)
         return tuple(deliveries)
+
+    def _readable(self, route: str, rows: sqlite3.Cursor) -> Generator[Delivery, None, None]:
+        """Yield the deliveries of these rows; what cannot be read becomes a dead letter."""
+        unreadable: list[tuple[Any, ...]] = []
+        try:
+            for row in rows:
+                try:
+                    yield delivery_of(route, row)
+                except UnreadableRowError:
+                    unreadable.append((row[0], row[2], row[-1]))
+        finally:
+            rows.close()
+            self._bury_unreadable(route, unreadable)
 
     def _bury_unreadable(self, route: str, rows: Sequence[tuple[Any, ...]]) -> None:
         for id_, received_at, body in rows:
@@ -363,21 +379,13 @@ class Tables(Routes):
     # Dead letters
 
     def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
-        if after and not LETTER_ID.fullmatch(after):
+        if after and not ROW_ID.fullmatch(after):
             return []
-        letters: list[DeadLetter] = []
-        size = 0
         with contextlib.closing(self._run("list_dead_letters", after or 0, limit)) as rows:
-            for row in rows:
-                letter = letter_of_row(row)
-                size += len(letter.body)
-                if letters and size > MAX_CLAIM_BYTES:
-                    break
-                letters.append(letter)
-        return letters
+            return page_of(map(letter_of_row, rows))
 
     def get_dead_letter(self, id: str) -> DeadLetter | None:
-        if not LETTER_ID.fullmatch(id):
+        if not ROW_ID.fullmatch(id):
             return None
         row = self._run("get_dead_letter", id).fetchone()
         return letter_of_row(row) if row else None
@@ -386,7 +394,7 @@ class Tables(Routes):
         return sum(self._replay(id_) for id_ in ids)
 
     def discard(self, ids: Sequence[str]) -> int:
-        known = filter(LETTER_ID.fullmatch, ids)
+        known = filter(ROW_ID.fullmatch, ids)
         return sum(self._run("drop_dead_letter", id_).rowcount for id_ in known)
 
     def _replay(self, id_: str) -> bool:

@@ -97,7 +97,8 @@ UPDATE routes SET expires = (SELECT clock FROM meta) + 172800 WHERE state = 'ret
 
 -- From then on progress is the text that the contract calls so, and done of deliveries is no longer
 -- read. What was not counted there becomes a blob, as which nobody takes it. A route may be leaving,
--- and remembered are the events that were settled in a scope, packed.
+-- remembered are the events that were settled in a scope, packed, and states the texts that the
+-- continuity of a scope is in.
 -- name: version_4
 ALTER TABLE routes ADD COLUMN account TEXT NOT NULL DEFAULT '';
 ALTER TABLE routes ADD COLUMN user TEXT;
@@ -134,3 +135,8 @@ CREATE TABLE remembered (
     events BLOB NOT NULL
 );
 CREATE INDEX remembered_scope ON remembered (scope);
+CREATE TABLE states (
+    scope TEXT PRIMARY KEY NOT NULL,
+    version INTEGER NOT NULL,
+    text TEXT NOT NULL
+);

@@ -335,3 +335,29 @@ SELECT route, zeroblob(32), received_at, progress, ?, body FROM dead_letters WHE
 
 -- name: drop_dead_letter
 DELETE FROM dead_letters WHERE id = ?
+
+-- Continuity
+
+-- name: get_state
+SELECT scope, version, text FROM states WHERE scope = ?
+
+-- name: list_states
+SELECT scope, version, text FROM states ORDER BY scope
+
+-- name: make_state
+INSERT INTO states (text, scope, version) VALUES (?, ?, ? + 1) ON CONFLICT DO NOTHING
+
+-- name: change_state
+UPDATE states SET text = ?, version = version + 1 WHERE scope = ? AND version = ?
+
+-- name: drop_state
+DELETE FROM states WHERE scope = ? AND version = ?
+
+-- name: set_state_version
+UPDATE states SET version = ? WHERE scope = ?
+
+-- Ids are sorted, not bodies: LIMIT keeps the inner query apart.
+-- name: peek
+SELECT deliveries.id, digest, received_at, attempts, progress, trace, crashes, body FROM (
+    SELECT id FROM deliveries WHERE route = ? AND candidate IS NULL AND id > ? ORDER BY id LIMIT -1
+) AS waiting CROSS JOIN deliveries ON deliveries.id = waiting.id
