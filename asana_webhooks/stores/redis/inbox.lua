@@ -245,7 +245,7 @@ end
 -- seconds they are known, how many deliveries are removed, kept and tried again; then of each that
 -- is removed its number; kept: number, attempts, progress; tried again: number or nothing, delay or
 -- 0, attempts, progress, and of a new one record and trace; for each letter: route, progress, note,
--- record. What is claimed by another is passed over.
+-- record. What the claim does not hold is passed over.
 --
 -- Deliveries are removed last, so that a damaged key, which ends a script midway, loses none; and
 -- no event is remembered whose letter cannot be written.
