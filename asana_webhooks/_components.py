@@ -16,6 +16,7 @@ from ._clock import Clock
 from ._desired import DesiredWebhooks
 from ._endpoint import Endpoint
 from ._establish import Establishment
+from ._heartbeats import FirstHeartbeats
 from ._inbox import INBOX_OPTIONS, Inbox
 from ._logging import ThrottledLogger
 from ._ownership import Ownership
@@ -56,6 +57,7 @@ class Components(NamedTuple):
     establishment: Establishment
     upkeep: Upkeep
     desired: DesiredWebhooks
+    heartbeats: FirstHeartbeats
     notices: Notices
     counters: Counters
     telemetry: Telemetry
@@ -74,6 +76,7 @@ class Components(NamedTuple):
             except OSError as error:
                 step = _NEXT_STEPS.get(error.errno or 0, "check host, port or unix_socket")
                 raise OSError(error.errno, f"{error.strerror}; {step}") from None
+        await stack.enter_async_context(background_task(self.heartbeats.run(), "heartbeats"))
         keeping = background_task(self.desired.run(), "looking after")
         self.clock.follow(await stack.enter_async_context(keeping))
 
@@ -130,7 +133,10 @@ def join(
         machine_time=clock.now,
     )
 
+    heartbeats = FirstHeartbeats(store, clock)
+
     def tell_established(route: Route) -> None:
+        heartbeats.expect(route)
         notices.tell("established", source_of(route), "its handshake was answered here")
         notices.tell("restored", source_of(route), "it was established again")
 
@@ -170,6 +176,7 @@ def join(
         establishment=establishment,
         upkeep=upkeep,
         desired=desired,
+        heartbeats=heartbeats,
         notices=notices,
         counters=counters,
         telemetry=observer,

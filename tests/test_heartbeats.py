@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 import pytest
 from conftest import until
 
-from asana_webhooks import MemoryStore, StoreError
+from asana_webhooks import MemoryStore, StoreError, WebhooksClient
 from asana_webhooks._background import background_task
 from asana_webhooks._clock import Clock
 from asana_webhooks._heartbeats import FirstHeartbeats
 from asana_webhooks.models import Route
+from asana_webhooks.simulator import AsanaSimulator, Fault
+from asana_webhooks.testing import advance
 
 SECRET = "s" * 32
 
@@ -139,3 +141,19 @@ async def test_what_was_expected_ends_with_the_run_and_it_may_run_again(
                 if gid == "2":
                     await here.pass_time(11.0)
     assert [said[:9] for said in warnings(caplog)] == ["webhook 2"]
+
+
+@pytest.mark.parametrize(("faults", "said"), [([], 0), ([Fault.TAMPERED], 1)])
+async def test_client_says_so_ten_seconds_after_it_established_a_webhook(
+    make_client: Callable[..., WebhooksClient],
+    asana: AsanaSimulator,
+    caplog: pytest.LogCaptureFixture,
+    faults: list[Fault],
+    said: int,
+) -> None:
+    async with make_client() as client:
+        for fault in faults:
+            asana.faults.add(fault)
+        await client.establish(asana.project)
+        await advance(asana, 11.0, client=client)
+    assert sum("no heartbeat was verified" in text for text in warnings(caplog)) == said
