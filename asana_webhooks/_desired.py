@@ -273,6 +273,8 @@ class DesiredWebhooks:
                 if math.isfinite(self._interval):
                     self._look_at = self._clock.monotonic()
                 return
+            self._ends_leaving = False
+            self._plan_look()
             for desired in self._desired.values():  # lists are refused: each is asked for by gid
                 desired.established = desired.is_fresh = False
         self._update_filters()
@@ -284,11 +286,12 @@ class DesiredWebhooks:
             self._clock.follow(desired.task)
 
     async def _look_if_due(self) -> None:
-        if self._ends_leaving:
+        wants_look = await self._wants_look()
+        if self._ends_leaving or wants_look:
             if await self._upkeep.has_leaving():
                 await self._upkeep.finish_leaving()
             self._ends_leaving = False
-        if await self._wants_look():
+        if wants_look:
             await self._look()
             if not self._trouble.is_of_receiver:
                 self._recover()
@@ -304,7 +307,7 @@ class DesiredWebhooks:
     def _pause(self) -> float:
         """Return for how many seconds there is nothing to do unless something changes."""
         now = self._clock.monotonic()
-        moments = [self._look_at]
+        moments = [now if self._ends_leaving else self._look_at]
         if self._room():
             moments += [each.try_at for each in self._pending() if each.task is None]
         return max(0.0, min(moments) - now, self._trouble.until - now)
@@ -376,9 +379,7 @@ class DesiredWebhooks:
 
     async def _look(self) -> None:
         """Compare what the store holds with what Asana lists, and what is wanted with both."""
-        part = random.uniform(1 - JITTER, 1)  # noqa: S311 - jitter is no secret
-        self._look_at = self._clock.monotonic() + self._interval * part
-        self._ends_leaving = True
+        self._plan_look()
         routes = await self._upkeep.routes()
         await self._drop_what_was_deleted(routes)
         missing: list[Route] = []
@@ -397,6 +398,10 @@ class DesiredWebhooks:
                 self._note_lost(desired)
         for desired in self._desired.values():
             desired.is_fresh = False
+
+    def _plan_look(self) -> None:
+        part = random.uniform(1 - JITTER, 1)  # noqa: S311 - jitter is no secret
+        self._look_at = self._clock.monotonic() + self._interval * part
 
     async def _adopt(self, routes: Sequence[Route], webhooks: Mapping[str, Webhook]) -> None:
         """Take what the list shows for established, where it is as it is wanted."""

@@ -12,6 +12,7 @@ import anyio
 import httpx
 import pytest
 from conftest import eventually, guard, until
+from support.ports import free_tcp_port
 
 from asana_webhooks import (
     Event,
@@ -28,6 +29,7 @@ from asana_webhooks import _asana_transport as transport_module
 from asana_webhooks import _endpoint as endpoint_module
 from asana_webhooks._background import background_task
 from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.simulator.threaded import threaded_simulator
 from asana_webhooks.stores.urls import open_store
 
 MakeClient = Callable[..., WebhooksClient]
@@ -263,21 +265,48 @@ async def test_client_that_is_not_entered_says_how(make_client: MakeClient) -> N
 
 
 @pytest.mark.parametrize("options", [{}, {"serve": False}, {"public_url": None}], ids=str)
-async def test_client_that_was_closed_says_so_and_is_not_entered_again(
-    make_client: MakeClient, options: dict[str, Any]
+async def test_client_that_was_closed_says_so_and_may_be_entered_again(
+    make_client: MakeClient, asana: AsanaSimulator, options: dict[str, Any]
 ) -> None:
     async with make_client(**options) as client:
         pass
-    with pytest.raises(RuntimeError, match="this client was closed; make a new one"):
-        await client.__aenter__()
-    with pytest.raises(RuntimeError, match="this client was closed; make a new one"):
+    with pytest.raises(RuntimeError, match="this client was closed; enter it again"):
         await client.get_webhook("1")
+    async with client:
+        assert list(await client.get_webhooks(asana.workspace)) == []
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_client_may_be_entered_in_one_event_loop_after_the_other(tmp_path: Path, kind: str) -> None:
+    """As a client of a module is, that two tests or two invocations use."""
+    with threaded_simulator(retry_delay=0.01, gather_for=0) as asana:
+        url = "memory:" if kind == "memory" else f"sqlite:///{tmp_path}/store.db"
+        port = free_tcp_port()
+        client = WebhooksClient(
+            "a-token",
+            base_url=asana.base_url,
+            public_url=f"http://127.0.0.1:{port}",
+            port=port,
+            store=url,
+        )
+        client.keep(asana.project)
+        seen = gids_of(client)
+
+        async def use(name: str) -> None:
+            async with client.running():
+                await client.kept()
+                task = await asana.create_task(name, project=asana.project)
+                await until(lambda: task in seen)
+
+        for name in ("first", "second", "third"):
+            asyncio.run(use(name))
+        assert len(asana.webhooks) == 1
 
 
 async def test_client_that_was_closed_receives_no_more(make_client: MakeClient) -> None:
     async with make_client() as client:
         pass
-    with pytest.raises(RuntimeError, match="this client was closed; make a new one"):
+    with pytest.raises(RuntimeError, match="this client was closed; enter it again"):
         client.events()
 
 
