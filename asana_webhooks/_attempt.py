@@ -1,98 +1,195 @@
-"""One try to have a delivery's events handled: what is decoded, and how far it came."""
+"""A claimed delivery: its events, and how far each of them has come."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from .errors import DecodeError
-from .models import DeadLetter, Delivery, Event, read_event, split_events
+from .models import DeadLetter, Delivery, Event, Progress, Source, read_event, split_events
 
-__all__ = ["Attempt"]
+__all__ = ["DAMAGED", "Attempt", "Gap", "Undecodable", "event_letter"]
 
+NO_DIGEST = bytes(32)
+"""The digest of an event that is tried again, and of what was replayed."""
 
-class Attempt:
-    """One try to have a delivery's events handled; ``done`` of them are handled by now."""
-
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        self.done = delivery.done
-        self._items = _decode(delivery)
-
-    def next_event(self) -> Event | None:
-        """Return the event to handle now; None when all are done."""
-        while self.done < len(self._items):
-            item = self._items[self.done]
-            if isinstance(item, Event):
-                return item
-            self.done += 1
-        return None
-
-    @property
-    def progress(self) -> bool:
-        """Whether this try has handled any event."""
-        return self.done > self.delivery.done
-
-    @property
-    def kills(self) -> int:
-        """Kills of the process while it handled this delivery alone, without progress.
-
-        A lease that ran out under a handler that blocked the process counts too. The first end is
-        not counted: others were claimed beside it.
-        """
-        return max(0, self.delivery.crashes - 1)
-
-    @property
-    def is_damaged(self) -> bool:
-        """Whether more events are said to be handled than there are: its record was damaged."""
-        return not 0 <= self.delivery.done <= len(self._items)
-
-    @property
-    def by_event(self) -> bool:
-        """Whether each event's end is kept at once, since the next may end the process."""
-        return self.delivery.crashes > 0
-
-    def undecodable(self) -> list[DeadLetter]:
-        """Return what could not be decoded, each as a dead letter of its own."""
-        return [
-            _letter(self.delivery, item.reason, item.body, done=0)
-            for item in self._items
-            if isinstance(item, _Undecodable)
-        ]
-
-    def letter(self, reason: str) -> DeadLetter:
-        """Return the delivery as a dead letter, which knows what was handled of it."""
-        return _letter(self.delivery, reason, self.delivery.body, done=self.done)
+DAMAGED = "how many of its events were handled was damaged in the store"
 
 
-class _Undecodable(msgspec.Struct, frozen=True):
+class Undecodable(msgspec.Struct, frozen=True):
     """An event that could not be decoded, as a delivery's body of its own, and the reason."""
 
     body: bytes
     reason: str
 
 
-def _letter(delivery: Delivery, reason: str, body: bytes, *, done: int) -> DeadLetter:
+class Gap(msgspec.Struct, frozen=True):
+    """Asana's word that it could not keep up, and that events are missing."""
+
+    message: str
+
+
+class Attempt:
+    """One try to have a delivery's events handled; those are counted from 0.
+
+    ``left`` is how many of them are not done yet, ``failed`` how many of the others are to be tried
+    again, or are dead letters. ``pending`` names the only handlers it is for; empty: all.
+    """
+
+    def __init__(self, delivery: Delivery, source: Source | None = None) -> None:
+        self.delivery = delivery
+        self.items = _decode(delivery, source)
+        self.pending: tuple[str, ...] = ()
+        self.is_damaged = False
+        self.failed = 0
+        self._done: set[int] = set()
+        self._partly: dict[int, tuple[str, ...]] = {}
+        if delivery.progress:
+            self._go_on_from(delivery.progress)
+        self.left = len(self.items) - len(self._done)
+        self.first = self._upto()
+
+    def _go_on_from(self, text: str) -> None:
+        try:
+            progress = Progress.decode(text)
+        except DecodeError:
+            self.is_damaged = True
+            return
+        count = len(self.items)
+        if 0 <= progress.upto <= count and all(0 <= index < count for index in progress.done):
+            self._done = {*range(progress.upto), *progress.done}
+            self._partly, self.pending = dict(progress.partly), progress.pending
+        else:
+            self.is_damaged = True
+
+    def todo(self) -> Iterator[int]:
+        """Yield the events that are not done."""
+        return (index for index in range(len(self.items)) if index not in self._done)
+
+    @property
+    def is_known_to_come_again(self) -> bool:
+        """Whether it was taken out of a delivery, or replayed by a person."""
+        return self.delivery.digest == NO_DIGEST
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is one event that failed before, whose row in the store is its own."""
+        return self.is_known_to_come_again and len(self.items) == 1
+
+    @property
+    def is_dangerous(self) -> bool:
+        """Whether each event's end is kept before the next begins, as that may end the process."""
+        return self.delivery.crashes > 0
+
+    @property
+    def kills(self) -> int:
+        """Ends of the process while the first event was handled alone.
+
+        A lease that ran out under a handler that blocked the process counts too. The first end is
+        not counted: others were claimed beside it.
+        """
+        return max(0, self.delivery.crashes - 1)
+
+    def attempts_of(self, index: int) -> int:
+        """Return how often an event has failed before, or has ended the process."""
+        return self.delivery.attempts + self.kills if index == self.first else 0
+
+    def handled_by(self, index: int) -> tuple[str, ...]:
+        """Return the handlers of an event that are done with it, while others are not."""
+        return self._partly.get(index, ())
+
+    def note_handled(self, index: int, handler: str) -> None:
+        """Note that one handler of an event is done, and others are not."""
+        self._partly[index] = (*self._partly.get(index, ()), handler)
+
+    def finish(self, index: int) -> None:
+        """Note that an event is done."""
+        self._done.add(index)
+        self._partly.pop(index, None)
+        self.left -= 1
+
+    def kept(self) -> Delivery:
+        """Return the delivery as it stays claimed."""
+        upto = self._upto()
+        progress = Progress(
+            upto=upto,
+            done=tuple(sorted(index for index in self._done if index > upto)),
+            partly=self._partly,
+            pending=self.pending,
+        )
+        delivery = self.delivery
+        return replace(
+            delivery,
+            progress=progress.encode(),
+            attempts=delivery.attempts if upto == self.first else 0,
+            crashes=min(delivery.crashes, 1),
+        )
+
+    def letter(self, reason: str) -> DeadLetter:
+        """Return the whole delivery as a dead letter; a replay handles all of it."""
+        return _letter(self.delivery, self.delivery.body, reason)
+
+    def letter_of(self, item: Undecodable) -> DeadLetter:
+        """Return what could not be decoded as a dead letter of its own."""
+        return _letter(self.delivery, item.body, item.reason)
+
+    def _upto(self) -> int:
+        upto = 0
+        while upto in self._done:
+            upto += 1
+        return upto
+
+
+def event_letter(
+    delivery: Delivery, event: Event, reason: str, handlers: tuple[str, ...]
+) -> DeadLetter:
+    """Return one event as a dead letter for these handlers; none: for all that want it."""
+    progress = Progress(pending=handlers).encode()
+    return _letter(delivery, body_of(event), reason, progress)
+
+
+def body_of(event: Event) -> bytes:
+    """Return a body of the shape of a delivery's, with this event alone."""
+    return b'{"events":[%b]}' % event.raw
+
+
+def _letter(delivery: Delivery, body: bytes, reason: str, progress: str = "") -> DeadLetter:
     return DeadLetter(
         route=delivery.route,
         body=body,
         reason=reason,
         received_at=delivery.received_at,
         buried_at=datetime.now(UTC),
-        done=done,
+        progress=progress,
     )
 
 
-def _decode(delivery: Delivery) -> list[Event | _Undecodable]:
+def _decode(delivery: Delivery, source: Source | None) -> list[Event | Undecodable | Gap]:
     try:
-        return [_decode_one(text, delivery.received_at) for text in split_events(delivery.body)]
+        texts = split_events(delivery.body)
     except DecodeError as error:
-        return [_Undecodable(delivery.body, str(error))]
+        return [Undecodable(delivery.body, str(error))]
+    return [_decode_one(text, delivery.received_at, source) for text in texts]
 
 
-def _decode_one(text: msgspec.Raw, received_at: datetime) -> Event | _Undecodable:
+def _decode_one(
+    text: msgspec.Raw, received_at: datetime, source: Source | None
+) -> Event | Undecodable | Gap:
     try:
-        return read_event(text, received_at=received_at)
+        return read_event(text, received_at=received_at, source=source)
     except DecodeError as error:
-        return _Undecodable(b'{"events":[%b]}' % bytes(text), str(error))
+        with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
+            return Gap(_sync_error.decode(text).message)
+        return Undecodable(b'{"events":[%b]}' % bytes(text), str(error))
+
+
+class _SyncError(msgspec.Struct, tag_field="action", tag="sync_error"):
+    message: str = ""
+    resource: None = None
+
+
+_sync_error = msgspec.json.Decoder(_SyncError)

@@ -7,6 +7,7 @@ import errno
 import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import anyio
@@ -120,6 +121,8 @@ def join(
         **{name: options[name] for name in INBOX_OPTIONS},
         telemetry=observer,
         may_claim=ownership.is_sure,
+        on_gap=partial(notices.tell, "gap"),
+        router=router,
     )
     endpoint = Endpoint(
         store,

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any
+from typing import Any, overload
 
 from .models import Event
-from .router import Subscription
+from .router import Failure, FailureSubscription, Subscription
 
 __all__ = ["HandlerError", "HandlerRunner"]
 
@@ -61,8 +61,8 @@ class HandlerRunner:
             self._steps.append((LONG, self._say_long))
         if timeout is not None:
             self._steps += [(timeout, self._cancel), (timeout + grace, self._give_up)]
-        self._running: Subscription | None = None
-        self._event: Event
+        self._running: Subscription | FailureSubscription | None = None
+        self._about: Event | Failure
         self._since = 0.0
         self._next_step = 0
         self._is_late = False
@@ -73,11 +73,19 @@ class HandlerRunner:
         """The name of the handler that runs now."""
         return None if self._running is None else self._running.name
 
-    async def run(self, handler: Subscription, event: Event) -> None:
+    @overload
+    async def run(self, handler: Subscription, about: Event) -> None: ...
+
+    @overload
+    async def run(self, handler: FailureSubscription, about: Failure) -> None: ...
+
+    async def run(
+        self, handler: Subscription | FailureSubscription, about: Event | Failure
+    ) -> None:
         """Run a handler. Raises HandlerError when it fails, or is cancelled by the program."""
-        self._begin(handler, event)
+        self._begin(handler, about)
         try:
-            await _Run(handler, event)
+            await _Run(handler, about)
             if self._is_late:
                 raise HandlerError(handler.name)
         except HandlerError as failure:
@@ -101,8 +109,8 @@ class HandlerRunner:
 
     # One timer serves all handlers that run here: most end long before it is looked at.
 
-    def _begin(self, handler: Subscription, event: Event) -> None:
-        self._running, self._event, self._since = handler, event, self._loop.time()
+    def _begin(self, handler: Subscription | FailureSubscription, about: Event | Failure) -> None:
+        self._running, self._about, self._since = handler, about, self._loop.time()
         self._next_step, self._is_late = 0, False
         if self._timer is None and self._steps:
             self._timer = self._loop.call_at(self._since + self._steps[0][0], self._look)
@@ -123,11 +131,12 @@ class HandlerRunner:
             act()
 
     def _say_long(self) -> None:
+        about = self._about
         logger.warning(
             "handler %s has been running for %.0f s on event %s%s",
             self.running,
             LONG,
-            self._event.key,
+            (about.event if isinstance(about, Failure) else about).key,
             "" if self._timeout is None else f"; it is cancelled after {self._timeout:g} s",
         )
 
@@ -162,14 +171,14 @@ class _Run(Awaitable[None]):
     Raises HandlerError for all that the handler raises, but for KeyboardInterrupt.
     """
 
-    def __init__(self, handler: Subscription, event: Event) -> None:
-        self._handler = handler
-        self._event = event
+    def __init__(self, handler: Subscription | FailureSubscription, about: Event | Failure) -> None:
+        self._handler: Any = handler
+        self._about = about
 
     def __await__(self) -> Generator[Any, Any, None]:
         name = self._handler.name
         try:
-            coroutine = self._handler.handler(self._event)
+            coroutine = self._handler.handler(self._about)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

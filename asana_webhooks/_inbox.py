@@ -1,44 +1,39 @@
-"""From the store to the handlers: claims, attempts, back-off, dead letters."""
+"""From the store to the handlers: which event is handled when, by whom, and what follows."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack
-from datetime import datetime
-from functools import partial
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anyio
 
-from ._attempt import Attempt
+from ._active_claim import ActiveClaim, Item
+from ._arrivals import listen_for_arrivals, notify_arrivals
 from ._background import background_task
+from ._claims import LEASE, POLL, Claims, Settings
+from ._dispatch import Dispatcher
+from ._failures import BackOff, Verdict, described, missing
 from ._handlers import HandlerError, HandlerRunner
-from ._logging import ThrottledLogger, one_line
-from ._options import COUNT, SECONDS, check_options, optional
+from ._options import COUNT, SECONDS, Rule, check_options, optional
 from .errors import StoreError
-from .models import Claim, DeadLetter, Delivery, Event, Route
-from .router import Router
+from .models import DeadLetter, Event, Source
+from .router import Failure, Router, Subscription
 from .stores import Store
 from .telemetry import Telemetry
 
-__all__ = ["INBOX_OPTIONS", "Inbox", "iter_dead_letters", "listen_for_arrivals", "notify_arrivals"]
+__all__ = ["INBOX_OPTIONS", "Inbox"]
 
-LEASE = 30.0
-"""Seconds after which a dead worker's deliveries are taken over; a living one renews."""
+ASK_AGAIN = 0.05
+"""Seconds between two questions for more deliveries of a webhook that is worked on."""
 
-BATCH = 100
-"""How many deliveries of one webhook are claimed at a time."""
-
-POLL = 1.0
-"""Seconds between looks for what became due, or was stored by another process."""
-
-ACK_AFTER = 0.05
-"""Seconds of handled work that is done again, at most, when the process is killed."""
+ROOM = 100
+"""How many unfinished deliveries of a claim leave room for more."""
 
 GRACE = 8.0
 """Seconds that handlers have to end when the drain, or they themselves, are to end."""
@@ -46,12 +41,14 @@ GRACE = 8.0
 LAST_GRACE = 1.0
 """Seconds that a handler has to clean up when the drain ends and it was cancelled."""
 
-FINISH_TIMEOUT = 5.0
+TURN = 50
+"""Events that a worker handles before others in the event loop have their turn."""
 
-LISTEN_PAUSE = 5.0
-"""Seconds before listening is tried again after it has failed."""
+IDLE_LOOK = 10.0
+"""Seconds between looks whether deliveries wait and nobody runs their handlers."""
 
-LETTERS_PAGE = 100
+IDLE_FOR = 30.0
+"""Seconds for which they have waited when that is said."""
 
 MAX_UNWANTED = 100
 """For how many kinds of events it is said that no handler wants them."""
@@ -62,44 +59,48 @@ INBOX_OPTIONS = {
     "first_delay": SECONDS,
     "longest_delay": SECONDS,
     "handler_timeout": optional(SECONDS, "None for no limit"),
+    "order": Rule(
+        (str,), '"resource" or "webhook"', lambda value: value in ("resource", "webhook")
+    ),
 }
 """The options of an inbox that a program may set, and their rules."""
 
 logger = logging.getLogger(__name__)
 
 
-class _ActiveClaim:
-    """A claim being worked on: the attempt under way, and what is handled but not yet acked.
+def _log_gap(source: Source, message: str) -> None:
+    logger.warning("Asana sent not all events of resource %s: %.200r", source.resource, message)
 
-    ``worker`` is the task that handles it, None for a stream. That is ``cancelled`` when its grace
-    is over, and ``abandoned`` when a handler does not let go of it.
+
+class _Worker:
+    """A task that handles one event after the other; ``item`` is under way.
+
+    It is ``abandoned`` when a handler does not let go of it.
     """
 
-    def __init__(self, claim: Claim) -> None:
-        self.claim = claim
-        self.worker: asyncio.Task[Any] | None = None
-        self.runner: HandlerRunner | None = None
-        self.cancelled = False
+    def __init__(self, task: asyncio.Task[Any], runner: HandlerRunner) -> None:
+        self.task = task
+        self.runner = runner
+        self.item: Item | None = None
         self.abandoned = False
-        self.leased = True
-        self.attempt: Attempt | None = None
-        self.handled: list[Delivery] = []
-        self.acked_at = time.monotonic()
 
 
 class Inbox:
-    """Drains the store: each delivery ends handled, or as a dead letter.
+    """Drains the store: each event ends handled, or as a dead letter.
 
-    Deliveries of one webhook are worked on one after the other, of up to ``concurrency`` webhooks
-    side by side. As a context manager it keeps the leases of what is being worked on.
-    ``telemetry`` is told of each attempt, and of what becomes of deliveries. While ``may_claim``
-    answers False nothing is claimed.
+    Up to ``concurrency`` events are handled at a time; accounts have their turn one after the
+    other, then webhooks. Of those, with the ``order`` of a resource, events of one resource are
+    handled one after the other and different ones side by side; with that of a webhook all of a
+    webhook's events are one after the other. As a context manager it keeps the leases of what is
+    being worked on. ``telemetry`` is told of each attempt, and of what becomes of deliveries. While
+    ``may_claim`` answers False nothing is claimed. ``on_gap`` is called when Asana says that it
+    did not send all; ``router`` has the handlers that ``drain`` is given, if it ever is.
 
     A handler has ``handler_timeout`` seconds, None: no limit. What failed is tried again after
     ``first_delay`` seconds, which double up to ``longest_delay``, until it has failed
     ``max_attempts`` times.
 
-    Raises TypeError or ValueError for what is no such number.
+    Raises TypeError or ValueError for what is no such option.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Inbox:
         store: Store,
         *,
         concurrency: int = 10,
+        order: Literal["resource", "webhook"] = "resource",
         max_attempts: int = 10,
         first_delay: float = 1.0,
         longest_delay: float = 600.0,
@@ -116,6 +118,8 @@ class Inbox:
         grace: float = GRACE,
         telemetry: Telemetry | None = None,
         may_claim: Callable[[], bool] = lambda: True,
+        on_gap: Callable[[Source, str], object] = _log_gap,
+        router: Router | None = None,
     ) -> None:
         check_options(INBOX_OPTIONS, locals())
         if longest_delay < first_delay:
@@ -123,41 +127,59 @@ class Inbox:
             raise ValueError(msg)
         self._telemetry = telemetry or Telemetry()
         self._store = store
-        self._may_claim = may_claim
         self._concurrency = concurrency
-        self._max_attempts = max_attempts
-        self._first_delay = first_delay
-        self._longest_delay = longest_delay
+        self._back_off = BackOff(max_attempts, first_delay, longest_delay)
+        self._settings = Settings(
+            lease=lease,
+            poll=poll,
+            in_lanes=order == "resource",
+            back_off=self._back_off,
+            may_claim=may_claim,
+            on_gap=on_gap,
+        )
         self._handler_timeout = handler_timeout
-        self._lease = lease
         self._poll = poll
         self._grace = grace
-        self._arrived = asyncio.Event()
+        self._router = router or Router()
+        self._unwanted: set[tuple[str | None, str, str | None]] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Be as new: an inbox may be entered again, in another event loop too."""
+        self._claims = Claims(
+            self._store,
+            self._settings,
+            telemetry=self._telemetry,
+            start=self._start,
+            freed=self.arrived,
+        )
         self._closed = False
         self._feeding: asyncio.Task[None] | None = None
-        self._slots: asyncio.Semaphore
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._claiming: set[asyncio.Task[Any]] = set()
+        self._looking: set[asyncio.Task[Any]] = set()
+        self._workers: set[_Worker] = set()
+        self._dispatcher: Dispatcher[Item] = Dispatcher()
+        self._free = 0
+        self._is_worked_on = False
+        self._looked_at = self._told_at = 0.0
+        self._asks_first = False
+        self._arrived = asyncio.Event()
+        self._slot_freed = asyncio.Event()
         self._idle = asyncio.Event()
         self._drained = asyncio.Event()
-        self._works: set[_ActiveClaim] = set()
-        self._no_suspect = asyncio.Event()
-        self._no_suspect.set()
-        self._claims_under_way = 0
-        self._no_claim = asyncio.Event()
-        self._no_claim.set()
-        self._unwanted: set[tuple[str | None, str, str | None]] = set()
-        self._notifying: anyio.CancelScope
+        self._notifying = anyio.CancelScope()
         self._beside = AsyncExitStack()
-        self._log = ThrottledLogger(logger)
 
     async def __aenter__(self) -> Self:
-        self._closed = False
-        notifying = self._notifying = anyio.CancelScope()
-        await self._beside.enter_async_context(background_task(self._renew(), "leases"))
-        await self._beside.enter_async_context(
-            background_task(self._exchange(notifying), "notifications")
-        )
+        """Begin to keep leases, and to tell other processes of arrivals."""
+        self._begin()
+        beside = {
+            "leases": self._claims.renew(),
+            "notifications": self._exchange(self._notifying),
+            "idle look": self._watch_idle(),
+        }
+        for name, work in beside.items():
+            await self._beside.enter_async_context(background_task(work, name))
         return self
 
     async def __aexit__(
@@ -171,9 +193,11 @@ class Inbox:
         try:
             if self._feeding is not None:
                 await self._wait_for_drain()
-            for work in list(self._works):
-                await self._end(work)
+            for work in list(self._claims.active):
+                await self._claims.end(work)
         finally:
+            for task in self._tasks:
+                task.cancel()  # of a store that does not answer
             await self._beside.aclose()
 
     async def _wait_for_drain(self) -> None:
@@ -187,7 +211,7 @@ class Inbox:
 
     def stop(self) -> None:
         """End the drain as if it were cancelled, and streams where they stand."""
-        self._closed = True
+        self._closed = self._claims.is_closed = True
         self._arrived.set()
         if self._feeding is not None:
             self._feeding.cancel()
@@ -195,11 +219,13 @@ class Inbox:
     def is_worker(self) -> bool:
         """Return whether the task that asks is one in which the drain runs handlers."""
         asking = asyncio.current_task()
-        return any(work.worker is asking for work in self._works)
+        return any(worker.task is asking for worker in self._workers)
 
     def arrived(self) -> None:
         """Tell that a delivery was stored: who works here, or else who works elsewhere."""
         self._arrived.set()
+
+    # Workers: each has a slot, and handles one event after the other
 
     async def drain(self, router: Router) -> None:
         """Give each event to the handlers that want it, until cancelled or closed.
@@ -211,8 +237,10 @@ class Inbox:
             msg = "deliveries are being handed to handlers already"
             raise RuntimeError(msg)
         self._drained.clear()
-        self._slots = asyncio.Semaphore(self._concurrency)
-        feeding = self._feeding = self._start(self._feed(router))
+        self._router = router
+        self._free = self._concurrency
+        self._slot_freed.set()
+        feeding = self._feeding = self._start(self._feed())
         try:
             await asyncio.wait([feeding])
         finally:
@@ -226,7 +254,7 @@ class Inbox:
             feeding.result()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a task of the drain, which waits for it in the end."""
+        """Run a task that is waited for in the end."""
         task = asyncio.create_task(work, name="asana-webhooks handling")
         self._tasks.add(task)
         self._idle.clear()
@@ -238,10 +266,188 @@ class Inbox:
         if not self._tasks:
             self._idle.set()
 
+    def _is_stopping(self) -> bool:
+        feeding = self._feeding
+        return feeding is None or feeding.done() or feeding.cancelling() > 0
+
+    async def _feed(self) -> None:
+        """Look for work whenever a slot is free."""
+        self._listen()
+        while not self._closed:
+            await self._slot_freed.wait()
+            self._take_slot()
+            item = None
+            try:
+                item = await self._look()
+            finally:
+                if item is None:
+                    self._free_slot()
+            if item is not None:
+                self._start(self._work(item))
+            else:
+                with anyio.move_on_after(self._pause()):
+                    await self._arrived.wait()
+
+    def _take_slot(self) -> None:
+        self._free -= 1
+        if not self._free:
+            self._slot_freed.clear()
+
+    def _free_slot(self) -> None:
+        self._free += 1
+        self._slot_freed.set()
+        self._fill_slots()
+
+    def _fill_slots(self) -> None:
+        """Have a worker for each event that is ready, as far as slots are free."""
+        while self._free and not self._is_stopping() and (item := self._take()) is not None:
+            self._take_slot()
+            self._start(self._work(item))
+
+    def _take(self) -> Item | None:
+        item = self._dispatcher.take()
+        if item is not None:
+            item.work.running += 1
+        return item
+
+    async def _work(self, item: Item | None) -> None:
+        """Handle this event, then what comes, until there is nothing to do or the drain ends."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks; for the type checker
+        runner = HandlerRunner(
+            timeout=self._handler_timeout,
+            grace=self._grace,
+            is_stopping=self._is_stopping,
+            abandon=lambda failure: self._replace(worker, failure),
+        )
+        worker = _Worker(task, runner)
+        self._workers.add(worker)
+        handled, is_done = 0, False
+        try:
+            while not (worker.abandoned or self._is_stopping()):
+                item = item or await self._next_item()
+                if item is None:
+                    break
+                worker.item = item
+                item = await self._handle(worker, item)
+                handled += 1
+                if handled % TURN == 0:
+                    await asyncio.sleep(0)
+            is_done = True
+        finally:
+            runner.close()
+            self._workers.discard(worker)
+            if not worker.abandoned:
+                self._leave(worker)
+                self._free_slot()
+            if not is_done:
+                self._arrived.set()  # a program may cancel a handler's task late
+
+    def _leave(self, worker: _Worker) -> None:
+        """Give up the event that is under way."""
+        item, worker.item = worker.item, None
+        if item is not None:
+            item.work.running -= 1
+        if self._is_stopping():
+            self._end_what_is_idle()
+
+    async def _next_item(self) -> Item | None:
+        """Return the event whose turn it is; from time to time one of a new claim."""
+        if time.monotonic() - self._looked_at < self._poll:
+            item = self._take()
+            if item is not None:
+                return item
+        return await self._look() or self._take()
+
+    async def _look(self) -> Item | None:
+        """Claim something: a new webhook, or more of those that are worked on, in turn.
+
+        Workers that claim for themselves do so side by side, which a store does as quickly as one.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks; for the type checker
+        self._looking.add(task)
+        self._looked_at = time.monotonic()
+        if self._arrived.is_set():
+            self._told_at = self._looked_at
+            self._arrived.clear()
+        self._asks_first = not self._asks_first
+        ways = (self._ask_for_more, self._claim)
+        try:
+            await asyncio.sleep(0)  # others have their turn, though nothing here ever waits
+            for way in ways if self._asks_first else reversed(ways):
+                item = await way()
+                if item is not None:
+                    return item
+            return None
+        finally:
+            self._looking.discard(task)
+
+    async def _claim(self) -> Item | None:
+        while len(self._claims.active) < 2 * self._concurrency and not self._is_stopping():
+            work = await self._claims.claim()
+            if work is None:
+                break
+            self._arrived.set()  # there may be more, for those who have nothing to do
+            item = self._begin_with(work)
+            if item is not None:
+                return item
+            await self._claims.end(work)
+        return None
+
+    def _begin_with(self, work: ActiveClaim) -> Item | None:
+        """Return the first event of a claim, and have the others handled beside it."""
+        assert work.line is not None  # noqa: S101 - it has been prepared
+        item = work.line.take()
+        if item is not None:
+            work.running += 1
+            self._dispatcher.add(work.line)
+            self._fill_slots()
+        return item
+
+    async def _ask_for_more(self) -> Item | None:
+        for work in list(self._claims.active):
+            if self._may_have_more(work) and await self._claims.more(work):
+                assert work.line is not None  # noqa: S101 - it has been prepared
+                self._dispatcher.add(work.line)
+                item = self._take()
+                if item is not None:
+                    self._fill_slots()
+                    return item
+        return None
+
+    def _may_have_more(self, work: ActiveClaim) -> bool:
+        """Return whether to ask for more of what is worked on: it has room, and somebody told."""
+        if not self._has_room(work):
+            return False
+        since = time.monotonic() - work.asked_at
+        return since > self._poll or (since > ASK_AGAIN and work.asked_at <= self._told_at)
+
+    def _has_room(self, work: ActiveClaim) -> bool:
+        return (
+            work.line is not None
+            and not work.line.is_closed
+            and not work.is_dangerous
+            and not work.waiting
+            and 0 < work.unfinished <= ROOM
+            and self._claims.may_claim()
+            and not self._is_stopping()
+        )
+
+    def _pause(self) -> float:
+        """Return for how many seconds to wait, unless somebody tells, before the next look."""
+        waits = any(
+            work.asked_at <= self._told_at and self._has_room(work) for work in self._claims.active
+        )
+        return min(self._poll, ASK_AGAIN) if waits else self._poll
+
+    # The end of workers
+
     async def _let_workers_end(self) -> None:
         """Wait for the workers to end in their grace, although the waiting task be cancelled."""
-        for task in self._tasks & self._claiming:
+        for task in self._tasks & self._looking:
             task.cancel()
+        self._end_what_is_idle()
         loop = asyncio.get_running_loop()
         timers = [
             loop.call_later(self._grace, self._cancel_workers),
@@ -259,239 +465,176 @@ class Inbox:
         if cancelled:
             raise asyncio.CancelledError
 
+    def _end_what_is_idle(self) -> None:
+        """Give back at once all claims of which no event is under way."""
+        for work in list(self._claims.active):
+            if work.line is not None and not work.running:
+                work.close()
+                self._start(self._claims.end(work))
+
     def _cancel_workers(self) -> None:
-        for work in self._works:
-            if work.worker is not None:
-                work.cancelled = True
-                work.worker.cancel()
+        for worker in self._workers:
+            worker.task.cancel()
 
     def _abandon_workers(self) -> None:
-        for work in self._works:
-            if work.worker is not None and work.runner is not None and work.runner.running:
+        for worker in list(self._workers):
+            if worker.runner.running and not worker.abandoned:
                 logger.warning(
                     "handler %s goes on although it was cancelled; its event stays in the store",
-                    work.runner.running,
+                    worker.runner.running,
                 )
-                self._abandon(work)
-                self._start(self._end(work))
+                self._abandon(worker)
+                self._leave(worker)
 
-    async def _feed(self, router: Router) -> None:
-        while await self._slots.acquire() and (claim := await self._next()) is not None:
-            self._start(self._work(self._begin(claim), router))
+    def _abandon(self, worker: _Worker) -> None:
+        worker.abandoned = True
+        self._part_from(worker.task)
 
-    async def _work(self, work: _ActiveClaim, router: Router) -> None:
-        work.worker = asyncio.current_task()
-        try:
-            await self._work_on(work, router)
-        finally:
-            if not work.abandoned:
-                self._start(self._go_on(router))  # a program may cancel a handler's task late
-
-    async def _go_on(self, router: Router) -> None:
-        claim = None if self._is_stopping() else await self._next_at_once()
-        if claim is None:
-            self._slots.release()
-        else:
-            await self._work(self._begin(claim), router)
-
-    async def _work_on(self, work: _ActiveClaim, router: Router) -> None:
-        runner = work.runner = HandlerRunner(
-            timeout=self._handler_timeout,
-            grace=self._grace,
-            is_stopping=self._is_stopping,
-            abandon=partial(self._replace, work, router),
-        )
-        try:
-            await self._wait_for_claims(work)
-            for delivery in work.claim.deliveries:
-                if self._is_stopping() or not work.leased or work.abandoned:
-                    break
-                await self._attempt(work, delivery, runner, router)
-        except Exception as error:  # noqa: BLE001 - the others' deliveries do not wait for it
-            self._report(error)
-        finally:
-            runner.close()
-            await self._end(work)
-
-    def _replace(self, work: _ActiveClaim, router: Router, failure: HandlerError) -> None:
+    def _replace(self, worker: _Worker, failure: HandlerError) -> None:
         """Go on without a worker that its handler does not let go."""
-        self._abandon(work)
-        self._start(self._go_on_without(work, router, failure))
+        self._abandon(worker)
+        if worker.item is not None:
+            worker.item.failures.append(failure)
+        self._start(self._work(worker.item))
 
-    def _abandon(self, work: _ActiveClaim) -> None:
-        work.abandoned = True
-        if work.worker is not None:
-            self._part_from(work.worker)
+    # Handling one event
 
-    async def _go_on_without(
-        self, work: _ActiveClaim, router: Router, failure: HandlerError
-    ) -> None:
-        try:
-            if work.attempt is not None:
-                await self._failed(work, work.attempt, failure)
-        except Exception as error:  # noqa: BLE001 - the others' deliveries do not wait for it
-            self._report(error)
-        finally:
-            await self._end(work)
-            self._start(self._go_on(router))
-
-    async def stream(self) -> AsyncGenerator[Event, None]:
-        """Yield events, webhook by webhook; one is handled when the next is asked for.
-
-        What was yielded last when the stream is closed is yielded again by the next one.
-        """
-        while (claim := await self._next()) is not None:
-            work = self._begin(claim)
+    async def _handle(self, worker: _Worker, item: Item) -> Item | None:
+        """Give an event to its handlers; return the one to go on with, None: whichever it is."""
+        work = item.work
+        if work.is_dangerous and work.outbox:
+            await self._claims.settle(work)  # or the process may end before it is known
+        if work.line is not None and work.line.is_closed:
+            self._leave(worker)
+            await self._end_if_over(work)
+            return None
+        if item.handlers is None:
+            self._choose_handlers(item)
+        if item.handlers:
             try:
-                await self._wait_for_claims(work)
-                if work not in self._works:
-                    return
-                for delivery in claim.deliveries:
-                    attempt = await self._begin_attempt(work, delivery)
-                    while attempt is not None and (event := attempt.next_event()) is not None:
-                        yield event
-                        if work not in self._works:
-                            return
-                        attempt.done += 1
-                        if attempt.by_event:
-                            break
-                    if attempt is not None:
-                        await self._end_attempt(work, attempt)
-                    if not work.leased:
-                        break
-            except StoreError as error:
-                self._report(error)
-            finally:
-                await self._end(work)
-                self._arrived.set()  # what came for this webhook meanwhile can be claimed now
+                with self._telemetry.processing(item.attempt.delivery):
+                    await self._run(worker, item)
+            except HandlerError:
+                pass  # all of them are in the item
+        if worker.abandoned or item.handlers:
+            return None
+        worker.item = None
+        if item.failures:
+            await self._fail(worker, item)
+            return None
+        self._claims.finish(item)
+        return await self._go_on(item)
 
-    async def _next(self) -> Claim | None:
-        """Return the next claim as soon as there is one, None when the inbox is closed."""
-        self._notifying.cancel()  # who works here need not be told through the store
-        while not self._closed:
-            self._arrived.clear()
-            claim = await self._claim()
-            if claim is not None:
-                return claim
-            with anyio.move_on_after(self._poll):
-                await self._arrived.wait()
+    def _choose_handlers(self, item: Item) -> None:
+        event, pending = item.event, item.attempt.pending
+        handlers = self._router.handlers(event)
+        if pending:
+            handlers = tuple(each for each in handlers if each.name in pending)
+            gone = (name for name in pending if not self._router.knows(name))
+            item.failures += map(missing, gone)
+        elif not handlers:
+            self._note_unwanted(event)
+        done = item.attempt.handled_by(item.index)
+        item.handlers = [each for each in reversed(handlers) if each.name not in done]
+
+    async def _run(self, worker: _Worker, item: Item) -> None:
+        """Run the handlers one after the other. Raises the first one's HandlerError in the end."""
+        handlers = item.handlers
+        while handlers:
+            handler = handlers.pop()
+            try:
+                await worker.runner.run(handler, item.event)
+            except HandlerError as failure:
+                if worker.abandoned:
+                    raise
+                item.failures.append(failure)
+            if handlers and self._is_interrupted(worker, item, handler):
+                return
+        if item.failures:
+            raise item.failures[0]
+
+    def _is_interrupted(self, worker: _Worker, item: Item, handler: Subscription) -> bool:
+        """Note that a handler has ended while others are left; return whether those may not run."""
+        if not any(failure.handler == handler.name for failure in item.failures):
+            item.attempt.note_handled(item.index, handler.name)
+            self._claims.note_progress(item)
+        return worker.abandoned or self._is_stopping() or not item.work.leased
+
+    async def _go_on(self, item: Item) -> Item | None:
+        """Let the next event of its lane begin, or end the claim; return the one to go on with."""
+        work, line = item.work, item.work.line
+        assert line is not None  # noqa: S101 - the item comes from it
+        work.running -= 1
+        line.done(item)
+        if await self._end_if_over(work):
+            return None
+        if work.is_dangerous:  # it is known as begun by the store
+            following = line.take()
+            if following is not None:
+                work.running += 1
+            return following
+        self._dispatcher.add(line)
         return None
 
-    async def _next_at_once(self) -> Claim | None:
-        """Return the next claim for a worker that has ended one, None when there is none now.
-
-        Workers that claim for themselves do so side by side, which a store does as quickly as one.
-        """
-        claim = await self._claim()
-        if claim is not None:
-            self._arrived.set()  # there may be more, for those who have nothing to do
-        return claim
-
-    async def _claim(self) -> Claim | None:
-        claiming = asyncio.current_task()
-        assert claiming is not None  # noqa: S101 - coroutines run in tasks; for the type checker
-        self._claiming.add(claiming)
+    async def _end_if_over(self, work: ActiveClaim) -> bool:
+        if not work.is_over:
+            return False
         try:
-            while not self._no_suspect.is_set():  # another one that waited may have brought one
-                await self._no_suspect.wait()
-            if self._closed or not self._may_claim():
-                return None
-            return await self._claim_now()
-        except Exception as error:  # noqa: BLE001 - it is tried again, whatever it was
-            self._say("claim", "cannot claim deliveries", error)
-            await anyio.sleep(self._poll)
-            return None
-        finally:
-            self._claiming.discard(claiming)
+            await self._claims.end(work)
+        except asyncio.CancelledError:
+            self._start(self._claims.end(work))
+            raise
+        return True
 
-    async def _claim_now(self) -> Claim | None:
-        """Return a claim; a suspect that another claim has brought already is given back."""
-        self._claims_under_way += 1
-        self._no_claim.clear()
-        try:
-            claim = await self._store.claim(limit=BATCH, lease=self._lease)
-            if claim is None or not _is_suspect(claim) or self._no_suspect.is_set():
-                return claim
-            await self._store.end_claim(claim)  # or the other's kill would count for it too
-            return None
-        finally:
-            self._claims_under_way -= 1
-            if not self._claims_under_way:
-                self._no_claim.set()
+    async def _fail(self, worker: _Worker, item: Item) -> None:
+        attempts = item.attempt.attempts_of(item.index) + 1
+        verdict = self._back_off.judge(item.failures, attempts)
+        letter = self._claims.fail(item, verdict)
+        if letter is not None:
+            await self._claims.settle(item.work)
+        for failure in item.failures:
+            self._telemetry.failed(item.event, failure.handler)
+            self._log_failure(item.event, failure, verdict)
+        await self._go_on(item)
+        for failure in item.failures:
+            dead = letter if failure in verdict.dead else None
+            await self._tell_failure(worker, item.event, failure, verdict.attempts, dead)
 
-    async def _wait_for_claims(self, work: _ActiveClaim) -> None:
-        """Wait, before a suspect is handled, until no claim can bring another one."""
-        if _is_suspect(work.claim):
-            await self._no_claim.wait()
+    def _log_failure(self, event: Event, failure: HandlerError, verdict: Verdict) -> None:
+        logger.error(
+            "handler %s failed on %s, attempt %d of %d, %s",
+            failure.handler,
+            described(event),
+            verdict.attempts,
+            self._back_off.max_attempts,
+            f"again in {verdict.delay:.1f} s" if failure in verdict.again else "now a dead letter",
+            exc_info=failure.__cause__,
+        )
 
-    def _is_stopping(self) -> bool:
-        feeding = self._feeding
-        return feeding is None or feeding.done() or feeding.cancelling() > 0
-
-    def _begin(self, claim: Claim) -> _ActiveClaim:
-        work = _ActiveClaim(claim)
-        self._works.add(work)
-        if _is_suspect(claim):
-            self._no_suspect.clear()
-        return work
-
-    async def _end(self, work: _ActiveClaim) -> None:
-        if work not in self._works:
-            return
-        self._works.discard(work)
-        try:
-            with anyio.move_on_after(FINISH_TIMEOUT, shield=True):
-                await self._give_back(work)
-        except Exception as error:  # noqa: BLE001 - the lease ends by itself
-            self._report(error)
-        finally:
-            if _is_suspect(work.claim):
-                self._no_suspect.set()
-
-    async def _give_back(self, work: _ActiveClaim) -> None:
-        if work.attempt is not None and work.attempt.progress:
+    async def _tell_failure(
+        self,
+        worker: _Worker,
+        event: Event,
+        failure: HandlerError,
+        attempt: int,
+        letter: DeadLetter | None,
+    ) -> None:
+        """Call the handlers of failures."""
+        assert failure.__cause__ is not None  # noqa: S101 - it has one, always
+        told = Failure(
+            event=event,
+            handler=failure.handler,
+            error=failure.__cause__,
+            attempt=attempt,
+            dead_letter=letter,
+        )
+        for handler in self._router.failure_handlers:
             try:
-                await self._release(work, work.attempt, delay=0.0, attempts=0)
-            except StoreError as error:
-                self._report(error)  # what was handled before it can be removed all the same
-        self._keep_if(work, await self._store.end_claim(work.claim, work.handled))
-
-    def _report(self, error: Exception) -> None:
-        self._say("work", "deliveries will be handled again", error)
-
-    def _say(self, kind: str, what: str, error: Exception) -> None:
-        if isinstance(error, StoreError):
-            self._log.log(logging.ERROR, kind, "%s: %s", what, error)
-        else:
-            self._log.log(logging.ERROR, kind, "%s", what, exc_info=True)
-
-    async def _attempt(
-        self, work: _ActiveClaim, delivery: Delivery, runner: HandlerRunner, router: Router
-    ) -> None:
-        attempt = await self._begin_attempt(work, delivery)
-        if attempt is None:
-            return
-        try:
-            with self._telemetry.processing(delivery):
-                await self._handle(work, attempt, runner, router)
-        except HandlerError as failure:
-            if not work.abandoned:
-                await self._failed(work, attempt, failure)
-        else:
-            await self._end_attempt(work, attempt)
-
-    async def _handle(
-        self, work: _ActiveClaim, attempt: Attempt, runner: HandlerRunner, router: Router
-    ) -> None:
-        by_event = attempt.by_event
-        while (event := attempt.next_event()) is not None:
-            handlers = router.handlers(event)
-            if not handlers:
-                self._note_unwanted(event)
-            for handler in handlers:
-                await runner.run(handler, event)
-            attempt.done += 1
-            if by_event or work.cancelled or not work.leased:
+                await worker.runner.run(handler, told)
+            except HandlerError as error:
+                text = "handler of failures %s failed"
+                logger.error(text, handler.name, exc_info=error.__cause__)
+            if worker.abandoned or self._is_stopping():
                 return
 
     def _note_unwanted(self, event: Event) -> None:
@@ -507,98 +650,50 @@ class Inbox:
                 "" if field is None else f" of field {field!r:.50}",
             )
 
-    async def _begin_attempt(self, work: _ActiveClaim, delivery: Delivery) -> Attempt | None:
-        """Return the attempt to go on with, None when there can be none.
+    # The stream
 
-        The delivery has ended too many processes then, or was damaged, and is a dead letter.
+    async def stream(self) -> AsyncGenerator[Event, None]:
+        """Yield events, webhook by webhook; one is handled when the next is asked for.
+
+        What was yielded last when the stream is closed is yielded again by the next one.
         """
-        attempt = Attempt(delivery)
-        if attempt.is_damaged:
-            reason = "how many of its events were handled was damaged in the store"
-            attempt.done = 0  # a replay handles them all
-            await self._bury(work, attempt, [attempt.letter(reason)])
-            return None
-        if attempt.kills and delivery.attempts + attempt.kills >= self._max_attempts:
-            times = f"{attempt.kills} time{'s' if attempt.kills > 1 else ''}"
-            what = "ended the process, or blocked it for longer than a lease,"
-            reason = f"its handlers {what} {times}"
-            await self._bury(work, attempt, [attempt.letter(reason)])
-            return None
-        work.attempt = attempt
-        return attempt
+        while (work := await self._next_claim()) is not None:
+            line = work.line
+            assert line is not None  # noqa: S101 - it has been prepared
+            work.running += 1  # or whoever ends what is idle takes it
+            try:
+                while (item := line.take()) is not None:
+                    if work.is_dangerous and work.outbox:
+                        await self._claims.settle(work)
+                    if line.is_closed:
+                        break
+                    yield item.event
+                    if work not in self._claims.active:
+                        return
+                    self._claims.finish(item)
+                    line.done(item)
+            finally:
+                work.running -= 1
+                await self._claims.end(work)
 
-    async def _end_attempt(self, work: _ActiveClaim, attempt: Attempt) -> None:
-        if work.abandoned:
-            return
-        if attempt.next_event() is None:
-            await self._handled(work, attempt)
-        elif attempt.by_event:
-            work.attempt = None
-            await self._release(work, attempt, delay=0.0, attempts=0)
+    async def _next_claim(self) -> ActiveClaim | None:
+        """Return the next claim as soon as there is one, None when the inbox is closed."""
+        self._listen()
+        while not self._closed:
+            self._arrived.clear()
+            work = await self._claims.claim()
+            if work is not None:
+                return work
+            with anyio.move_on_after(self._poll):
+                await self._arrived.wait()
+        return None
 
-    async def _handled(self, work: _ActiveClaim, attempt: Attempt) -> None:
-        work.attempt = None
-        undecodable = attempt.undecodable()
-        if undecodable:
-            await self._bury(work, attempt, undecodable)
-            return
-        self._telemetry.became(attempt.delivery, "handled")
-        work.handled.append(attempt.delivery)
-        if time.monotonic() - work.acked_at > ACK_AFTER:
-            self._keep_if(work, await self._store.ack(work.claim, work.handled))
-            work.handled = []  # not before: the claim's end removes what could not be removed here
-            work.acked_at = time.monotonic()
+    # Beside the work
 
-    async def _failed(self, work: _ActiveClaim, attempt: Attempt, failure: HandlerError) -> None:
-        work.attempt = None
-        event, cause = attempt.next_event(), failure.__cause__
-        attempts = 1 if attempt.progress else attempt.delivery.attempts + 1
-        kills = 0 if attempt.progress else attempt.kills
-        delay = self._delay(attempts)
-        last = attempts + kills >= self._max_attempts
-        logger.error(
-            "handler %s failed on event %s, attempt %d of %d, %s",
-            failure.handler,
-            None if event is None else event.key,
-            attempts,
-            self._max_attempts,
-            "now a dead letter" if last else f"again in {delay:.1f} s",
-            exc_info=cause,
-        )
-        if last:
-            reason = f"handler {failure.handler} failed {attempts} times: {one_line(cause)}"
-            await self._bury(work, attempt, [attempt.letter(reason)])
-        else:
-            self._telemetry.became(attempt.delivery, "retried")
-            await self._release(work, attempt, delay=delay, attempts=attempts)
-
-    def _delay(self, attempts: int) -> float:
-        longest = min(self._longest_delay, self._first_delay * 2.0 ** min(attempts - 1, 60))
-        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter is no secret
-
-    async def _release(
-        self, work: _ActiveClaim, attempt: Attempt, *, delay: float, attempts: int
-    ) -> None:
-        released = await self._store.release(
-            work.claim, attempt.delivery, delay=delay, attempts=attempts, done=attempt.done
-        )
-        self._keep_if(work, released)
-
-    async def _bury(self, work: _ActiveClaim, attempt: Attempt, letters: list[DeadLetter]) -> None:
-        buried = await self._store.bury(work.claim, attempt.delivery, letters)
-        self._keep_if(work, buried)
-        if buried:
-            self._telemetry.became(attempt.delivery, "dead", letters[0].reason)
-            route = await self._store.get_route(letters[0].route)
-            whose = "a webhook that is gone" if route is None else f"webhook {route.gid}"
-            for letter in letters:
-                text = "a dead letter of %s: %s"
-                self._log.log(logging.ERROR, "bury", text, whose, letter.reason)
-
-    def _keep_if(self, work: _ActiveClaim, leased: bool) -> None:  # noqa: FBT001 - a store's answer
-        if work.leased and not leased:
-            work.leased = False
-            logger.warning("a lease ran out under a handler: its deliveries are handled again")
+    def _listen(self) -> None:
+        """Hear of arrivals from now on: who works here need not be told through the store."""
+        self._is_worked_on = True
+        self._notifying.cancel()
 
     async def _exchange(self, notifying: anyio.CancelScope) -> None:
         """Tell other processes of arrivals; from the first claim on hear of theirs instead."""
@@ -607,89 +702,21 @@ class Inbox:
         self._arrived.set()  # it may have taken the last one from those who work
         await listen_for_arrivals(self._store, self._arrived)
 
-    async def _renew(self) -> None:
-        while True:
-            await anyio.sleep(self._lease / 3)
-            await asyncio.gather(*(self._renew_one(work) for work in list(self._works)))
+    async def _watch_idle(self) -> None:
+        """Say once that deliveries wait and nobody runs the handlers that there are."""
+        while not self._is_worked_on:
+            await anyio.sleep(IDLE_LOOK)
+            if self._router and not self._is_worked_on and await self._has_old_deliveries():
+                logger.warning(
+                    "deliveries have waited for %.0f s and nobody runs the handlers that are"
+                    " registered: await client.run() beside the rest of the program",
+                    IDLE_FOR,
+                )
+                return
 
-    async def _renew_one(self, work: _ActiveClaim) -> None:
+    async def _has_old_deliveries(self) -> bool:
         try:
-            renewed = await self._store.renew(work.claim, lease=self._lease)
-        except Exception as error:  # noqa: BLE001 - all leases would end with this task
-            self._say("renew", "cannot renew a lease", error)
-        else:
-            if work in self._works:  # what ended meanwhile needs no lease
-                self._keep_if(work, renewed)
-
-
-def _is_suspect(claim: Claim) -> bool:
-    """Return whether a process ended, without a word, while it handled this delivery alone.
-
-    One of them is handled at a time in a process, and nothing is claimed meanwhile, so that the
-    end of the process counts for none that only stood near.
-    """
-    return claim.deliveries[0].crashes > 1
-
-
-async def notify_arrivals(store: Store, arrived: asyncio.Event) -> None:
-    """Tell other processes whenever the event is set, until cancelled."""
-    log = ThrottledLogger(logger)
-    while True:
-        await arrived.wait()
-        arrived.clear()
-        try:
-            await store.notify()
-        except StoreError as error:
-            logger.debug("other processes are not told of deliveries: %s", error)
-        except Exception:
-            log.log(
-                logging.ERROR, "notify", "cannot tell other processes of deliveries", exc_info=True
-            )
-
-
-async def listen_for_arrivals(store: Store, arrived: asyncio.Event) -> None:
-    """Set the event whenever another process tells, until cancelled or where none can."""
-    log = ThrottledLogger(logger)
-    while True:
-        try:
-            return await store.listen(arrived.set)
-        except StoreError as error:
-            logger.debug("deliveries of other processes are only looked for: %s", error)
-        except Exception:
-            log.log(logging.ERROR, "listen", "cannot hear of other processes", exc_info=True)
-        await anyio.sleep(LISTEN_PAUSE)
-
-
-async def iter_dead_letters(
-    store: Store,
-    *,
-    resource: str | None = None,
-    webhook: str | None = None,
-    reason: str | None = None,
-    buried_before: datetime | None = None,
-) -> AsyncIterator[DeadLetter]:
-    """Yield the dead letters, oldest first, that fit all that is given.
-
-    ``resource`` and ``webhook`` are gids, ``reason`` is a part of the letter's reason whatever the
-    case. Letters may be replayed or discarded meanwhile. It goes through as many as there were at
-    the beginning and no more, so that replaying what fails again comes to an end.
-    """
-    left = (await store.counts()).dead_letters
-    routes: dict[str, Route | None] = {}
-    after = ""
-    while left > 0 and (
-        letters := await store.dead_letters(limit=min(left, LETTERS_PAGE), after=after)
-    ):
-        left -= len(letters)
-        for letter in letters:
-            if letter.route not in routes:
-                routes[letter.route] = await store.get_route(letter.route)
-            route = routes[letter.route]
-            if (
-                (resource is None or (route and route.resource == resource))
-                and (webhook is None or (route and route.gid == webhook))
-                and (reason is None or reason.casefold() in letter.reason.casefold())
-                and (buried_before is None or letter.buried_at < buried_before)
-            ):
-                yield letter
-        after = letters[-1].id
+            oldest_at = (await self._store.counts()).oldest_at
+        except StoreError:  # whoever needs it says so
+            return False
+        return oldest_at is not None and (datetime.now(UTC) - oldest_at).total_seconds() > IDLE_FOR

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from types import EllipsisType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import anyio
 import httpx
@@ -16,9 +16,10 @@ import httpx
 from ._background import background_task
 from ._clock import Clock
 from ._components import Components, join
+from ._dead_letters import iter_dead_letters
 from ._endpoint import Endpoint
 from ._establish import check_given_filters, check_public_url, check_wanted
-from ._inbox import INBOX_OPTIONS, iter_dead_letters
+from ._inbox import INBOX_OPTIONS
 from ._options import (
     ANY,
     COUNT,
@@ -119,10 +120,12 @@ class WebhooksClient(WebhooksApi):
     ``look_after`` seconds all webhooks of the store are looked after, by lists; None: never.
     ``telemetry`` is an ``otel.OpenTelemetry``, or a ``telemetry.Telemetry`` of one's own.
 
-    Up to ``concurrency`` webhooks are handled side by side. A handler that runs for
-    ``handler_timeout`` seconds (None: no limit) is cancelled, and has failed. A delivery is tried
-    again after ``first_delay`` seconds, which double up to ``longest_delay``; it is given up when
-    it has failed, ended its process or blocked it for longer than a lease, ``max_attempts`` times.
+    Up to ``concurrency`` events are handled side by side: with the ``order`` "resource" those of
+    one resource, a task say, one after the other, with "webhook" all of a webhook. A handler that
+    runs for ``handler_timeout`` seconds (None: no limit) is cancelled, and has failed. An event is
+    given to a handler that failed again after ``first_delay`` seconds, which double up to
+    ``longest_delay``; it becomes a dead letter when the handler has failed, ended its process or
+    blocked it for longer than a lease, ``max_attempts`` times.
 
     Raises ValueError or TypeError for an option that cannot work, before any I/O.
     """
@@ -151,6 +154,7 @@ class WebhooksClient(WebhooksApi):
         longest_delay: float = 600.0,
         handler_timeout: float | None = 300.0,
         concurrency: int = 10,
+        order: Literal["resource", "webhook"] = "resource",
         answer_gone: bool = False,
         look_after: float | None = 900.0,
         telemetry: Telemetry | None = None,

@@ -251,6 +251,10 @@ class Router:
             self._known[kind] = handlers
         return handlers
 
+    def knows(self, name: str) -> bool:
+        """Return whether a handler of this name is registered."""
+        return name in self._handlers
+
     def wanted_filters(self, resource: str, account: str = "") -> list[WebhookFilter] | None:
         """Return filters that pass what the handlers want of a resource that is watched.
 

@@ -14,9 +14,9 @@ import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from ._arrivals import notify_arrivals
 from ._background import background_task
 from ._endpoint import Endpoint
-from ._inbox import notify_arrivals
 from ._listener import raise_descriptor_limit
 from ._receiver_aiohttp import Receiver
 from ._signals import stopping

@@ -11,7 +11,7 @@ import pytest
 from conftest import guard, until
 
 from asana_webhooks import DeadLetter, Event, MemoryStore, SqliteStore, WebhooksClient
-from asana_webhooks._inbox import iter_dead_letters
+from asana_webhooks._dead_letters import iter_dead_letters
 from asana_webhooks.models import Delivery, Route, Settlement
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.stores import Store

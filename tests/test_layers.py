@@ -24,11 +24,15 @@ LAYERS = (
         "stores._codec",
         "stores._encryption",
     },
-    {"_attempt", "api", "auth", "router", "telemetry"}
+    {"_arrivals", "_attempt", "_dead_letters", "_dispatch", "_remembered", "api", "auth"}
+    | {"router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
     {"notices"},
     {"_endpoint", "_establish", "_handlers", "_heartbeats", "_listener", "otel", "stores.urls"},
-    {"_inbox", "_ownership", "_upkeep"},
+    {"_failures", "_ownership", "_upkeep"},
+    {"_active_claim"},
+    {"_claims"},
+    {"_inbox"},
     {"_desired", "_receiver_aiohttp", "_receiver_asgi", "simulator"},
     {"_components"},
     {"client"},

@@ -153,7 +153,7 @@ class Selection(NamedTuple):
 
     def of(self, store: Store) -> AsyncIterator[DeadLetter]:
         """Return those that are in a store."""
-        from .._inbox import iter_dead_letters
+        from .._dead_letters import iter_dead_letters
 
         return iter_dead_letters(
             store,

@@ -1,0 +1,146 @@
+"""A claim that is worked on: its deliveries and events, and what is to be settled of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+from ._attempt import Attempt
+from ._dispatch import Line
+from ._handlers import HandlerError
+from ._remembered import KEY_SIZE, Scope
+from .models import Claim, DeadLetter, Delivery, Event, Retry, Settlement, Source
+from .router import Subscription
+
+__all__ = ["ActiveClaim", "Item", "Outbox"]
+
+
+class Item:
+    """One event of a delivery, which is under way or waits for it.
+
+    ``lane`` is what it keeps its order in. ``handlers`` are those that are still to run, the next
+    one last; None before it begins. ``failures`` are of those that have run.
+    """
+
+    __slots__ = ("attempt", "entry", "event", "failures", "handlers", "index", "lane", "work")
+
+    def __init__(
+        self, work: ActiveClaim, attempt: Attempt, index: int, event: Event, lane: str, entry: bytes
+    ) -> None:
+        self.work = work
+        self.attempt = attempt
+        self.index = index
+        self.event = event
+        self.lane = lane
+        self.entry = entry
+        self.handlers: list[Subscription] | None = None
+        self.failures: list[HandlerError] = []
+
+
+class Buried(NamedTuple):
+    """A dead letter, and the delivery that it is of."""
+
+    delivery: Delivery
+    letter: DeadLetter
+
+
+class Outbox:
+    """What was found of a claim and is not settled yet."""
+
+    __slots__ = ("buried", "entries", "progressed", "removed", "retries")
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.progressed: dict[Attempt, None] = {}
+        self.retries: list[Retry] = []
+        self.buried: list[Buried] = []
+        self.entries: list[bytes] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.progressed or self.retries or self.buried or self.entries)
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The keys of the events that came to their end."""
+        return [entry[:KEY_SIZE] for entry in self.entries]
+
+    def settlement(self, scope: str) -> Settlement:
+        """Return it as a store takes it."""
+        return Settlement(
+            removed=tuple(self.removed),
+            kept=tuple(each.kept() for each in self.progressed if each.left),
+            retries=tuple(self.retries),
+            letters=tuple(each.letter for each in self.buried),
+            scope=scope,
+            events=b"".join(self.entries),
+        )
+
+    def extend(self, other: Outbox) -> None:
+        """Add what was found later."""
+        self.removed += other.removed
+        self.progressed |= other.progressed
+        self.retries += other.retries
+        self.buried += other.buried
+        self.entries += other.entries
+
+
+class ActiveClaim:
+    """A claim being worked on.
+
+    ``waiting`` are the deliveries that are not decoded yet; ``unfinished`` counts them and those
+    that are not done, ``running`` the events under way. Nothing more of it begins once its line is
+    closed. ``size`` is that of the bodies of what is unfinished. ``in_hand`` are the keys of its
+    events that are not settled.
+
+    It is dangerous when it has crashed, and suspect when a process ended, without a word, while it
+    handled this delivery alone. One suspect is handled at a time in a process, and nothing is
+    claimed meanwhile, so that the end of the process counts for none that only stood near.
+    ``is_sure`` is False once nobody knows what the store has settled.
+    """
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.source = Source(webhook="", resource="")
+        self.scope: Scope | None = None
+        self.line: Line[Item] | None = None
+        self.waiting = deque(claim.deliveries)
+        self.unfinished = len(claim.deliveries)
+        self.size = _size(claim.deliveries)
+        self.running = 0
+        self.leased = True
+        self.is_sure = True
+        self.is_dangerous = claim.deliveries[0].crashes > 0
+        self.is_suspect = claim.deliveries[0].crashes > 1
+        self.outbox = Outbox()
+        self.in_hand: set[bytes] = set()
+        self.writing = asyncio.Lock()
+        self.timer: asyncio.TimerHandle | None = None
+        self.asked_at = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it is under way, and nothing is to begin."""
+        if self.running:
+            return False
+        return not self.unfinished or (self.line is not None and self.line.is_closed)
+
+    def add(self, deliveries: tuple[Delivery, ...]) -> int:
+        """Add what was claimed later, and return its size."""
+        self.waiting.extend(deliveries)
+        self.unfinished += len(deliveries)
+        size = _size(deliveries)
+        self.size += size
+        return size
+
+    def close(self) -> None:
+        """Let nothing more of it begin."""
+        if self.line is not None:
+            self.line.close()
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+def _size(deliveries: tuple[Delivery, ...]) -> int:
+    return sum(len(each.body) for each in deliveries)

@@ -1,0 +1,440 @@
+"""The claims that are worked on: made, renewed, and settled with what was found of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, NamedTuple
+
+import anyio
+from msgspec.structs import replace
+
+from ._active_claim import ActiveClaim, Buried, Item, Outbox
+from ._attempt import DAMAGED, NO_DIGEST, Attempt, Gap, Undecodable, body_of, event_letter
+from ._dispatch import Line
+from ._failures import BackOff, Verdict, described, reason_of
+from ._logging import ThrottledLogger
+from ._remembered import KEY_SIZE, Remembered, pack
+from .errors import StoreError
+from .models import Claim, DeadLetter, Event, Progress, Retry, Source
+from .stores import Store
+from .telemetry import Telemetry
+
+__all__ = ["BATCH", "LEASE", "POLL", "Claims", "Settings"]
+
+LEASE = 30.0
+"""Seconds after which a dead worker's deliveries are taken over; a living one renews."""
+
+BATCH = 100
+"""How many deliveries of one webhook are claimed at a time; twice as many are held."""
+
+MAX_BUFFERED = 64 * 1024 * 1024
+"""Bytes of bodies in all claims from which on nothing more is claimed."""
+
+POLL = 1.0
+"""Seconds between looks for what became due, or was stored by another process."""
+
+ACK_AFTER = 0.05
+"""Seconds of handled work that is done again, at most, when the process is killed."""
+
+FINISH_TIMEOUT = 5.0
+
+MAX_ROUTES = 10_000
+"""Of so many routes it is known whose they are, the latest of all."""
+
+logger = logging.getLogger(__name__)
+
+
+class Settings(NamedTuple):
+    """The options of claims. ``in_lanes``: events of different resources are side by side."""
+
+    lease: float
+    poll: float
+    in_lanes: bool
+    back_off: BackOff
+    may_claim: Callable[[], bool]
+    on_gap: Callable[[Source, str], object]
+
+
+class Claims:
+    """Makes claims, keeps their leases, and settles them.
+
+    ``start`` runs a coroutine beside; ``freed`` is called when something can be claimed that could
+    not be before.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        telemetry: Telemetry,
+        start: Callable[[Coroutine[Any, Any, None]], object],
+        freed: Callable[[], None],
+    ) -> None:
+        self.active: set[ActiveClaim] = set()
+        self.is_closed = False
+        self._store = store
+        self._settings = settings
+        self._telemetry = telemetry
+        self._start = start
+        self._freed = freed
+        self._remembered = Remembered(store.remembered)
+        self._sources: dict[str, Source] = {}
+        self._buffered = 0
+        self._suspect: ActiveClaim | None = None
+        self._claims_under_way = 0
+        self._no_claim = asyncio.Event()
+        self._no_claim.set()
+        self._log = ThrottledLogger(logger)
+
+    # Making claims
+
+    async def claim(self) -> ActiveClaim | None:
+        """Return the next claim, and whose it is; None when there is none now.
+
+        A store that fails is asked again later: it is reported, and waited for.
+        """
+        try:
+            return await self._claim()
+        except Exception as error:  # noqa: BLE001 - it is tried again, whatever it was
+            self.say("claim", "cannot claim deliveries", error)
+            await anyio.sleep(self._settings.poll)
+            return None
+
+    async def _claim(self) -> ActiveClaim | None:
+        if not self.may_claim():
+            return None
+        claim = await self._claim_now()
+        if claim is None:
+            return None
+        work = self._begin(claim)
+        try:
+            await self._prepare(work)
+        except BaseException:
+            await self.end(work)
+            raise
+        return work if work in self.active else None  # it may have been closed while it waited
+
+    def may_claim(self) -> bool:
+        """Return whether something may be claimed now."""
+        return (
+            not self.is_closed
+            and self._suspect is None
+            and self._buffered < MAX_BUFFERED
+            and self._settings.may_claim()
+        )
+
+    async def _claim_now(self) -> Claim | None:
+        """Return a claim; a suspect that another claim has brought already is given back."""
+        self._claims_under_way += 1
+        self._no_claim.clear()
+        try:
+            claim = await self._store.claim(limit=BATCH, lease=self._settings.lease)
+            if claim is None or self._suspect is None or claim.deliveries[0].crashes <= 1:
+                return claim
+            await self._store.end_claim(claim)  # or the other's kill would count for it too
+            return None
+        finally:
+            self._claims_under_way -= 1
+            if not self._claims_under_way:
+                self._no_claim.set()
+
+    def _begin(self, claim: Claim) -> ActiveClaim:
+        work = ActiveClaim(claim)
+        self.active.add(work)
+        self._buffered += work.size
+        if work.is_suspect:
+            self._suspect = work
+        return work
+
+    async def _prepare(self, work: ActiveClaim) -> None:
+        """Learn whose it is, and what is known of it; a suspect waits until it is alone."""
+        source = work.source = await self._source_of(work.claim.route)
+        if source.resource:
+            name = f"{source.account}/{source.resource}"
+            work.scope = await self._remembered.enter(name, work.claim)
+        work.line = Line(source.account, partial(self._refill, work))
+        if work.is_suspect:
+            await self._no_claim.wait()  # until no claim can bring another one
+
+    async def _source_of(self, id_: str) -> Source:
+        known = self._sources.get(id_)
+        if known is not None:
+            return known
+        try:
+            route = await self._store.get_route(id_)
+        except StoreError:  # its record is damaged, or the store is away
+            routes = await self._store.list_routes()
+            route = next((each for each in routes if each.id == id_), None)
+        if route is None:
+            return Source(webhook="", resource="")
+        source = Source(webhook=route.gid or "", resource=route.resource, account=route.account)
+        self._sources[id_] = source
+        if len(self._sources) > MAX_ROUTES:
+            del self._sources[next(iter(self._sources))]
+        return source
+
+    async def more(self, work: ActiveClaim) -> bool:
+        """Claim more of what a claim's webhook has; return whether there was more."""
+        work.asked_at = time.monotonic()
+        try:
+            deliveries = await self._store.claim_more(work.claim, limit=BATCH)
+        except Exception as error:  # noqa: BLE001 - it is asked again
+            self.say("claim", "cannot claim deliveries", error)
+            return False
+        if work not in self.active:
+            return False  # it has been given back, with what this has brought
+        if deliveries is None:
+            self._lose(work)
+            return False
+        self._buffered += work.add(deliveries)
+        return bool(deliveries)
+
+    # What a claim holds
+
+    def _refill(self, work: ActiveClaim) -> bool:
+        """Decode the next delivery; False when there is no more."""
+        if not work.waiting:
+            return False
+        attempt = Attempt(work.waiting.popleft(), work.source)
+        if attempt.is_damaged:
+            attempt.failed = len(attempt.items)
+            self._bury(work, attempt, attempt.letter(DAMAGED))
+            self._remove(work, attempt)
+            return True
+        for index in attempt.todo():
+            item = attempt.items[index]
+            if isinstance(item, Event):
+                self._admit(work, attempt, index, item)
+            else:
+                self._note_odd(work, attempt, item)
+                attempt.finish(index)
+        if not attempt.left:
+            self._remove(work, attempt)
+        return True
+
+    def _note_odd(self, work: ActiveClaim, attempt: Attempt, item: Undecodable | Gap) -> None:
+        if isinstance(item, Gap):
+            self._settings.on_gap(work.source, item.message)
+        else:
+            attempt.failed += 1
+            self._bury(work, attempt, attempt.letter_of(item))
+
+    def _admit(self, work: ActiveClaim, attempt: Attempt, index: int, event: Event) -> None:
+        """Put an event in its lane, unless it is known, or has ended too many processes."""
+        entry = b""
+        if work.scope is not None:
+            entry = pack(event)
+            key = entry[:KEY_SIZE]
+            if not attempt.is_known_to_come_again:
+                if not work.scope.take(key):
+                    self._telemetry.duplicate(event)
+                    attempt.finish(index)
+                    return
+                work.in_hand.add(key)
+        lane = event.resource.gid if self._settings.in_lanes and not work.is_dangerous else ""
+        item = Item(work, attempt, index, event, lane, entry)
+        kills = attempt.kills if index == attempt.first else 0
+        if kills and attempt.attempts_of(index) >= self._settings.back_off.max_attempts:
+            times = f"{kills} time{'s' if kills > 1 else ''}"
+            what = "its handlers ended the process, or blocked it for longer than a lease,"
+            reason = f"{described(event)}: {what} {times}"
+            attempt.failed += 1
+            self._bury(work, attempt, event_letter(attempt.delivery, event, reason, ()))
+            self._note_end(item)
+        else:
+            assert work.line is not None  # noqa: S101 - it asked for more
+            work.line.put(item)
+
+    def finish(self, item: Item) -> None:
+        """Note that an event is done."""
+        self._note_end(item)
+        if not item.attempt.left:
+            self._remove(item.work, item.attempt)
+
+    def _note_end(self, item: Item) -> None:
+        item.attempt.finish(item.index)
+        if item.entry:
+            item.work.outbox.entries.append(item.entry)
+        if item.attempt.left:
+            self.note_progress(item)
+
+    def note_progress(self, item: Item) -> None:
+        """Have the progress of a delivery settled soon."""
+        item.work.outbox.progressed[item.attempt] = None
+        self._settle_soon(item.work)
+
+    def fail(self, item: Item, verdict: Verdict) -> DeadLetter | None:
+        """Note that handlers of an event have failed; return the dead letter, if it is one."""
+        work, attempt, event = item.work, item.attempt, item.event
+        attempt.failed += 1
+        letter = None
+        if verdict.dead:
+            handlers = tuple(failure.handler for failure in verdict.dead)
+            letter = event_letter(attempt.delivery, event, reason_of(event, verdict), handlers)
+            self._bury(work, attempt, letter)
+        if verdict.again:
+            self._try_again(work, attempt, event, verdict)
+        if verdict.again and attempt.is_alone:
+            attempt.finish(item.index)
+            self._forget(work, attempt)
+        else:
+            self.finish(item)
+        return letter
+
+    def _try_again(
+        self, work: ActiveClaim, attempt: Attempt, event: Event, verdict: Verdict
+    ) -> None:
+        """Have an event come again for the handlers that failed: alone, in a row of its own."""
+        self._telemetry.became(attempt.delivery, "retried")
+        delivery = replace(
+            attempt.delivery,
+            attempts=verdict.attempts,
+            progress=Progress(pending=tuple(each.handler for each in verdict.again)).encode(),
+            crashes=0,
+        )
+        if not attempt.is_alone:
+            delivery = replace(delivery, id="", body=body_of(event), digest=NO_DIGEST)
+        work.outbox.retries.append(Retry(delivery=delivery, delay=verdict.delay))
+        self._settle_soon(work)
+
+    def _remove(self, work: ActiveClaim, attempt: Attempt) -> None:
+        """Note that all events of a delivery are done."""
+        work.outbox.removed.append(attempt.delivery.id)
+        self._forget(work, attempt)
+        if attempt.failed < len(attempt.items) or not attempt.items:
+            self._telemetry.became(attempt.delivery, "handled")
+
+    def _forget(self, work: ActiveClaim, attempt: Attempt) -> None:
+        work.outbox.progressed.pop(attempt, None)
+        work.unfinished -= 1
+        size = len(attempt.delivery.body)
+        work.size -= size
+        self._buffered -= size
+        if work.unfinished:
+            self._settle_soon(work)
+        elif work.is_over:  # or whoever handles its last event ends it
+            self._start(self.end(work))
+
+    def _bury(self, work: ActiveClaim, attempt: Attempt, letter: DeadLetter) -> None:
+        work.outbox.buried.append(Buried(attempt.delivery, letter))
+
+    # Settling
+
+    def _settle_soon(self, work: ActiveClaim) -> None:
+        if work.timer is None and work in self.active:
+            loop = asyncio.get_running_loop()
+            work.timer = loop.call_later(ACK_AFTER, self._settle_now, work)
+
+    def _settle_now(self, work: ActiveClaim) -> None:
+        work.timer = None
+        self._start(self.settle(work))
+
+    async def settle(self, work: ActiveClaim) -> None:
+        """Settle what was found of a claim. When that fails nothing more of it begins."""
+        try:
+            await self._settle(work)
+        except Exception as error:  # noqa: BLE001 - it is tried again in the end
+            self.report(error)
+            self._close(work)
+
+    async def end(self, work: ActiveClaim) -> None:
+        """Settle all that was found of a claim, and give it back, unless it is given back."""
+        if work not in self.active:
+            return
+        self.active.discard(work)
+        work.close()
+        try:
+            with anyio.move_on_after(FINISH_TIMEOUT, shield=True):
+                await self._settle(work, is_end=True)
+        except Exception as error:  # noqa: BLE001 - the lease ends by itself
+            self.report(error)
+        finally:
+            self._let_go(work)
+            self._freed()
+
+    def _let_go(self, work: ActiveClaim) -> None:
+        self._buffered -= work.size
+        if work.scope is not None:
+            work.scope.let_go(work.in_hand)
+            self._remembered.leave(work.scope, work.claim, is_sure=work.is_sure)
+        if self._suspect is work:
+            self._suspect = None
+
+    async def _settle(self, work: ActiveClaim, *, is_end: bool = False) -> None:
+        async with work.writing:
+            if not work.leased or not (is_end or (work.outbox and work in self.active)):
+                return
+            outbox, work.outbox = work.outbox, Outbox()
+            call = self._store.end_claim if is_end else self._store.settle
+            scope = "" if work.scope is None else work.scope.name
+            is_sure, work.is_sure = work.is_sure, False
+            try:
+                leased = await call(work.claim, outbox.settlement(scope))
+            except BaseException:  # nobody knows whether it was settled
+                outbox.extend(work.outbox)
+                work.outbox = outbox
+                raise
+            work.is_sure = is_sure
+        if leased:
+            self._settled(work, outbox)
+        else:
+            self._lose(work)
+
+    def _settled(self, work: ActiveClaim, outbox: Outbox) -> None:
+        if work.scope is not None:
+            keys = outbox.keys
+            work.scope.learn(keys)
+            work.in_hand.difference_update(keys)
+        for delivery, letter in outbox.buried:
+            self._telemetry.became(delivery, "dead", letter.reason)
+            if not letter.handlers:  # or the failure is logged
+                gid = work.source.webhook
+                whose = f"webhook {gid}" if gid else "a webhook that is gone"
+                text = "a dead letter of %s: %s"
+                self._log.log(logging.ERROR, "bury", text, whose, letter.reason)
+
+    def _lose(self, work: ActiveClaim) -> None:
+        if work.leased:
+            logger.warning("a lease ran out under a handler: its deliveries are handled again")
+        work.leased = work.is_sure = False
+        self._close(work)
+
+    def _close(self, work: ActiveClaim) -> None:
+        work.close()
+        if work.is_over:
+            self._start(self.end(work))
+
+    # Leases
+
+    async def renew(self) -> None:
+        """Renew the leases of all claims, until cancelled."""
+        while True:
+            await anyio.sleep(self._settings.lease / 3)
+            await asyncio.gather(*(self._renew(work) for work in list(self.active)))
+
+    async def _renew(self, work: ActiveClaim) -> None:
+        try:
+            renewed = await self._store.renew(work.claim, lease=self._settings.lease)
+        except Exception as error:  # noqa: BLE001 - all leases would end with this task
+            self.say("renew", "cannot renew a lease", error)
+        else:
+            if not renewed and work in self.active:  # what ended meanwhile needs no lease
+                self._lose(work)
+
+    # Words
+
+    def report(self, error: Exception) -> None:
+        """Log why deliveries will be handled again."""
+        self.say("work", "deliveries will be handled again", error)
+
+    def say(self, kind: str, what: str, error: Exception) -> None:
+        """Log an error of the store, at most one of a kind in ten seconds."""
+        if isinstance(error, StoreError):
+            self._log.log(logging.ERROR, kind, "%s: %s", what, error)
+        else:
+            self._log.log(logging.ERROR, kind, "%s", what, exc_info=True)

@@ -1,0 +1,111 @@
+"""Which event comes next: first the account, then the webhook, then the resource has its turn.
+
+Nothing here waits or does I/O.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+__all__ = ["Dispatcher", "Line"]
+
+
+class _Laned(Protocol):
+    @property
+    def lane(self) -> str: ...
+
+
+I = TypeVar("I", bound=_Laned)  # noqa: E741 - an item
+
+
+class Line(Generic[I]):
+    """The items of one webhook, in lanes: of each lane one is under way, or ready, at a time.
+
+    ``account`` is whose webhook it is. ``refill`` adds more with ``put`` when none is ready, and
+    returns False when there is no more.
+    """
+
+    __slots__ = ("_lanes", "_ready", "_refill", "account", "is_closed", "is_queued")
+
+    def __init__(self, account: str, refill: Callable[[], bool]) -> None:
+        self.account = account
+        self.is_queued = False
+        self.is_closed = False
+        self._refill = refill
+        self._ready: deque[I] = deque()
+        self._lanes: dict[str, deque[I] | None] = {}
+
+    def put(self, item: I) -> None:
+        """Add an item behind the others of its lane."""
+        lanes, lane = self._lanes, item.lane
+        if lane not in lanes:
+            lanes[lane] = None
+            self._ready.append(item)
+        elif (waiting := lanes[lane]) is None:
+            lanes[lane] = deque([item])
+        else:
+            waiting.append(item)
+
+    def take(self) -> I | None:
+        """Return the item that is next, which is under way from then on; None when none is ready.
+
+        The lane of an item goes on when that is ``done``.
+        """
+        while not self.is_closed:
+            if self._ready:
+                return self._ready.popleft()
+            if not self._refill():
+                break
+        return None
+
+    def done(self, item: I) -> None:
+        """Let the next item of a lane be ready."""
+        waiting = self._lanes[item.lane]
+        if waiting:
+            self._ready.append(waiting.popleft())
+        else:
+            del self._lanes[item.lane]
+
+    def close(self) -> None:
+        """Give nothing more."""
+        self.is_closed = True
+
+
+class Dispatcher(Generic[I]):
+    """The lines of all webhooks: accounts have their turn one after the other, then their lines."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, deque[Line[I]]] = {}
+        self._turns: deque[str] = deque()
+
+    def add(self, line: Line[I]) -> None:
+        """Look into a line again: it is new, or it has more than when it was last looked into."""
+        if line.is_queued:
+            return
+        line.is_queued = True
+        lines = self._lines.get(line.account)
+        if lines is None:
+            self._lines[line.account] = deque([line])
+            self._turns.append(line.account)
+        else:
+            lines.append(line)
+
+    def take(self) -> I | None:
+        """Return the item whose turn it is; None when none is ready."""
+        while self._turns:
+            account = self._turns[0]
+            lines = self._lines[account]
+            line = lines[0]
+            item = line.take()
+            if item is not None:
+                lines.rotate(-1)
+                self._turns.rotate(-1)
+                return item
+            lines.popleft()
+            line.is_queued = False
+            if not lines:
+                self._turns.popleft()
+                del self._lines[account]
+        return None
