@@ -46,7 +46,7 @@ class Buried(NamedTuple):
 
 
 class Outbox:
-    """What was found of a claim and is not settled yet."""
+    """Results of work on a claim that are not settled yet."""
 
     __slots__ = ("buried", "entries", "progressed", "removed", "retries")
 
@@ -134,7 +134,7 @@ class ActiveClaim:
         return size
 
     def close(self) -> None:
-        """Let nothing more of it begin."""
+        """Begin nothing more of it."""
         if self.line is not None:
             self.line.close()
         if self.timer is not None:

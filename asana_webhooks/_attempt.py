@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -187,7 +188,8 @@ def _decode_one(
         return Undecodable(b'{"events":[%b]}' % bytes(text), str(error))
 
 
-class _SyncError(msgspec.Struct, tag_field="action", tag="sync_error"):
+class _SyncError(msgspec.Struct):
+    action: Literal["sync_error"]
     message: str = ""
     resource: None = None
 

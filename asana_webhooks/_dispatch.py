@@ -1,4 +1,4 @@
-"""Which event comes next: first the account, then the webhook, then the resource has its turn.
+"""The event that comes next: accounts have their turn, then their webhooks, then resources.
 
 Nothing here waits or does I/O.
 """
@@ -61,7 +61,7 @@ class Line(Generic[I]):
         return None
 
     def done(self, item: I) -> None:
-        """Let the next item of a lane be ready."""
+        """Make the next item of a lane ready."""
         waiting = self._lanes[item.lane]
         if waiting:
             self._ready.append(waiting.popleft())

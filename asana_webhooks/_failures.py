@@ -1,4 +1,4 @@
-"""What becomes of an event that handlers failed with: when it is tried again, or a dead letter."""
+"""Events that handlers failed with: when one is tried again, and when it is a dead letter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 
 
 class BackOff(NamedTuple):
-    """How often an event is tried, and how many seconds lie between: they double."""
+    """The number of tries of an event, and the seconds between them, which double."""
 
     max_attempts: int
     first_delay: float

@@ -284,6 +284,7 @@ class Inbox:
                     self._free_slot()
             if item is not None:
                 self._start(self._work(item))
+                self._fill_slots()
             else:
                 with anyio.move_on_after(self._pause()):
                     await self._arrived.wait()
@@ -357,7 +358,9 @@ class Inbox:
             item = self._take()
             if item is not None:
                 return item
-        return await self._look() or self._take()
+        item = await self._look() or self._take()
+        self._fill_slots()
+        return item
 
     async def _look(self) -> Item | None:
         """Claim something: a new webhook, or more of those that are worked on, in turn.
@@ -396,13 +399,12 @@ class Inbox:
         return None
 
     def _begin_with(self, work: ActiveClaim) -> Item | None:
-        """Return the first event of a claim, and have the others handled beside it."""
+        """Return the first event of a claim; the others can be taken beside it."""
         assert work.line is not None  # noqa: S101 - it has been prepared
         item = work.line.take()
         if item is not None:
             work.running += 1
             self._dispatcher.add(work.line)
-            self._fill_slots()
         return item
 
     async def _ask_for_more(self) -> Item | None:
@@ -412,7 +414,6 @@ class Inbox:
                 self._dispatcher.add(work.line)
                 item = self._take()
                 if item is not None:
-                    self._fill_slots()
                     return item
         return None
 
@@ -561,7 +562,7 @@ class Inbox:
         return worker.abandoned or self._is_stopping() or not item.work.leased
 
     async def _go_on(self, item: Item) -> Item | None:
-        """Let the next event of its lane begin, or end the claim; return the one to go on with."""
+        """Go on in the lane of an event that is done, or end the claim; return what comes next."""
         work, line = item.work, item.work.line
         assert line is not None  # noqa: S101 - the item comes from it
         work.running -= 1

@@ -111,14 +111,7 @@ async def test_whatever_a_handler_raises_is_a_failed_attempt_with_the_cause(
 ) -> None:
     failure = await failure_of(failing(error))
     assert failure.__cause__ is error
-    assert failure.handler == f"{failing.__name__}.<locals>.failing"
-
-
-async def test_handler_that_cannot_be_called_with_an_event_is_a_failed_attempt() -> None:
-    async def takes_none() -> None: ...
-
-    failure = await failure_of(takes_none)  # type: ignore[arg-type] # the mistake itself
-    assert isinstance(failure.__cause__, TypeError)
+    assert failure.handler == f"test_handlers:{failing.__name__}.<locals>.failing"
 
 
 async def test_handler_that_calls_itself_for_ever_is_a_failed_attempt() -> None:
@@ -228,7 +221,7 @@ async def test_handler_that_runs_for_too_long_is_cancelled_and_has_failed(
 ) -> None:
     with guard():
         failure = await failure_of(late, timeout=0.01)
-    assert failure.handler == late.__name__
+    assert failure.handler == f"test_handlers:{late.__name__}"
     assert repr(failure.__cause__) == "TimeoutError('cancelled after 0.01 s')"
     task = asyncio.current_task()
     assert task is not None

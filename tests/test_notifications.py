@@ -15,8 +15,8 @@ from support.replicas import Webhook, World, confirm
 
 from asana_webhooks import Event, MemoryStore, PostgresStore, RedisStore, StoreError
 from asana_webhooks import _arrivals as module
-from asana_webhooks._background import background_task
 from asana_webhooks._arrivals import listen_for_arrivals, notify_arrivals
+from asana_webhooks._background import background_task
 from asana_webhooks._inbox import Inbox
 from asana_webhooks.router import Router
 from asana_webhooks.serving import serve_store

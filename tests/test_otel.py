@@ -107,8 +107,9 @@ def exported() -> Iterator[Exported]:
 def hurry(client: WebhooksClient) -> None:
     """Have failing deliveries come again at once, and look often for those of others."""
     assert client._components is not None
-    client._components.inbox._first_delay = 0.001
-    client._components.inbox._poll = 0.01
+    inbox = client._components.inbox
+    inbox._back_off = inbox._back_off._replace(first_delay=0.001)
+    inbox._poll = 0.01
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:

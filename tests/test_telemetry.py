@@ -99,8 +99,7 @@ async def test_attempts_are_told_with_the_trace_that_the_receipt_left(
         if failures:
             raise failures.pop()
 
-    assert client._components is not None
-    client._components.inbox._first_delay = 0.001
+    hurry(client)
     async with client:
         await client.ensure(asana.project)
         running = asyncio.create_task(client.run())
@@ -419,7 +418,8 @@ UNREADABLE = b'{"events":null}'
 def hurry(client: WebhooksClient) -> None:
     """Have failing deliveries come again at once."""
     assert client._components is not None
-    client._components.inbox._first_delay = 0.001
+    inbox = client._components.inbox
+    inbox._back_off = inbox._back_off._replace(first_delay=0.001)
 
 
 async def last_body(asana: AsanaSimulator) -> bytes:

@@ -13,7 +13,6 @@ import random
 import resource
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ import msgspec
 from asana_webhooks import Event, PostgresStore, RedisStore, SqliteStore, StoreError, WebhooksClient
 from asana_webhooks import client as client_module
 from asana_webhooks._inbox import Inbox
-from asana_webhooks.models import Claim, Delivery
+from asana_webhooks.models import Claim, Delivery, Settlement
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.sqlite._tables import Tables
 
@@ -58,6 +57,7 @@ class Orders(msgspec.Struct, kw_only=True):
     deadly: dict[str, Literal["exit", "kill"]] = {}
     flaky: tuple[int, ...] = ()
     concurrency: int = 10
+    order: Literal["resource", "webhook"] = "resource"
     max_attempts: int = 10
     max_waiting: int = 100_000
     file_size: int | None = None
@@ -65,6 +65,12 @@ class Orders(msgspec.Struct, kw_only=True):
 
 class Flaky(Exception):  # noqa: N818 - the name of what a handler is
     """A handler failed, as some do now and then."""
+
+
+def gid_of(event: Event) -> str:
+    """Return the number that ``replicas.py`` gave an event: its user's gid."""
+    assert event.user is not None
+    return event.user.gid
 
 
 class Journal:
@@ -81,7 +87,7 @@ class Journal:
 
     def handled(self, event: Event) -> None:
         """Write the line at once and whole, also beside other processes, and down to the disk."""
-        line = f"{event.resource.gid} {event.key} {os.getpid()}\n"
+        line = f"{gid_of(event)} {event.key} {os.getpid()}\n"
         os.write(self._handled, line.encode())
         os.fsync(self._handled)
 
@@ -113,13 +119,13 @@ class Watched:
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         return self._leased(await super().renew(claim, lease=lease))  # type: ignore[misc] # likewise
 
-    async def ack(self, claim: Claim, handled: Sequence[Delivery]) -> bool:
+    async def settle(self, claim: Claim, settlement: Settlement) -> bool:
         self.journal.die_at("ack")
-        return self._leased(await super().ack(claim, handled))  # type: ignore[misc] # likewise
+        return self._leased(await super().settle(claim, settlement))  # type: ignore[misc] # likewise
 
-    async def end_claim(self, claim: Claim, handled: Sequence[Delivery] = ()) -> bool:
+    async def end_claim(self, claim: Claim, settlement: Settlement | None = None) -> bool:
         self.journal.die_at("ack")
-        return self._leased(await super().end_claim(claim, handled))  # type: ignore[misc] # likewise
+        return self._leased(await super().end_claim(claim, settlement))  # type: ignore[misc] # likewise
 
     def _leased(self, leased: bool) -> bool:  # noqa: FBT001 - a store's answer
         if not leased:
@@ -175,12 +181,13 @@ def client_of(orders: Orders, journal: Journal) -> WebhooksClient:
         store=store_of(orders, journal),
         base_url=orders.base_url,
         concurrency=orders.concurrency,
+        order=orders.order,
         max_attempts=orders.max_attempts,
     )
 
     @client.on()
     async def handle(event: Event) -> None:
-        how = orders.deadly.get(event.resource.gid)
+        how = orders.deadly.get(gid_of(event))
         if how is not None:
             journal.note("dies")
         if how == "exit":
@@ -190,7 +197,7 @@ def client_of(orders: Orders, journal: Journal) -> WebhooksClient:
         if orders.pause:
             journal.note("begun")
             await anyio.sleep(orders.pause)
-        if int(event.resource.gid) // 1_000_000_000 in orders.flaky and random.random() < FAILING:  # noqa: S311 - chance, no secret
+        if int(gid_of(event)) // 1_000_000_000 in orders.flaky and random.random() < FAILING:  # noqa: S311 - chance, no secret
             raise Flaky
         journal.handled(event)
         journal.die_at("handler")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import signal
 import sqlite3
 import subprocess
@@ -23,7 +24,7 @@ import httpx
 import msgspec
 
 from asana_webhooks import PostgresStore, RedisStore, SqliteStore, sign
-from asana_webhooks.models import Delivery, Route
+from asana_webhooks.models import DeadLetter, Delivery, Route
 from asana_webhooks.stores import Store
 from support import postgres_server, valkey_server
 from support.killable import Orders
@@ -121,22 +122,40 @@ class Sent(msgspec.Struct, frozen=True):
             received_at=datetime.now(UTC),
         )
 
+    def is_of(self, letter: DeadLetter, gid: str) -> bool:
+        """Return whether a dead letter is one event of this delivery."""
+        (event,) = json.loads(letter.body)["events"]
+        return (
+            letter.route == self.route
+            and event in json.loads(self.body)["events"]
+            and event["user"]["gid"] == gid
+        )
+
 
 class Webhook:
-    """A webhook with a route and a secret of its own; its deliveries are numbered."""
+    """A webhook with a route and a secret of its own; its deliveries are numbered.
 
-    def __init__(self, number: int) -> None:
+    Its events are of so many ``tasks`` in turn; None: each of a task of its own.
+    """
+
+    def __init__(self, number: int, *, tasks: int | None = None) -> None:
         self.route = f"route-{number:026d}"
         self.secret = f"{number:064d}"
         self._first = number * 1_000_000_000
         self._numbers = itertools.count(1)
+        self._tasks = tasks
 
     def delivery(self, *, events: int = 1, size: int = 0) -> Sent:
         """Return the next delivery; its gids are larger than all before, no other webhook's."""
         gids = tuple(str(self._first + next(self._numbers)) for _ in range(events))
-        body = f'{{"events":[{",".join(_event(gid) for gid in gids)}],"padding":"{" " * size}"}}'
+        texts = ",".join(_event(gid, self.task_of(gid)) for gid in gids)
+        body = f'{{"events":[{texts}],"padding":"{" " * size}"}}'
         signature = sign(body.encode(), self.secret)
         return Sent(route=self.route, gids=gids, body=body.encode(), signature=signature)
+
+    def task_of(self, gid: str) -> str:
+        """Return the gid of the task that an event is about."""
+        return gid if self._tasks is None else str(self._first + int(gid) % self._tasks)
 
     @staticmethod
     def of(gid: str) -> int:
@@ -144,10 +163,10 @@ class Webhook:
         return int(gid) // 1_000_000_000
 
 
-def _event(gid: str) -> str:
+def _event(gid: str, task: str) -> str:
     return (
-        '{"created_at":"2999-07-04T10:00:00.000Z","action":"changed",'
-        f'"resource":{{"gid":"{gid}","resource_type":"task"}}}}'
+        f'{{"created_at":"2999-07-04T10:00:00.000Z","action":"changed","user":{{"gid":"{gid}"}},'
+        f'"resource":{{"gid":"{task}","resource_type":"task"}}}}'
     )
 
 
