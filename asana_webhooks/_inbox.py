@@ -167,12 +167,12 @@ class Inbox:
         self._slot_freed = asyncio.Event()
         self._idle = asyncio.Event()
         self._drained = asyncio.Event()
-        self._notifying = anyio.CancelScope()
         self._beside = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Begin to keep leases, and to tell other processes of arrivals."""
         self._begin()
+        self._notifying = anyio.CancelScope()  # it wants a loop, which modules have none of
         beside = {
             "leases": self._claims.renew(),
             "notifications": self._exchange(self._notifying),
