@@ -48,6 +48,7 @@ from asana_webhooks import (
     WebhooksClient,
     WebhookStats,
     __version__,
+    serve,
     sign,
     verify_signature,
 )
@@ -226,6 +227,20 @@ async def run_with_handlers() -> None:
         assert_type(await celebrate(await anext(client.events())), int)
         await client.run()
     await client.aclose()
+
+
+async def keep_webhooks() -> None:
+    client.keep("1204619")
+    client.keep("1204620", filters=None, timeout=30.0)
+    client.keep("1204621", filters=[WebhookFilter(resource_type="task")])
+    async with client.running() as entered:
+        assert_type(entered, WebhooksClient)
+        assert_type(await client.kept(timeout=None), None)
+        await client.leave("1204619")
+        await client.forget("1200")
+        assert_type(await client.prune(workspace="1199", dry_run=True), list[Webhook])
+        assert_type(await client.ensure("1204619", replace=True), Webhook)
+    assert_type(await serve(client), None)
 
 
 async def run_as_a_loop() -> None:
