@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -34,7 +35,9 @@ from test_stores import (
     number_of,
     numbers,
     put,
+    put_state,
     route,
+    state,
     take,
     takes,
     tried_again,
@@ -197,6 +200,50 @@ async def test_route_that_one_process_confirmed_is_known_to_another(
     assert await other.add_candidate("r1", "secret")
     assert await real.confirm("r1", gid="77", secret="secret")
     assert await get_undated(other) == route(state="confirmed", gid="77", secret="secret")
+
+
+async def test_state_that_one_process_put_is_not_replaced_by_another_that_did_not_see_it(
+    real: PostgresStore, other: PostgresStore
+) -> None:
+    await put_state(real, 1)
+    assert not await other.put_state(state(text="mine"), deliveries=[delivery(2)])
+    assert await other.get_state("/12") == state(version=1)
+    assert await other.put_state(state(version=1, text="mine"), deliveries=[delivery(2)])
+    assert not await real.drop_state("/12", 1)
+    assert numbers(await take(real)) == [1, 2]
+
+
+async def test_state_whose_deliveries_cannot_be_stored_is_not_kept(real: PostgresStore) -> None:
+    await put_state(real, 1)
+    bad = msgspec.structs.replace(delivery(3), progress="\0")
+    with pytest.raises(StoreError, match="PostgreSQL cannot hold this"):
+        await real.put_state(state(version=1, text="new"), deliveries=[delivery(2), bad])
+    assert await real.get_state("/12") == state(version=1)
+    assert numbers(await take(real)) == [1]
+
+
+@pytest.mark.parametrize("id_", ["0", "x", "1-1", " 1", "9" * 19])
+async def test_nothing_is_behind_an_id_that_no_delivery_has(real: PostgresStore, id_: str) -> None:
+    await put(real, 1)
+    assert await real.peek("r1", after=id_) == []
+
+
+async def test_delivery_of_a_state_is_claimable_though_a_lease_ends_meanwhile(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 1)
+    claim = await take(real)
+    async with session.transaction():
+        await session.execute(in_schema(real, PUT_STATE))
+        ending = asyncio.create_task(real.end_claim(claim, handled(claim.deliveries)))
+        await blocked(session)
+    assert await ending
+    assert [each.body for each in (await take(real)).deliveries] == [b"new"]
+
+
+PUT_STATE = """
+SELECT schema.put_state('/12', 0, '', '{r1}', '{2026-03-01 12:00Z}', '{0}', '{""}', '{""}', '{new}')
+"""
 
 
 async def test_workers_of_two_processes_handle_each_delivery_once(
@@ -596,8 +643,8 @@ async def test_reason_with_what_is_no_text_is_kept_escaped(real: PostgresStore) 
 
 
 async def test_cancelled_put_is_not_stored_and_harms_no_other(real: PostgresStore) -> None:
+    cancelled = asyncio.create_task(real.put(delivery(1)))
     async with anyio.create_task_group() as tasks:
-        cancelled = asyncio.create_task(real.put(delivery(1)))
         tasks.start_soon(put, real, 2)
         await anyio.lowlevel.checkpoint()
         cancelled.cancel()
@@ -742,6 +789,7 @@ async def _nothing_waits(store: PostgresStore) -> bool:
 
 
 async def test_storm_of_cancelled_calls_leaves_the_store_usable(real: PostgresStore) -> None:
+    calls: list[asyncio.Task[Any]] = []
     for _ in range(10):
         calls = [asyncio.create_task(real.list_routes()) for _ in range(20)]
         await anyio.lowlevel.checkpoint()
@@ -964,13 +1012,50 @@ async def test_events_that_the_server_lost_are_left_out_and_the_others_remembere
     assert second.startswith("1 deliveries at postgresql://")
 
 
+async def test_state_that_the_server_lost_is_empty_and_what_is_lost_is_not_shown(
+    schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with own() as server:
+        async with PostgresStore(server.dsn, schema=schema) as store:
+            assert await store.put_state(state("/1", text="x" * 10_000))
+            assert await store.put_state(state("/1", version=1, text="x" * 10_000))
+            new = [delivery(1), delivery(2), delivery(3), delivery(4)]
+            new[1] = msgspec.structs.replace(new[1], body=b"x" * 10_000)
+            new[2] = msgspec.structs.replace(new[2], progress=os.urandom(10_000).hex())
+            assert await store.put_state(state("/2", text="é lost"), deliveries=new)
+            assert await store.put_state(state("/3", text="sound"))
+            assert [each.id for each in await store.peek("r1")] == ["1", "2", "3", "4"]
+        await lose_what_is_large(server, schema)
+        await damage(server, STATES, schema, change=lambda old: old.replace("é".encode(), b"\xc3("))
+        unchecked = f"{server.dsn}?options=-cignore_checksum_failure%3Don"
+        async with PostgresStore(unchecked, schema=schema) as store:
+            assert [number_of(each) for each in await store.peek("r1")] == [1, 4]
+            assert [number_of(each) for each in await store.peek("r1", limit=1, after="1")] == [4]
+            lost = state("/1", version=2, text="")
+            others = [state("/2", version=1, text=""), state("/3", version=1, text="sound")]
+            assert await store.list_states() == [lost, *others]
+            assert await store.get_state("/1") == lost
+            whole = state("/1", version=2, text="y" * 10_000)
+            assert await store.put_state(whole)
+            assert await store.get_state("/1") == msgspec.structs.replace(whole, version=3)
+            assert await store.drop_state("/2", 1)
+    first, second = (record.message for record in caplog.records if record.levelname == "ERROR")
+    assert first.startswith("the state of '/1' at postgresql://127.0.0.1")
+    assert second.startswith("the state of '/2' at postgresql://127.0.0.1")
+
+
+STATES = "SELECT pg_relation_filepath(format('%I.states', $1::text)::regclass)"
+
+
 async def test_webhook_whose_deliveries_cannot_even_be_buried_is_set_aside(
     schema: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with own() as server:
         async with PostgresStore(server.dsn, schema=schema) as store:
             await put(store, 1)
-        await damage(server, "SELECT pg_relation_filepath(to_regclass($1))", f"{schema}.deliveries")
+        deliveries = "SELECT pg_relation_filepath(to_regclass($1))"
+        lose = partial(damage, server, deliveries, f"{schema}.deliveries")
+        await lose(change=lambda old: b"\xff" * len(old))
         async with PostgresStore(server.dsn, schema=schema) as store:
             assert await store.claim(limit=10, lease=30) is None
             assert await store.claim(limit=10, lease=30) is None
@@ -1000,26 +1085,28 @@ UPDATE schema.deliveries SET due = due + interval '1 h'
 
 async def lose_what_is_large(server: PostgresServer, schema: str) -> None:
     """Make the pages empty to which the server moves large values, as a bad disk would."""
-    await damage(server, LARGE_VALUES, schema, with_bytes=b"\0")
+    await damage(server, LARGE_VALUES, schema, change=lambda old: bytes(len(old)))
 
 
 async def damage(
-    server: PostgresServer, files: str, name: str, *, with_bytes: bytes = b"\xff"
+    server: PostgresServer, files: str, name: str, *, change: Callable[[bytes], bytes]
 ) -> None:
-    """Overwrite the files that this question finds, and start the server again."""
+    """Change the files that this question finds, and start the server again."""
     session = await asyncpg.connect(server.dsn)
     await session.execute("CHECKPOINT")
     found = await session.fetch(files, name)
     await session.close()
     server.stop()
     for (path,) in found:
-        (server._data / path).write_bytes(with_bytes * (server._data / path).stat().st_size)
+        kept = (server._data / path).read_bytes()
+        (server._data / path).write_bytes(change(kept))
     server.start()
 
 
 LARGE_VALUES = """
 SELECT pg_relation_filepath(reltoastrelid) FROM pg_class
-WHERE relnamespace = to_regnamespace($1) AND relname IN ('deliveries', 'dead_letters', 'events')
+WHERE relnamespace = to_regnamespace($1)
+    AND relname IN ('deliveries', 'dead_letters', 'events', 'states')
 """
 
 
@@ -1040,6 +1127,7 @@ async def test_traceback_of_a_failing_store_shows_no_secret_and_no_body(
         real.confirm("r1", gid="77", secret="the secret 1"),
         real.put(msgspec.structs.replace(given, digest=bytes(32)), candidate="the secret 1"),
         real.settle(claim, settlement),
+        real.put_state(state(text="the body"), deliveries=[given]),
     ):
         with pytest.raises(StoreError) as failure:
             await call
@@ -1583,6 +1671,23 @@ async def test_cost_of_a_claim_grows_neither_with_deliveries_nor_with_leased_rou
         read.append(await rows_read(real, session))
     assert read[0] == read[1]
     assert read[0]["deliveries"] + read[0]["queues"] < 20
+
+
+async def test_peeking_looks_at_what_waits_of_its_route_only(
+    real: PostgresStore, session: Any
+) -> None:
+    await put(real, 1, 2, route="rare")
+    await session.execute(in_schema(real, MANY_DELIVERIES), 20_000)
+    await put(real, 3, route="rare")
+    async with session.transaction():
+        before = dict(await session.fetch(ROWS_READ, real._schema))
+        rows = await session.fetch(in_schema(real, PEEK), "rare")
+        after = dict(await session.fetch(ROWS_READ, real._schema))
+    assert len(rows) == 3
+    assert after["deliveries"] - before["deliveries"] < 10
+
+
+PEEK = "SELECT * FROM schema.peek($1, 0, 100, 1000000)"
 
 
 async def test_what_is_too_young_to_be_forgotten_is_not_even_looked_at(

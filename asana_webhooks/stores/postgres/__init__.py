@@ -51,6 +51,7 @@ from ._rows import (
     deliveries_of,
     is_text,
     letter_of,
+    new_values_of,
     numbers_of,
     route_of,
     values_of,
@@ -366,19 +367,39 @@ class PostgresStore:
     # Continuity
 
     async def get_state(self, scope: str) -> State | None:
-        raise NotImplementedError
+        rows = await self._opened().call("find_state", scope)
+        return self._state_of(rows[0]) if rows else None
 
     async def list_states(self) -> list[State]:
-        raise NotImplementedError
+        return [self._state_of(row) for row in await self._opened().call("list_states")]
+
+    def _state_of(self, row: Any) -> State:
+        """Return the state of a row; its text is empty when it is damaged, which is said."""
+        scope, version, text = row
+        if text is None:
+            message = (
+                "the state of %r at %s cannot be read, it was damaged, and is taken for empty:"
+                " check the disk of the server"
+            )
+            throttled.log(logging.ERROR, f"state {scope}", message, scope, self._address.name)
+        return State(scope=scope, version=version, text=text or "")
 
     async def put_state(self, state: State, *, deliveries: Sequence[Delivery] = ()) -> bool:
-        raise NotImplementedError
+        values = (state.scope, state.version, *hidden([state.text]), *new_values_of(deliveries))
+        kept = await self._opened().ask("put_state", *values)
+        if deliveries:
+            self._batcher.look_again()
+        return kept
 
     async def drop_state(self, scope: str, version: int) -> bool:
-        raise NotImplementedError
+        return await self._opened().ask("drop_state", scope, version)
 
     async def peek(self, route: str, *, after: str = "", limit: int = 100) -> list[Delivery]:
-        raise NotImplementedError
+        behind = [0] if after == "" else numbers_of([after])
+        if not behind:
+            return []
+        rows = await self._opened().call("peek", route, *behind, limit, MAX_CLAIM_BYTES)
+        return [*deliveries_of(route, rows)]
 
     def _opened(self) -> Server:
         if self._server is None:

@@ -22,6 +22,7 @@ __all__ = [
     "deliveries_of",
     "is_text",
     "letter_of",
+    "new_values_of",
     "numbers_of",
     "route_of",
     "values_of",
@@ -42,6 +43,20 @@ def values_of(claim: Claim, settlement: Settlement, *, is_last: bool) -> tuple[A
         settlement.scope,
         settlement.events,
         DUPLICATES_KNOWN_FOR,
+    )
+
+
+def new_values_of(deliveries: Sequence[Delivery]) -> tuple[list[Any] | None, ...]:
+    """Return the values of new deliveries that the function "put_state" takes."""
+    if not deliveries:
+        return (None,) * 6
+    return (
+        hidden(delivery.route for delivery in deliveries),
+        [delivery.received_at for delivery in deliveries],
+        [delivery.attempts for delivery in deliveries],
+        [delivery.progress for delivery in deliveries],
+        [delivery.trace for delivery in deliveries],
+        hidden(delivery.body for delivery in deliveries),
     )
 
 

@@ -70,11 +70,13 @@ class Connection(Protocol):
 
 
 class Pool(Protocol):
-    """The part of asyncpg's pool that is used."""
+    """The part of asyncpg's pool that is used.
 
-    def acquire(
-        self, *, timeout: float | None = None
-    ) -> AbstractAsyncContextManager[Connection]: ...
+    A type checker does not know what a connection that it lends can do: that of the connection is
+    passed on while the program runs.
+    """
+
+    def acquire(self, *, timeout: float | None = None) -> AbstractAsyncContextManager[Any]: ...
 
     def get_max_size(self) -> int: ...
 

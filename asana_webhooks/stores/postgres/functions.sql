@@ -7,7 +7,7 @@
 --
 -- Who makes a delivery claimable locks the row of its queue, before the commit; who frees a queue
 -- locks it before looking for what waits. So none of them misses what the other does. Rows are
--- locked in this order, each kind by its key: routes, seen, deliveries, queues. The functions rely
+-- locked in this order, each kind by its key: states, routes, seen, deliveries, queues. The functions rely
 -- on each of their statements seeing what was committed before it: on "read committed".
 --
 -- ``schema.`` stands for the name that the user chose. A mark is a fingerprint, a seal a
@@ -723,4 +723,106 @@ BEGIN
     SELECT coalesce(array_agg(route), '{}') INTO offered FROM back;
     PERFORM schema.offer(offered, moment);
     RETURN cardinality(offered);
+END $$;
+
+-- Returns NULL for a text that is damaged. To convert it is to look at each of its characters.
+CREATE OR REPLACE FUNCTION schema.read_text(_text text) RETURNS text LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    PERFORM convert_to(_text, 'UTF8');
+    RETURN _text;
+EXCEPTION WHEN data_corrupted OR internal_error OR data_exception THEN
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION schema.find_state(_scope text)
+RETURNS TABLE (scope text, version bigint, text text) LANGUAGE sql STABLE AS $$
+    SELECT s.scope, s.version, schema.read_text(s.text) FROM schema.states s WHERE s.scope = _scope
+$$;
+
+CREATE OR REPLACE FUNCTION schema.list_states()
+RETURNS TABLE (scope text, version bigint, text text) LANGUAGE sql STABLE AS $$
+    SELECT s.scope, s.version, schema.read_text(s.text) FROM schema.states s
+    ORDER BY s.scope COLLATE "C"
+$$;
+
+-- The parameters from _routes on are of the deliveries; each is NULL when there is none.
+CREATE OR REPLACE FUNCTION schema.put_state(
+    _scope text, _version bigint, _text text, _routes text[], _received timestamptz[],
+    _attempts integer[], _progress text[], _traces text[], _bodies bytea[]
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    moment timestamptz;
+BEGIN
+    IF _version = 0 THEN
+        INSERT INTO schema.states (scope, version, text) VALUES (_scope, 1, _text)
+        ON CONFLICT DO NOTHING;
+    ELSE
+        UPDATE schema.states SET version = version + 1, text = _text
+        WHERE scope = _scope AND version = _version;
+    END IF;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF _routes IS NOT NULL THEN
+        moment := schema.clock();
+        INSERT INTO schema.deliveries
+            (route, digest, received_at, attempts, progress, due, trace, body)
+        SELECT route, decode(repeat('00', 32), 'hex'), received_at, attempts, progress, moment,
+            trace, body
+        FROM unnest(_routes, _received, _attempts, _progress, _traces, _bodies)
+            WITH ORDINALITY AS g (route, received_at, attempts, progress, trace, body, place)
+        ORDER BY place;
+        PERFORM schema.offer(_routes, moment);
+    END IF;
+    RETURN true;
+END $$;
+
+CREATE OR REPLACE FUNCTION schema.drop_state(_scope text, _version bigint)
+RETURNS boolean LANGUAGE sql AS $$
+    DELETE FROM schema.states WHERE scope = _scope AND version = _version RETURNING true
+$$;
+
+-- Returns the bytes of a delivery's body; NULL when something of the delivery is damaged.
+CREATE OR REPLACE FUNCTION schema.find_size(_id bigint) RETURNS integer LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT octet_length(body) FROM schema.deliveries d
+        WHERE id = _id AND hashtext(d::text) IS NOT NULL
+    );
+EXCEPTION WHEN data_corrupted OR internal_error OR data_exception THEN
+    RETURN NULL;
+END $$;
+
+-- All that waits of the route is looked up in its index, whatever else waits, and only then sorted.
+-- What is damaged is left out: the next claim makes a dead letter of it.
+CREATE OR REPLACE FUNCTION schema.peek(_route text, _after bigint, _limit integer, _bytes bigint)
+RETURNS TABLE (
+    id bigint, digest bytea, received_at timestamptz, attempts integer, progress text,
+    crashes integer, trace text, body bytea
+) LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+    number bigint;
+    size integer;
+    bytes bigint := 0;
+    shown bigint[] := '{}';
+BEGIN
+    FOREACH number IN ARRAY ARRAY(
+        SELECT waiting.id FROM (
+            SELECT d.id FROM schema.deliveries d
+            WHERE d.route = _route AND d.candidate IS NULL OFFSET 0
+        ) AS waiting
+        WHERE waiting.id > _after ORDER BY waiting.id
+    ) LOOP
+        EXIT WHEN cardinality(shown) = _limit;
+        size := schema.find_size(number);
+        bytes := bytes + coalesce(size, 0);
+        EXIT WHEN bytes > _bytes AND cardinality(shown) > 0;
+        IF size IS NOT NULL THEN
+            shown := shown || number;
+        END IF;
+    END LOOP;
+    RETURN QUERY
+    SELECT d.id, d.digest, schema.bounded(d.received_at), d.attempts, d.progress, d.crashes,
+        d.trace, d.body
+    FROM schema.deliveries d WHERE d.id = ANY (shown) ORDER BY d.id;
 END $$;

@@ -9,7 +9,8 @@
 -- A row of events is what one settlement remembered, packed; it is forgotten as digests are.
 --
 -- Of queues every row is rewritten often: there is room in its pages, and it is vacuumed early.
--- Bodies are not compressed: they stay for a moment, and it would take longer than to write them.
+-- Bodies and states are not compressed: they stay for a moment, and it would take longer than to
+-- write them.
 
 CREATE TABLE schema.meta (version integer NOT NULL);
 INSERT INTO schema.meta VALUES (0);
@@ -59,6 +60,13 @@ CREATE TABLE schema.events (
 ALTER TABLE schema.events ALTER COLUMN packed SET STORAGE EXTERNAL;
 CREATE INDEX events_scope ON schema.events (scope, at, id);
 CREATE INDEX events_at ON schema.events (at);
+
+CREATE TABLE schema.states (
+    scope text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL,
+    text text NOT NULL
+);
+ALTER TABLE schema.states ALTER COLUMN text SET STORAGE EXTERNAL;
 
 CREATE TABLE schema.deliveries (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -1,7 +1,7 @@
 -- From then on a delivery and a dead letter keep a text that tells how far they have come, a route
--- whose it is and how it ended, and the events that were handled are remembered. What changes any
--- of these has other parameters or another name: a process of an older version that still runs is
--- refused.
+-- whose it is and how it ended, the events that were handled are remembered, and the state of each
+-- scope's continuity is kept. What changes any of these has other parameters or another name: a
+-- process of an older version that still runs is refused.
 DROP VIEW IF EXISTS schema.live_routes CASCADE;
 DROP FUNCTION IF EXISTS schema.put, schema.reserve, schema.confirm_candidate, schema.retire,
     schema.claim_due, schema.claim_due_patiently, schema.is_leased, schema.ack, schema.end_claim,
@@ -29,3 +29,10 @@ CREATE TABLE schema.events (
 ALTER TABLE schema.events ALTER COLUMN packed SET STORAGE EXTERNAL;
 CREATE INDEX events_scope ON schema.events (scope, at, id);
 CREATE INDEX events_at ON schema.events (at);
+
+CREATE TABLE schema.states (
+    scope text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL,
+    text text NOT NULL
+);
+ALTER TABLE schema.states ALTER COLUMN text SET STORAGE EXTERNAL;
