@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,53 @@ async def test_without_handlers_deliveries_are_kept_for_others(
         await asyncio.wait([serving])
 
 
+PROGRAM = """
+import asyncio
+from asana_webhooks import WebhooksClient, serve
+
+client = WebhooksClient(
+    "a-token", public_url="http://127.0.0.1:{port}", port={port}, base_url="{asana}",
+    store="sqlite:///{folder}/hooks.db",
+)
+client.keep("{project}")
+
+@client.on("task", action="added")
+async def handle(event):
+    print("handled", event.resource.gid, flush=True)
+
+asyncio.run(serve(client))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+async def test_program_keeps_handles_and_ends_soon_without_a_traceback(
+    asana: AsanaSimulator, free_port: int, tmp_path: Path, number: signal.Signals
+) -> None:
+    program = PROGRAM.format(
+        port=free_port, asana=asana.base_url, folder=tmp_path, project=asana.project
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        await until(lambda: asana.webhooks)
+        task = await asana.create_task("first", project=asana.project)
+        with guard():
+            assert await process.stdout.readline() == f"handled {task}\n".encode()
+        began = time.monotonic()
+        process.send_signal(number)
+        assert await process.wait() == 0
+        assert time.monotonic() - began < 3
+        assert b"Traceback" not in await process.stderr.read()
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
 async def test_open_client_is_served_in_place_of_run_then_closed(
     make_client: MakeClient, asana: AsanaSimulator
 ) -> None:
@@ -269,6 +317,26 @@ async def test_application_enters_the_client_and_hands_events_over(
         await runner.cleanup()
     with pytest.raises(RuntimeError, match="closed"):
         await client.stats()
+
+
+async def test_application_establishes_what_is_kept_when_its_server_listens(
+    make_client: MakeClient, asana: AsanaSimulator, free_port: int
+) -> None:
+    client = make_client(serve=False)
+    client.keep(asana.project)
+    client.on("task")(ignore)
+    runner = web.AppRunner(application(client))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", free_port).start()
+        await client.kept()
+        assert [each.resource for each in asana.webhooks.values()] == [asana.project]
+    finally:
+        await runner.cleanup()
+
+
+async def ignore(event: Event) -> None:
+    """Do nothing with it."""
 
 
 async def test_application_without_handlers_only_keeps(
