@@ -484,13 +484,14 @@ async def test_closing_that_is_cancelled_leaves_no_task_and_no_connection_open(
             await busy.client.aclose()
 
     assert ours()
+    connections = busy.client._transport._own
+    assert connections is not None
     closing = asyncio.create_task(close())
     await anyio.wait_all_tasks_blocked()
     (closing if how == "the task" else scope).cancel()
     await asyncio.wait([closing])
     assert not ours()
-    assert busy.client._transport._own is not None
-    assert busy.client._transport._own.is_closed
+    assert connections.is_closed
     with pytest.raises(OSError, match="Connect call failed"):
         await asyncio.open_connection("127.0.0.1", free_port)
 

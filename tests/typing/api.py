@@ -68,6 +68,7 @@ from asana_webhooks.stores import Store
 from asana_webhooks.telemetry import Telemetry
 from asana_webhooks.testing import (
     Post,
+    advance,
     drain,
     make_delivery,
     make_event,
@@ -241,6 +242,11 @@ async def keep_webhooks() -> None:
         assert_type(await client.prune(workspace="1199", dry_run=True), list[Webhook])
         assert_type(await client.ensure("1204619", replace=True), Webhook)
     assert_type(await serve(client), None)
+
+
+async def pass_time(asana: AsanaSimulator) -> None:
+    await advance(asana, 900.0, client=client)
+    await advance(asana, minutes=1, hours=9.5, days=2, client=client)
 
 
 async def run_as_a_loop() -> None:
