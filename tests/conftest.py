@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -44,6 +45,19 @@ SERVERS = {"page", "postgres_server", "valkey", "world"}
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many processes run tests: these wait more than they compute."""
     return min(2 * len(os.sched_getaffinity(0)), 8)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let this process, and those that it starts, compile what they import once and no more.
+
+    Where the environment forbids to write bytecode beside the source, it goes to pytest's cache:
+    hundreds of processes start here, and compiling takes each one longer than its test.
+    """
+    if sys.dont_write_bytecode and sys.pycache_prefix is None:
+        sys.pycache_prefix = str(config.cache.mkdir("bytecode"))
+        sys.dont_write_bytecode = False
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -93,3 +93,25 @@ def test_test_that_asks_for_a_server_is_marked(project: pytest.Pytester) -> None
         """
     )
     run(project).assert_outcomes(passed=2)
+
+
+def test_processes_that_tests_start_find_what_others_have_compiled(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    project.path.joinpath("library.py").write_text("")
+    project.makepyfile(
+        """
+        import subprocess, sys
+        from pathlib import Path
+
+        def test_it(pytestconfig):
+            program = "import library; print(library.__cached__, end='')"
+            cached = Path(subprocess.check_output([sys.executable, "-c", program], text=True))
+            assert cached.is_relative_to(pytestconfig.cache.mkdir("bytecode"))
+            assert cached.exists()
+        """
+    )
+    run(project).assert_outcomes(passed=1)
+    assert not project.path.joinpath("__pycache__").exists()
