@@ -19,8 +19,8 @@ __all__ = ["ActiveClaim", "Item", "Outbox"]
 class Item:
     """One event of a delivery, which is under way or waits for it.
 
-    ``lane`` is what it keeps its order in. ``handlers`` are those that are still to run, the next
-    one last; None before it begins. ``failures`` are of those that have run.
+    ``lane`` is what it keeps its order in. ``handlers`` are those that are still to run, None
+    before it begins. ``failures`` are of those that have run.
     """
 
     __slots__ = ("attempt", "entry", "event", "failures", "handlers", "index", "lane", "work")
@@ -34,8 +34,8 @@ class Item:
         self.event = event
         self.lane = lane
         self.entry = entry
-        self.handlers: list[Subscription] | None = None
-        self.failures: list[HandlerError] = []
+        self.handlers: tuple[Subscription, ...] | None = None
+        self.failures: tuple[HandlerError, ...] = ()
 
 
 class Buried(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -11,7 +11,17 @@ import msgspec
 from msgspec.structs import replace
 
 from .errors import DecodeError
-from .models import DeadLetter, Delivery, Event, Progress, Source, read_event, split_events
+from .models import (
+    DeadLetter,
+    Delivery,
+    Event,
+    Progress,
+    Source,
+    decode_event,
+    only_event,
+    read_event,
+    split_events,
+)
 
 __all__ = ["DAMAGED", "Attempt", "Gap", "Undecodable", "event_letter"]
 
@@ -39,20 +49,25 @@ class Attempt:
 
     ``left`` is how many of them are not done yet, ``failed`` how many of the others are to be tried
     again, or are dead letters. ``pending`` names the only handlers it is for; empty: all.
+    ``first`` is the first event that was not done when it began.
     """
+
+    __slots__ = (
+        *("_done", "_partly", "delivery", "failed", "first"),
+        *("is_damaged", "items", "left", "pending"),
+    )
 
     def __init__(self, delivery: Delivery, source: Source | None = None) -> None:
         self.delivery = delivery
         self.items = _decode(delivery, source)
+        self.left = len(self.items)
         self.pending: tuple[str, ...] = ()
         self.is_damaged = False
-        self.failed = 0
+        self.failed = self.first = 0
         self._done: set[int] = set()
         self._partly: dict[int, tuple[str, ...]] = {}
         if delivery.progress:
             self._go_on_from(delivery.progress)
-        self.left = len(self.items) - len(self._done)
-        self.first = self._upto()
 
     def _go_on_from(self, text: str) -> None:
         try:
@@ -64,12 +79,14 @@ class Attempt:
         if 0 <= progress.upto <= count and all(0 <= index < count for index in progress.done):
             self._done = {*range(progress.upto), *progress.done}
             self._partly, self.pending = dict(progress.partly), progress.pending
+            self.left, self.first = count - len(self._done), self._upto()
         else:
             self.is_damaged = True
 
-    def todo(self) -> Iterator[int]:
-        """Yield the events that are not done."""
-        return (index for index in range(len(self.items)) if index not in self._done)
+    def todo(self) -> Iterable[int]:
+        """Return the events that are not done."""
+        indices = range(len(self.items))
+        return [index for index in indices if index not in self._done] if self._done else indices
 
     @property
     def is_known_to_come_again(self) -> bool:
@@ -110,8 +127,9 @@ class Attempt:
     def finish(self, index: int) -> None:
         """Note that an event is done."""
         self._done.add(index)
-        self._partly.pop(index, None)
         self.left -= 1
+        if self._partly:
+            self._partly.pop(index, None)
 
     def kept(self) -> Delivery:
         """Return the delivery as it stays claimed."""
@@ -170,6 +188,9 @@ def _letter(delivery: Delivery, body: bytes, reason: str, progress: str = "") ->
 
 
 def _decode(delivery: Delivery, source: Source | None) -> list[Event | Undecodable | Gap]:
+    if (text := only_event(delivery.body)) is not None:
+        with contextlib.suppress(DecodeError):  # then it is looked at more closely
+            return [decode_event(text, source=source)]
     try:
         texts = split_events(delivery.body)
     except DecodeError as error:

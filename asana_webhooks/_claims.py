@@ -238,17 +238,25 @@ class Claims:
                 work.in_hand.add(key)
         lane = event.resource.gid if self._settings.in_lanes and not work.is_dangerous else ""
         item = Item(work, attempt, index, event, lane, entry)
-        kills = attempt.kills if index == attempt.first else 0
-        if kills and attempt.attempts_of(index) >= self._settings.back_off.max_attempts:
-            times = f"{kills} time{'s' if kills > 1 else ''}"
-            what = "its handlers ended the process, or blocked it for longer than a lease,"
-            reason = f"{described(event)}: {what} {times}"
-            attempt.failed += 1
-            self._bury(work, attempt, event_letter(attempt.delivery, event, reason, ()))
-            self._note_end(item)
+        if work.is_dangerous and self._is_deadly(attempt, index):
+            self._bury_deadly(item)
         else:
             assert work.line is not None  # noqa: S101 - it asked for more
             work.line.put(item)
+
+    def _is_deadly(self, attempt: Attempt, index: int) -> bool:
+        """Return whether an event has ended the process, and that once too often."""
+        most = self._settings.back_off.max_attempts
+        return index == attempt.first and attempt.kills > 0 and attempt.attempts_of(index) >= most
+
+    def _bury_deadly(self, item: Item) -> None:
+        attempt, kills = item.attempt, item.attempt.kills
+        times = f"{kills} time{'s' if kills > 1 else ''}"
+        what = "its handlers ended the process, or blocked it for longer than a lease,"
+        reason = f"{described(item.event)}: {what} {times}"
+        attempt.failed += 1
+        self._bury(item.work, attempt, event_letter(attempt.delivery, item.event, reason, ()))
+        self._note_end(item)
 
     def finish(self, item: Item) -> None:
         """Note that an event is done."""

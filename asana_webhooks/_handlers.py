@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any, overload
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, NoReturn, overload
 
 from .models import Event
 from .router import Failure, FailureSubscription, Subscription
@@ -39,6 +39,9 @@ class HandlerRunner:
 
     ``is_stopping`` tells whose cancellation it was that ended a handler: that of the whole, which
     goes on, or one that the program meant for the handler, which has failed.
+
+    What runs below ``watch`` is measured between two turns of the loop: a handler that blocks the
+    loop is named.
     """
 
     def __init__(
@@ -64,8 +67,11 @@ class HandlerRunner:
         self._running: Subscription | FailureSubscription | None = None
         self._about: Event | Failure
         self._since = 0.0
+        self._resumed_at = time.monotonic()
+        self._latest: str | None = None
         self._next_step = 0
         self._is_late = False
+        self._is_given_up = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -85,21 +91,32 @@ class HandlerRunner:
         """Run a handler. Raises HandlerError when it fails, or is cancelled by the program."""
         self._begin(handler, about)
         try:
-            await _Run(handler, about)
+            await handler.handler(about)  # type: ignore[arg-type]  # the overloads pair them
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or self._is_given_up:
+                raise
+            self._fail(handler.name, error)
+        else:
             if self._is_late:
-                raise HandlerError(handler.name)
-        except HandlerError as failure:
-            cause = failure.__cause__
-            if self._is_late:
-                self._uncancel()
-                failure.__cause__ = self._too_late(cause)
-            elif isinstance(cause, asyncio.CancelledError):
-                if self._is_stopping():
-                    raise cause from None
-                self._uncancel()
-            raise
+                self._fail(handler.name, None)
         finally:
-            self._end()
+            self._running = None
+            if self._next_step:
+                self.close()  # it is set for a later step than the next handler's first one
+
+    def _fail(self, name: str, cause: BaseException | None) -> NoReturn:
+        if self._is_late:
+            self._uncancel()
+            cause = self._too_late(cause)
+        elif isinstance(cause, asyncio.CancelledError):
+            if self._is_stopping():
+                raise cause from None
+            self._uncancel()
+        raise HandlerError(name) from cause
+
+    async def watch(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await what runs handlers, and name each of them that blocks the loop."""
+        await _Steps(work, self)
 
     def close(self) -> None:
         """Watch no longer."""
@@ -110,22 +127,21 @@ class HandlerRunner:
     # One timer serves all handlers that run here: most end long before it is looked at.
 
     def _begin(self, handler: Subscription | FailureSubscription, about: Event | Failure) -> None:
-        self._running, self._about, self._since = handler, about, self._loop.time()
+        now = time.monotonic()
+        self._judge(now)
+        self._running, self._about, self._since = handler, about, now
+        self._latest, self._resumed_at = handler.name, now
         self._next_step, self._is_late = 0, False
         if self._timer is None and self._steps:
-            self._timer = self._loop.call_at(self._since + self._steps[0][0], self._look)
-
-    def _end(self) -> None:
-        self._running = None
-        if self._next_step:
-            self.close()  # it is set for a later step than the next handler's first one
+            self._timer = self._loop.call_later(self._steps[0][0], self._look)
 
     def _look(self) -> None:
         self._timer = None
         while self._running is not None and self._next_step < len(self._steps):
             after, act = self._steps[self._next_step]
-            if self._loop.time() < self._since + after:
-                self._timer = self._loop.call_at(self._since + after, self._look)
+            left = self._since + after - time.monotonic()
+            if left > 0:
+                self._timer = self._loop.call_later(left, self._look)
                 return
             self._next_step += 1
             act()
@@ -164,52 +180,57 @@ class HandlerRunner:
         while self._task.uncancel():  # or a TaskGroup of the next handler takes it for its own
             pass
 
+    # A step is what runs between two turns of the event loop; several handlers may share one.
 
-class _Run(Awaitable[None]):
-    """Awaits a handler, and measures each of its steps: a long one has blocked the loop.
+    def resumed(self) -> None:
+        """Note that a step begins."""
+        self._resumed_at = time.monotonic()
+        self._latest = self.running
 
-    Raises HandlerError for all that the handler raises, but for KeyboardInterrupt.
-    """
+    def suspended(self) -> None:
+        """Note that a step has ended."""
+        self._judge(time.monotonic())
+        self._latest = None
 
-    def __init__(self, handler: Subscription | FailureSubscription, about: Event | Failure) -> None:
-        self._handler: Any = handler
-        self._about = about
+    def given_up(self) -> None:
+        """Note that the task is given up: what a handler raises from now on is no failure."""
+        self._is_given_up = True
+
+    def _judge(self, now: float) -> None:
+        seconds = now - self._resumed_at
+        if seconds > BLOCKED_FOR and self._latest is not None:
+            logger.warning(
+                "handler %s blocked the event loop for %.1f s; use await, or a thread",
+                self._latest,
+                seconds,
+            )
+
+
+class _Steps(Awaitable[None]):
+    """Awaits a coroutine, and tells a runner when each of its steps begins and ends."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], runner: HandlerRunner) -> None:
+        self._work = work
+        self._runner = runner
 
     def __await__(self) -> Generator[Any, Any, None]:
-        name = self._handler.name
-        try:
-            coroutine = self._handler.handler(self._about)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            raise HandlerError(name) from error
-        resume: Callable[[Any], Any] = coroutine.send
+        work, runner = self._work, self._runner
+        resume: Callable[[Any], Any] = work.send
         value: Any = None
         while True:
-            started = time.perf_counter()
+            runner.resumed()
             try:
                 waited_for = resume(value)
             except StopIteration:
                 return
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                raise HandlerError(name) from error
             finally:
-                self._judge(time.perf_counter() - started)
+                runner.suspended()
             try:
                 value = yield waited_for
-                resume = coroutine.send
+                resume = work.send
             except GeneratorExit:  # the task is given up; a handler's own one comes from above
-                coroutine.close()
+                runner.given_up()
+                work.close()
                 raise
             except BaseException as error:  # noqa: BLE001 - handed on to the coroutine
-                resume, value = coroutine.throw, error
-
-    def _judge(self, seconds: float) -> None:
-        if seconds > BLOCKED_FOR:
-            logger.warning(
-                "handler %s blocked the event loop for %.1f s; use await, or a thread",
-                self._handler.name,
-                seconds,
-            )
+                resume, value = work.throw, error

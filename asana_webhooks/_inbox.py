@@ -323,17 +323,9 @@ class Inbox:
         )
         worker = _Worker(task, runner)
         self._workers.add(worker)
-        handled, is_done = 0, False
+        is_done = False
         try:
-            while not (worker.abandoned or self._is_stopping()):
-                item = item or await self._next_item()
-                if item is None:
-                    break
-                worker.item = item
-                item = await self._handle(worker, item)
-                handled += 1
-                if handled % TURN == 0:
-                    await asyncio.sleep(0)
+            await runner.watch(self._handle_each(worker, item))
             is_done = True
         finally:
             runner.close()
@@ -344,6 +336,18 @@ class Inbox:
             if not is_done:
                 self._arrived.set()  # a program may cancel a handler's task late
 
+    async def _handle_each(self, worker: _Worker, item: Item | None) -> None:
+        handled = 0
+        while not (worker.abandoned or self._is_stopping()):
+            item = item or self._at_hand() or await self._next_item()
+            if item is None:
+                break
+            worker.item = item
+            item = await self._handle(worker, item)
+            handled += 1
+            if handled % TURN == 0:
+                await asyncio.sleep(0)
+
     def _leave(self, worker: _Worker) -> None:
         """Give up the event that is under way."""
         item, worker.item = worker.item, None
@@ -352,12 +356,12 @@ class Inbox:
         if self._is_stopping():
             self._end_what_is_idle()
 
+    def _at_hand(self) -> Item | None:
+        """Return the event whose turn it is, unless it is time to look for a new claim."""
+        return self._take() if time.monotonic() - self._looked_at < self._poll else None
+
     async def _next_item(self) -> Item | None:
-        """Return the event whose turn it is; from time to time one of a new claim."""
-        if time.monotonic() - self._looked_at < self._poll:
-            item = self._take()
-            if item is not None:
-                return item
+        """Return the first event of a new claim, or else the one whose turn it is."""
         item = await self._look() or self._take()
         self._fill_slots()
         return item
@@ -495,7 +499,7 @@ class Inbox:
         """Go on without a worker that its handler does not let go."""
         self._abandon(worker)
         if worker.item is not None:
-            worker.item.failures.append(failure)
+            worker.item.failures += (failure,)
         self._start(self._work(worker.item))
 
     # Handling one event
@@ -507,7 +511,8 @@ class Inbox:
             await self._claims.settle(work)  # or the process may end before it is known
         if work.line is not None and work.line.is_closed:
             self._leave(worker)
-            await self._end_if_over(work)
+            if work.is_over:
+                await self._end(work)
             return None
         if item.handlers is None:
             self._choose_handlers(item)
@@ -532,24 +537,24 @@ class Inbox:
         if pending:
             handlers = tuple(each for each in handlers if each.name in pending)
             gone = (name for name in pending if not self._router.knows(name))
-            item.failures += map(missing, gone)
+            item.failures = tuple(map(missing, gone))
         elif not handlers:
             self._note_unwanted(event)
-        done = item.attempt.handled_by(item.index)
-        item.handlers = [each for each in reversed(handlers) if each.name not in done]
+        if done := item.attempt.handled_by(item.index):
+            handlers = tuple(each for each in handlers if each.name not in done)
+        item.handlers = handlers
 
     async def _run(self, worker: _Worker, item: Item) -> None:
         """Run the handlers one after the other. Raises the first one's HandlerError in the end."""
-        handlers = item.handlers
-        while handlers:
-            handler = handlers.pop()
+        while item.handlers:
+            handler, item.handlers = item.handlers[0], item.handlers[1:]
             try:
                 await worker.runner.run(handler, item.event)
             except HandlerError as failure:
                 if worker.abandoned:
                     raise
-                item.failures.append(failure)
-            if handlers and self._is_interrupted(worker, item, handler):
+                item.failures += (failure,)
+            if item.handlers and self._is_interrupted(worker, item, handler):
                 return
         if item.failures:
             raise item.failures[0]
@@ -567,7 +572,8 @@ class Inbox:
         assert line is not None  # noqa: S101 - the item comes from it
         work.running -= 1
         line.done(item)
-        if await self._end_if_over(work):
+        if work.is_over:
+            await self._end(work)
             return None
         if work.is_dangerous:  # it is known as begun by the store
             following = line.take()
@@ -577,15 +583,12 @@ class Inbox:
         self._dispatcher.add(line)
         return None
 
-    async def _end_if_over(self, work: ActiveClaim) -> bool:
-        if not work.is_over:
-            return False
+    async def _end(self, work: ActiveClaim) -> None:
         try:
             await self._claims.end(work)
         except asyncio.CancelledError:
             self._start(self._claims.end(work))
             raise
-        return True
 
     async def _fail(self, worker: _Worker, item: Item) -> None:
         attempts = item.attempt.attempts_of(item.index) + 1

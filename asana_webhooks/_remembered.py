@@ -8,15 +8,15 @@ microseconds since 1970, signed and big-endian.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 
 import msgspec
 
-from .models import Claim, Event
+from .models import Claim, Event, event_digest
 from .stores import DUPLICATES_KNOWN_FOR
 
 __all__ = ["KEY_SIZE", "Remembered", "Scope", "pack"]
@@ -47,8 +47,8 @@ def pack(event: Event) -> bytes:
         change and change.field,
     )
     return _entry.pack(
-        bytes.fromhex(event.key),
-        hashlib.blake2b(_encoder.encode(near), digest_size=8).digest(),
+        event_digest(event),
+        blake2b(_encoder.encode(near), digest_size=8).digest(),
         (event.created_at - _EPOCH) // _MICROSECOND,
     )
 

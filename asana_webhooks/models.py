@@ -7,13 +7,14 @@ gids are strings.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Annotated, Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from .errors import DecodeError
 
@@ -126,23 +127,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         and gid and type of its values. What else a value holds differs between webhook and stream,
         and a value that is no object of Asana is none: neither changes the key.
         """
-        user, parent, change = self.user, self.parent, self.change
-        identity = (
-            self.created_at.timestamp(),
-            self.action,
-            (self.resource.gid, self.resource.resource_type),
-            user and user.gid,
-            parent and (parent.gid, parent.resource_type),
-            change
-            and (
-                change.field,
-                change.action,
-                _gid_and_type(change.new_value),
-                _gid_and_type(change.added_value),
-                _gid_and_type(change.removed_value),
-            ),
-        )
-        return hashlib.blake2b(msgspec.json.encode(identity), digest_size=16).hexdigest()
+        return event_digest(self).hex()
 
     def __repr__(self) -> str:
         """Return the fields that are set, the JSON text left out."""
@@ -198,7 +183,7 @@ class WebhookFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         fields = tuple(self.fields) if isinstance(self.fields, Iterable) else (self.fields,)
         if not all(isinstance(name, str) for name in fields):
             raise TypeError(msg)
-        msgspec.structs.force_setattr(self, "fields", fields)
+        force_setattr(self, "fields", fields)
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
@@ -495,6 +480,27 @@ def _compared(event: Event) -> tuple[object, ...]:
     return tuple(getattr(event, name) for name in Event.__struct_fields__ if name != "source")
 
 
+def event_digest(event: Event) -> bytes:
+    """Return the 16 bytes that are an event's key."""
+    resource, user, parent, change = event.resource, event.user, event.parent, event.change
+    identity = (
+        event.created_at.timestamp(),
+        event.action,
+        (resource.gid, resource.resource_type),
+        user and user.gid,
+        parent and (parent.gid, parent.resource_type),
+        change
+        and (
+            change.field,
+            change.action,
+            _gid_and_type(change.new_value),
+            _gid_and_type(change.added_value),
+            _gid_and_type(change.removed_value),
+        ),
+    )
+    return blake2b(_encoder.encode(identity), digest_size=16).digest()
+
+
 def _gid_and_type(value: object) -> tuple[str, str | None] | None:
     """Return what names an object of Asana in a value that was decoded; None when it is none."""
     if not isinstance(value, dict) or not isinstance(gid := value.get("gid"), str):
@@ -529,17 +535,33 @@ def split_events(body: bytes) -> list[msgspec.Raw]:
         raise DecodeError(msg) from None
 
 
+def only_event(body: bytes) -> bytes | None:
+    """Return the text between the brackets of a body that Asana may have written with one event.
+
+    It is one event if it can be decoded as such. Returns None for a body that looks otherwise.
+    """
+    if (
+        body.startswith(b'{"events":[{')
+        and body.endswith(b"}]}")
+        and b"},{" not in body
+        and body.isascii()
+    ):
+        return body[11:-2]
+    return None
+
+
 def decode_event(text: bytes | msgspec.Raw, *, source: Source | None = None) -> Event:
     """Return the event from this source that this JSON text describes.
 
     Raises DecodeError, and nothing else, when a field that this class names has another shape.
     """
+    raw = bytes(text)
     try:
-        event = _event.decode(text)
+        event = _event.decode(raw)
     except _UNREADABLE as error:
         msg = f"not an event: {_reason(error)}"
         raise DecodeError(msg) from None
-    return _as_signed(event, text, source)
+    return _as_signed(event, raw, source)
 
 
 def read_event(
@@ -556,16 +578,16 @@ def read_event(
         event = _decode_parts(Event, text, created_at=received_at)
         if event is None:
             raise
-        return _as_signed(event, text, source)
+        return _as_signed(event, bytes(text), source)
 
 
-def _as_signed(event: Event, text: bytes | msgspec.Raw, source: Source | None) -> Event:
+def _as_signed(event: Event, raw: bytes, source: Source | None) -> Event:
     """Return the event with its JSON text, its source, and its time in UTC."""
-    msgspec.structs.force_setattr(event, "raw", bytes(text))
-    msgspec.structs.force_setattr(event, "source", source)
+    force_setattr(event, "raw", raw)
+    force_setattr(event, "source", source)
     if event.created_at.tzinfo is not UTC:
         with contextlib.suppress(OverflowError):  # on the first and the last day of all
-            msgspec.structs.force_setattr(event, "created_at", event.created_at.astimezone(UTC))
+            force_setattr(event, "created_at", event.created_at.astimezone(UTC))
     return event
 
 
@@ -618,6 +640,7 @@ class _Dated(msgspec.Struct, gc=False):
     created_at: Time
 
 
+_encoder = msgspec.json.Encoder()
 _envelope = msgspec.json.Decoder(_Envelope)
 _event = msgspec.json.Decoder(Event)
 _dated = msgspec.json.Decoder(_Dated)

@@ -42,9 +42,13 @@ async def run(
     runner = HandlerRunner(
         timeout=timeout, grace=grace, is_stopping=lambda: stopping, abandon=abandon
     )
-    try:
+
+    async def work() -> None:
         for subscription in router.handlers(EVENT):
             await runner.run(subscription, EVENT)
+
+    try:
+        await runner.watch(work())
     finally:
         runner.close()
 
@@ -323,7 +327,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
     return clock
 
 
@@ -365,6 +369,20 @@ async def test_handler_that_blocks_as_long_as_it_may_is_not_named(
     assert caplog.records == []
 
 
+async def test_handler_that_blocks_is_named_though_another_follows_in_the_same_step(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def slow(event: Event) -> None:
+        clock.now += BLOCKED_FOR + 1
+
+    async def quick(event: Event) -> None:
+        pass
+
+    await run(quick, slow, quick)
+    (record,) = caplog.records
+    assert "<locals>.slow blocked" in record.getMessage()
+
+
 async def test_time_in_which_a_handler_waits_is_not_counted(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -391,12 +409,6 @@ class Turn(Awaitable[Any]):
         return (yield "waits")
 
 
-def steps_of(handler: AsyncHandler) -> Generator[Any, Any, None]:
-    router = Router()
-    router.on()(handler)
-    return module._Run(router.handlers(EVENT)[0], EVENT).__await__()
-
-
 async def test_what_is_sent_and_thrown_reaches_the_handler() -> None:
     got: list[Any] = []
 
@@ -407,7 +419,7 @@ async def test_what_is_sent_and_thrown_reaches_the_handler() -> None:
             except BaseException as error:  # noqa: BLE001 - all of it is noted
                 got.append(type(error))
 
-    steps = steps_of(ask_twice)
+    steps = run(ask_twice)
     assert steps.send(None) == "waits"
     assert steps.send("a value") == "waits"
     assert steps.throw(asyncio.CancelledError()) == "waits"
@@ -425,7 +437,7 @@ async def test_handler_whose_task_is_given_up_is_closed() -> None:
         finally:
             closed.append(True)
 
-    steps = steps_of(wait)
+    steps = run(wait)
     steps.send(None)
     steps.close()
     assert closed == [True]
