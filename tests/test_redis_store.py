@@ -29,7 +29,7 @@ from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 from msgspec.structs import replace
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SlaveNotFoundError
 from redis.exceptions import MovedError, ResponseError
 from support.ports import free_tcp_port
 from support.valkey_server import (
@@ -61,7 +61,9 @@ from test_stores import (
     number_of,
     numbers,
     put,
+    put_state,
     route,
+    state,
     take,
     takes,
     tried_again,
@@ -529,7 +531,7 @@ async def test_replayed_letter_has_no_trace(server: ValkeyServer) -> None:
 async def test_what_was_kept_before_traces_and_seals_is_read(server: ValkeyServer) -> None:
     base = "{asana-webhooks}:"
     created_at = (NOON - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    fields = {
+    fields: dict[Any, Any] = {
         "id": "r1",
         "state": "confirmed",
         "place": "https://hooks.example.com/asana",
@@ -793,6 +795,68 @@ async def test_settlement_that_a_damaged_key_ends_loses_no_delivery_and_no_lette
         assert (await store.remembered("12") == b"") is not written
         clock.now += 30
         assert numbers(await take(store)) == [1]
+
+
+# States
+
+
+async def test_state_that_one_process_put_is_not_replaced_by_another_that_did_not_see_it(
+    server: ValkeyServer,
+) -> None:
+    async with RedisStore(server.url) as one, RedisStore(server.url) as two:
+        await put_state(one, 1)
+        assert not await two.put_state(state(text="mine"), deliveries=[delivery(2)])
+        assert await two.get_state("/12") == state(version=1)
+        assert await two.put_state(state(version=1, text="mine"), deliveries=[delivery(2)])
+        assert not await one.drop_state("/12", 1)
+        assert numbers(await take(one)) == [1, 2]
+
+
+async def test_calls_about_states_are_one_round_trip_each_and_leave_nothing_behind(
+    server: ValkeyServer,
+) -> None:
+    async def use(store: Store, scope: str) -> None:
+        await put_state(store, 1, 2, scope=scope)
+        assert await store.get_state(scope)
+        assert await store.list_states()
+        assert await store.peek("r1")
+        assert await store.drop_state(scope, 1)
+
+    async with RedisStore(server.url) as store:
+        empty = keys_of(server, "*")
+        await use(store, "/12")  # and the server knows the scripts
+        before = redis_calls(server)
+        await use(store, "/13")
+        assert redis_calls(server) - before == 5
+        claim = await take(store)
+        assert await store.end_claim(claim, handled(claim.deliveries))
+    left = {*keys_of(server, "*")} - {*empty}
+    names = ("fence:r1", "number", "waiting")
+    assert left == {f"{{asana-webhooks}}:{name}".encode() for name in names}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("states", "clock", "number", "waiting", "agenda", "leases"),
+        *("deliveries:r2", "progress:r2", "traces:r2", "queue:r2"),
+    ],
+)
+async def test_put_of_a_state_that_a_damaged_key_ends_does_nothing(
+    server: ValkeyServer, key: str
+) -> None:
+    new = [delivery(1), delivery(2, route="r2")]
+    async with RedisStore(server.url) as store:
+        await put_state(store)
+        with damaged_for_a_while(server, key):
+            for _ in range(2):
+                with pytest.raises(StoreError, match="is damaged"):
+                    await store.put_state(state(version=1, text="new"), deliveries=new)
+        assert await store.get_state("/12") == state(version=1)
+        assert (await store.counts()).waiting == 0
+        assert await store.put_state(state(version=1, text="new"), deliveries=new)
+        claims = [await take(store), await take(store)]
+        assert {claim.route: numbers(claim) for claim in claims} == {"r1": [1], "r2": [2]}
 
 
 # The claim before
@@ -1108,10 +1172,15 @@ async def test_server_without_memory_still_lets_the_inbox_be_emptied(
 ) -> None:
     async with RedisStore(own_server.url) as store:
         await put(store, 1, 2)
+        await put_state(store)
         assert await store.put(delivery(3), reason="odd")
         configure(own_server, maxmemory="1")
-        with pytest.raises(StoreError, match="memory is full: raise its maxmemory"):
-            await store.put(delivery(4))
+        for call in (store.put(delivery(4)), store.put_state(state(version=1))):
+            with pytest.raises(StoreError, match="memory is full: raise its maxmemory"):
+                await call
+        assert [number_of(each) for each in await store.peek("r1")] == [1, 2]
+        assert await store.list_states() == [await store.get_state("/12")]
+        assert await store.drop_state("/12", 1)
         first = await take(store, limit=1)
         assert await store.settle(first, tried_again(first.deliveries[0], attempts=1))
         assert await store.end_claim(first)
@@ -1174,7 +1243,7 @@ async def test_client_of_a_sentinel_follows_the_primary_with_all_that_a_replica_
 async def _replicas_of(sentinel: Sentinel) -> Sequence[object]:
     try:
         found = await sentinel.discover_slaves("asana")
-    except redis.sentinel.SlaveNotFoundError:  # the Sentinel itself may not answer yet
+    except SlaveNotFoundError:  # the Sentinel itself may not answer yet
         return []
     return found
 
@@ -1307,6 +1376,84 @@ async def test_delivery_whose_progress_cannot_be_read_is_claimed_as_new(
         assert await store.end_claim(claim, tried_again(claim.deliveries[0], attempts=1))
         damage(server, ("HSET", "progress:r1", claim.deliveries[0].id, damaged))
         assert (await take(store)).deliveries == claim.deliveries
+
+
+@pytest.mark.parametrize("record", [None, b"short", YEAR_300000 + b"{}"])
+async def test_delivery_that_cannot_be_read_is_not_shown(
+    server: ValkeyServer, record: bytes | None
+) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1, 2, 3)
+        first, second, third = await store.peek("r1")
+        if record is None:
+            damage(server, ("HDEL", "deliveries:r1", second.id))
+        else:
+            damage(server, ("HSET", "deliveries:r1", second.id, record))
+        damage(server, ("HSET", "progress:r1", third.id, "what is this"))
+        assert await store.peek("r1") == [first, third]
+        assert await store.peek("r1", after=first.id, limit=1) == [third]
+        assert (await store.counts()).dead_letters == 0
+        assert (await take(store)).deliveries == (first, third)
+        assert (await store.counts()).dead_letters == 1
+
+
+@pytest.mark.parametrize(
+    "id_", ["1", "1772366400123457x", " 772366400123457", "1-1", "\u0661" * 16]
+)
+async def test_nothing_is_behind_an_id_that_no_delivery_has(server: ValkeyServer, id_: str) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        assert await store.peek("r1", after=id_) == []
+
+
+async def test_text_of_a_state_that_cannot_be_read_is_empty_and_keeps_its_version(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with RedisStore(server.url) as store:
+        await put_state(store)
+        await put_state(store, scope="/13")
+        damage(server, ("HSET", "states", "/12", b"%016d\xff{}" % 7))
+        damaged = state(version=7, text="")
+        for _ in range(2):
+            assert await store.get_state("/12") == damaged
+            assert await store.list_states() == [damaged, state("/13", version=1)]
+        assert await store.put_state(state(version=7, text="anew"))
+        assert await store.get_state("/12") == state(version=8, text="anew")
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert line == "the state of '/12' was damaged on the server, and is taken for empty"
+
+
+@pytest.mark.parametrize("kept", ["", "odd", "1" * 15, "x000000000000001{}"])
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_version_of_a_state_that_cannot_be_read_begins_again_above_all_others(
+    server: ValkeyServer, kept: str, *, is_listed: bool
+) -> None:
+    async with RedisStore(server.url) as store:
+        await put_state(store)
+        damage(server, ("HSET", "states", "/12", kept))
+        for version in (0, 1):
+            assert not await store.put_state(state(version=version, text="late"))
+            assert not await store.drop_state("/12", version)
+        (found,) = await store.list_states() if is_listed else [await store.get_state("/12")]
+        assert found is not None
+        assert found.text == ""
+        assert found.version > 10**15
+        assert await store.get_state("/12") == found
+        assert not await store.put_state(state(version=1, text="late"))
+        assert await store.put_state(replace(found, text="anew"))
+        assert await store.drop_state("/12", found.version + 1)
+
+
+async def test_state_of_a_damaged_scope_is_left_out(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with RedisStore(server.url) as store:
+        await put_state(store)
+        damage(server, ("HSET", "states", b"\xff", f"{1:016d}{{}}"))
+        for _ in range(2):
+            assert await store.list_states() == [state(version=1)]
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert line == "a state is left out: its scope was damaged on the server"
 
 
 @pytest.mark.parametrize("key", ["deliveries", "progress", "queue", "claimed", "fence"])
@@ -1492,8 +1639,11 @@ CLAIM = Claim(route="r1", fence=1, deliveries=())
         lambda store: store.put(replace(delivery(1), body=BODY), reason="odd"),
         lambda store: store.settle(CLAIM, Settlement(letters=(letter(body=BODY),))),
         lambda store: store.end_claim(CLAIM, tried_again(alone(1, body=BODY))),
+        lambda store: store.put_state(
+            state(text="private"), deliveries=[replace(delivery(1), body=BODY)]
+        ),
     ],
-    ids=["add_candidate", "confirm", "put", "put of a letter", "settle", "end_claim"],
+    ids=["add_candidate", "confirm", "put", "put of a letter", "settle", "end_claim", "put_state"],
 )
 @pytest.mark.parametrize("how", ["killed", "hung", "damaged"])
 async def test_traceback_with_local_variables_shows_no_secret_and_no_body(
@@ -1576,7 +1726,7 @@ async def test_server_that_may_lose_deliveries_is_warned_of(
     warnings: list[str],
 ) -> None:
     with server.client() as client:
-        before = client.config_get(*options) if options else {}
+        before: dict[Any, Any] = client.config_get(*options) if options else {}
     try:
         configure(server, **options)
         async with RedisStore(server.url):
@@ -1694,6 +1844,10 @@ async def test_user_with_the_documented_rights_needs_no_more(
             settlement = replace(handled(others), retries=new, scope="12", events=b"e")
             assert await store.end_claim(claim, settlement)
         assert await store.remembered("12")
+        await put_state(store, 11)
+        assert await store.peek("r1")
+        assert await store.get_state("/12") == (await store.list_states())[0]
+        assert await store.drop_state("/12", 1)
         first_, *rest = [each.id for each in await store.dead_letters()]
         assert await store.replay([first_]) == 1
         assert await store.discard(rest) == len(rest)

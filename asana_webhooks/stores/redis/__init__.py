@@ -24,6 +24,7 @@ the next one. The keys, all in one slot of a cluster through the hash tag ``{asa
 ``fence:ROUTE``                 string         the fence of its last claim; expires after 48 hours
 ``events:HOUR:SCOPE``           string         events settled in an hour of the clock; expires
 ``letters``                     stream         dead letters
+``states``                      hash           version and text of each scope's state
 ==============================  =============  ====================================================
 
 In a route's hash, ``secret`` and ``candidate1`` to ``candidate4`` are fingerprints, and ``seal``
@@ -79,11 +80,14 @@ from .._encryption import SecretCipher, webhook_name
 from . import _scripts
 from ._batch import Batcher
 from ._records import (
+    DELIVERY_ID,
     FULL,
     HELD_FULL,
     KEPT,
     LETTER_ID,
     RECORD,
+    VERSION_DIGITS,
+    added,
     counts_of,
     dead_letter_of,
     delivery_of,
@@ -94,6 +98,7 @@ from ._records import (
     note,
     route_of,
     settlement_of,
+    version_of,
     with_secrets,
 )
 from ._scripts import Script
@@ -374,19 +379,46 @@ class RedisStore:
     # Continuity
 
     async def get_state(self, scope: str) -> State | None:
-        raise NotImplementedError
+        kept = await self._opened().run(_scripts.GET_STATE, scope)
+        return None if kept is None else self._state(scope.encode(), kept)
 
     async def list_states(self) -> list[State]:
-        raise NotImplementedError
+        found = await self._opened().run(_scripts.LIST_STATES)
+        listed = [self._state(*each) for each in zip(found[::2], found[1::2], strict=True)]
+        states = [state for state in listed if state is not None]
+        return sorted(states, key=lambda state: state.scope)
 
-    async def put_state(self, state: State, *, deliveries: Sequence[Delivery] = ()) -> bool:
-        raise NotImplementedError
+    def put_state(
+        self, state: State, *, deliveries: Sequence[Delivery] = ()
+    ) -> Coroutine[Any, Any, bool]:
+        versions = version_of(state.version), version_of(state.version + 1)
+        arguments = (state.scope, *versions, state.text, *added(deliveries))
+        return _truth(self._opened().run(_scripts.PUT_STATE, *arguments))
 
     async def drop_state(self, scope: str, version: int) -> bool:
-        raise NotImplementedError
+        return bool(await self._opened().run(_scripts.DROP_STATE, scope, version_of(version)))
 
     async def peek(self, route: str, *, after: str = "", limit: int = 100) -> list[Delivery]:
-        raise NotImplementedError
+        self._opened()
+        if after and not DELIVERY_ID.fullmatch(after):
+            return []
+        arguments = (route, after, limit, MAX_CLAIM_BYTES)
+        shown = await self._server.run(_scripts.PEEK, *arguments)
+        return [delivery_of(route, *each) for each in shown]
+
+    def _state(self, scope: bytes, kept: bytes) -> State | None:
+        """Return a state, its text empty where that is damaged; None when its scope is."""
+        try:
+            name = scope.decode()
+        except UnicodeDecodeError:
+            self._say("a state is left out: its scope was damaged on the server")
+            return None
+        try:
+            text = kept[VERSION_DIGITS:].decode()
+        except UnicodeDecodeError:
+            self._say(f"the state of {name!r} was damaged on the server, and is taken for empty")
+            text = ""
+        return State(scope=name, version=int(kept[:VERSION_DIGITS]), text=text)
 
     async def _is_kept(self, *question: Hidden) -> bool:
         answer = await self._puts.ask(*question)
@@ -420,7 +452,10 @@ class RedisStore:
         return route
 
     def _set_aside(self, name: str, why: str) -> None:
-        text = f"{name} is set aside: {why}"
+        self._say(f"{name} is set aside: {why}")
+
+    def _say(self, text: str) -> None:
+        """Log an error of what is stored, once."""
         if text not in self._said:
             self._said.add(text)
             logger.error("%s", text)

@@ -24,6 +24,8 @@ KEPT, FULL, HELD_FULL = b"k", b"f", b"h"
 LAST_MS = 253_402_300_799_999  # of the year 9999
 DAMAGED_LETTER = "unreadable: this dead letter is damaged on the server; discard it"
 LETTER_ID = re.compile(r"(?:0|[1-9][0-9]{0,18})-(?:0|[1-9][0-9]{0,18})")
+DELIVERY_ID = re.compile(r"[0-9]{16}")
+VERSION_DIGITS = 16
 RECORD = struct.Struct(">q32s")
 TAKEN = struct.Struct(">16s10s10s10sq32s")
 ENTRY = struct.Struct(">qI")
@@ -149,9 +151,21 @@ def settlement_of(settlement: Settlement) -> list[bytes | str | int]:
     for retry in retries:
         arguments += _retry(retry)
     for letter in settlement.letters:
-        record = RECORD.pack(to_micros(letter.received_at), bytes(32)) + letter.body
+        record = _record(letter.received_at, letter.body)
         arguments += (letter.route, letter.progress, note(letter.buried_at, letter.reason), record)
     return arguments
+
+
+def added(deliveries: Sequence[Delivery]) -> Iterator[bytes | str | int]:
+    """Yield new deliveries as the script takes them: five values for each."""
+    for delivery in deliveries:
+        yield from (delivery.route, delivery.attempts, delivery.progress)
+        yield from (_record(delivery.received_at, delivery.body), delivery.trace)
+
+
+def version_of(number: int) -> str:
+    """Return the version of a state as the scripts compare it."""
+    return f"{number:0{VERSION_DIGITS}d}"
 
 
 def _retry(retry: Retry) -> tuple[bytes | str | int, ...]:
@@ -159,8 +173,12 @@ def _retry(retry: Retry) -> tuple[bytes | str | int, ...]:
     head = delivery.id, micros(retry.delay), delivery.attempts, delivery.progress
     if delivery.id:
         return *head, "", ""
-    record = RECORD.pack(to_micros(delivery.received_at), bytes(32)) + delivery.body
-    return *head, record, delivery.trace
+    return *head, _record(delivery.received_at, delivery.body), delivery.trace
+
+
+def _record(received_at: datetime, body: bytes) -> bytes:
+    """Return a record without a digest, which is no duplicate of any."""
+    return RECORD.pack(to_micros(received_at), bytes(32)) + body
 
 
 def events_of(since: bytes, kept: Sequence[bytes]) -> bytes:

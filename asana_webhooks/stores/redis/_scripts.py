@@ -76,6 +76,12 @@ SETTLE = _script("inbox.lua", "settle", DRAINS)
 REMEMBERED = _script("inbox.lua", "remembered", READS)
 COUNTS = _script("inbox.lua", "counts", DRAINS)
 
+GET_STATE = _script("states.lua", "get_state", DRAINS)
+LIST_STATES = _script("states.lua", "list_states", DRAINS)
+PUT_STATE = _script("states.lua", "put_state", WRITES)
+DROP_STATE = _script("states.lua", "drop_state", DRAINS)
+PEEK = _script("states.lua", "peek", READS)
+
 LETTERS = _script("dead_letters.lua", "letters", READS)
 REPLAY = _script("dead_letters.lua", "replay", WRITES)
 DISCARD = _script("dead_letters.lua", "discard", DRAINS)

@@ -203,17 +203,6 @@ local function put_off(route, at, delivery, delay, attempts, progress)
     end
 end
 
-local function add_retry(route, at, delay, attempts, progress, record, trace)
-    local delivery = add_number(at)
-    call('HSET', base .. 'deliveries:' .. route, delivery, record)
-    set_progress(route, delivery, attempts, 0, progress)
-    if trace ~= '' then
-        call('HSET', base .. 'traces:' .. route, delivery, trace)
-    end
-    call('ZADD', base .. 'queue:' .. route, text(at + delay), delivery)
-    call('INCR', base .. 'waiting')
-end
-
 local function remember(at, scope, events, known_for)
     local key, entry = events_key(scope, hour_of(at)), struct.pack('>i8I4', at, #events) .. events
     if call('APPEND', key, entry) == #entry then
@@ -276,7 +265,7 @@ function calls.settle()
     end
     for i = first_retry, first_letter - 1, 6 do
         if ARGV[i] == '' then
-            add_retry(route, at, unpack(ARGV, i + 1, i + 5))
+            add_delivery(route, at, at + ARGV[i + 1], unpack(ARGV, i + 2, i + 5))
         elseif is_claimed[ARGV[i]] then
             put_off(route, at, unpack(ARGV, i, i + 3))
             is_claimed[ARGV[i]] = nil

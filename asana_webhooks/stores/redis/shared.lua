@@ -181,6 +181,20 @@ local function set_progress(route, delivery, attempts, crashes, progress)
     call('HSET', base .. 'progress:' .. route, delivery, kept)
 end
 
+-- Adds a delivery that is no duplicate of any, and takes room though there may be none.
+local function add_delivery(route, at, due, attempts, progress, record, trace)
+    local delivery = add_number(at)
+    call('HSET', base .. 'deliveries:' .. route, delivery, record)
+    if attempts ~= '0' or progress ~= '' then
+        set_progress(route, delivery, attempts, 0, progress)
+    end
+    if trace ~= '' then
+        call('HSET', base .. 'traces:' .. route, delivery, trace)
+    end
+    call('ZADD', base .. 'queue:' .. route, text(due), delivery)
+    call('INCR', base .. 'waiting')
+end
+
 -- Returns the values of these fields; false, or nothing at all, for one that there is not.
 local function fetch(key, fields)
     local found = {}
