@@ -623,6 +623,13 @@ async def test_replayed_letters_take_room(server: PostgresServer, schema: str) -
             await put(store, 4)
 
 
+async def test_deliveries_of_a_state_take_room(server: PostgresServer, schema: str) -> None:
+    async with PostgresStore(server.dsn, schema=schema, max_waiting=3) as store:
+        await put(store, 1)
+        await put_state(store, 2, 3)
+        assert not await takes(store, 4)
+
+
 async def test_what_cannot_be_stored_costs_no_other_its_place(real: PostgresStore) -> None:
     given = [delivery(1), delivery(2, route="no\x00text"), delivery(3), delivery(4, route="\udcff")]
     answers = await asyncio.gather(*map(real.put, given), return_exceptions=True)
@@ -1677,6 +1684,7 @@ async def test_peeking_looks_at_what_waits_of_its_route_only(
     real: PostgresStore, session: Any
 ) -> None:
     await put(real, 1, 2, route="rare")
+    await session.execute(in_schema(real, "ANALYZE schema.deliveries"))  # all are of it, it says
     await session.execute(in_schema(real, MANY_DELIVERIES), 20_000)
     await put(real, 3, route="rare")
     async with session.transaction():
