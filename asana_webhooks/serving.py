@@ -32,21 +32,27 @@ logger = logging.getLogger(__name__)
 
 
 async def serve(
-    client: WebhooksClient, *, handlers: bool = True, stop: asyncio.Event | None = None
+    client: WebhooksClient,
+    *,
+    handlers: bool = True,
+    stop: asyncio.Event | None = None,
+    started: asyncio.Event | None = None,
 ) -> None:
     """Run a client as a program: keep its webhooks, receive, and handle, until told to stop.
 
     The client is entered unless it is open, and closed in the end. A signal tells it to stop, or
-    ``stop``, which is set then. Without ``handlers`` deliveries are only stored, for other
-    processes to handle. From then on the process may have as many descriptors as the system
-    permits. Raises what entering the client raises, and RuntimeError when there is no handler to
-    hand to.
+    ``stop``, which is set then; ``started`` is set once it receives. Without ``handlers``
+    deliveries are only stored, for other processes to handle. From then on the process may have as
+    many descriptors as the system permits. Raises what entering the client raises, and RuntimeError
+    when there is no handler to hand to.
     """
     raise_descriptor_limit()
     with stopping(stop, kills=True) as told:
         async with contextlib.aclosing(client) if client.is_open else client:
             if client.port is not None:
                 logger.info("receiving on port %d", client.port)
+            if started is not None:
+                started.set()
             if not handlers:
                 await told.once.wait()
                 return
@@ -65,10 +71,12 @@ async def serve_store(
     port: int,
     reuse_port: bool = False,
     stop: asyncio.Event | None = None,
+    started: asyncio.Event | None = None,
 ) -> None:
     """Receive into a store until told to stop; handlers, and whoever establishes, are elsewhere.
 
-    Raises StoreError when the store does not open, OSError when the address is taken.
+    ``stop`` and ``started`` are as in ``serve``. Raises StoreError when the store does not open,
+    OSError when the address is taken.
     """
     raise_descriptor_limit()
     arrived = asyncio.Event()
@@ -78,6 +86,8 @@ async def serve_store(
         async with store, background_task(notify_arrivals(store, arrived), "hints"), receiver:
             logger.info("receiving on port %d", receiver.port)
             endpoint.accepting = True
+            if started is not None:
+                started.set()
             await told.once.wait()
             endpoint.accepting = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import signal
@@ -144,7 +143,7 @@ async def test_workers_share_the_port_and_one_that_dies_is_replaced(
     assert sorted(place.gids(), key=int) == [str(number) for number in range(20)]
 
     before = children(process)
-    await asyncio.sleep(workers.STARTED_AFTER)  # since it was ready: none is thought not to start
+    await until(lambda: place.log.read_bytes().count(b"receiving on port") == 2)
     os.kill(min(before), signal.SIGKILL)
     await until(lambda: len(children(process) | before) == 3)
     process.terminate()
@@ -227,7 +226,7 @@ async def test_worker_that_fails_at_its_start_ends_them_all(
     assert "check that its directory exists" in log
 
 
-async def test_worker_that_fails_alone_at_its_start_ends_the_others(
+async def test_worker_that_fails_alone_at_its_start_ends_the_others_however_late_that_is(
     place: Place, serve: Serve, tmp_path: Path
 ) -> None:
     (tmp_path / "third_fails.py").write_text(THIRD_FAILS)
@@ -239,13 +238,14 @@ async def test_worker_that_fails_alone_at_its_start_ends_the_others(
 
 
 THIRD_FAILS = """
-import os
+import time
 from pathlib import Path
 from support.served import client
 imports = Path(__file__).with_suffix(".imports")
 with imports.open("a") as file:  # the supervisor's is the first
     file.write("x")
 if imports.stat().st_size == 3:
+    time.sleep(6)
     raise RuntimeError("the third import")
 """
 

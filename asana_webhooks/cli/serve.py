@@ -236,18 +236,26 @@ async def _serve(
     handlers: bool,
     supervised: bool,
 ) -> None:
+    import asyncio
+
+    from .._background import background_task
     from ..serving import serve, serve_store
     from ..stores.urls import open_store
-    from .workers import end_of_input
+    from .workers import end_of_input, tell_start
 
+    started = asyncio.Event()
     stop = end_of_input() if supervised else None
-    if client is None:
+    async with contextlib.AsyncExitStack() as beside:
+        if supervised:
+            await beside.enter_async_context(background_task(tell_start(started), "start"))
+        if client is not None:
+            await serve(client, handlers=handlers, stop=stop, started=started)
+            return
         await serve_store(
             open_store(store),
             host=host or HOST,
             port=PORT if port is None else port,
             reuse_port=supervised,
             stop=stop,
+            started=started,
         )
-        return
-    await serve(client, handlers=handlers, stop=stop)

@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import click
@@ -16,10 +15,7 @@ import click
 from .._background import background_task
 from .._signals import Stopping, stopping
 
-__all__ = ["end_of_input", "reserved_port", "supervise"]
-
-STARTED_AFTER = 5.0
-"""Seconds that a first worker must live; one that dies before would die again."""
+__all__ = ["end_of_input", "reserved_port", "supervise", "tell_start"]
 
 PAUSE = 1.0
 """Seconds before a worker that died is started again."""
@@ -46,6 +42,10 @@ def reserved_port(host: str, port: int) -> Iterator[int]:
         yield reserving.getsockname()[1]
 
 
+# A worker's standard input is a socket: it ends with the supervisor, and takes the word back that
+# the worker has started.
+
+
 def end_of_input() -> asyncio.Event:
     """Return an event that is set when standard input ends: when the supervisor is gone."""
     ended = asyncio.Event()
@@ -58,6 +58,13 @@ def end_of_input() -> asyncio.Event:
 
     loop.add_reader(sys.stdin.fileno(), read)
     return ended
+
+
+async def tell_start(started: asyncio.Event) -> None:
+    """Tell the supervisor, once the event is set, that this worker has started."""
+    await started.wait()
+    with contextlib.suppress(OSError):  # it is gone
+        os.write(sys.stdin.fileno(), b"1")
 
 
 async def supervise(arguments: Sequence[str], environment: Mapping[str, str], count: int) -> None:
@@ -86,33 +93,40 @@ class _Workers:
     ) -> None:
         self._command = [sys.executable, "-m", "asana_webhooks", *arguments]
         self._environment = environment
-        self._started_at = time.monotonic()
         self._told = told
         self.start_failed_with: int | None = None
 
     async def keep_one(self) -> None:
-        """Run one worker, and another in its place when it dies, until told to stop."""
+        """Run one worker, and another in its place when it dies, until told to stop.
+
+        When the first one does not start, no other would: then all end.
+        """
+        has_started = False
         while not self._told.once.is_set():
-            status = await self._run_one()
+            ours, theirs = socket.socketpair()
+            with ours:
+                with theirs:
+                    worker = await self._start(theirs)
+                status = await self._run(worker)
+                has_started = has_started or _said_something(ours)
             if self._told.once.is_set():
                 return
-            if time.monotonic() - self._started_at < STARTED_AFTER:
+            if not has_started:
                 self.start_failed_with = status
-                self._told.tell()  # the others end too
+                self._told.tell()
                 return
             logger.warning("a worker died with status %s; another is started", status)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._told.once.wait(), PAUSE)
 
-    async def _run_one(self) -> int:
-        """Return the status with which a worker ended, by itself or because it was told to."""
+    async def _start(self, stdin: socket.socket) -> asyncio.subprocess.Process:
         # A session of its own: Ctrl-C is for the supervisor alone, which passes it on once.
-        worker = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            env=self._environment,
-            start_new_session=True,
+        return await asyncio.create_subprocess_exec(
+            *self._command, stdin=stdin, env=self._environment, start_new_session=True
         )
+
+    async def _run(self, worker: asyncio.subprocess.Process) -> int:
+        """Return the status with which a worker ended, by itself or because it was told to."""
         async with background_task(worker.wait(), "worker") as ended:
             await _first(ended, self._told.once)
             with contextlib.suppress(ProcessLookupError):  # it has ended at this moment
@@ -122,6 +136,14 @@ class _Workers:
                 if not ended.done():
                     worker.kill()
             return await ended
+
+
+def _said_something(ours: socket.socket) -> bool:
+    ours.settimeout(0)
+    try:
+        return bool(ours.recv(1))
+    except BlockingIOError:  # a child of the worker's has the other end still
+        return False
 
 
 async def _first(
