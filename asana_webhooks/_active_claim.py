@@ -19,23 +19,41 @@ __all__ = ["ActiveClaim", "Item", "Outbox"]
 class Item:
     """One event of a delivery, which is under way or waits for it.
 
-    ``lane`` is what it keeps its order in. ``handlers`` are those that are still to run, None
-    before it begins. ``failures`` are of those that have run.
+    ``lane`` is what it keeps its order in, ``entry`` what is remembered of it. ``handlers`` are
+    those that it is for, None before it begins; so many of them have ``run``, and of those are the
+    ``failures``.
     """
 
-    __slots__ = ("attempt", "entry", "event", "failures", "handlers", "index", "lane", "work")
+    __slots__ = (
+        *("attempt", "entry", "event", "failures", "handlers", "index", "lane", "line", "run"),
+        *("work",),
+    )
 
     def __init__(
-        self, work: ActiveClaim, attempt: Attempt, index: int, event: Event, lane: str, entry: bytes
+        self,
+        work: ActiveClaim,
+        line: Line[Item],
+        attempt: Attempt,
+        index: int,
+        lane: str,
+        event: Event,
+        entry: bytes,
     ) -> None:
         self.work = work
+        self.line = line
         self.attempt = attempt
         self.index = index
         self.event = event
         self.lane = lane
         self.entry = entry
         self.handlers: tuple[Subscription, ...] | None = None
+        self.run = 0
         self.failures: tuple[HandlerError, ...] = ()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether handlers of it have not run."""
+        return self.handlers is None or self.run < len(self.handlers)
 
 
 class Buried(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -28,6 +28,8 @@ __all__ = ["DAMAGED", "Attempt", "Gap", "Undecodable", "event_letter"]
 NO_DIGEST = bytes(32)
 """The digest of an event that is tried again, and of what was replayed."""
 
+_NONE: frozenset[int] = frozenset()
+
 DAMAGED = "how many of its events were handled was damaged in the store"
 
 
@@ -48,24 +50,26 @@ class Attempt:
     """One try to have a delivery's events handled; those are counted from 0.
 
     ``left`` is how many of them are not done yet, ``failed`` how many of the others are to be tried
-    again, or are dead letters. ``pending`` names the only handlers it is for; empty: all.
-    ``first`` is the first event that was not done when it began.
+    again, or are dead letters; ``first`` is the first one that was not done when it was claimed.
+    ``pending`` names the only handlers it is for; empty: all. It ``comes_again`` when it was taken
+    out of a delivery, or was replayed by a person.
     """
 
     __slots__ = (
-        *("_done", "_partly", "delivery", "failed", "first"),
-        *("is_damaged", "items", "left", "pending"),
+        *("_done", "_partly", "comes_again", "delivery", "failed", "first", "is_damaged", "items"),
+        *("left", "pending"),
     )
 
     def __init__(self, delivery: Delivery, source: Source | None = None) -> None:
         self.delivery = delivery
         self.items = _decode(delivery, source)
         self.left = len(self.items)
+        self.failed = self.first = 0
         self.pending: tuple[str, ...] = ()
         self.is_damaged = False
-        self.failed = self.first = 0
-        self._done: set[int] = set()
-        self._partly: dict[int, tuple[str, ...]] = {}
+        self.comes_again = delivery.digest == NO_DIGEST
+        self._done: frozenset[int] | set[int] = _NONE
+        self._partly: dict[int, tuple[str, ...]] | None = None
         if delivery.progress:
             self._go_on_from(delivery.progress)
 
@@ -83,20 +87,16 @@ class Attempt:
         else:
             self.is_damaged = True
 
-    def todo(self) -> Iterable[int]:
+    def todo(self) -> Sequence[int]:
         """Return the events that are not done."""
-        indices = range(len(self.items))
-        return [index for index in indices if index not in self._done] if self._done else indices
-
-    @property
-    def is_known_to_come_again(self) -> bool:
-        """Whether it was taken out of a delivery, or replayed by a person."""
-        return self.delivery.digest == NO_DIGEST
+        if not self._done:
+            return range(len(self.items))
+        return [index for index in range(len(self.items)) if index not in self._done]
 
     @property
     def is_alone(self) -> bool:
         """Whether it is one event that failed before, whose row in the store is its own."""
-        return self.is_known_to_come_again and len(self.items) == 1
+        return self.comes_again and len(self.items) == 1
 
     @property
     def is_dangerous(self) -> bool:
@@ -118,18 +118,23 @@ class Attempt:
 
     def handled_by(self, index: int) -> tuple[str, ...]:
         """Return the handlers of an event that are done with it, while others are not."""
-        return self._partly.get(index, ())
+        return self._partly.get(index, ()) if self._partly else ()
 
     def note_handled(self, index: int, handler: str) -> None:
         """Note that one handler of an event is done, and others are not."""
+        if self._partly is None:
+            self._partly = {}
         self._partly[index] = (*self._partly.get(index, ()), handler)
 
     def finish(self, index: int) -> None:
         """Note that an event is done."""
-        self._done.add(index)
         self.left -= 1
-        if self._partly:
-            self._partly.pop(index, None)
+        if self.left:  # or nobody asks which they are
+            if not isinstance(self._done, set):
+                self._done = set()
+            self._done.add(index)
+            if self._partly:
+                self._partly.pop(index, None)
 
     def kept(self) -> Delivery:
         """Return the delivery as it stays claimed."""
@@ -137,7 +142,7 @@ class Attempt:
         progress = Progress(
             upto=upto,
             done=tuple(sorted(index for index in self._done if index > upto)),
-            partly=self._partly,
+            partly=self._partly or {},
             pending=self.pending,
         )
         delivery = self.delivery

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any, NamedTuple
 
 import anyio
@@ -23,7 +22,7 @@ from .models import Claim, DeadLetter, Event, Progress, Retry, Source
 from .stores import Store
 from .telemetry import Telemetry
 
-__all__ = ["BATCH", "LEASE", "POLL", "Claims", "Settings"]
+__all__ = ["BATCH", "LEASE", "POLL", "ClaimSettings", "Claims"]
 
 LEASE = 30.0
 """Seconds after which a dead worker's deliveries are taken over; a living one renews."""
@@ -48,7 +47,7 @@ MAX_ROUTES = 10_000
 logger = logging.getLogger(__name__)
 
 
-class Settings(NamedTuple):
+class ClaimSettings(NamedTuple):
     """The options of claims. ``in_lanes``: events of different resources are side by side."""
 
     lease: float
@@ -69,7 +68,7 @@ class Claims:
     def __init__(
         self,
         store: Store,
-        settings: Settings,
+        settings: ClaimSettings,
         *,
         telemetry: Telemetry,
         start: Callable[[Coroutine[Any, Any, None]], object],
@@ -157,7 +156,7 @@ class Claims:
         if source.resource:
             name = f"{source.account}/{source.resource}"
             work.scope = await self._remembered.enter(name, work.claim)
-        work.line = Line(source.account, partial(self._refill, work))
+        line = work.line = Line(source.account, lambda: self._refill(work, line))
         if work.is_suspect:
             await self._no_claim.wait()  # until no claim can bring another one
 
@@ -196,20 +195,26 @@ class Claims:
 
     # What a claim holds
 
-    def _refill(self, work: ActiveClaim) -> bool:
+    def _refill(self, work: ActiveClaim, line: Line[Item]) -> bool:
         """Decode the next delivery; False when there is no more."""
         if not work.waiting:
             return False
-        attempt = Attempt(work.waiting.popleft(), work.source)
+        delivery, whose = work.waiting.popleft(), work.source
+        source = Source(
+            webhook=whose.webhook,
+            resource=whose.resource,
+            account=whose.account,
+            received_at=delivery.received_at,
+        )
+        attempt = Attempt(delivery, source)
         if attempt.is_damaged:
-            attempt.failed = len(attempt.items)
-            self._bury(work, attempt, attempt.letter(DAMAGED))
-            self._remove(work, attempt)
-            return True
+            attempt.failed = attempt.left
+            work.outbox.buried.append(Buried(delivery, attempt.letter(DAMAGED)))
+            attempt.left = 0
         for index in attempt.todo():
             item = attempt.items[index]
             if isinstance(item, Event):
-                self._admit(work, attempt, index, item)
+                self._admit(work, line, attempt, index, item)
             else:
                 self._note_odd(work, attempt, item)
                 attempt.finish(index)
@@ -217,45 +222,40 @@ class Claims:
             self._remove(work, attempt)
         return True
 
-    def _note_odd(self, work: ActiveClaim, attempt: Attempt, item: Undecodable | Gap) -> None:
-        if isinstance(item, Gap):
-            self._settings.on_gap(work.source, item.message)
-        else:
-            attempt.failed += 1
-            self._bury(work, attempt, attempt.letter_of(item))
-
-    def _admit(self, work: ActiveClaim, attempt: Attempt, index: int, event: Event) -> None:
+    def _admit(
+        self, work: ActiveClaim, line: Line[Item], attempt: Attempt, index: int, event: Event
+    ) -> None:
         """Put an event in its lane, unless it is known, or has ended too many processes."""
-        entry = b""
-        if work.scope is not None:
+        scope, entry = work.scope, b""
+        if scope is not None:
             entry = pack(event)
             key = entry[:KEY_SIZE]
-            if not attempt.is_known_to_come_again:
-                if not work.scope.take(key):
+            if not attempt.comes_again:
+                if not scope.take(key):
                     self._telemetry.duplicate(event)
                     attempt.finish(index)
                     return
                 work.in_hand.add(key)
         lane = event.resource.gid if self._settings.in_lanes and not work.is_dangerous else ""
-        item = Item(work, attempt, index, event, lane, entry)
-        if work.is_dangerous and self._is_deadly(attempt, index):
+        item = Item(work, line, attempt, index, lane, event, entry)
+        if work.is_dangerous and self._has_killed_too_often(item):
             self._bury_deadly(item)
         else:
-            assert work.line is not None  # noqa: S101 - it asked for more
-            work.line.put(item)
+            line.put(item)
 
-    def _is_deadly(self, attempt: Attempt, index: int) -> bool:
-        """Return whether an event has ended the process, and that once too often."""
-        most = self._settings.back_off.max_attempts
-        return index == attempt.first and attempt.kills > 0 and attempt.attempts_of(index) >= most
+    def _has_killed_too_often(self, item: Item) -> bool:
+        attempt = item.attempt
+        is_last = attempt.attempts_of(item.index) >= self._settings.back_off.max_attempts
+        return is_last and item.index == attempt.first and attempt.kills > 0
 
     def _bury_deadly(self, item: Item) -> None:
-        attempt, kills = item.attempt, item.attempt.kills
-        times = f"{kills} time{'s' if kills > 1 else ''}"
+        attempt, event = item.attempt, item.event
+        times = f"{attempt.kills} time{'s' if attempt.kills > 1 else ''}"
         what = "its handlers ended the process, or blocked it for longer than a lease,"
-        reason = f"{described(item.event)}: {what} {times}"
+        reason = f"{described(event)}: {what} {times}"
         attempt.failed += 1
-        self._bury(item.work, attempt, event_letter(attempt.delivery, item.event, reason, ()))
+        letter = event_letter(attempt.delivery, event, reason, ())
+        item.work.outbox.buried.append(Buried(attempt.delivery, letter))
         self._note_end(item)
 
     def finish(self, item: Item) -> None:
@@ -276,6 +276,13 @@ class Claims:
         item.work.outbox.progressed[item.attempt] = None
         self._settle_soon(item.work)
 
+    def _note_odd(self, work: ActiveClaim, attempt: Attempt, item: Undecodable | Gap) -> None:
+        if isinstance(item, Gap):
+            self._settings.on_gap(work.source, item.message)
+        else:
+            attempt.failed += 1
+            work.outbox.buried.append(Buried(attempt.delivery, attempt.letter_of(item)))
+
     def fail(self, item: Item, verdict: Verdict) -> DeadLetter | None:
         """Note that handlers of an event have failed; return the dead letter, if it is one."""
         work, attempt, event = item.work, item.attempt, item.event
@@ -284,7 +291,7 @@ class Claims:
         if verdict.dead:
             handlers = tuple(failure.handler for failure in verdict.dead)
             letter = event_letter(attempt.delivery, event, reason_of(event, verdict), handlers)
-            self._bury(work, attempt, letter)
+            work.outbox.buried.append(Buried(attempt.delivery, letter))
         if verdict.again:
             self._try_again(work, attempt, event, verdict)
         if verdict.again and attempt.is_alone:
@@ -318,18 +325,15 @@ class Claims:
             self._telemetry.became(attempt.delivery, "handled")
 
     def _forget(self, work: ActiveClaim, attempt: Attempt) -> None:
-        work.outbox.progressed.pop(attempt, None)
-        work.unfinished -= 1
         size = len(attempt.delivery.body)
-        work.size -= size
         self._buffered -= size
+        work.size -= size
+        work.unfinished -= 1
+        work.outbox.progressed.pop(attempt, None)
         if work.unfinished:
             self._settle_soon(work)
-        elif work.is_over:  # or whoever handles its last event ends it
-            self._start(self.end(work))
-
-    def _bury(self, work: ActiveClaim, attempt: Attempt, letter: DeadLetter) -> None:
-        work.outbox.buried.append(Buried(attempt.delivery, letter))
+        else:
+            self._end_if_over(work)  # unless whoever handles its last event does
 
     # Settling
 
@@ -363,7 +367,15 @@ class Claims:
             self.report(error)
         finally:
             self._let_go(work)
-            self._freed()
+
+    def _end_if_over(self, work: ActiveClaim) -> None:
+        if work.is_over:
+            self._start(self.end_beside(work))
+
+    async def end_beside(self, work: ActiveClaim) -> None:
+        """End a claim, and tell those who look for others."""
+        await self.end(work)
+        self._freed()
 
     def _let_go(self, work: ActiveClaim) -> None:
         self._buffered -= work.size
@@ -372,6 +384,7 @@ class Claims:
             self._remembered.leave(work.scope, work.claim, is_sure=work.is_sure)
         if self._suspect is work:
             self._suspect = None
+            self._freed()
 
     async def _settle(self, work: ActiveClaim, *, is_end: bool = False) -> None:
         async with work.writing:
@@ -414,8 +427,7 @@ class Claims:
 
     def _close(self, work: ActiveClaim) -> None:
         work.close()
-        if work.is_over:
-            self._start(self.end(work))
+        self._end_if_over(work)
 
     # Leases
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
 import msgspec
@@ -30,8 +29,6 @@ MAX_KEYS = 1_000_000
 """How many keys are kept in memory of scopes that are not in use, in some 100 MB."""
 
 _SIZE = 32
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _entry = struct.Struct(">16s8sq")
 _encoder = msgspec.json.Encoder()
 
@@ -49,7 +46,7 @@ def pack(event: Event) -> bytes:
     return _entry.pack(
         event_digest(event),
         blake2b(_encoder.encode(near), digest_size=8).digest(),
-        (event.created_at - _EPOCH) // _MICROSECOND,
+        round(event.created_at.timestamp() * 1e6),
     )
 
 
@@ -113,7 +110,9 @@ class Remembered:
         Whoever had the claim before this one knows what was settled of the route; but another
         route of the scope may have been claimed elsewhere. ``leave`` it in the end.
         """
-        scope = self._scopes.pop(name, None) or Scope(name, clock=self._clock)
+        scope = self._scopes.pop(name, None)
+        if scope is None:
+            scope = Scope(name, clock=self._clock)
         self._scopes[name] = scope  # the latest is the last of all
         scope.users += 1
         is_only = scope.fences.keys() <= {claim.route}

@@ -493,9 +493,9 @@ def event_digest(event: Event) -> bytes:
         and (
             change.field,
             change.action,
-            _gid_and_type(change.new_value),
-            _gid_and_type(change.added_value),
-            _gid_and_type(change.removed_value),
+            None if change.new_value is None else _gid_and_type(change.new_value),
+            None if change.added_value is None else _gid_and_type(change.added_value),
+            None if change.removed_value is None else _gid_and_type(change.removed_value),
         ),
     )
     return blake2b(_encoder.encode(identity), digest_size=16).digest()

@@ -14,8 +14,7 @@ import pytest
 from conftest import eventually, until
 from support.replicas import KEPT_LEASE, Sent, Webhook, World, waiting_in
 
-from asana_webhooks import Event, WebhooksClient, _attempt, _endpoint, _inbox
-from asana_webhooks import client as client_module
+from asana_webhooks import Event, WebhooksClient, _attempt, _components, _endpoint, _inbox
 from asana_webhooks.stores import _codec
 from asana_webhooks.stores import redis as redis_store
 from asana_webhooks.stores.sqlite import _rows
@@ -51,7 +50,7 @@ def wall_clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     clock = WallClock()
     clock.install(monkeypatch)
     settings: dict[str, Any] = {"lease": KEPT_LEASE, "poll": 0.05, "first_delay": 0.1}
-    monkeypatch.setattr(client_module, "Inbox", partial(_inbox.Inbox, **settings))
+    monkeypatch.setattr(_components, "Inbox", partial(_inbox.Inbox, **settings))
     return clock
 
 

@@ -3,18 +3,17 @@ import contextlib
 import gc
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
 import msgspec
 import pytest
 from conftest import eventually, guard, until
+from support.inboxes import NOW, confirm, draining, event, is_empty, progress_in, put
 
-from asana_webhooks import Event, MemoryStore, StoreError, _claims
-from asana_webhooks import _inbox as module
+from asana_webhooks import Event, MemoryStore, StoreError, _claims, _workers
 from asana_webhooks._background import background_task
 from asana_webhooks._handlers import HandlerError
 from asana_webhooks._inbox import Inbox
@@ -22,44 +21,6 @@ from asana_webhooks.models import Claim, Delivery, Progress, Route, Settlement
 from asana_webhooks.router import Router
 from asana_webhooks.stores import Store
 from asana_webhooks.telemetry import Counters, Telemetry
-
-NOW = datetime(2026, 7, 4, tzinfo=UTC)
-
-
-def event(gid: object, *, action: str = "changed", field: str | None = None) -> str:
-    change = "" if field is None else f',"change":{{"field":"{field}","action":"changed"}}'
-    return (
-        f'{{"created_at":"2026-07-04T10:00:00.000Z","action":"{action}",'
-        f'"resource":{{"gid":"{gid}","resource_type":"task"}}{change}}}'
-    )
-
-
-async def put(store: Store, route: str, *events: str, body: bytes | None = None) -> None:
-    raw = ('{"events":[' + ",".join(events) + "]}").encode() if body is None else body
-    digest = repr((route, raw)).encode()
-    assert await store.put(Delivery(route=route, body=raw, digest=digest, received_at=NOW))
-
-
-async def confirm(
-    store: Store, route: str, *, gid: str, resource: str = "12", account: str = ""
-) -> None:
-    """Have the store hold a webhook."""
-    target = f"https://h.example/{route}"
-    made = Route(id=route, target=target, resource=resource, account=account)
-    assert await store.reserve(made, ttl=60)
-    assert await store.add_candidate(route, "s" * 64)
-    assert await store.confirm(route, gid=gid, secret="s" * 64)
-
-
-async def progress_in(store: Store) -> list[tuple[Progress, int]]:
-    """Return how far the deliveries that are due have come, and how often each has failed."""
-    claim = await store.claim(limit=100, lease=60.0)
-    assert claim is not None
-    return [(Progress.decode(each.progress), each.attempts) for each in claim.deliveries]
-
-
-async def is_empty(store: Store) -> bool:
-    return (await store.counts()).waiting == 0
 
 
 class PanicException(BaseException):
@@ -87,23 +48,6 @@ def store() -> MemoryStore:
 @pytest.fixture
 def seen() -> Seen:
     return Seen()
-
-
-@asynccontextmanager
-async def draining(
-    store: Store, handler: Callable[[Event], object], **options: object
-) -> AsyncIterator[Inbox]:
-    """Drain into the handler, at a pace for tests, until the block is left."""
-    router = Router()
-    router.on()(handler)  # type: ignore[type-var] # callable objects are handlers too
-    settings = {"poll": 0.01, "first_delay": 0.001, **options}
-    async with Inbox(store, **settings) as inbox:  # type: ignore[arg-type] # of mixed types
-        task = asyncio.create_task(inbox.drain(router))
-        try:
-            yield inbox
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
 
 
 async def test_events_are_handled_in_order_and_leave_the_store(
@@ -450,7 +394,12 @@ async def test_handler_that_swallows_its_cancellation_loses_its_slot_and_its_eve
     handler, counters, before = Swallowing("1"), Counters(), asyncio.all_tasks()
     await put(store, "a", event(1), event(2))
     await put(store, "a", event(3))
-    options = {"concurrency": 1, "handler_timeout": 0.01, "grace": 0.01, "max_attempts": 1}
+    options: dict[str, Any] = {
+        "concurrency": 1,
+        "handler_timeout": 0.01,
+        "grace": 0.01,
+        "max_attempts": 1,
+    }
     async with draining(store, handler, telemetry=counters, **options):
         (letter,) = await eventually(store.dead_letters)
         await until(lambda: handler.ended == ["2", "3"])
@@ -485,7 +434,7 @@ async def test_ten_handlers_that_swallow_their_cancellation_do_not_stop_the_drai
 async def test_drain_ends_although_a_handler_swallows_its_cancellation(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "LAST_GRACE", 0.01)
+    monkeypatch.setattr(_workers, "LAST_GRACE", 0.01)
     handler = Swallowing("2")
     await put(store, "a", event(1), event(2), event(3))
     with guard():
@@ -1060,7 +1009,7 @@ async def test_no_task_is_left_behind(store: MemoryStore, seen: Seen) -> None:
         await until(lambda: seen.gids == ["1"])
     assert asyncio.all_tasks() == before
     assert not inbox._claims.active
-    assert not inbox._tasks
+    assert not inbox._tasks.running
 
 
 # Leases
@@ -1619,11 +1568,11 @@ async def test_kinds_of_unwanted_events_that_are_said_are_bounded(
     store: MemoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    counters, kinds = Counters(), 2 * module.MAX_UNWANTED
+    counters, kinds = Counters(), 2 * _workers.MAX_UNWANTED
     await put(store, "a", *(event(1, action=f"action {number}") for number in range(kinds)))
     async with Inbox(store, telemetry=counters) as inbox, anyio.create_task_group() as tasks:
         tasks.start_soon(inbox.drain, Router())
         await eventually(lambda: is_empty(store))
         inbox.stop()
     assert counters.unwanted_events == kinds
-    assert len(caplog.records) == module.MAX_UNWANTED
+    assert len(caplog.records) == _workers.MAX_UNWANTED

@@ -32,6 +32,7 @@ LAYERS = (
     {"_failures", "_ownership", "_upkeep"},
     {"_active_claim"},
     {"_claims"},
+    {"_workers"},
     {"_inbox"},
     {"_desired", "_receiver_aiohttp", "_receiver_asgi", "simulator"},
     {"_components"},

@@ -139,14 +139,15 @@ async def test_processing_is_linked_to_the_receipt(
     client = make_client(telemetry=exported.telemetry())
     gids: list[str] = []
 
-    @client.on()
+    @client.on("story", action="added")
     async def handle(event: Event) -> None:
         gids.append(event.resource.gid)
 
     async with client:
+        task = await asana.create_task("Fix the login", project=asana.project)
         await client.ensure(asana.project)
         running = asyncio.create_task(client.run())
-        await asana.create_task("Fix the login", project=asana.project)
+        await asana.add_comment(task, "done")
         await until(lambda: exported.spans("process"))
     await running
     *first, receipt = exported.spans("receive")  # the handshake, the heartbeat, the delivery
@@ -175,14 +176,15 @@ async def test_trace_goes_through_the_store_to_another_client(
     worker = make_client(store=url, telemetry=at_worker.telemetry(), serve=False)
     hurry(worker)
 
-    @worker.on()
+    @worker.on("story", action="added")
     async def handle(event: Event) -> None:
         pass
 
     async with receiver, worker:
+        task = await asana.create_task("Fix the login", project=asana.project)
         await receiver.ensure(asana.project)
         running = asyncio.create_task(worker.run())
-        await asana.create_task("Fix the login", project=asana.project)
+        await asana.add_comment(task, "done")
         await until(lambda: at_worker.spans("process"))
     await running
     (processing,) = at_worker.spans("process")
@@ -211,14 +213,15 @@ async def test_failing_handler_is_an_error_without_its_text(
     client = make_client(telemetry=exported.telemetry(), max_attempts=2)
     hurry(client)
 
-    @client.on("task", action="added")
+    @client.on("story", action="added")
     async def handle(event: Event) -> None:
         raise LookupError(f"canary {event.resource.gid}")
 
     async with client:
+        task = await asana.create_task("Fix the login", project=asana.project)
         await client.ensure(asana.project)
         running = asyncio.create_task(client.run())
-        await asana.create_task("Fix the login", project=asana.project)
+        await asana.add_comment(task, "done")
         await until(lambda: len(exported.spans("process")) == 2)
     await running
     for number, span in enumerate(exported.spans("process"), 1):

@@ -13,8 +13,16 @@ import msgspec
 import pytest
 from conftest import eventually, guard, until
 
-from asana_webhooks import Event, MemoryStore, Notice, Resource, Source, WebhooksClient, sign
-from asana_webhooks import client as client_module
+from asana_webhooks import (
+    Event,
+    MemoryStore,
+    Notice,
+    Resource,
+    Source,
+    WebhooksClient,
+    _components,
+    sign,
+)
 from asana_webhooks import telemetry as module
 from asana_webhooks.models import Counts, Delivery, Route
 from asana_webhooks.protocol import UNKNOWN_ROUTE, Request, Response
@@ -94,16 +102,17 @@ async def test_attempts_are_told_with_the_trace_that_the_receipt_left(
     client = make_client(telemetry=notes)
     failures = [RuntimeError("not yet")]
 
-    @client.on()
+    @client.on("story", action="added")
     async def handle(event: Event) -> None:
         if failures:
             raise failures.pop()
 
     hurry(client)
     async with client:
+        task = await asana.create_task("Fix the login", project=asana.project)
         await client.ensure(asana.project)
         running = asyncio.create_task(client.run())
-        await asana.create_task("Fix the login", project=asana.project)
+        await asana.add_comment(task, "done")
         await until(lambda: "handled" in notes.told)
     await running
     assert notes.traces == [TRACEPARENT, TRACEPARENT]
@@ -128,15 +137,16 @@ async def test_last_snapshot_is_taken_while_the_store_is_open_and_nothing_works_
     client = make_client(telemetry=notes, store=store)
     started = asyncio.Event()
 
-    @client.on()
+    @client.on("story", action="added")
     async def handle(event: Event) -> None:
         started.set()
         await asyncio.sleep(0.01)  # while the client is closed
 
     async with client:
+        task = await asana.create_task("Fix the login", project=asana.project)
         await client.ensure(asana.project)
         running = asyncio.create_task(client.run())
-        await asana.create_task("Fix the login", project=asana.project)
+        await asana.add_comment(task, "done")
         await started.wait()
     await running
     assert store.closed
@@ -147,7 +157,7 @@ async def test_last_snapshot_is_taken_while_the_store_is_open_and_nothing_works_
 async def test_telemetry_that_fails_to_watch_is_said_and_watches_again(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(client_module, "OBSERVE_PAUSE", 0.001)
+    monkeypatch.setattr(_components, "OBSERVE_PAUSE", 0.001)
 
     class Broken(Notes):
         watched = 0
@@ -374,22 +384,23 @@ async def test_telemetry_that_raises_changes_no_answer_and_no_attempt(
     )
     handled: list[str] = []
 
-    @client.on("task", action="added")
+    @client.on("story", action="added")
     async def handle(event: Event) -> None:
         handled.append(event.resource.gid)
         raise RuntimeError("not yet")
 
     hurry(client)
     async with client:
-        await client.ensure(asana.project)
         task = await asana.create_task("Fix the login", project=asana.project)
+        await client.ensure(asana.project)
+        comment = await asana.add_comment(task, "done")
         await asana.settled()
         assert [each.status for each in asana.deliveries] == [200, 200]  # with the heartbeat
         running = asyncio.create_task(client.run())
         await eventually(client.dead_letters)
         stats = await eventually_idle(client)
     await running
-    assert set(handled) == {task}
+    assert set(handled) == {comment}
     assert (stats.stored, stats.retried, stats.dead, stats.handled) == (1, 1, 1, 0)
     said = [record for record in caplog.records if record.getMessage() == "the telemetry raised"]
     assert [record.levelno for record in said] == [logging.ERROR]

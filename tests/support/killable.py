@@ -19,8 +19,15 @@ from typing import Any, Literal
 import anyio
 import msgspec
 
-from asana_webhooks import Event, PostgresStore, RedisStore, SqliteStore, StoreError, WebhooksClient
-from asana_webhooks import client as client_module
+from asana_webhooks import (
+    Event,
+    PostgresStore,
+    RedisStore,
+    SqliteStore,
+    StoreError,
+    WebhooksClient,
+    _components,
+)
 from asana_webhooks._inbox import Inbox
 from asana_webhooks.models import Claim, Delivery, Settlement
 from asana_webhooks.stores import Store
@@ -173,7 +180,7 @@ def die_in_a_group(journal: Journal) -> None:
 
 def client_of(orders: Orders, journal: Journal) -> WebhooksClient:
     hurried = functools.partial(Inbox, lease=orders.lease, poll=0.1, first_delay=0.02)
-    vars(client_module)["Inbox"] = hurried
+    vars(_components)["Inbox"] = hurried
     client = WebhooksClient(
         "a-token",
         public_url=orders.public_url or "http://127.0.0.1",

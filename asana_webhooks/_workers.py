@@ -1,0 +1,548 @@
+"""Workers: each has a slot, in which it handles one event after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any, NamedTuple
+
+import anyio
+
+from ._active_claim import ActiveClaim, Item
+from ._claims import Claims
+from ._dispatch import Dispatcher
+from ._failures import BackOff, Verdict, described, missing
+from ._handlers import HandlerError, HandlerRunner
+from .models import DeadLetter, Event
+from .router import Failure, Router, Subscription
+from .telemetry import Telemetry
+
+__all__ = ["Tasks", "WorkerSettings", "Workers"]
+
+ASK_AGAIN = 0.05
+"""Seconds between two questions for more deliveries of a webhook that is worked on."""
+
+ROOM = 100
+"""How many unfinished deliveries of a claim leave room for more."""
+
+CLAIMS_PER_SLOT = 4
+"""As many webhooks are worked on at a time, at most, so that each has its turn."""
+
+LAST_GRACE = 1.0
+"""Seconds that a handler has to clean up when the drain ends and it was cancelled."""
+
+TURN = 50
+"""Events that a worker handles before others in the event loop have their turn."""
+
+MAX_UNWANTED = 100
+"""For how many kinds of events it is said that no handler wants them."""
+
+logger = logging.getLogger(__name__)
+
+
+class Tasks:
+    """Tasks that are waited for together."""
+
+    def __init__(self) -> None:
+        self.running: set[asyncio.Task[Any]] = set()
+        self.idle = asyncio.Event()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine as one of the tasks."""
+        task = asyncio.create_task(work, name="asana-webhooks handling")
+        self.running.add(task)
+        self.idle.clear()
+        task.add_done_callback(self.part_from)
+        return task
+
+    def part_from(self, task: asyncio.Task[Any]) -> None:
+        """Wait for a task no longer."""
+        self.running.discard(task)
+        if not self.running:
+            self.idle.set()
+
+
+class WorkerSettings(NamedTuple):
+    """The options of workers; ``concurrency`` is the number of slots, times are in seconds."""
+
+    concurrency: int
+    handler_timeout: float | None
+    poll: float
+    grace: float
+
+
+class _Worker:
+    """A task that handles one event after the other; ``item`` is under way.
+
+    It is ``abandoned`` when a handler does not let go of it.
+    """
+
+    def __init__(self, task: asyncio.Task[Any], runner: HandlerRunner) -> None:
+        self.task = task
+        self.runner = runner
+        self.item: Item | None = None
+        self.abandoned = False
+
+
+class Workers:
+    """Hands the events of claims to handlers, as many at a time as there are slots.
+
+    Worker tasks take the event whose turn it is; one without an event claims for itself, side by
+    side with others, which a store does as quickly as one. ``arrived`` is set when something was
+    stored.
+    """
+
+    def __init__(
+        self,
+        claims: Claims,
+        settings: WorkerSettings,
+        back_off: BackOff,
+        *,
+        telemetry: Telemetry,
+        tasks: Tasks,
+        arrived: asyncio.Event,
+    ) -> None:
+        self._claims = claims
+        self._settings = settings
+        self._back_off = back_off
+        self._telemetry = telemetry
+        self._tasks = tasks
+        self._arrived = arrived
+        self._router = Router()
+        self._feeding: asyncio.Task[None] | None = None
+        self._free = 0
+        self._slot_freed = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._looking: set[asyncio.Task[Any]] = set()
+        self._workers: set[_Worker] = set()
+        self._dispatcher: Dispatcher[Item] = Dispatcher()
+        self._looked_at = self._told_at = 0.0
+        self._asks_first = False
+        self._unwanted: set[tuple[str | None, str, str | None]] = set()
+
+    async def run(self, router: Router) -> None:
+        """Give each event to the handlers that want it, until cancelled or stopped.
+
+        Then nothing more is claimed, the handlers that run end within the grace, and what is left
+        is cancelled; that stays in the store. Raises RuntimeError when it is under way already.
+        """
+        if self._feeding is not None:
+            msg = "deliveries are being handed to handlers already"
+            raise RuntimeError(msg)
+        self._drained.clear()
+        self._router = router
+        self._free = self._settings.concurrency
+        self._slot_freed.set()
+        feeding = self._feeding = self._tasks.start(self._feed())
+        try:
+            await asyncio.wait([feeding])
+        finally:
+            feeding.cancel()
+            try:
+                await self._let_workers_end()
+            finally:
+                self._feeding = None
+                self._drained.set()
+        if not feeding.cancelled():
+            feeding.result()
+
+    def stop(self) -> None:
+        """End ``run`` as if it were cancelled."""
+        if self._feeding is not None:
+            self._feeding.cancel()
+
+    async def wait(self) -> None:
+        """Wait for the end of ``run``, if it is under way; at most a second when cancelled."""
+        if self._feeding is None:
+            return
+        try:
+            await self._drained.wait()
+        except asyncio.CancelledError:  # whoever closes does not wait for the grace of handlers
+            self._cancel_workers()
+            with anyio.move_on_after(LAST_GRACE, shield=True):
+                await self._drained.wait()
+            raise
+
+    def is_worker(self) -> bool:
+        """Return whether the task that asks is one in which handlers run."""
+        asking = asyncio.current_task()
+        return any(worker.task is asking for worker in self._workers)
+
+    def _is_stopping(self) -> bool:
+        feeding = self._feeding
+        return feeding is None or feeding.done() or feeding.cancelling() > 0
+
+    # Slots
+
+    async def _feed(self) -> None:
+        """Look for work whenever a slot is free."""
+        while True:
+            await self._slot_freed.wait()
+            self._take_slot()
+            item = None
+            try:
+                item = await self._look()
+            finally:
+                if item is None:
+                    self._free_slot()
+            if item is not None:
+                self._tasks.start(self._work(item))
+                self._fill_slots()
+            else:
+                with anyio.move_on_after(self._pause()):
+                    await self._arrived.wait()
+
+    def _take_slot(self) -> None:
+        self._free -= 1
+        if not self._free:
+            self._slot_freed.clear()
+
+    def _free_slot(self) -> None:
+        self._free += 1
+        self._slot_freed.set()
+        self._fill_slots()
+
+    def _fill_slots(self) -> None:
+        """Have a worker for each event that is ready, as far as slots are free."""
+        while self._free and not self._is_stopping() and (item := self._take()) is not None:
+            self._take_slot()
+            self._tasks.start(self._work(item))
+
+    def _take(self) -> Item | None:
+        item = self._dispatcher.take()
+        if item is not None:
+            item.work.running += 1
+        return item
+
+    # Looking for work
+
+    def _take_next(self) -> Item | None:
+        """Return the event whose turn it is; None when there is none, or to look for others."""
+        if time.monotonic() - self._looked_at < self._settings.poll:
+            return self._take()
+        return None
+
+    async def _look_for_next(self) -> Item | None:
+        item = await self._look() or self._take()
+        self._fill_slots()
+        return item
+
+    async def _look(self) -> Item | None:
+        """Claim something: a new webhook, or more of those that are worked on, in turn."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks; for the type checker
+        self._looking.add(task)
+        self._looked_at = time.monotonic()
+        if self._arrived.is_set():
+            self._told_at = self._looked_at
+            self._arrived.clear()
+        self._asks_first = not self._asks_first
+        ways = (self._ask_for_more, self._claim)
+        try:
+            await asyncio.sleep(0)  # others have their turn, though nothing here ever waits
+            for way in ways if self._asks_first else reversed(ways):
+                item = await way()
+                if item is not None:
+                    return item
+            return None
+        finally:
+            self._looking.discard(task)
+
+    async def _claim(self) -> Item | None:
+        most = CLAIMS_PER_SLOT * self._settings.concurrency
+        while len(self._claims.active) < most and not self._is_stopping():
+            work = await self._claims.claim()
+            if work is None:
+                break
+            self._arrived.set()  # there may be more, for those who have nothing to do
+            line = work.line
+            item = None if line is None else line.take()
+            if line is not None and item is not None:
+                work.running += 1
+                self._dispatcher.add(line)
+                return item
+            await self._claims.end(work)
+        return None
+
+    async def _ask_for_more(self) -> Item | None:
+        for work in list(self._claims.active):
+            line = work.line
+            if line is None or not self._may_have_more(work) or not await self._claims.more(work):
+                continue
+            self._dispatcher.add(line)
+            item = self._take()
+            if item is not None:
+                return item
+        return None
+
+    def _may_have_more(self, work: ActiveClaim) -> bool:
+        """Return whether to ask for more of what is worked on: it has room, and somebody told."""
+        if not self._has_room(work):
+            return False
+        since = time.monotonic() - work.asked_at
+        return since > self._settings.poll or (since > ASK_AGAIN and work.asked_at <= self._told_at)
+
+    def _has_room(self, work: ActiveClaim) -> bool:
+        return (
+            work.line is not None
+            and not work.line.is_closed
+            and not work.is_dangerous
+            and not work.waiting
+            and 0 < work.unfinished <= ROOM
+            and self._claims.may_claim()
+            and not self._is_stopping()
+        )
+
+    def _pause(self) -> float:
+        """Return for how many seconds to wait, unless somebody tells, before the next look."""
+        waits = any(
+            work.asked_at <= self._told_at and self._has_room(work) for work in self._claims.active
+        )
+        return min(self._settings.poll, ASK_AGAIN) if waits else self._settings.poll
+
+    # A worker
+
+    async def _work(self, item: Item | None) -> None:
+        """Handle this event, then what comes, until there is nothing to do or all ends."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks; for the type checker
+        runner = HandlerRunner(
+            timeout=self._settings.handler_timeout,
+            grace=self._settings.grace,
+            is_stopping=self._is_stopping,
+            abandon=lambda failure: self._replace(worker, failure),
+        )
+        worker = _Worker(task, runner)
+        self._workers.add(worker)
+        is_done = False
+        try:
+            await runner.watch(self._handle_each(worker, item))
+            is_done = True
+        finally:
+            runner.close()
+            self._workers.discard(worker)
+            if not worker.abandoned:
+                self._leave(worker)
+                self._free_slot()
+            if not is_done:
+                self._arrived.set()  # a program may cancel a handler's task late
+
+    async def _handle_each(self, worker: _Worker, item: Item | None) -> None:
+        handled = 0
+        while not (worker.abandoned or self._is_stopping()):
+            item = item or self._take_next() or await self._look_for_next()
+            if item is None:
+                break
+            worker.item = item
+            item = await self._handle(worker, item)
+            handled += 1
+            if not handled % TURN:
+                await asyncio.sleep(0)
+
+    def _leave(self, worker: _Worker) -> None:
+        """Give up the event that is under way."""
+        item, worker.item = worker.item, None
+        if item is not None:
+            item.work.running -= 1
+        if self._is_stopping():
+            self._end_what_is_idle()
+
+    def _replace(self, worker: _Worker, failure: HandlerError) -> None:
+        """Go on without a worker that its handler does not let go."""
+        self._abandon(worker)
+        if worker.item is not None:
+            worker.item.failures += (failure,)
+        self._tasks.start(self._work(worker.item))
+
+    def _abandon(self, worker: _Worker) -> None:
+        worker.abandoned = True
+        self._tasks.part_from(worker.task)
+
+    # The end of workers
+
+    async def _let_workers_end(self) -> None:
+        """Wait for the workers to end in their grace, although the waiting task be cancelled."""
+        for task in self._tasks.running & self._looking:
+            task.cancel()
+        self._end_what_is_idle()
+        loop, grace = asyncio.get_running_loop(), self._settings.grace
+        timers = [
+            loop.call_later(grace, self._cancel_workers),
+            loop.call_later(grace + LAST_GRACE, self._abandon_workers),
+        ]
+        cancelled = False
+        with anyio.CancelScope(shield=True):
+            while not self._tasks.idle.is_set():
+                try:
+                    await self._tasks.idle.wait()
+                except asyncio.CancelledError:
+                    cancelled = True
+        for timer in timers:
+            timer.cancel()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    def _end_what_is_idle(self) -> None:
+        """Give back at once all claims of which no event is under way."""
+        for work in list(self._claims.active):
+            if work.line is not None and not work.running:
+                self._tasks.start(self._claims.end(work))
+
+    def _cancel_workers(self) -> None:
+        for worker in self._workers:
+            worker.task.cancel()
+
+    def _abandon_workers(self) -> None:
+        for worker in list(self._workers):
+            if worker.runner.running and not worker.abandoned:
+                logger.warning(
+                    "handler %s goes on although it was cancelled; its event stays in the store",
+                    worker.runner.running,
+                )
+                self._abandon(worker)
+                self._leave(worker)
+
+    # One event
+
+    async def _handle(self, worker: _Worker, item: Item) -> Item | None:
+        """Give an event to its handlers; return the one to go on with, None: whichever it is."""
+        work = item.work
+        if work.is_dangerous and work.outbox:
+            await self._claims.settle(work)  # or the process may end before it is known
+        if item.line.is_closed:
+            self._leave(worker)
+            await self._end_if_over(work)
+            return None
+        if item.handlers is None:
+            item.handlers = self._handlers_of(item)
+        if item.is_left:
+            try:
+                with self._telemetry.processing(item.attempt.delivery):
+                    await self._run(worker, item)
+            except HandlerError:
+                pass  # all of them are in the item
+            if worker.abandoned or item.is_left:
+                return None
+        worker.item = None
+        if item.failures:
+            await self._fail(worker, item)
+            return None
+        self._claims.finish(item)
+        return await self._go_on(item)
+
+    def _handlers_of(self, item: Item) -> tuple[Subscription, ...]:
+        """Return the handlers that an event is still for."""
+        handlers, pending = self._router.handlers(item.event), item.attempt.pending
+        if pending:
+            handlers = tuple(each for each in handlers if each.name in pending)
+            gone = (name for name in pending if not self._router.knows(name))
+            item.failures += tuple(map(missing, gone))
+        elif not handlers:
+            self._note_unwanted(item.event)
+        done = item.attempt.handled_by(item.index)
+        return tuple(each for each in handlers if each.name not in done) if done else handlers
+
+    async def _run(self, worker: _Worker, item: Item) -> None:
+        """Run the handlers one after the other. Raises the first one's HandlerError in the end."""
+        for handler in (item.handlers or ())[item.run :]:
+            item.run += 1
+            try:
+                await worker.runner.run(handler, item.event)
+            except HandlerError as failure:
+                if worker.abandoned:
+                    raise
+                item.failures += (failure,)
+            else:
+                if item.is_left:
+                    item.attempt.note_handled(item.index, handler.name)
+                    self._claims.note_progress(item)
+            if item.is_left and (worker.abandoned or self._is_stopping() or not item.work.leased):
+                return
+        if item.failures:
+            raise item.failures[0]
+
+    async def _go_on(self, item: Item) -> Item | None:
+        """Go on in the lane of an event that is done, or end the claim; return what comes next."""
+        work, line = item.work, item.line
+        work.running -= 1
+        line.done(item)
+        if work.is_over:
+            await self._end_if_over(work)
+        elif not work.is_dangerous:
+            self._dispatcher.add(line)
+        elif (following := line.take()) is not None:  # what the store takes for begun has begun
+            work.running += 1
+            return following
+        return None
+
+    async def _end_if_over(self, work: ActiveClaim) -> None:
+        if work.is_over:
+            try:
+                await self._claims.end(work)
+            except asyncio.CancelledError:  # a program may cancel a handler's task late
+                self._tasks.start(self._claims.end_beside(work))
+                raise
+
+    # An event that failed
+
+    async def _fail(self, worker: _Worker, item: Item) -> None:
+        attempts = item.attempt.attempts_of(item.index) + 1
+        verdict = self._back_off.judge(item.failures, attempts)
+        letter = self._claims.fail(item, verdict)
+        if letter is not None:
+            await self._claims.settle(item.work)
+        for failure in item.failures:
+            self._telemetry.failed(item.event, failure.handler)
+            self._log_failure(item.event, failure, verdict)
+        await self._go_on(item)
+        for failure in item.failures:
+            dead = letter if failure in verdict.dead else None
+            await self._tell_failure(worker, item.event, failure, verdict.attempts, dead)
+
+    def _log_failure(self, event: Event, failure: HandlerError, verdict: Verdict) -> None:
+        logger.error(
+            "handler %s failed on %s, attempt %d of %d, %s",
+            failure.handler,
+            described(event),
+            verdict.attempts,
+            self._back_off.max_attempts,
+            f"again in {verdict.delay:.1f} s" if failure in verdict.again else "now a dead letter",
+            exc_info=failure.__cause__,
+        )
+
+    async def _tell_failure(
+        self,
+        worker: _Worker,
+        event: Event,
+        failure: HandlerError,
+        attempt: int,
+        letter: DeadLetter | None,
+    ) -> None:
+        """Call the handlers of failures, each in its time; what one raises is logged."""
+        cause = failure.__cause__ or failure
+        told = Failure(
+            event=event, handler=failure.handler, error=cause, attempt=attempt, dead_letter=letter
+        )
+        for handler in self._router.failure_handlers:
+            if worker.abandoned or self._is_stopping():
+                return
+            try:
+                await worker.runner.run(handler, told)
+            except HandlerError as error:
+                text = "handler of failures %s failed"
+                logger.error(text, handler.name, exc_info=error.__cause__)
+
+    def _note_unwanted(self, event: Event) -> None:
+        self._telemetry.unwanted(event)
+        field = None if event.change is None else event.change.field
+        kind = (event.resource.resource_type, event.action, field)
+        if kind not in self._unwanted and len(self._unwanted) < MAX_UNWANTED:
+            self._unwanted.add(kind)
+            logger.info(
+                "no handler wants events of type %.50r with action %.50r%s; they count as handled",
+                event.resource.resource_type,
+                event.action,
+                "" if field is None else f" of field {field!r:.50}",
+            )

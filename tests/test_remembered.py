@@ -1,0 +1,379 @@
+"""Events that are known: by themselves, and through an inbox that hands over each once."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from conftest import eventually, until
+from support.inboxes import NOW, confirm, draining, event, is_empty, put
+
+from asana_webhooks import Event, MemoryStore
+from asana_webhooks import _remembered as module
+from asana_webhooks._inbox import Inbox
+from asana_webhooks._remembered import KEY_SIZE, Remembered, Scope, pack
+from asana_webhooks.models import Claim, Resource, decode_event
+from asana_webhooks.telemetry import Counters
+
+DAY = 24 * 3600.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(gid: str = "1", *, parent: str | None = None, at: datetime | None = None) -> Event:
+    return Event(
+        created_at=at or datetime(2026, 7, 4, 10, 0, 0, 123000, tzinfo=UTC),
+        action="added",
+        resource=Resource(gid=gid, resource_type="task"),
+        parent=None if parent is None else Resource(gid=parent),
+    )
+
+
+# A remembered event
+
+
+def test_event_is_remembered_by_key_likeness_and_time() -> None:
+    entry = pack(made())
+    assert len(entry) == 32
+    assert entry[:KEY_SIZE].hex() == made().key
+    assert int.from_bytes(entry[24:], "big", signed=True) == 1_783_159_200_123_000
+
+
+def test_events_that_differ_in_nothing_but_their_time_are_alike() -> None:
+    later = made(at=datetime(2026, 7, 4, 10, 0, 1, tzinfo=UTC))
+    assert pack(made())[KEY_SIZE:24] == pack(later)[KEY_SIZE:24]
+    assert pack(made())[KEY_SIZE:24] != pack(made(parent="9"))[KEY_SIZE:24]
+    assert pack(made())[KEY_SIZE:24] != pack(made("2"))[KEY_SIZE:24]
+
+
+@pytest.mark.parametrize("year", [1, 1969, 9999])
+def test_any_time_that_an_event_can_have_is_remembered(year: int) -> None:
+    at = datetime(year, 6, 1, tzinfo=UTC)
+    micros = int.from_bytes(pack(made(at=at))[24:], "big", signed=True)
+    assert datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros) == at
+
+
+# A scope
+
+
+def test_key_is_known_for_two_days_and_forgotten_after_four() -> None:
+    clock = Clock()
+    scope = Scope("s", clock=clock)
+    scope.learn([b"one"])
+    clock.now += 2 * DAY + 1
+    scope.learn([b"two"])
+    assert not scope.take(b"one")
+    clock.now += 2 * DAY + 1
+    scope.learn([b"three"])
+    assert scope.take(b"one")
+    assert not scope.take(b"two")
+    assert len(scope) == 2
+
+
+def test_key_that_is_in_hand_is_not_taken_again_until_it_is_let_go() -> None:
+    scope = Scope("s")
+    assert scope.take(b"one")
+    assert not scope.take(b"one")
+    scope.let_go([b"one"])
+    assert scope.take(b"one")
+    scope.learn([b"one"])
+    scope.let_go([b"one"])
+    assert not scope.take(b"one")
+
+
+# The scopes in use
+
+
+class Loads:
+    """What a store remembers, and what was asked for."""
+
+    def __init__(self, **packed: bytes) -> None:
+        self.packed = packed
+        self.names: list[str] = []
+        self.error: Exception | None = None
+
+    async def __call__(self, name: str) -> bytes:
+        self.names.append(name)
+        if self.error is not None:
+            raise self.error
+        return self.packed.get(name, b"")
+
+
+def claim(route: str, fence: int, previous: int = 0) -> Claim:
+    return Claim(route=route, fence=fence, previous=previous, deliveries=())
+
+
+async def test_scope_is_read_when_somebody_else_may_have_settled_something() -> None:
+    loads = Loads(s=pack(made("1")) + pack(made("2")))
+    remembered = Remembered(loads)
+    first = claim("a", 1)
+    scope = await remembered.enter("s", first)
+    assert not scope.take(pack(made("1"))[:KEY_SIZE])
+    assert not scope.take(pack(made("2"))[:KEY_SIZE])
+    remembered.leave(scope, first, is_sure=True)
+    await remembered.enter("s", claim("a", 2, previous=1))
+    assert loads.names == ["s"]
+    await remembered.enter("s", claim("a", 4, previous=3))
+    assert loads.names == ["s", "s"]
+
+
+async def test_scope_is_read_again_when_nobody_knows_what_was_settled() -> None:
+    loads = Loads()
+    remembered = Remembered(loads)
+    first = claim("a", 1)
+    remembered.leave(await remembered.enter("s", first), first, is_sure=False)
+    await remembered.enter("s", claim("a", 2, previous=1))
+    assert loads.names == ["s", "s"]
+
+
+async def test_scope_of_two_routes_is_read_each_time() -> None:
+    loads = Loads()
+    remembered = Remembered(loads)
+    await remembered.enter("s", claim("a", 1))
+    await remembered.enter("s", claim("b", 1))
+    await remembered.enter("s", claim("a", 2, previous=1))
+    assert len(loads.names) == 3
+
+
+async def test_scope_that_could_not_be_read_is_read_by_the_next() -> None:
+    loads = Loads()
+    remembered = Remembered(loads)
+    loads.error = LookupError()
+    with pytest.raises(LookupError):
+        await remembered.enter("s", claim("a", 1))
+    loads.error = None
+    await remembered.enter("s", claim("a", 2, previous=1))
+    assert loads.names == ["s", "s"]
+
+
+@pytest.mark.parametrize("bound", ["MAX_SCOPES", "MAX_KEYS"])
+async def test_of_scopes_that_are_not_in_use_those_used_longest_ago_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(module, bound, 2)
+    loads = Loads()
+    remembered = Remembered(loads)
+    used = await remembered.enter("used", claim("u", 1))
+    used.learn([b"u"])
+    for number in range(4):
+        each = claim(str(number), 1)
+        scope = await remembered.enter(f"s{number}", each)
+        scope.learn([b"%d" % number])
+        remembered.leave(scope, each, is_sure=True)
+    loads.names.clear()
+    await remembered.enter("s3", claim("3", 2, previous=1))
+    await remembered.enter("s0", claim("0", 2, previous=1))
+    await remembered.enter("used", claim("u", 2, previous=1))
+    assert loads.names == ["s0"]
+
+
+async def test_scopes_in_use_are_not_forgotten_however_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_KEYS", 1)
+    remembered = Remembered(Loads())
+    first, second = claim("a", 1), claim("b", 1)
+    scope = await remembered.enter("s", first)
+    await remembered.enter("s", second)
+    scope.learn([b"1", b"2", b"3"])
+    remembered.leave(scope, first, is_sure=True)
+    assert await remembered.enter("s", claim("a", 2, previous=1)) is scope
+
+
+# Through an inbox: each event once
+
+
+class Noting:
+    def __init__(self) -> None:
+        self.gids: list[str] = []
+        self.keys: list[str] = []
+
+    async def __call__(self, event: Event) -> None:
+        self.gids.append(event.resource.gid)
+        self.keys.append(event.key)
+
+
+async def test_repeat_that_holds_old_and_new_events_hands_over_the_new_ones() -> None:
+    store, handler, counters = MemoryStore(), Noting(), Counters()
+    await confirm(store, "a")
+    await put(store, "a", event(1), event(2))
+    async with draining(store, handler, telemetry=counters):
+        await eventually(lambda: is_empty(store))
+        await put(store, "a", event(2), event(3))
+        await put(store, "a", event(3))
+        await eventually(lambda: is_empty(store))
+    assert handler.gids == ["1", "2", "3"]
+    assert counters.duplicate_events == 2
+
+
+@pytest.mark.parametrize("how", ["drain", "stream"])
+async def test_event_is_known_to_another_process_and_after_a_restart(how: str) -> None:
+    store, handler = MemoryStore(), Noting()
+    await confirm(store, "a")
+    for bodies in ([event(1)], [event(1), event(2)], [event(2), event(3)]):
+        await put(store, "a", *bodies)
+        if how == "drain":
+            async with draining(store, handler):
+                await eventually(lambda: is_empty(store))
+            continue
+        async with Inbox(store, poll=0.001) as inbox:
+            stream = inbox.stream()
+            await handler(await anext(stream))
+            following = asyncio.create_task(anext(stream))
+            await eventually(lambda: is_empty(store))
+        with pytest.raises(StopAsyncIteration):
+            await following
+    assert handler.gids == ["1", "2", "3"]
+
+
+async def test_two_workers_on_one_store_hand_over_each_event_once() -> None:
+    store, handler = MemoryStore(), Noting()
+    await confirm(store, "a")
+    async with draining(store, handler, poll=0.001), draining(store, handler, poll=0.001):
+        for number in range(100):
+            await put(store, "a", event(number), event(number + 1))
+            if number % 10 == 0:
+                await eventually(lambda: is_empty(store))
+        await eventually(lambda: is_empty(store))
+    assert sorted(map(int, handler.gids)) == list(range(101))
+
+
+async def test_event_that_another_webhook_of_the_same_resource_delivers_is_known() -> None:
+    store, handler = MemoryStore(), Noting()
+    for route, resource, account in (
+        *(("a", "12", ""), ("b", "12", "")),
+        *(("other resource", "13", ""), ("other account", "12", "acme")),
+    ):
+        await confirm(store, route, resource=resource, account=account)
+        await put(store, route, event(1))
+    async with draining(store, handler):
+        await eventually(lambda: is_empty(store))
+    assert handler.gids == ["1"] * 3
+
+
+async def test_twin_of_an_event_under_way_is_not_handed_over() -> None:
+    store, handler, go_on = MemoryStore(), Noting(), asyncio.Event()
+
+    async def wait(event: Event) -> None:
+        await handler(event)
+        await go_on.wait()
+
+    await confirm(store, "a")
+    await confirm(store, "b")
+    await put(store, "a", event(1))
+    async with draining(store, wait):
+        await until(lambda: handler.gids)
+        await put(store, "b", event(1), event(2))
+        await until(lambda: "2" in handler.gids)
+        go_on.set()
+        await eventually(lambda: is_empty(store))
+    assert handler.gids == ["1", "2"]
+
+
+async def test_twin_comes_again_when_the_event_under_way_was_given_back() -> None:
+    store, handler = MemoryStore(), Noting()
+
+    async def hang(event: Event) -> None:
+        await asyncio.Event().wait()
+
+    await confirm(store, "a")
+    await confirm(store, "b")
+    await put(store, "a", event(1))
+    async with draining(store, hang, grace=0.01) as inbox:
+        await until(lambda: any(work.running for work in inbox._claims.active))
+        await put(store, "b", event(1))
+        await eventually(lambda: is_empty_of(store, "b"))
+    async with draining(store, handler):
+        await eventually(lambda: is_empty(store))
+    assert handler.gids == ["1"]
+
+
+async def is_empty_of(store: MemoryStore, route: str) -> bool:
+    return not store._has_waiting(route)
+
+
+async def test_event_that_nobody_wants_is_known_too() -> None:
+    store = MemoryStore()
+    await confirm(store, "a")
+    await put(store, "a", event(1), event(1), '{"odd":1}')
+    async with draining(store):
+        await eventually(lambda: is_empty(store))
+    packed = await store.remembered("/12")
+    assert packed == pack(decode_event(event(1).encode()))
+
+
+async def test_event_that_failed_is_known_and_is_tried_again_all_the_same() -> None:
+    store, handler = MemoryStore(), Noting()
+
+    async def fail_once(event: Event) -> None:
+        await handler(event)
+        if len(handler.gids) == 1:
+            raise RuntimeError
+
+    await confirm(store, "a")
+    await put(store, "a", event(1))
+    async with draining(store, fail_once, first_delay=0.05):
+        await until(lambda: handler.gids)
+        await put(store, "a", event(1), event(2))
+        await eventually(lambda: is_empty(store))
+    assert sorted(handler.gids) == ["1", "1", "2"]
+
+
+async def test_replay_hands_over_what_is_known() -> None:
+    store, handler = MemoryStore(), Noting()
+
+    async def fail(event: Event) -> None:
+        raise RuntimeError
+
+    await confirm(store, "a")
+    await put(store, "a", event(1))
+    async with draining(store, fail, max_attempts=1):
+        (letter,) = await eventually(store.dead_letters)
+    async with draining(store, handler):
+        await put(store, "a", event(1), event(2))
+        await eventually(lambda: is_empty(store))
+        assert handler.gids == ["2"]
+        await store.replay([letter.id])
+        await eventually(lambda: is_empty(store))
+
+
+async def test_key_is_written_only_when_all_handlers_of_the_event_are_done() -> None:
+    store, go_on, began = MemoryStore(), asyncio.Event(), list[str]()
+
+    async def quick(event: Event) -> None:
+        began.append("quick")
+
+    async def slow(event: Event) -> None:
+        began.append("slow")
+        await go_on.wait()
+
+    await confirm(store, "a")
+    await put(store, "a", event(1))
+    async with draining(store, quick, slow):
+        await until(lambda: len(began) == 2)
+        await asyncio.sleep(0.1)
+        assert await store.remembered("/12") == b""
+        go_on.set()
+        await eventually(lambda: is_empty(store))
+    assert len(await store.remembered("/12")) == 32
+
+
+async def test_event_tells_its_source() -> None:
+    store, sources = MemoryStore(), []
+
+    async def note(event: Event) -> None:
+        sources.append(event.source)
+
+    await confirm(store, "a", gid="71", resource="12", account="acme")
+    await put(store, "a", event(1))
+    await put(store, "unknown", event(2))
+    async with draining(store, note):
+        await eventually(lambda: is_empty(store))
+    told = [(each.webhook, each.resource, each.account, each.via) for each in sources if each]
+    assert sorted(told) == [("", "", "", "webhook"), ("71", "12", "acme", "webhook")]
+    assert all(each is not None and each.received_at == NOW for each in sources)
