@@ -122,7 +122,7 @@ class _Workers:
     async def _start(self, stdin: socket.socket) -> asyncio.subprocess.Process:
         # A session of its own: Ctrl-C is for the supervisor alone, which passes it on once.
         return await asyncio.create_subprocess_exec(
-            *self._command, stdin=stdin, env=self._environment, start_new_session=True
+            *self._command, stdin=stdin.fileno(), env=self._environment, start_new_session=True
         )
 
     async def _run(self, worker: asyncio.subprocess.Process) -> int:
