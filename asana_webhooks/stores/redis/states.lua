@@ -44,7 +44,6 @@ local function check_keys(routes)
     call('ZCARD', base .. 'agenda')
     call('HLEN', base .. 'leases')
     call('INCRBY', base .. 'waiting', 0)
-    counter('number')
 end
 
 -- ARGV: scope, version, the next version, text, then for each delivery: route, attempts, progress,
