@@ -386,8 +386,7 @@ class Upkeep:
         self._refused_leaving.discard(route.id)
 
     async def _delete(self, route: Route) -> None:
-        if route.gid is not None:
-            await self._api.delete_webhook(route.gid)
+        await self._api.delete_webhook(route.gid or "")
 
 
 def orphans_among(

@@ -285,6 +285,36 @@ async def test_two_hundred_are_kept_within_the_limits_and_found_again_in_a_few_c
     assert len(calls) <= 5
 
 
+async def test_many_that_are_kept_later_are_found_again_by_a_list(
+    make_client: MakeClient, limited: AsanaSimulator, calls: list[Call]
+) -> None:
+    tasks = [await limited.create_task(f"{n}", project=limited.project) for n in range(20)]
+    store = MemoryStore()
+    for _ in range(2):
+        calls.clear()
+        async with make_client(store=store, base_url=limited.base_url, look_after=None) as client:
+            await client.kept()
+            for task in tasks:
+                client.keep(task)
+            await client.kept()
+    assert len(limited.webhooks) == 20
+    assert len(calls) <= 4
+
+
+async def test_what_is_ensured_while_it_waits_for_its_turn_is_not_established_twice(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    async with make() as client:
+        desired = desired_of(client)
+        async with desired.lock(asana.project):
+            client.keep(asana.project)
+            await until(lambda: desired._desired[asana.project].task)
+            await desired._upkeep.ensure(asana.project, filters=None, timeout=60.0)
+            desired._desired[asana.project].established = True
+        await until(lambda: desired._desired[asana.project].task is None)
+        assert watched(asana) == [asana.project]
+
+
 # Looking after it
 
 

@@ -139,9 +139,10 @@ async def test_token_that_may_not_know_its_user_is_nobodys(
             return await original(method, path, *args, **options)
 
         transport.call = call  # type: ignore[method-assign] # a token without this scope
-        webhook = await client.ensure(asana.project)
-        (route,) = await store.list_routes()
-        assert (route.gid, route.user) == (webhook.gid, None)
+        for _ in range(2):
+            webhook = await client.ensure(asana.project)
+            (route,) = await store.list_routes()
+            assert (route.gid, route.user) == (webhook.gid, None)
 
 
 # What Asana refuses
@@ -220,6 +221,30 @@ async def test_replaced_webhook_is_deleted_if_it_may_be(
         (route,) = await store.list_routes()
         assert route.gid == second.gid
         assert ("a webhook is left at Asana" in caplog.text) == hidden
+
+
+async def test_forgotten_webhook_that_nobody_keeps_is_not_made_again(
+    make_client: MakeClient, asana: AsanaSimulator, store: MemoryStore
+) -> None:
+    async with make_client(store=store) as client:
+        await client.ensure(await asana.create_task("Fix the login", project=asana.project))
+        webhook = await client.establish(asana.project)
+        await client.forget(webhook.gid)
+        await advance(asana, 2000, client=client)
+        assert len(asana.webhooks) == 2
+
+
+async def test_webhook_that_two_processes_find_lost_is_one_notice(
+    make_client: MakeClient, asana: AsanaSimulator, store: MemoryStore
+) -> None:
+    async with make_client(store=store) as client:
+        webhook = await client.establish(asana.project)
+        upkeep = client._configured().upkeep
+        (route,) = await upkeep.routes()
+        del asana.webhooks[webhook.gid]  # type: ignore[attr-defined] # its face is read-only
+        assert await upkeep.find(route) is None
+        assert await upkeep.find(route) is None
+        assert (await client.stats()).notices["lost"] == 1
 
 
 # Leaving
