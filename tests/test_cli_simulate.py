@@ -158,15 +158,12 @@ def test_calls_at_once_beyond_the_limits_are_refused() -> None:
             reading = pool.submit(until_it_is, lambda status: status != 429, read)
             refused = until_it_is(lambda status: status == 429, lambda: api.get("/users/me"))
             assert refused.headers["Retry-After"] == "7"
-            assert api.post("/tags", json={"data": {"workspace": "1331"}}).status_code == 201
+            tag = {"data": {"workspace": "1331"}}
+            assert api.post("/tags", json=tag).status_code == 201
             writing = pool.submit(until_it_is, lambda status: status != 429, write)
-            data = {"workspace": "1331"}
-            until_it_is(
-                lambda status: status == 429, lambda: api.post("/tags", json={"data": data})
-            )
-            httpx.post(
-                f"{asana.origin}/-/control/faults", json={"off": ["slow-stream", "slow-handshake"]}
-            )
+            until_it_is(lambda status: status == 429, lambda: api.post("/tags", json=tag))
+            both = ["slow-stream", "slow-handshake"]
+            httpx.post(f"{asana.origin}/-/control/faults", json={"off": both})
             assert (reading.result().status_code, writing.result().status_code) == (412, 400)
 
 
