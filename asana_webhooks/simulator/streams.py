@@ -41,7 +41,7 @@ TOO_OLD = (
 
 
 class _Reader(NamedTuple):
-    """What a token stands for; ``before`` is the token that it was got with, if any."""
+    """A stream and a position in it; ``before`` is the token that the call for it had, if any."""
 
     resource: str
     position: int
@@ -117,7 +117,7 @@ class EventCalls:
         return gid
 
     def _reader(self, sync: str, resource: str) -> _Reader | None:
-        """Return what a token stands for, None when it is not good for this resource now."""
+        """Return who reads on with a token, None when it is not good for this resource now."""
         reader = self._readers.get(sync)
         good = (
             reader is not None
