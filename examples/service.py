@@ -1,4 +1,4 @@
-"""A minimal service: handlers that are given what happens to the tasks of a project.
+"""A service: handlers that are given what happens to the tasks of a project.
 
 Set ASANA_ACCESS_TOKEN (the client reads it), ASANA_PROJECT (the project's gid) and PUBLIC_URL, the
 address at which the internet reaches PORT (8080) of this machine: https://hooks.example.com, say.
@@ -6,15 +6,13 @@ ASANA_BASE_URL is for another Asana, such as a local one.
 """
 
 import asyncio
-import contextlib
 import os
 
-from asana_webhooks import Event, WebhookFilter, WebhooksClient
+from asana_webhooks import Event, WebhooksClient, serve
 
-PROJECT = os.environ["ASANA_PROJECT"]
 PORT = int(os.environ.get("PORT", "8080"))
-ASANA = os.environ.get("ASANA_BASE_URL", "https://app.asana.com/api/1.0")
-client = WebhooksClient(public_url=os.environ["PUBLIC_URL"], port=PORT, base_url=ASANA)
+client = WebhooksClient(public_url=os.environ["PUBLIC_URL"], port=PORT)
+client.keep(os.environ["ASANA_PROJECT"])
 
 
 @client.on("task", action="added")
@@ -27,13 +25,5 @@ async def celebrate(event: Event) -> None:
     print(f"task {event.resource.gid} was completed or reopened")
 
 
-async def main() -> None:
-    async with client:  # from here on it listens
-        webhook = await client.ensure(PROJECT, filters=[WebhookFilter(resource_type="task")])
-        print(f"webhook {webhook.gid} is established")
-        await client.run()
-
-
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main())
+    asyncio.run(serve(client))  # until SIGTERM or Ctrl-C

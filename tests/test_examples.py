@@ -3,37 +3,62 @@
 import ast
 import asyncio
 import os
+import re
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
 from conftest import guard, until
+from support.chat_servers import ChatServers
 from support.ports import free_tcp_port
 
-from asana_webhooks.simulator import AsanaSimulator, Fault
+from asana_webhooks.simulator import AsanaSimulator, Call, Fault
 
-pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent
+EXAMPLES = {path.name: path for path in (ROOT / "examples").iterdir() if path.is_file()}
+SUPPORT = ROOT / "tests" / "support"
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+LINES = 35
+"""How long an example may be."""
 
-SHOWS = {
-    "bot.py": "Inside a bot",
-    "events_loop.py": "client.events()",
-    "mounted_aiohttp.py": "Mounted in an existing aiohttp application",
-    "mounted_fastapi.py": "Mounted in FastAPI",
-    "service.py": "A minimal service",
+GRACE = 3.0
+"""Seconds within which an example ends that is told to."""
+
+PAGES = {  # what else there is beside the webhooks
+    "aiohttp_app.py": "/",
+    "django_app.py": "/",
+    "fastapi_app.py": "/",
+    "litestar_app.py": "/",
+    "quart_app.py": "/",
+    "starlette_app.py": "/",
 }
 
-LONG_LIVED = {  # a part of something larger; the path stands for the rest of it
-    "bot.py": None,
-    "mounted_aiohttp.py": "/",
-    "mounted_fastapi.py": "/openapi.json",
+BOTS = {  # with what they read beside what service.py reads
+    "discord_bot.py": {"DISCORD_TOKEN": "MQ.d.t", "DISCORD_CHANNEL": "3"},
+    "slack_bot.py": {
+        "SLACK_BOT_TOKEN": "xoxb-1",
+        "SLACK_APP_TOKEN": "xapp-1",
+        "SLACK_CHANNEL": "C1",
+    },
+    "telegram_bot.py": {"TELEGRAM_TOKEN": "12:t", "TELEGRAM_CHAT": "-3"},
 }
+
+PROGRAMS = {"events_loop.py", "service.py"}
+
+CASES = [
+    # importing aiogram alone takes three seconds of processor time
+    pytest.param(name, marks=[pytest.mark.slow] if name == "telegram_bot.py" else [])
+    for name in sorted(EXAMPLES)
+]
+
+SERVERS = {"hypercorn": "--bind=127.0.0.1:{port}", "uvicorn": "--port={port}"}
+"""The servers that examples name, and the option that says where they listen."""
 
 
 class Child:
@@ -48,31 +73,45 @@ class Child:
     def output(self) -> str:
         return "".join(self.lines)
 
-    async def prints(self, *words: str) -> None:
-        """Return when a line holds all these words; fail when the output ends before."""
-        with guard():
-            while line := await self._read():
-                if all(word in line for word in words):
-                    return
-        pytest.fail(f"never printed {words}, but:\n{self.output}")
+    async def read(self) -> None:
+        """Read what it prints, until it ends."""
+        assert self.process.stdout is not None
+        while line := await self.process.stdout.readline():
+            self.lines.append(line.decode())
 
-    async def interrupt(self) -> int:
-        """Press Ctrl-C and return the exit status."""
-        self.process.send_signal(signal.SIGINT)
+    def has_ended(self) -> bool:
+        return self.process.returncode is not None
+
+    def prints(self, *words: str) -> bool:
+        """Return whether one line holds all these words; fails when the example has ended."""
+        if any(all(word in line for word in words) for line in self.lines):
+            return True
+        assert not self.has_ended(), f"never printed {words}, but:\n{self.output}"
+        return False
+
+    async def end(self, number: signal.Signals) -> int:
+        """Send it a signal and return the exit status."""
+        self.process.send_signal(number)
         with guard():
-            while await self._read():
-                pass
             return await self.process.wait()
 
-    async def _read(self) -> str:
-        assert self.process.stdout is not None
-        line = (await self.process.stdout.readline()).decode()
-        self.lines.append(line)
-        return line
+
+def command_of(path: Path, port: int, chats: ChatServers) -> list[str | Path]:
+    """Return what its docstring tells to run, else the program itself."""
+    if path.name in BOTS:
+        return [sys.executable, SUPPORT / "redirected.py", chats.url, path]
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    if told := re.search(rf"({'|'.join(SERVERS)}) (.*?)\.?$", docstring, re.MULTILINE):
+        server, arguments = told.groups()
+        option = SERVERS[server].format(port=port)
+        return [sys.executable, "-m", server, option, *arguments.split()]
+    return [sys.executable, path]
 
 
 @asynccontextmanager
-async def running(name: str, asana: AsanaSimulator, directory: Path) -> AsyncIterator[Child]:
+async def running(
+    path: Path, asana: AsanaSimulator, chats: ChatServers, directory: Path
+) -> AsyncIterator[Child]:
     port = free_tcp_port()
     environment = {
         "ASANA_ACCESS_TOKEN": "a-token",
@@ -80,89 +119,111 @@ async def running(name: str, asana: AsanaSimulator, directory: Path) -> AsyncIte
         "PUBLIC_URL": f"http://127.0.0.1:{port}",
         "PORT": str(port),
         "ASANA_BASE_URL": asana.base_url,
+        "DJANGO_SETTINGS_MODULE": "django_settings",
+        "PYTHONPATH": os.pathsep.join((str(path.parent), str(SUPPORT))),
         "PYTHONUNBUFFERED": "1",
+        **BOTS.get(path.name, {}),
     }
-    directory = directory / name.removesuffix(".py")
-    directory.mkdir()
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        EXAMPLES / name,
+        *command_of(path, port, chats),
         stdout=PIPE,
         stderr=STDOUT,
         cwd=directory,
         env=os.environ | environment,
+        start_new_session=True,
     )
+    child = Child(process, port)
+    reading = asyncio.create_task(child.read())
     try:
-        yield Child(process, port)
+        yield child
+    except BaseException as error:
+        error.add_note(child.output)
+        raise
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await reading
+        await process.wait()
 
 
-@pytest.fixture(autouse=True)
-def children_heed_ctrl_c() -> Iterator[None]:
-    """A shell that runs pytest in the background has it, and so its children, ignore SIGINT."""
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    if ignored:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    if ignored:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.fixture
+async def chats() -> AsyncIterator[ChatServers]:
+    async with ChatServers() as chats:
+        yield chats
 
 
 def test_every_example_is_known_here() -> None:
-    assert sorted(path.name for path in EXAMPLES.iterdir() if path.is_file()) == sorted(SHOWS)
+    assert set(EXAMPLES) == {*PAGES, *BOTS, *PROGRAMS}
 
 
-@pytest.mark.parametrize("name", SHOWS)
-def test_example_is_short_and_says_what_it_shows(name: str) -> None:
-    text = (EXAMPLES / name).read_text()
-    docstring = ast.get_docstring(ast.parse(text))
-    assert len(text.splitlines()) < 50
-    assert docstring is not None
-    assert SHOWS[name] in docstring.splitlines()[0]
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_example_is_short(name: str) -> None:
+    assert len(EXAMPLES[name].read_text().splitlines()) <= LINES
 
 
-@pytest.mark.parametrize("name", SHOWS)
-async def test_example_prints_what_happens_and_ends_on_ctrl_c(
-    name: str, asana: AsanaSimulator, tmp_path: Path
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="sigterm"),
+        pytest.param(signal.SIGINT, id="ctrl-c", marks=pytest.mark.slow),
+    ],
+)
+async def test_example_handles_what_happens_and_ends_when_told(
+    name: str,
+    number: signal.Signals,
+    asana: AsanaSimulator,
+    chats: ChatServers,
+    tmp_path: Path,
 ) -> None:
-    async with running(name, asana, tmp_path) as child:
-        await until(lambda: bool(asana.webhooks) or child.process.returncode is not None)
+    async with running(EXAMPLES[name], asana, chats, tmp_path) as child:
+        await until(lambda: bool(asana.webhooks) or child.has_ended())
         task = await asana.create_task("Read the examples", project=asana.project)
         await asana.complete_task(task)
-        await child.prints(task, "completed")
+        if name in BOTS:
+            told = f"Task {task} was completed or reopened"
+            await until(lambda: told in chats.messages or child.has_ended())
+            assert chats.messages == [told], child.output
+        else:
+            await until(lambda: child.prints(task, "completed"))
+        if name in PAGES:
+            assert await status_of(f"http://127.0.0.1:{child.port}{PAGES[name]}") == 200
         await asana.settled()
-        status = await child.interrupt()
+        told_at = time.monotonic()
+        status = await child.end(number)
+        seconds = time.monotonic() - told_at
 
-    assert status == 0
+    assert seconds < GRACE
+    assert status in {0, -number}  # a server may end with the signal, when all is done
     assert "Traceback" not in child.output
+    assert "Unclosed" not in child.output
     assert {attempt.status for attempt in asana.deliveries} == {200}
 
 
-async def test_part_of_a_larger_program_tries_again_after_a_failed_handshake(
-    asana: AsanaSimulator, tmp_path: Path
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["aiohttp_app.py", "fastapi_app.py"])
+async def test_application_serves_while_its_webhook_is_tried_again(
+    name: str, chats: ChatServers, tmp_path: Path
 ) -> None:
-    asana.faults.add(Fault.NO_HANDSHAKE)
-    async with AsyncExitStack() as stack:
-        children = {
-            name: await stack.enter_async_context(running(name, asana, tmp_path))
-            for name in LONG_LIVED
-        }
-        for name, child in children.items():
-            await child.prints("next try")
-            await child.prints("HandshakeMissingError")
-            if (path := LONG_LIVED[name]) is not None:
-                assert await status_of(f"http://127.0.0.1:{child.port}{path}") == 200
+    refused: list[Call] = []
+
+    def note(seen: object) -> None:
+        if isinstance(seen, Call) and seen.method == "POST" and seen.status == 400:
+            refused.append(seen)
+
+    async with (
+        AsanaSimulator(retry_delay=0.01, gather_for=0, watch=note) as asana,
+        running(EXAMPLES[name], asana, chats, tmp_path) as child,
+    ):
+        asana.faults.add(Fault.NO_HANDSHAKE)
+        await until(lambda: len(refused) > 1 or child.has_ended())
+        assert await status_of(f"http://127.0.0.1:{child.port}{PAGES[name]}") == 200
         assert not asana.webhooks
-        asana.faults.discard(Fault.NO_HANDSHAKE)
-        await until(lambda: len(asana.webhooks) == len(children))
+        asana.faults.clear()
+        await until(lambda: bool(asana.webhooks) or child.has_ended())
         task = await asana.create_task("Try again", project=asana.project)
         await asana.complete_task(task)
-        for child in children.values():
-            await child.prints(task, "completed")
-            assert await child.interrupt() == 0
+        await until(lambda: child.prints(task, "completed"))
 
 
 async def status_of(url: str) -> int:
