@@ -497,12 +497,17 @@ async def test_what_cannot_be_asked_for_is_refused_before_anything_is_stored(
 
 
 async def test_rate_limit_that_outlasts_the_timeout_is_raised_as_such(
-    client: WebhooksClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
+    make_client: Callable[..., WebhooksClient],
 ) -> None:
-    asana.faults.add("rate-limited")
-    with pytest.raises(RateLimitedError) as caught:
-        await client.establish(asana.project, timeout=0.5)
-    assert caught.value.retry_after
+    async with (
+        AsanaSimulator(retry_after=30) as asana,
+        make_client(base_url=asana.base_url) as client,
+    ):
+        await client.establish(asana.project)  # now it knows whose token it has
+        asana.faults.add("rate-limited")
+        with pytest.raises(RateLimitedError) as caught:
+            await client.establish(asana.project, timeout=29)
+    assert caught.value.retry_after == 30
 
 
 async def test_handshake_answered_by_somebody_else_deletes_the_webhook(
