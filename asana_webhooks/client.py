@@ -465,10 +465,10 @@ class WebhooksClient(WebhooksApi):
     async def run(self) -> None:
         """Hand deliveries to the handlers until cancelled, or until the client is closed.
 
-        An event that no handler wants counts as handled. When one raises, the delivery is tried
-        again with growing delays, from that event on, then kept as a dead letter. When cancelled,
-        handlers have 8 seconds to end. Nothing that a handler raises ends it but KeyboardInterrupt.
-        Raises RuntimeError without a handler.
+        An event that no handler wants counts as handled. When a handler raises, it alone is given
+        the event again, with growing delays; then the event is kept as a dead letter. When
+        cancelled, handlers have 8 seconds to end. Nothing that a handler raises ends it but
+        KeyboardInterrupt. Raises RuntimeError without a handler.
         """
         inbox = self._opened().inbox
         self._check_handlers()

@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,8 @@ async def test_first_program_runs_against_the_local_asana(
         cwd=tmp_path,
         env=os.environ | {"ASANA_ACCESS_TOKEN": "a-token"},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             await until(lambda: asana.webhooks)
@@ -60,9 +63,13 @@ async def test_first_program_runs_against_the_local_asana(
             await asana.complete_task(task)
             assert process.stdout is not None
             line = await anyio.to_thread.run_sync(process.stdout.readline)
+            await asana.settled()
+            process.send_signal(signal.SIGINT)
+            _, complaints = await anyio.to_thread.run_sync(process.communicate)
         finally:
             process.kill()
-    assert line.decode().startswith(f"task {task} {printed}")
+    assert line.startswith(f"task {task} {printed}")
+    assert (process.returncode, complaints) == (0, "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
