@@ -231,7 +231,7 @@ class Claims:
             entry = pack(event)
             key = entry[:KEY_SIZE]
             if not attempt.comes_again:
-                if not scope.take(key):
+                if not scope.take(key, work.claim):
                     self._telemetry.duplicate(event)
                     attempt.finish(index)
                     return
@@ -380,7 +380,7 @@ class Claims:
     def _let_go(self, work: ActiveClaim) -> None:
         self._buffered -= work.size
         if work.scope is not None:
-            work.scope.let_go(work.in_hand)
+            work.scope.let_go(work.in_hand, work.claim)
             self._remembered.leave(work.scope, work.claim, is_sure=work.is_sure)
         if self._suspect is work:
             self._suspect = None

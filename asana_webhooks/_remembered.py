@@ -65,28 +65,38 @@ class Scope:
         self._since = clock()
         self._keys: set[bytes] = set()
         self._older: set[bytes] = set()
-        self._in_hand: set[bytes] = set()
+        self._in_hand: dict[bytes, Claim] = {}
 
     def __len__(self) -> int:
         return len(self._keys) + len(self._older)
 
-    def take(self, key: bytes) -> bool:
-        """Take an event in hand; False when it is known, or in hand already."""
-        if key in self._keys or key in self._in_hand or key in self._older:
+    def take(self, key: bytes, claim: Claim) -> bool:
+        """Take an event in hand; False when it is known, or in hand already.
+
+        What an older claim of the route has in hand is not: that claim has ended, whether it is
+        known here or not, and the delivery may be the same.
+        """
+        if key in self._keys or key in self._older:
             return False
-        self._in_hand.add(key)
+        holder = self._in_hand.get(key)
+        if holder is not None and (holder.route != claim.route or holder.fence == claim.fence):
+            return False
+        self._in_hand[key] = claim
         return True
 
     def learn(self, keys: Iterable[bytes]) -> None:
         """Know these from now on, in hand no longer."""
         if self._clock() - self._since > DUPLICATES_KNOWN_FOR.total_seconds():
             self._older, self._keys, self._since = self._keys, set(), self._clock()
-        self._keys.update(keys)
-        self._in_hand.difference_update(keys)
+        for key in keys:
+            self._keys.add(key)
+            self._in_hand.pop(key, None)
 
-    def let_go(self, keys: Iterable[bytes]) -> None:
-        """Have these in hand no longer; they may come again."""
-        self._in_hand.difference_update(keys)
+    def let_go(self, keys: Iterable[bytes], claim: Claim) -> None:
+        """Have these in hand for a claim no longer; they may come again."""
+        for key in keys:
+            if self._in_hand.get(key) is claim:
+                del self._in_hand[key]
 
 
 class Remembered:

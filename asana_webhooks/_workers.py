@@ -79,10 +79,10 @@ class _Worker:
     It is ``abandoned`` when a handler does not let go of it.
     """
 
-    def __init__(self, task: asyncio.Task[Any], runner: HandlerRunner) -> None:
+    def __init__(self, task: asyncio.Task[Any], runner: HandlerRunner, item: Item | None) -> None:
         self.task = task
         self.runner = runner
-        self.item: Item | None = None
+        self.item = item
         self.abandoned = False
 
 
@@ -314,12 +314,14 @@ class Workers:
             is_stopping=self._is_stopping,
             abandon=lambda failure: self._replace(worker, failure),
         )
-        worker = _Worker(task, runner)
+        worker = _Worker(task, runner, item)
         self._workers.add(worker)
         is_done = False
         try:
-            await runner.watch(self._handle_each(worker, item))
+            await runner.watch(self._handle_each(worker))
             is_done = True
+        except Exception as error:  # noqa: BLE001 - the others' deliveries do not wait for it
+            self._claims.report(error)
         finally:
             runner.close()
             self._workers.discard(worker)
@@ -329,23 +331,25 @@ class Workers:
             if not is_done:
                 self._arrived.set()  # a program may cancel a handler's task late
 
-    async def _handle_each(self, worker: _Worker, item: Item | None) -> None:
+    async def _handle_each(self, worker: _Worker) -> None:
         handled = 0
         while not (worker.abandoned or self._is_stopping()):
-            item = item or self._take_next() or await self._look_for_next()
+            item = worker.item = worker.item or self._take_next() or await self._look_for_next()
             if item is None:
                 break
-            worker.item = item
-            item = await self._handle(worker, item)
+            await self._handle(worker, item)
             handled += 1
             if not handled % TURN:
                 await asyncio.sleep(0)
 
     def _leave(self, worker: _Worker) -> None:
-        """Give up the event that is under way."""
+        """Give up the event that is under way; its claim is given back when no other one is."""
         item, worker.item = worker.item, None
         if item is not None:
             item.work.running -= 1
+            item.work.close()
+            if item.work.is_over:
+                self._tasks.start(self._claims.end_beside(item.work))
         if self._is_stopping():
             self._end_what_is_idle()
 
@@ -406,15 +410,14 @@ class Workers:
 
     # One event
 
-    async def _handle(self, worker: _Worker, item: Item) -> Item | None:
-        """Give an event to its handlers; return the one to go on with, None: whichever it is."""
+    async def _handle(self, worker: _Worker, item: Item) -> None:
+        """Give an event to its handlers; the worker has then the one to go on with, if any."""
         work = item.work
         if work.is_dangerous and work.outbox:
             await self._claims.settle(work)  # or the process may end before it is known
         if item.line.is_closed:
             self._leave(worker)
-            await self._end_if_over(work)
-            return None
+            return
         if item.handlers is None:
             item.handlers = self._handlers_of(item)
         if item.is_left:
@@ -423,14 +426,16 @@ class Workers:
                     await self._run(worker, item)
             except HandlerError:
                 pass  # all of them are in the item
-            if worker.abandoned or item.is_left:
-                return None
-        worker.item = None
+            if worker.abandoned:
+                return
+            if item.is_left:
+                self._leave(worker)
+                return
         if item.failures:
             await self._fail(worker, item)
-            return None
-        self._claims.finish(item)
-        return await self._go_on(item)
+        else:
+            self._claims.finish(item)
+            await self._go_on(worker, item)
 
     def _handlers_of(self, item: Item) -> tuple[Subscription, ...]:
         """Return the handlers that an event is still for."""
@@ -463,27 +468,26 @@ class Workers:
         if item.failures:
             raise item.failures[0]
 
-    async def _go_on(self, item: Item) -> Item | None:
-        """Go on in the lane of an event that is done, or end the claim; return what comes next."""
+    async def _go_on(self, worker: _Worker, item: Item) -> None:
+        """Go on in the lane of an event that is done, or end the claim."""
         work, line = item.work, item.line
+        worker.item = None
         work.running -= 1
         line.done(item)
         if work.is_over:
-            await self._end_if_over(work)
+            await self._end(work)
         elif not work.is_dangerous:
             self._dispatcher.add(line)
         elif (following := line.take()) is not None:  # what the store takes for begun has begun
             work.running += 1
-            return following
-        return None
+            worker.item = following
 
-    async def _end_if_over(self, work: ActiveClaim) -> None:
-        if work.is_over:
-            try:
-                await self._claims.end(work)
-            except asyncio.CancelledError:  # a program may cancel a handler's task late
-                self._tasks.start(self._claims.end_beside(work))
-                raise
+    async def _end(self, work: ActiveClaim) -> None:
+        try:
+            await self._claims.end(work)
+        except asyncio.CancelledError:  # a program may cancel a handler's task late
+            self._tasks.start(self._claims.end_beside(work))
+            raise
 
     # An event that failed
 
@@ -496,7 +500,7 @@ class Workers:
         for failure in item.failures:
             self._telemetry.failed(item.event, failure.handler)
             self._log_failure(item.event, failure, verdict)
-        await self._go_on(item)
+        await self._go_on(worker, item)
         for failure in item.failures:
             dead = letter if failure in verdict.dead else None
             await self._tell_failure(worker, item.event, failure, verdict.attempts, dead)

@@ -42,16 +42,24 @@ def test_other_answers_than_200_and_503_are_no_success(answers: Counter[int | No
     ("gids", "late"),
     [
         ([], 0),
-        (["1000000001", "1000000002"], 0),
-        (["1000000001", "1000000002", "1000000001", "1000000003"], 0),
-        (["1000000002", "2000000001", "1000000003"], 0),
-        (["1000000002", "1000000001"], 1),
-        (["1000000003", "1000000001", "2000000001", "1000000002"], 2),
+        (["1000000001", "1000000005"], 0),
+        (["1000000001", "1000000005", "1000000001", "1000000009"], 0),
+        (["1000000005", "2000000001", "1000000009"], 0),
+        (["1000000002", "1000000001"], 0),
+        (["1000000005", "1000000001"], 1),
+        (["1000000009", "1000000001", "2000000001", "1000000005"], 2),
     ],
-    ids=["nothing", "in order", "repeated", "two webhooks", "swapped", "two late"],
+    ids=["nothing", "in order", "repeated", "two webhooks", "two tasks", "swapped", "two late"],
 )
-def test_order_is_judged_by_the_first_time_an_event_of_a_webhook_was_handled(
+def test_order_is_judged_by_the_first_time_an_event_of_a_task_was_handled(
     gids: list[str], late: int
 ) -> None:
     assert chaos.out_of_order(gids) == late
     assert chaos.Report(out_of_order=late).is_well is (late == 0)
+
+
+def test_repeat_is_forgiven_only_where_a_worker_died_or_lost_its_lease() -> None:
+    twice = Counter({"1": 2})
+    assert not chaos.Report(handled=twice).is_well
+    assert not chaos.Report(handled=twice, kills=Counter(["receiver killed"])).is_well
+    assert chaos.Report(handled=twice, kills=Counter(["worker killed"])).is_well

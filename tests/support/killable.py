@@ -179,7 +179,7 @@ def die_in_a_group(journal: Journal) -> None:
 
 
 def client_of(orders: Orders, journal: Journal) -> WebhooksClient:
-    hurried = functools.partial(Inbox, lease=orders.lease, poll=0.1, first_delay=0.02)
+    hurried = functools.partial(Inbox, lease=orders.lease, poll=0.1)
     vars(_components)["Inbox"] = hurried
     client = WebhooksClient(
         "a-token",
@@ -190,6 +190,8 @@ def client_of(orders: Orders, journal: Journal) -> WebhooksClient:
         concurrency=orders.concurrency,
         order=orders.order,
         max_attempts=orders.max_attempts,
+        first_delay=0.02,
+        longest_delay=1.0,
     )
 
     @client.on()
