@@ -9,6 +9,8 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -140,6 +142,81 @@ def test_calls_beyond_the_rate_limit_are_refused() -> None:
         assert [api.get("/users/me").status_code for _ in range(3)] == [200, 200, 429]
 
 
+def test_calls_at_once_beyond_the_limits_are_refused() -> None:
+    options = ("--concurrent-gets", "1", "--concurrent-writes", "1", "--retry-after", "7")
+    faults = ("--fault", "slow-stream", "--fault", "slow-handshake")
+    with simulated("--quiet", *options, *faults) as asana, api_at(asana.base_url) as api:
+
+        def read() -> httpx.Response:
+            with api_at(asana.base_url) as other:
+                return other.get("/events", params={"resource": "8675309"})
+
+        def write() -> httpx.Response:
+            return create(asana.base_url, "http://127.0.0.1:9/")
+
+        with ThreadPoolExecutor() as pool:
+            reading = pool.submit(until_it_is, lambda status: status != 429, read)
+            refused = until_it_is(lambda status: status == 429, lambda: api.get("/users/me"))
+            assert refused.headers["Retry-After"] == "7"
+            tag = {"data": {"workspace": "1331"}}
+            assert api.post("/tags", json=tag).status_code == 201
+            writing = pool.submit(until_it_is, lambda status: status != 429, write)
+            until_it_is(lambda status: status == 429, lambda: api.post("/tags", json=tag))
+            both = ["slow-stream", "slow-handshake"]
+            httpx.post(f"{asana.origin}/-/control/faults", json={"off": both})
+            assert (reading.result().status_code, writing.result().status_code) == (412, 400)
+
+
+def until_it_is(right: Callable[[int], bool], call: Callable[[], httpx.Response]) -> httpx.Response:
+    """Return the first answer with the right status; raises when there is none in ten seconds."""
+    deadline = time.monotonic() + 10
+    while not right((answer := call()).status_code):
+        assert time.monotonic() < deadline
+    return answer
+
+
+def test_it_answers_by_the_names_that_it_is_told() -> None:
+    names = ("--host-name", "asana", "--host-name", "Asana.test")
+    with simulated("--quiet", *names) as asana, api_at(asana.base_url) as api:
+        statuses = {
+            name: api.get("/users/me", headers={"Host": name}).status_code
+            for name in ("asana:8787", "asana.test", "localhost", "another.test")
+        }
+    assert statuses == {
+        "asana:8787": 200,
+        "asana.test": 200,
+        "localhost": 200,
+        "another.test": 403,
+    }
+
+
+def test_stream_of_events_is_as_late_and_its_tokens_last_as_long_as_it_is_told() -> None:
+    options = ("--sync-lasts", "600", "--stream-lag", "60")
+    with simulated("--quiet", *options) as asana, api_at(asana.base_url) as api:
+        params = {"resource": "8675309"}
+        params["sync"] = api.get("/events", params=params).json()["sync"]
+        api.put("/tasks/1301", json={"data": {"name": "Late"}})
+        assert api.get("/events", params=params).json()["data"] == []
+        for minutes, answers in ((2, 1), (9, None)):
+            httpx.post(f"{asana.origin}/-/control/advance", json={"minutes": minutes})
+            answer = api.get("/events", params=params)
+            assert answer.status_code == (200 if answers else 412)
+            assert len(answer.json().get("data", [])) == (answers or 0)
+
+
+async def test_each_event_that_is_dropped_is_a_line() -> None:
+    async with Target() as target:
+        options = ("--gather-for", "0", "--drop-share", "1", "--fault", "dropped")
+        with simulated(*options) as asana:
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            async with httpx.AsyncClient(base_url=asana.base_url, headers=headers) as api:
+                fields = {"data": {"resource": "8675309", "target": target.url}}
+                gid = (await api.post("/webhooks", json=fields)).json()["data"]["gid"]
+                await api.put("/tasks/1301", json={"data": {"name": "Nobody is told"}})
+            _, _, err = asana.end()
+    assert f"  dropped    for webhook {gid}: task 1301 changed name\n" in err
+
+
 def test_port_that_is_taken_is_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -207,6 +284,9 @@ def test_table_of_faults_explains_each() -> None:
         pytest.param("--retry-delay", "soon", 2, "not a valid float", id="no number"),
         pytest.param("--port", "70000", 2, "not in the range", id="port"),
         pytest.param("--rate-limit", "0", 2, "not in the range", id="limit"),
+        pytest.param("--concurrent-gets", "0", 2, "not in the range", id="limit at once"),
+        pytest.param("--drop-share", "0", 2, "not in the range", id="share"),
+        pytest.param("--sync-lasts", "0", 1, "sync_lasts must be a positive", id="token"),
         pytest.param("--allow-host", "http://h", 1, "host names without scheme", id="host"),
     ],
 )

@@ -1165,6 +1165,8 @@ async def test_unavailable_is_an_answer_in_html(
         ({"give_up_after": -1.0}, "give_up_after must be a number of seconds up to 1000000000"),
         ({"give_up_after": 1e12}, "give_up_after must be a number of seconds up to 1000000000"),
         ({"retry_after": -1}, "retry_after must be a number"),
+        ({"sync_lasts": 0}, "sync_lasts must be a positive number of seconds"),
+        ({"stream_lag": -1}, "stream_lag must be a number of seconds"),
         ({"allow_hosts": "example.com"}, r"write \('example.com',\)"),
         ({"allow_hosts": ("https://example.com",)}, "without scheme, port or path"),
         ({"allow_hosts": ("example.com:443",)}, "without scheme, port or path"),
@@ -1191,6 +1193,7 @@ NO_TEXTS = (5, "a", [("a", "b")], {"a": 1}, {1: "a"})
         (name, value)
         for names, values in {
             ("gather_for", "retry_delay", "delivery_timeout", "give_up_after"): NO_NUMBERS,
+            ("drop_share", "sync_lasts", "stream_lag"): NO_NUMBERS,
             ("retry_after",): (*NO_NUMBERS, 1.5),
             ("port",): (*NO_NUMBERS, 80.0),
             ("rate_limit", "concurrent_gets", "concurrent_writes"): NO_LIMITS,

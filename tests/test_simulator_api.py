@@ -12,12 +12,12 @@ from support import local_asana
 from support.local_asana import World
 
 from asana_webhooks.simulator import AsanaSimulator, http_sender
-from asana_webhooks.simulator.events import EventCalls
 from asana_webhooks.simulator.input import Pages
 from asana_webhooks.simulator.middleware import announcement
 from asana_webhooks.simulator.responses import Refused
-from asana_webhooks.simulator.state import State, WebhookRecord
-from asana_webhooks.simulator.webhook_creation import check_room
+from asana_webhooks.simulator.state import State
+from asana_webhooks.simulator.streams import EventCalls
+from asana_webhooks.simulator.subscriptions import check_room
 
 WHOLE = {
     *("gid", "resource_type", "resource", "target", "active", "is_workspace_webhook"),
@@ -55,9 +55,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], list[Any]]:
     for kind in (Pages, EventCalls):
         original = kind.__init__
 
-        def init(self: Any, *args: Any, original: Any = original) -> None:
+        def init(self: Any, *args: Any, original: Any = original, **options: Any) -> None:
             made.append(self)
-            original(self, *args)
+            original(self, *args, **options)
 
         monkeypatch.setattr(kind, "__init__", init)
     return lambda kind: [each for each in made if isinstance(each, kind)]
@@ -328,44 +328,54 @@ def test_limit_that_lets_nothing_in_is_a_mistake(name: str) -> None:
         AsanaSimulator(**options)
 
 
-def webhooks(count: int, *, app: str, resource: str) -> list[WebhookRecord]:
-    record = WebhookRecord(
-        gid="1",
-        resource=resource,
-        target="http://127.0.0.1/",
-        secret="s",
-        app=app,
-        filters=[],
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
-    return [record] * count
-
-
-def test_a_resource_has_room_for_a_thousand_webhooks_of_all_apps() -> None:
-    others = webhooks(500, app="b", resource="1") + webhooks(499, app="c", resource="1")
+def test_a_resource_has_room_for_a_thousand_subscriptions_of_all_apps() -> None:
+    others = [("b", "1")] * 500 + [("c", "1")] * 499
     check_room(others, "a", "1")
-    with pytest.raises(Refused, match="There are 1000 webhooks on it already") as refused:
-        check_room([*others, *webhooks(1, app="a", resource="1")], "a", "1")
+    with pytest.raises(Refused, match="The limit of 1000 webhooks and streams") as refused:
+        check_room([*others, ("a", "1")], "a", "1")
     assert refused.value.status == 403
-    check_room(webhooks(1000, app="a", resource="1"), "a", "2")
+    check_room([("a", "1")] * 1_000, "a", "2")
 
 
-def test_an_app_has_room_for_ten_thousand_webhooks() -> None:
-    check_room(webhooks(9_999, app="a", resource="1"), "a", "2")
-    with pytest.raises(Refused, match="You have 10000 webhooks already") as refused:
-        check_room(webhooks(10_000, app="a", resource="1"), "a", "2")
+def test_an_app_has_room_for_ten_thousand_subscriptions() -> None:
+    check_room([("a", "1")] * 9_999, "a", "2")
+    with pytest.raises(Refused, match="You have 10000 webhooks and streams already") as refused:
+        check_room([("a", "1")] * 10_000, "a", "2")
     assert refused.value.status == 403
-    check_room(webhooks(10_000, app="a", resource="1"), "b", "2")
+    check_room([("a", "1")] * 10_000, "b", "2")
+
+
+FULL = (403, "resource: The limit of 1 webhooks and streams is reached")
 
 
 async def test_create_call_is_refused_when_the_resource_has_no_room(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asana_webhooks.simulator.webhook_creation.PER_RESOURCE", 1)
+    monkeypatch.setattr("asana_webhooks.simulator.subscriptions.PER_RESOURCE", 1)
     await world.watch("8675309")
     data = {"resource": "8675309", "target": world.target}
-    status, message = await world.refused("POST", "/webhooks", data)
-    assert (status, message) == (403, "resource: There are 1 webhooks on it already, the limit")
+    assert await world.refused("POST", "/webhooks", data) == FULL
+
+
+async def test_stream_takes_the_room_of_a_webhook_until_its_last_token_ends(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asana_webhooks.simulator.subscriptions.PER_RESOURCE", 1)
+    async with local_asana.running() as world:
+        query = {"resource": "8675309"}
+        sync = (await world.api.get("/events", params=query)).json()["sync"]
+        assert (await world.api.get("/events", params=query)).status_code == 412  # the same stream
+        data = {"resource": "8675309", "target": world.target}
+        assert await world.refused("POST", "/webhooks", data) == FULL
+        async with local_asana.client(world.asana, "another") as other:
+            assert (await other.get("/events", params=query)).status_code == 403
+        clock.pass_(hours=23)
+        assert (await world.api.get("/events", params=query | {"sync": sync})).status_code == 200
+        clock.pass_(hours=2)
+        assert await world.refused("POST", "/webhooks", data) == FULL
+        clock.pass_(hours=22)
+        await world.watch("8675309")
+        assert (await world.api.get("/events", params=query)).status_code == 403
 
 
 # Announced changes

@@ -81,6 +81,20 @@ async def test_faults_are_switched_for_all_or_for_one(
     assert [*asana.faults] == ["duplicate"]
 
 
+async def test_slow_stream_lasts_until_it_is_switched_off(
+    control: httpx.AsyncClient, asana: AsanaSimulator
+) -> None:
+    async with api_of(asana) as api:
+        for _ in range(2):
+            await data(await control.post("/faults", json={"on": ["slow-stream"]}))
+            params = {"resource": asana.project}
+            reading = asyncio.create_task(api.get("/events", params=params))
+            done, _ = await asyncio.wait([reading], timeout=0.1)
+            assert not done
+            await data(await control.post("/faults", json={"off": ["slow-stream"]}))
+            assert (await reading).status_code == 412
+
+
 @pytest.mark.parametrize("fault", ["slow-201", "slow-handshake"])
 async def test_slow_fault_lasts_until_it_is_switched_off(
     control: httpx.AsyncClient, asana: AsanaSimulator, target: Target, fault: str

@@ -6,13 +6,17 @@ import hmac
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
+import httpx
 import pytest
 from conftest import until
 from support.target import HEARTBEAT, Target, api_of, new_webhook
 
 from asana_webhooks import Event, WebhooksClient
-from asana_webhooks.simulator import AsanaSimulator, Fault, WebhookFaults
+from asana_webhooks.simulator import AsanaSimulator, Dropped, Fault, WebhookFaults, losses
+from asana_webhooks.simulator.observers import Traffic
+from asana_webhooks.simulator.threaded import threaded_simulator
 
 FIRST, SECOND, THIRD = (
     {"action": action, "resource": {"gid": "1", "resource_type": "task"}, "user": None}
@@ -237,6 +241,262 @@ async def test_tampered_body_parses_alike_and_does_not_fit_its_signature(
     ]
 
 
+# What is never delivered, and what is delivered late
+
+
+async def new_tasks(asana: AsanaSimulator, count: int) -> list[str]:
+    return [await asana.create_task("Fix it", project=asana.project) for _ in range(count)]
+
+
+async def stream(asana: AsanaSimulator, sync: str = "") -> tuple[list[Any], str]:
+    """Return all events on the project since the token, and the next token."""
+    found: list[Any] = []
+    async with api_of(asana) as api:
+        while True:
+            params = {"resource": asana.project, "sync": sync}
+            body = (await api.get("/events", params=params)).json()
+            found += body.get("data", [])
+            sync = body["sync"]
+            if not body.get("has_more"):
+                return found, sync
+
+
+def told(target: Target) -> list[Any]:
+    return [(each["resource"]["gid"], each["created_at"]) for each in flat(target)]
+
+
+def flat(target: Target) -> list[Any]:
+    return [event for events in target.events for event in events]
+
+
+def lost(asana: AsanaSimulator, webhook: str) -> list[Any]:
+    events = [each.event for each in asana.dropped if each.webhook_gid == webhook]
+    return [(each["resource"]["gid"], each["created_at"]) for each in events]
+
+
+async def test_dropped_events_are_a_share_that_the_stream_has(target: Target) -> None:
+    async with AsanaSimulator(gather_for=0, drop_share=0.2) as asana:
+        webhook = await new_webhook(asana, target.url)
+        _, sync = await stream(asana)
+        asana.webhooks[webhook].faults.add("dropped")
+        await new_tasks(asana, 250)
+        await asana.settled()
+        happened = [(e["resource"]["gid"], e["created_at"]) for e in (await stream(asana, sync))[0]]
+        assert len(happened) == 500
+        assert 70 <= len(lost(asana, webhook)) <= 130
+        assert sorted(told(target) + lost(asana, webhook)) == sorted(happened)
+        asana.webhooks[webhook].faults.clear()
+        (task,) = await new_tasks(asana, 1)
+        await asana.settled()
+        assert [gid for gid, _ in told(target)[-2:]] == [task, task]
+
+
+async def test_equal_programs_lose_the_same_events(target: Target) -> None:
+    runs = []
+    for _ in range(2):
+        async with AsanaSimulator(gather_for=0, drop_share=0.5) as asana:
+            asana.faults.add("dropped")
+            webhook = await new_webhook(asana, target.url)
+            tasks = await new_tasks(asana, 10)
+            await asana.settled()
+            runs.append([tasks.index(gid) for gid, _ in lost(asana, webhook)])
+    assert runs[0] == runs[1]
+    assert 0 < len(runs[0]) < 20
+
+
+async def test_list_of_dropped_events_has_an_end(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "MOST_DROPPED", 3)
+    async with AsanaSimulator(gather_for=0, drop_share=1.0) as asana:
+        asana.faults.add("dropped")
+        await new_webhook(asana, target.url)
+        tasks = await new_tasks(asana, 3)
+        assert [each.event["resource"]["gid"] for each in asana.dropped] == [
+            tasks[1],
+            tasks[2],
+            tasks[2],
+        ]
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.1, float("nan")])
+def test_share_that_is_none_is_a_mistake(share: float) -> None:
+    with pytest.raises(ValueError, match="drop_share must be more than 0 and at most 1"):
+        AsanaSimulator(drop_share=share)
+
+
+async def test_events_that_pass_no_filter_are_not_dropped(target: Target) -> None:
+    async with AsanaSimulator(gather_for=0, drop_share=1.0) as asana, api_of(asana) as api:
+        filters = [{"action": "changed", "resource_type": "task"}]
+        fields = {"resource": asana.project, "target": target.url, "filters": filters}
+        await api.post("/webhooks", json={"data": fields})
+        asana.faults.add("dropped")
+        (task,) = await new_tasks(asana, 1)
+        await asana.complete_task(task)
+        assert [each.event["change"]["field"] for each in asana.dropped] == [
+            "completed",
+            "completed_at",
+        ]
+
+
+async def test_sync_error_comes_in_the_place_of_events_that_the_stream_has(
+    asana: AsanaSimulator, target: Target, webhook: str
+) -> None:
+    _, sync = await stream(asana)
+    asana.webhooks[webhook].faults.add("sync-error")
+    (task,) = await new_tasks(asana, 1)
+    await asana.settled()
+    [[said]] = target.events
+    assert said.keys() == {"action", "message"}
+    assert said["action"] == "sync_error"
+    happened, _ = await stream(asana, sync)
+    assert [each["resource"]["gid"] for each in happened] == [task, task]
+    assert [gid for gid, _ in lost(asana, webhook)] == [task, task]
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["one", "all"])
+async def test_delayed_deliveries_wait_until_it_is_over_and_keep_their_order(
+    asana: AsanaSimulator, target: Target, webhook: str, *, alone: bool
+) -> None:
+    other = await new_webhook(asana, target.url + "/other")
+    target.posts.clear()
+    faults = asana.webhooks[webhook].faults if alone else asana.faults
+    faults.add("delayed")
+    for event in (FIRST, SECOND):
+        await asana.emit(asana.project, event)
+        await asana.advance(hours=9)
+    await asana.settled()  # nothing is under way
+    meanwhile = [each.webhook_gid for each in asana.deliveries[-len(target.posts) :]]
+    assert set(meanwhile if target.posts else []) == ({other} if alone else set())
+    target.posts.clear()
+    faults.discard("delayed")
+    await asana.advance(seconds=0)
+    mine = [[FIRST], [], [SECOND], []]
+    assert sorted(map(str, target.events)) == sorted(map(str, mine * (1 if alone else 2)))
+    posted = [json.loads(a.body)["events"] for a in asana.deliveries if a.webhook_gid == webhook]
+    assert posted == mine
+    assert asana.dropped == []
+
+
+async def test_retries_wait_with_what_is_delayed(
+    asana: AsanaSimulator, target: Target, webhook: str
+) -> None:
+    target.statuses.append(500)
+    await asana.emit(asana.project, FIRST)
+    await asana.advance(seconds=0)
+    asana.faults.add("delayed")
+    await asana.advance(hours=5)
+    assert target.events == [[FIRST]]
+    asana.faults.discard("delayed")
+    await asana.settled()
+    assert target.events == [[FIRST], [FIRST]]
+
+
+async def test_what_is_delayed_for_a_webhook_that_is_deleted_is_never_posted(
+    asana: AsanaSimulator, target: Target, webhook: str
+) -> None:
+    asana.faults.add("delayed")
+    await asana.emit(asana.project, FIRST)
+    await asana.settled()
+    async with api_of(asana) as api:
+        await api.delete(f"/webhooks/{webhook}")
+    asana.faults.discard("delayed")
+    await asana.settled()
+    assert target.posts == []
+
+
+async def test_another_thread_may_end_what_delays(target: Target) -> None:
+    with threaded_simulator(gather_for=0) as asana:
+        await new_webhook(asana, target.url)
+        asana.faults.add("delayed")
+        target.posts.clear()
+        await asana.emit(asana.project, FIRST)
+        await asana.settled()
+        assert target.posts == []
+        asana.faults.discard("delayed")
+        await asana.settled()
+        assert target.events == [[FIRST]]
+        asana.faults.add("delayed")
+        await asana.emit(asana.project, SECOND)
+        await asana.settled()
+        faults = asana.faults
+    faults.discard("delayed")  # there is nobody any more who could post anything
+    assert target.events == [[FIRST]]
+
+
+async def test_fault_that_ends_after_its_simulator_starts_nothing(target: Target) -> None:
+    async with AsanaSimulator(gather_for=0) as asana:
+        await new_webhook(asana, target.url)
+        asana.faults.add("delayed")
+        await asana.emit(asana.project, FIRST)
+        await asana.settled()
+    target.posts.clear()
+    asana.faults.discard("delayed")
+    assert target.posts == []
+
+
+async def test_outage_ends_calls_and_deliveries_and_loses_what_happens(
+    asana: AsanaSimulator, target: Target, webhook: str
+) -> None:
+    _, sync = await stream(asana)
+    target.statuses.append(500)
+    await asana.emit(asana.project, FIRST)
+    await asana.advance(seconds=0)
+    asana.faults.add("outage")
+    async with api_of(asana) as api:
+        for url in ("/users/me", f"{asana.oauth_url}/oauth_token"):
+            with pytest.raises(httpx.RemoteProtocolError):
+                await api.get(url)
+    tasks = await new_tasks(asana, 2)
+    await asana.advance(hours=6)
+    assert target.events == [[FIRST]]
+    asana.faults.discard("outage")
+    (last,) = await new_tasks(asana, 1)
+    await asana.settled()
+    assert flat(target)[:2] == [FIRST, FIRST]
+    assert [each["resource"]["gid"] for each in flat(target)[2:]] == [last, last]
+    happened, _ = await stream(asana, sync)
+    assert [each["resource"]["gid"] for each in happened[1:]] == [
+        gid for gid in (*tasks, last) for _ in range(2)
+    ]
+    assert [gid for gid, _ in lost(asana, webhook)] == [gid for gid in tasks for _ in range(2)]
+
+
+async def test_heartbeats_go_on_after_an_outage_of_more_than_a_day(
+    asana: AsanaSimulator, target: Target, webhook: str
+) -> None:
+    asana.faults.add("outage")
+    await asana.advance(hours=30)
+    assert target.posts == []
+    asana.faults.clear()
+    await asana.advance(hours=8)
+    assert target.bodies == [HEARTBEAT]
+    assert webhook in asana.webhooks
+
+
+async def test_outage_can_be_ended_from_outside(asana: AsanaSimulator) -> None:
+    asana.faults.add("outage")
+    async with httpx.AsyncClient(base_url=asana.control_url) as control:
+        await control.post("/faults", json={"off": ["outage"]})
+    async with api_of(asana) as api:
+        assert (await api.get("/users/me")).status_code == 200
+
+
+async def test_nobody_is_told_of_calls_in_an_outage_but_of_each_event_that_is_lost(
+    target: Target,
+) -> None:
+    seen: list[Traffic] = []
+    async with AsanaSimulator(gather_for=0, watch=seen.append) as asana:
+        webhook = await new_webhook(asana, target.url)
+        asana.faults.add("outage")
+        seen.clear()
+        async with api_of(asana) as api:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await api.get("/users/me")
+        await asana.emit(asana.project, FIRST, SECOND)
+    assert seen == [Dropped(webhook, FIRST), Dropped(webhook, SECOND)]
+
+
 # On the way
 
 
@@ -332,7 +592,12 @@ async def test_cut_connection_ends_in_the_middle_of_the_body() -> None:
 # With a client
 
 
-@pytest.mark.parametrize("fault", WebhookFaults._known[1:])
+HARMLESS = [
+    fault for fault in WebhookFaults._known if fault not in ("not-found", "dropped", "sync-error")
+]
+
+
+@pytest.mark.parametrize("fault", HARMLESS)
 async def test_client_handles_every_event_whatever_goes_wrong_with_deliveries(
     make_client: Callable[..., WebhooksClient], target: Target, fault: Fault
 ) -> None:

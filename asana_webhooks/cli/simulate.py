@@ -61,10 +61,22 @@ def _seconds(
     return click.option(name, default=default, show_default=True, metavar="SECONDS", help=text)
 
 
+def _limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    help_ = f"{text} No limit unless given."
+    return click.option(name, type=click.IntRange(1), metavar="CALLS", help=help_)
+
+
 @click.command("simulate")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65_535), default=0, help="Any free one unless given."
+)
+@click.option(
+    "--host-name",
+    "host_names",
+    multiple=True,
+    metavar="NAME",
+    help="Answer calls by this name too, besides localhost and addresses. May be repeated.",
 )
 @click.option(
     "--allow-host",
@@ -84,7 +96,26 @@ def _seconds(
 @_seconds("--gather-for", 0.05, "For how long events are gathered; Asana takes about a minute.")
 @_seconds("--retry-delay", 1.0, "The pause before the first retry, doubled before each further.")
 @_seconds("--delivery-timeout", 10.0, "How long a target has for its answer.")
-@click.option("--rate-limit", type=click.IntRange(1), help="Calls a minute; no limit unless given.")
+@_limit("--rate-limit", "Calls a minute of a token; Asana allows 150, or 1500 where it is paid.")
+@_limit("--concurrent-gets", "GETs of a token at once; Asana allows 50.")
+@_limit("--concurrent-writes", "Other calls of a token at once; Asana allows 15.")
+@click.option(
+    "--retry-after",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    metavar="SECONDS",
+    help="The wait that is named to calls that are too many at once.",
+)
+@click.option(
+    "--drop-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="The share of events that the fault dropped loses.",
+)
+@_seconds("--sync-lasts", 86_400.0, "How long a sync token of the stream of events is good.")
+@_seconds("--stream-lag", 0.0, "How much later than it happens an event is in the stream.")
 @click.option("--quiet", is_flag=True, help="Do not tell of calls, handshakes and deliveries.")
 @click.option(
     "--list-faults",
@@ -153,12 +184,14 @@ def _introduction(asana: AsanaSimulator) -> str:
 
 def describe(traffic: Traffic) -> str:
     """Return one line of printable text on what went over the wire."""
-    from ..simulator import Call, Handshake
+    from ..simulator import Call, Dropped, Handshake
 
     if isinstance(traffic, Call):
         text = f"call       {traffic.method} {traffic.path} -> {traffic.status}"
     elif isinstance(traffic, Handshake):
         text = f"handshake  for a webhook on {traffic.resource} -> {_outcome(traffic)}"
+    elif isinstance(traffic, Dropped):
+        text = f"dropped    for webhook {traffic.webhook_gid}: {_event(dict(traffic.event))}"
     else:
         again = f" (attempt {traffic.number})" if traffic.number > 1 else ""
         said = f"{_events(traffic.body)} -> {traffic.status or 'no answer'}{again}"

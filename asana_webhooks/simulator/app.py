@@ -13,13 +13,13 @@ from .containers import ContainerCalls
 from .control import CONTROL, Driven, control
 from .crud import CrudCalls
 from .deliveries import Start
-from .events import EventCalls, EventLog
 from .faults import Faults
 from .input import Pages
-from .middleware import Middleware, check_host
+from .middleware import Middleware, be_away, check_host
 from .oauth import OAuthCalls, Tokens
 from .observers import Watch, observe_calls
 from .state import State
+from .streams import EventCalls
 from .tasks import TaskCalls
 from .user_actions import UserActions
 from .webhook_creation import WebhookCreation
@@ -34,7 +34,7 @@ def application(
     *,
     state: State,
     actions: UserActions,
-    log: EventLog,
+    streams: EventCalls,
     tokens: Tokens,
     middleware: Middleware,
     creation: WebhookCreation,
@@ -54,13 +54,14 @@ def application(
     api.add_routes(
         [
             *WebhookCalls(state, creation, faults, start, pages).routes(),
-            *EventCalls(state, log).routes(),
+            *streams.routes(),
             *TaskCalls(state, actions).routes(),
             *ContainerCalls(state, actions).routes(),
             *CrudCalls(state, actions, pages).routes(),
         ]
     )
-    app = web.Application(middlewares=[observe_calls(watch), check_host(host_names)])
+    outage = be_away(faults, but=CONTROL)
+    app = web.Application(middlewares=[outage, observe_calls(watch), check_host(host_names)])
     app.add_routes(OAuthCalls(state, tokens).routes())
     app.add_subapp(API, api)
     app.add_subapp(CONTROL, control(asana))

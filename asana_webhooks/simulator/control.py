@@ -50,6 +50,7 @@ class Driven(Protocol):
     webhooks: Mapping[str, WebhookRecord]
     release_handshake: asyncio.Event
     release_201: asyncio.Event
+    release_stream: asyncio.Event
 
     @property
     def now(self) -> datetime: ...  # noqa: D102 - the methods are those of AsanaSimulator
@@ -139,6 +140,7 @@ class _Calls:
         self._waits = {
             Fault.SLOW_HANDSHAKE: asana.release_handshake,
             Fault.SLOW_201: asana.release_201,
+            Fault.SLOW_STREAM: asana.release_stream,
         }
 
     async def show(self, request: web.Request) -> web.Response:

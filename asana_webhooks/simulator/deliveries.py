@@ -4,7 +4,8 @@ Events are gathered for a moment, so that those of one moment go in one body. Th
 webhook go out one after the other, those of different webhooks side by side. What is not answered
 200 or 204 in time is posted again with exponential back-off; 24 hours after its last success a
 webhook has one more attempt before it is deleted. 410 deletes it at once. A heartbeat is a body
-without events: one at the handshake, one every eight hours.
+without events: one at the handshake, one every eight hours. Two faults hold everything up: what
+waits then goes out when they end.
 
 Source: https://developers.asana.com/docs/webhooks-guide
 """
@@ -20,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from .faults import Fault
+from .faults import Fault, Faults
 from .http_sender import SUCCESS, Answer, DeliverySender
 from .state import State, WebhookRecord
 
@@ -66,6 +67,7 @@ class Deliveries:
         self,
         state: State,
         carrier: DeliverySender,
+        faults: Faults,
         start: Start,
         *,
         gather_for: float,
@@ -75,6 +77,7 @@ class Deliveries:
         self._state = state
         self._clock = state.clock
         self._sender = carrier
+        self._faults = faults
         self._start = start
         self._gather_for = gather_for
         self._retry_delay = timedelta(seconds=retry_delay)
@@ -83,6 +86,7 @@ class Deliveries:
         self._gathered: dict[str, list[msgspec.Raw]] = {}
         self._lines: dict[str, _Line] = {}
         self._workers: set[asyncio.Task[Any]] = set()
+        self._stopped = False
 
     def gather(self, webhook: WebhookRecord, events: Events) -> None:
         """Have these events delivered, in one body with what else happens in a moment."""
@@ -108,9 +112,16 @@ class Deliveries:
         self._beat(webhook, self._clock.now())
 
     async def settled(self) -> None:
-        """Return when nothing is gathered, under way or waiting for its next attempt."""
+        """Return when nothing is gathered, under way or waiting for its next attempt.
+
+        What a fault holds up is not waited for.
+        """
         while self._workers:
             await asyncio.wait(self._workers)
+
+    def stop(self) -> None:
+        """Start nothing any more."""
+        self._stopped = True
 
     def _work(self, work: Coroutine[Any, Any, None], name: str) -> None:
         worker = self._start(work, name)
@@ -124,7 +135,8 @@ class Deliveries:
 
     def _beat(self, webhook: WebhookRecord, due: datetime) -> None:
         if not webhook.deleted.is_set():
-            self._send(webhook, [])
+            if not self._sender.has(Fault.OUTAGE, webhook):
+                self._send(webhook, [])
             later = due + HEARTBEAT_INTERVAL
             self._clock.call_at(later, lambda: self._beat(webhook, later))
 
@@ -148,10 +160,14 @@ class Deliveries:
         return end
 
     def _work_off(self, line: _Line) -> None:
+        if self._stopped:
+            return
         self._work(self._drain(line), f"deliveries of webhook {line.webhook.gid}")
 
     async def _drain(self, line: _Line) -> None:
         while await self._is_due(line):
+            if self._is_held_up(line):
+                return
             await self._attempt(line)
         del self._lines[line.webhook.gid]
 
@@ -162,6 +178,15 @@ class Deliveries:
         elif line.waiting:
             await self._be_overtaken(line.waiting[0])
         return bool(line.waiting) and not deleted.is_set()
+
+    def _is_held_up(self, line: _Line) -> bool:
+        """Return whether nothing may be posted now; if so, the line goes on when it may."""
+        webhook = line.webhook
+        return (
+            self._faults.call_at_end(Fault.OUTAGE, lambda: self._work_off(line))
+            or self._faults.call_at_end(Fault.DELAYED, lambda: self._work_off(line))
+            or webhook.faults.call_at_end(Fault.DELAYED, lambda: self._work_off(line))
+        )
 
     async def _be_overtaken(self, delivery: _Delivery) -> None:
         latest = delivery.due + self._overtaken_within

@@ -38,6 +38,30 @@ rate-limited       each call is refused once with 429  the limits for a token; r
                    and ``Retry-After``, its repeat     ``Retry-After`` in seconds
                    goes through
 unavailable        every call is answered 503 in HTML  a proxy may answer HTML
+outage             each call's connection is cut, but  outages of 8 and 17 hours with events lost
+                   for those of ``control.py``;        were told of in Asana's forum
+                   nothing is posted: what waits goes
+                   out afterwards, what happens
+                   meanwhile is never delivered, nor
+                   is a heartbeat; the stream has it
+=================  ==================================  ============================================
+
+Those of the stream of events:
+
+=================  ==================================  ============================================
+name               what happens                        what it stands for
+=================  ==================================  ============================================
+sync-expired       each sync token is answered 412     tokens end after 24 hours, or sooner when
+                   and with a new one                  there is much load
+sync-forward-only  a sync token is answered 412 when   going back to earlier tokens may fail; the
+                   the one after it has been used      current one can be used again
+slow-stream        a call for events waits until       the same as slow-201, for a reader of the
+                   ``release_stream`` is set           stream
+stream-times       ``created_at`` is another one than  whether both say the same time is unknown;
+                   the webhook's, by up to a second    likewise of the next two
+stream-parents     no event has a parent               the parent may be said by the webhook only
+stream-values      no event has a new, added or        the values may be said by the webhook only
+                   removed value
 =================  ==================================  ============================================
 
 Those of a webhook and its deliveries, heartbeats included:
@@ -45,6 +69,14 @@ Those of a webhook and its deliveries, heartbeats included:
 =================  ==================================  ============================================
 not-found          calls about the webhook are         404 is among the statuses met; a webhook
                    answered 404, though it exists      that Asana deleted looks like this
+dropped            a share of events is never          Asana delivers at most once, and says that
+                   delivered, see ``drop_share``; the  a small number of events may be missed
+                   stream has them
+sync-error         in the place of events comes one    Asana could not keep up, and events are
+                   with the action ``sync_error`` and  missing; the wording of the message is not
+                   a message; the stream has them      documented
+delayed            nothing is posted until it is       Asana's staff say that events may be delayed
+                   over, then all that waits           in an outage
 duplicate          each attempt is posted twice, the   at most once is the aim, but a delivery whose
                    same bytes; the second answer       acknowledgement failed is sent again
                    counts
@@ -71,14 +103,19 @@ cut-connections       the connection ends when half    the network may fail at a
 ====================  ===============================  ============================================
 
 Sources: https://developers.asana.com/docs/webhooks-guide,
-https://developers.asana.com/docs/errors, https://developers.asana.com/docs/rate-limits
+https://developers.asana.com/docs/errors, https://developers.asana.com/docs/rate-limits,
+https://developers.asana.com/reference/events
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableSet, Sequence
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Iterator, MutableSet, Sequence
 from enum import StrEnum
 from typing import ClassVar
+
+from .loops import call_in
 
 __all__ = ["Fault", "Faults", "WebhookFaults"]
 
@@ -100,7 +137,17 @@ class Fault(StrEnum):
     SERVER_ERROR = "server-error"
     RATE_LIMITED = "rate-limited"
     UNAVAILABLE = "unavailable"
+    OUTAGE = "outage"
+    SYNC_EXPIRED = "sync-expired"
+    SYNC_FORWARD_ONLY = "sync-forward-only"
+    SLOW_STREAM = "slow-stream"
+    STREAM_TIMES = "stream-times"
+    STREAM_PARENTS = "stream-parents"
+    STREAM_VALUES = "stream-values"
     NOT_FOUND = "not-found"
+    DROPPED = "dropped"
+    SYNC_ERROR = "sync-error"
+    DELAYED = "delayed"
     DUPLICATE = "duplicate"
     REORDERED = "reordered"
     SUPERSET = "superset"
@@ -122,6 +169,8 @@ class Faults(MutableSet[str]):
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._on = {self._fault(name) for name in names}
+        self._ends: list[tuple[str, Callable[[], None]]] = []
+        self._lock = threading.Lock()
 
     def add(self, value: str) -> None:
         """Switch this fault on."""
@@ -129,7 +178,24 @@ class Faults(MutableSet[str]):
 
     def discard(self, value: str) -> None:
         """Switch this fault off, if it is on."""
-        self._on.discard(self._fault(value))
+        with self._lock:
+            self._on.discard(self._fault(value))
+            ended = [end for name, end in self._ends if name == value]
+            self._ends = [each for each in self._ends if each[0] != value]
+        for end in ended:
+            end()
+
+    def call_at_end(self, fault: Fault, callback: Callable[[], object]) -> bool:
+        """Return whether this fault is on; if so, call back once when it is switched off.
+
+        That is done in the event loop that runs now, whichever thread switches the fault off.
+        """
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if fault in self._on:
+                self._ends.append((fault, lambda: call_in(loop, callback)))
+                return True
+        return False
 
     def __contains__(self, value: object) -> bool:
         return value in self._on
@@ -159,6 +225,9 @@ class WebhookFaults(Faults):
 
     _known = (
         Fault.NOT_FOUND,
+        Fault.DROPPED,
+        Fault.SYNC_ERROR,
+        Fault.DELAYED,
         Fault.DUPLICATE,
         Fault.REORDERED,
         Fault.SUPERSET,

@@ -25,7 +25,7 @@ from .faults import Fault, Faults
 from .oauth import Tokens, required_scope
 from .responses import Refused
 
-__all__ = ["Limits", "Middleware", "announcement", "app_of", "check_host"]
+__all__ = ["Limits", "Middleware", "announcement", "app_of", "be_away", "check_host"]
 
 APP = web.RequestKey("app", str)
 
@@ -200,6 +200,23 @@ def announcement(changes: Mapping[str, str], headers: Mapping[str, str]) -> str 
         )
         or None
     )
+
+
+def be_away(faults: Faults, *, but: str) -> AiohttpMiddleware:
+    """Return the middleware that cuts calls off in an outage, except those below the path ``but``.
+
+    Nobody is told of a call that is cut off.
+    """
+
+    @web.middleware
+    async def cut(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if Fault.OUTAGE not in faults or request.path.startswith(f"{but}/"):
+            return await handler(request)
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=503)
+
+    return cut
 
 
 def check_host(names: Collection[str]) -> AiohttpMiddleware:

@@ -1,17 +1,17 @@
-"""Observers: they are told of each call, handshake and delivery at the local Asana.
+"""Observers: they are told of each call, handshake and delivery, and of events that are dropped.
 
 Nothing of it shows a token, a secret or a target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-__all__ = ["Attempt", "Call", "Handshake", "Traffic", "Watch", "observe_calls"]
+__all__ = ["Attempt", "Call", "Dropped", "Handshake", "Traffic", "Watch", "observe_calls"]
 
 
 class Call(NamedTuple):
@@ -49,7 +49,14 @@ class Attempt(NamedTuple):
         return f"Attempt({self.webhook_gid}, {len(self.body)} bytes, no. {self.number}, {outcome})"
 
 
-Traffic = Call | Handshake | Attempt
+class Dropped(NamedTuple):
+    """One event in Asana's JSON shape that a webhook's target will never be told of."""
+
+    webhook_gid: str
+    event: Mapping[str, Any]
+
+
+Traffic = Call | Handshake | Attempt | Dropped
 Watch = Callable[[Traffic], object]
 
 

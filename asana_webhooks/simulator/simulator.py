@@ -7,7 +7,7 @@ import copy
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 from types import NoneType
 from typing import Any
@@ -22,11 +22,13 @@ from .deliveries import Deliveries
 from .events import EventLog, PublishedEvent
 from .faults import Faults
 from .http_sender import DeliverySender, HttpSender
+from .losses import Losses
 from .middleware import Limits, Middleware
 from .oauth import Tokens
 from .objects import AsanaObject
-from .observers import Attempt, Traffic, Watch
+from .observers import Attempt, Dropped, Traffic, Watch
 from .state import State, WebhookRecord
+from .streams import EventCalls
 from .user_actions import UserActions
 from .webhook_creation import Targets, WebhookCreation
 
@@ -53,7 +55,9 @@ class AsanaSimulator:
     delivery, doubled before each further one; ``delivery_timeout`` how many seconds a target has
     for its answer, always of real time; ``give_up_after`` after how many without a success a
     webhook is deleted; ``retry_after`` what the fault ``rate-limited`` and the limits of calls at
-    once say in their header.
+    once say in their header. ``drop_share`` is how large a share of a webhook's events the fault
+    ``dropped`` loses; ``sync_lasts`` for how many seconds a sync token is good, and ``stream_lag``
+    how many seconds later than it happens an event is in the stream.
 
     ``rate_limit`` is how many calls a minute a token has (Asana: 150 where nothing is paid, else
     1,500), ``concurrent_gets`` and ``concurrent_writes`` how many at once (Asana: 50 and 15); None
@@ -64,13 +68,15 @@ class AsanaSimulator:
     and ``oauth.rotates``.
 
     ``webhooks`` maps gids to the webhooks that exist, ``deliveries`` lists the last 10,000 signed
-    posts in order, ``faults`` is the set of faults that are on for all webhooks, and each webhook
-    has ``faults`` of its own. ``create_started`` and ``handshake_done`` are events that are set,
-    and never cleared, when a create call arrives and when its handshake was answered;
-    ``release_handshake`` and ``release_201`` end the waits of the slow faults.
+    posts in order, ``dropped`` the last 10,000 events that a fault lost. ``faults`` is the set of
+    faults that are on for all webhooks, and each webhook has ``faults`` of its own.
+    ``create_started`` and ``handshake_done`` are events that are set, and never cleared, when a
+    create call arrives and when its handshake was answered; ``release_handshake``, ``release_201``
+    and ``release_stream`` end the waits of the slow faults.
 
-    ``watch`` is called with each Call, Handshake and Attempt when its answer is known; it must not
-    raise. Other processes drive this Asana by HTTP, see ``control_url``.
+    ``watch`` is called with each Call, Handshake and Attempt when its answer is known, and with
+    each event that is Dropped; it must not raise. Other processes drive this Asana by HTTP, see
+    ``control_url``.
 
     Its time, which its answers tell in ``Date``, is real time and all that ``advance`` let pass
     besides.
@@ -94,6 +100,9 @@ class AsanaSimulator:
         rate_limit: int | None = None,
         concurrent_gets: int | None = None,
         concurrent_writes: int | None = None,
+        drop_share: float = 0.05,
+        sync_lasts: float = 86_400.0,
+        stream_lag: float = 0.0,
         changes: Mapping[str, str] | None = None,
         oauth_clients: Mapping[str, str] | None = None,
         consents: bool = True,
@@ -103,8 +112,10 @@ class AsanaSimulator:
         _check_types(locals())
         _check_address(host, port)
         _check_seconds(retry_delay=retry_delay, delivery_timeout=delivery_timeout)
+        _check_seconds(sync_lasts=sync_lasts)
         _check_seconds(zero=True, gather_for=gather_for, give_up_after=give_up_after)
-        _check_seconds(zero=True, retry_after=retry_after)
+        _check_seconds(zero=True, retry_after=retry_after, stream_lag=stream_lag)
+        _check_share(drop_share)
         _check_limits(
             rate_limit=rate_limit,
             concurrent_gets=concurrent_gets,
@@ -120,6 +131,7 @@ class AsanaSimulator:
         self._deliveries = Deliveries(
             self._state,
             self._sender,
+            self.faults,
             self._start,
             gather_for=gather_for,
             retry_delay=retry_delay,
@@ -129,7 +141,18 @@ class AsanaSimulator:
         self._creation = WebhookCreation(
             self._state, self._http, self._deliveries, self.faults, targets, self._watch
         )
-        self._log = EventLog(self._state, self._deliveries.gather)
+        self._losses = Losses(self._sender.has, drop_share, self._watch, self._deliveries.gather)
+        self._log = EventLog(self._state, self._losses.pass_on)
+        self.release_stream: asyncio.Event = asyncio.Event()
+        self._streams = EventCalls(
+            self._state,
+            self._log,
+            self.faults,
+            self._start,
+            lasts=timedelta(seconds=sync_lasts),
+            lag=timedelta(seconds=stream_lag),
+            release=self.release_stream,
+        )
         self._actions = UserActions(self._state, self._log)
         self.changes: dict[str, str] = dict(changes or {})
         self.oauth: Tokens = Tokens(
@@ -162,6 +185,7 @@ class AsanaSimulator:
         self.project: str = self._state.project.gid
         self.webhooks: Mapping[str, WebhookRecord] = self._state.webhooks
         self.deliveries: list[Attempt] = self._sender.attempts
+        self.dropped: list[Dropped] = self._losses.dropped
         self.create_started: asyncio.Event = self._creation.started
         self.handshake_done: asyncio.Event = self._creation.handshake_done
         self.release_handshake: asyncio.Event = self._creation.release_handshake
@@ -225,7 +249,7 @@ class AsanaSimulator:
         app = application(
             state=self._state,
             actions=self._actions,
-            log=self._log,
+            streams=self._streams,
             tokens=self.oauth,
             middleware=self._middleware,
             creation=self._creation,
@@ -251,6 +275,7 @@ class AsanaSimulator:
 
     def _cancel(self) -> None:
         self._state.clock.stop()
+        self._deliveries.stop()
         for task in self._tasks:
             task.cancel()
 
@@ -307,7 +332,8 @@ class AsanaSimulator:
     async def settled(self) -> None:
         """Return when no event is gathered and no delivery under way or waiting for a retry.
 
-        It takes the real time that this takes; ``advance`` does not.
+        What a fault holds up is not waited for. It takes the real time that this takes;
+        ``advance`` does not.
         """
         await self._deliveries.settled()
 
@@ -365,6 +391,9 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "rate_limit": _LIMIT,
     "concurrent_gets": _LIMIT,
     "concurrent_writes": _LIMIT,
+    "drop_share": _NUMBER,
+    "sync_lasts": _NUMBER,
+    "stream_lag": _NUMBER,
     "changes": _TEXTS,
     "oauth_clients": _TEXTS,
     "consents": _FLAG,
@@ -410,6 +439,12 @@ def _check_seconds(*, zero: bool = False, **durations: float) -> None:
             kind = "a number" if zero else "a positive number"
             msg = f"{name} must be {kind} of seconds up to {LONGEST}, not {seconds}"
             raise ValueError(msg)
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        msg = f"drop_share must be more than 0 and at most 1, not {share}"
+        raise ValueError(msg)
 
 
 def _check_limits(**limits: int | None) -> None:

@@ -57,12 +57,14 @@ class State:
 
     ``things`` keeps deleted objects too: a webhook may still watch one, and it may come back.
     ``webhooks`` holds those that exist; a deleted one can still be found with ``webhook``, because
-    a delivery of it may be under way.
+    a delivery of it may be under way. ``streams`` maps the app and the resource of each stream of
+    events to when its last token ends.
     """
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.webhooks: dict[str, WebhookRecord] = {}
+        self.streams: dict[tuple[str, str], datetime] = {}
         self._ever: dict[str, WebhookRecord] = {}
         self._gids = itertools.count(1_200_000_000_000_001)
         self._last = datetime.min.replace(tzinfo=UTC)
@@ -130,6 +132,13 @@ class State:
             msg = f"there is no webhook with gid {gid!r}"
             raise ValueError(msg)
         return self._ever[gid]
+
+    def subscriptions(self) -> list[tuple[str, str]]:
+        """Return the app and the resource of each webhook, and of each stream that is read."""
+        now = self.now()
+        for ended in [stream for stream, ends_at in self.streams.items() if ends_at <= now]:
+            del self.streams[ended]
+        return [*((each.app, each.resource) for each in self.webhooks.values()), *self.streams]
 
     def keep(self, webhook: WebhookRecord) -> None:
         """Add a webhook."""

@@ -32,9 +32,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from .loops import running_loop
 from .simulator import AsanaSimulator
 
-__all__ = ["Thread", "ThreadedSimulator", "View", "running_loop", "threaded_simulator"]
+__all__ = ["Thread", "ThreadedSimulator", "View", "threaded_simulator"]
 
 T = TypeVar("T")
 
@@ -43,14 +44,6 @@ NO_ASYNCIO = (
     " returns 'asyncio'"
 )
 ENDED = "the local Asana has ended: use it inside `with`, or in the test whose fixture it is"
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the event loop that runs in this thread, None without one."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 class Thread:

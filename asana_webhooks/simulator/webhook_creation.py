@@ -28,12 +28,9 @@ from .objects import AsanaObject
 from .observers import Handshake, Watch
 from .responses import Refused, unknown
 from .state import Event, State, WebhookRecord
+from .subscriptions import check_room
 
-__all__ = ["Targets", "WebhookCreation", "check_room"]
-
-
-PER_RESOURCE = 1_000
-PER_APP = 10_000
+__all__ = ["Targets", "WebhookCreation"]
 
 
 class Targets:
@@ -184,7 +181,7 @@ class WebhookCreation:
         wanted = (webhook.app, webhook.resource, webhook.target)
         if any((each.app, each.resource, each.target) == wanted for each in others):
             raise Refused(403, EXISTS)
-        check_room(others, webhook.app, webhook.resource)
+        check_room(self._state.subscriptions(), webhook.app, webhook.resource)
 
     def _resource(self, gid: str) -> AsanaObject:
         resource = self._state.find(gid)
@@ -229,19 +226,3 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise Refused(400, f"{name}: Missing input")
     return value
-
-
-def check_room(webhooks: Iterable[WebhookRecord], app: str, resource: str) -> None:
-    """Return when the app may have one more webhook on the resource.
-
-    Raises Refused with 403 when 1,000 watch the resource, or the app has 10,000. The numbers are
-    Asana's; how it words the refusal is not documented.
-    """
-    on_resource = of_app = 0
-    for webhook in webhooks:
-        on_resource += webhook.resource == resource
-        of_app += webhook.app == app
-    if on_resource >= PER_RESOURCE:
-        raise Refused(403, f"resource: There are {PER_RESOURCE} webhooks on it already, the limit")
-    if of_app >= PER_APP:
-        raise Refused(403, f"You have {PER_APP} webhooks already, which is the limit")

@@ -59,6 +59,7 @@ from asana_webhooks.simulator import (
     AsanaSimulator,
     Attempt,
     Call,
+    Dropped,
     Fault,
     Handshake,
     WebhookRecord,
@@ -489,17 +490,21 @@ async def mount_in_asgi(scope: Any, receive: Any, send: Any) -> None:
 # A local Asana
 
 
-def tell(traffic: Call | Handshake | Attempt) -> None:
+def tell(traffic: Call | Handshake | Attempt | Dropped) -> None:
     if isinstance(traffic, Call):
         use(traffic.method, traffic.path, traffic.status)
+    if isinstance(traffic, Dropped):
+        use(traffic.webhook_gid, traffic.event["action"])
 
 
 watched = AsanaSimulator(watch=tell)
 
 
 async def try_without_an_account() -> None:
-    async with AsanaSimulator(gather_for=60, retry_delay=0.1) as asana:
+    async with AsanaSimulator(gather_for=60, retry_delay=0.1, drop_share=0.1) as asana:
         assert_type(asana, AsanaSimulator)
+        assert_type(asana.dropped, list[Dropped])
+        asana.release_stream.set()
         assert_type(asana.base_url, str)
         assert_type(asana.workspace, str)
         assert_type(asana.project, str)
