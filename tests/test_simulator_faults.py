@@ -378,6 +378,17 @@ async def test_delayed_deliveries_wait_until_it_is_over_and_keep_their_order(
     assert asana.dropped == []
 
 
+async def test_each_delay_is_over_once(asana: AsanaSimulator, target: Target, webhook: str) -> None:
+    for event in (FIRST, SECOND, THIRD):
+        asana.faults.add("delayed")
+        await asana.emit(asana.project, event)
+        await asana.settled()
+        asana.faults.discard("delayed")
+        asana.faults.discard("delayed")
+        await asana.settled()
+    assert target.events == [[FIRST], [SECOND], [THIRD]]
+
+
 async def test_retries_wait_with_what_is_delayed(
     asana: AsanaSimulator, target: Target, webhook: str
 ) -> None:

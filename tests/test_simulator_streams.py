@@ -419,6 +419,19 @@ async def test_times_of_the_stream_can_differ_by_up_to_a_second(world: World) ->
     assert len(set(apart)) > 1
 
 
+async def test_no_time_of_the_stream_is_by_chance_the_webhook_s(world: World) -> None:
+    world.asana.faults.add("stream-times")
+    sync = await first_token(world)
+    at = "2026-07-04T10:11:12.345Z"
+    events = [{"created_at": at, "resource": {"gid": str(n)}} for n in range(5_000)]
+    await world.asana.emit("8675309", *events)
+    more = True
+    while more:
+        body = (await look(world, sync, opt_fields="created_at")).json()
+        assert at not in {each["created_at"] for each in body["data"]}
+        sync, more = body["sync"], body["has_more"]
+
+
 async def test_parents_of_the_stream_can_be_missing(world: World) -> None:
     told, streamed = await both(world, "stream-parents")
     assert any(each["parent"] for each in told)
