@@ -17,8 +17,7 @@ from .models import (
     Event,
     Progress,
     Source,
-    decode_event,
-    only_event,
+    decode_events,
     read_event,
     split_events,
 )
@@ -192,10 +191,14 @@ def _letter(delivery: Delivery, body: bytes, reason: str, progress: str = "") ->
     )
 
 
-def _decode(delivery: Delivery, source: Source | None) -> list[Event | Undecodable | Gap]:
-    if (text := only_event(delivery.body)) is not None:
-        with contextlib.suppress(DecodeError):  # then it is looked at more closely
-            return [decode_event(text, source=source)]
+def _decode(delivery: Delivery, source: Source | None) -> Sequence[Event | Undecodable | Gap]:
+    try:
+        return decode_events(delivery.body, source=source)
+    except DecodeError:
+        return _decode_each(delivery, source)
+
+
+def _decode_each(delivery: Delivery, source: Source | None) -> Sequence[Event | Undecodable | Gap]:
     try:
         texts = split_events(delivery.body)
     except DecodeError as error:

@@ -535,21 +535,6 @@ def split_events(body: bytes) -> list[msgspec.Raw]:
         raise DecodeError(msg) from None
 
 
-def only_event(body: bytes) -> bytes | None:
-    """Return the text between the brackets of a body that Asana may have written with one event.
-
-    It is one event if it can be decoded as such. Returns None for a body that looks otherwise.
-    """
-    if (
-        body.startswith(b'{"events":[{')
-        and body.endswith(b"}]}")
-        and b"},{" not in body
-        and body.isascii()
-    ):
-        return body[11:-2]
-    return None
-
-
 def decode_event(text: bytes | msgspec.Raw, *, source: Source | None = None) -> Event:
     """Return the event from this source that this JSON text describes.
 
@@ -562,6 +547,15 @@ def decode_event(text: bytes | msgspec.Raw, *, source: Source | None = None) -> 
         msg = f"not an event: {_reason(error)}"
         raise DecodeError(msg) from None
     return _as_signed(event, raw, source)
+
+
+def decode_events(body: bytes, *, source: Source | None = None) -> list[Event]:
+    """Return the events from this source in a delivery's body.
+
+    Raises DecodeError, and nothing else, for what is no delivery, and for an event of which a
+    field has another shape.
+    """
+    return [decode_event(text, source=source) for text in split_events(body)]
 
 
 def read_event(
