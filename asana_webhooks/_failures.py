@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ._handlers import HandlerError
 from ._logging import one_line
+from ._options import DELAY, check_options
 from .models import Event
 from .router import GiveUp, TryAgain
 
@@ -49,7 +51,11 @@ class BackOff(NamedTuple):
 
     def _delay_of(self, failure: HandlerError, attempts: int) -> float:
         cause = failure.__cause__
-        return cause.after if isinstance(cause, TryAgain) else self.delay(attempts)
+        if isinstance(cause, TryAgain):
+            with contextlib.suppress(TypeError, ValueError):  # of a class of the program's own
+                check_options({"after": DELAY}, {"after": cause.after})
+                return cause.after
+        return self.delay(attempts)
 
     def delay(self, attempts: int) -> float:
         """Return for how many seconds to wait after so many attempts."""

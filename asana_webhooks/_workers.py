@@ -322,6 +322,7 @@ class Workers:
             is_done = True
         except Exception as error:  # noqa: BLE001 - the others' deliveries do not wait for it
             self._claims.report(error)
+            await asyncio.sleep(self._settings.poll)  # or it would fail again without a pause
         finally:
             runner.close()
             self._workers.discard(worker)

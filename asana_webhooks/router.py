@@ -45,6 +45,8 @@ class GiveUp(Exception):  # noqa: N818 - a handler's decision, not an error that
     The event becomes a dead letter for this handler at once; ``reason`` stands in it.
     """
 
+    reason = ""
+
     def __init__(self, reason: str = "") -> None:
         self.reason = reason
         super().__init__(reason)
@@ -56,6 +58,8 @@ class TryAgain(Exception):  # noqa: N818 - a handler's decision, not an error th
     It counts as a failed attempt: after the last one the event becomes a dead letter. Raises
     TypeError or ValueError for what is no number of seconds.
     """
+
+    after = 60.0
 
     def __init__(self, after: float = 60.0) -> None:
         check_options({"after": DELAY}, locals())

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,30 @@ def test_delay_is_the_longest_that_a_handler_chose() -> None:
     assert BACK_OFF.judge(failures, 1).delay == 50.0
     assert BACK_OFF.judge([*failures, failure("three", OSError())], 1).delay == 50.0
     assert BACK_OFF.judge(failures, 3).again == ()  # it counts as an attempt
+
+
+class Busy(TryAgain):
+    def __init__(self) -> None:  # which leaves out what the class above does
+        Exception.__init__(self, "busy")
+
+
+class Gone(GiveUp):
+    def __init__(self) -> None:
+        Exception.__init__(self, "gone")
+
+
+def test_decision_of_a_class_of_the_programs_own_need_not_call_the_one_above() -> None:
+    assert BACK_OFF.judge([failure("one", Busy())], 1).delay == 60.0
+    verdict = BACK_OFF.judge([failure("one", Gone())], 1)
+    letter = decode_event(event(1).encode())
+    assert reason_of(letter, verdict).endswith("handler one gave up: ")
+
+
+@pytest.mark.parametrize("after", ["soon", None, -1.0, math.nan, math.inf])
+def test_delay_that_cannot_be_is_the_usual_one(after: Any) -> None:
+    decision = TryAgain()
+    decision.after = after
+    assert 0.75 <= BACK_OFF.judge([failure("one", decision)], 1).delay <= 1.5
 
 
 def test_reason_names_event_action_resource_handlers_and_errors() -> None:

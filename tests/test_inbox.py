@@ -4,7 +4,7 @@ import gc
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import anyio
@@ -932,6 +932,24 @@ async def test_workers_claim_side_by_side_while_there_is_much(seen: Seen) -> Non
         await eventually(lambda: is_empty(store))
     assert most == 4
     assert sorted(map(int, seen.gids)) == list(range(40))
+
+
+async def test_mistake_of_our_own_is_logged_and_not_repeated_without_a_pause(
+    store: MemoryStore, seen: Seen, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = 0
+
+    class Wrong(Telemetry):
+        def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
+            nonlocal tried
+            tried += 1
+            raise ValueError
+
+    await put(store, "a", event(1))
+    async with draining(store, seen, telemetry=Wrong(), poll=3600.0, grace=0.01):
+        await until(lambda: "deliveries will be handled again" in caplog.text)
+        await anyio.wait_all_tasks_blocked()
+    assert tried == 1
 
 
 async def test_task_of_a_handler_that_is_cancelled_too_late_costs_no_worker(seen: Seen) -> None:
