@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,6 +19,7 @@ import httpx
 import pytest
 import respx
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from support import asana_api
 from support.asana_api import (
     BASE,
@@ -31,6 +33,7 @@ from support.asana_api import (
     bytes_at,
     sent,
 )
+from support.postgres_proxies import self_made_certificate
 
 from asana_webhooks import _asana_transport
 from asana_webhooks._asana_transport import MAX_ANSWER, TOKEN_VARIABLES, find_proxy
@@ -46,6 +49,7 @@ from asana_webhooks.errors import (
     RateLimitedError,
     ServerError,
 )
+from asana_webhooks.models import Webhook
 
 bare_environment = asana_api.bare_environment
 asana = asana_api.asana
@@ -622,6 +626,36 @@ async def test_given_client_does_not_make_redirects_followed() -> None:
 # On real sockets.
 
 
+async def test_certificates_are_read_once_and_again_when_the_environment_names_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(ONE)
+
+    file = self_made_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    application = web.Application()
+    application.router.add_get("/webhooks/1", answer)
+    server = TestServer(application, scheme="https")
+
+    async def ask() -> Webhook:
+        async with WebhooksApi(TOKEN, base_url=f"https://127.0.0.1:{server.port}") as api:
+            return await api.get_webhook("1")
+
+    await server.start_server(ssl=context)
+    try:
+        with pytest.raises(ConnectionFailedError, match="certificate is not trusted"):
+            await ask()
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        assert (await ask()).gid == WEBHOOK["gid"]
+        file.unlink()
+        assert (await ask()).gid == WEBHOOK["gid"]
+    finally:
+        await server.close()
+    assert waits == []
+
+
 @pytest.mark.parametrize("call", [pytest.param(READ, id="get"), pytest.param(CREATE, id="create")])
 @pytest.mark.parametrize(
     ("answer", "kind"),
@@ -737,6 +771,8 @@ async def test_certificates_are_judged_as_httpx_does(
     names: list[str] = []
     context = Noting(ssl.PROTOCOL_TLS_CLIENT)
     monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: context)
+    read_now = _asana_transport._trusting.__wrapped__
+    monkeypatch.setattr(_asana_transport, "_trusting", read_now)
     async with (
         bytes_at(hang_up, "https") as base_url,
         WebhooksApi(TOKEN, base_url=base_url) as api,

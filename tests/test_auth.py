@@ -27,6 +27,7 @@ import pytest
 from conftest import guard, until
 from support import oauth_server
 from support.oauth_server import CLIENT_ID, CLIENT_SECRET, OAuthServer
+from support.plain_http import NO_TLS
 
 from asana_webhooks import (
     AsanaWebhooksError,
@@ -135,7 +136,7 @@ async def test_fifty_calls_that_are_refused_at_once_renew_once(
     make: MakeOAuth, server: OAuthServer
 ) -> None:
     auth = make(WORKING)
-    async with httpx.AsyncClient(auth=auth) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, auth=auth) as client:
         answers = await asyncio.gather(
             *(client.get(f"{server.base_url}/workspaces") for _ in range(50))
         )
@@ -234,7 +235,7 @@ async def test_user_is_remembered_when_asana_does_not_repeat_it(
 
 
 async def test_given_client_carries_its_own_renewal(make: MakeOAuth, server: OAuthServer) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
         auth = make(http_client=client)
         client.auth = auth
         response = await client.get(f"{server.base_url}/workspaces")
@@ -246,7 +247,7 @@ async def test_renewal_needs_no_connection_but_that_of_the_call(
     make: MakeOAuth, server: OAuthServer
 ) -> None:
     limits = httpx.Limits(max_connections=1)
-    async with httpx.AsyncClient(limits=limits, timeout=5) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, limits=limits, timeout=5) as client:
         api = WebhooksApi(
             make(WORKING, http_client=client), base_url=server.base_url, http_client=client
         )
@@ -780,7 +781,7 @@ async def test_other_answer_is_the_error_of_its_kind(
     server: OAuthServer,
 ) -> None:
     server.answers = [(status, body)]
-    async with httpx.AsyncClient(auth=make()) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, auth=make()) as client:
         with pytest.raises(kind, match=re.escape(message)) as caught:
             await client.get(f"{server.base_url}/workspaces")
     assert type(caught.value) is kind
@@ -797,7 +798,7 @@ async def test_token_is_good_without_a_user(make: MakeOAuth, server: OAuthServer
 async def test_unreachable_asana_is_a_failed_connection(free_port: int) -> None:
     base_url = f"http://127.0.0.1:{free_port}"
     auth = AsanaOAuth(CLIENT_ID, CLIENT_SECRET, token=EXPIRED, base_url=base_url)
-    async with httpx.AsyncClient(auth=auth) as client:
+    async with httpx.AsyncClient(verify=NO_TLS, auth=auth) as client:
         with pytest.raises(ConnectionFailedError) as caught:
             await client.get(base_url)
     assert str(caught.value).startswith(f"no answer from 127.0.0.1:{free_port}: the connection")

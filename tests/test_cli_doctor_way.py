@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from support.cli_shell import Shell, shell
 from support.doctored import Answer, Serve, findings, portal, results, serve
+from support.plain_http import NO_TLS
 
 from asana_webhooks.cli.doctor import way as module
 from asana_webhooks.cli.doctor.finding import Finding
@@ -87,7 +88,7 @@ def proxy_to(port: int, *, request: Alter = same, answer: Alter = same, limit: i
         there = Post(headers, body)
         if asked.method == "POST":
             there = request(there)
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(verify=NO_TLS, trust_env=False) as client:
             answered = await client.request(
                 asked.method,
                 f"http://127.0.0.1:{port}{asked.raw_path}",

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner, Result
+from support.plain_http import NO_TLS
 from support.simulated import simulated
 from support.target import Target
 
@@ -80,7 +81,7 @@ async def test_each_call_handshake_and_delivery_is_a_line_without_secrets() -> N
         route = "a-route-that-nobody-shall-see"
         with simulated("--retry-delay", "0.01", "--gather-for", "0") as asana:
             async with httpx.AsyncClient(
-                base_url=asana.base_url, headers={"Authorization": f"Bearer {TOKEN}"}
+                verify=NO_TLS, base_url=asana.base_url, headers={"Authorization": f"Bearer {TOKEN}"}
             ) as api:
                 target.statuses.extend([200, 503])
                 fields = {"resource": "8675309", "target": f"{target.url}/{route}"}

@@ -12,6 +12,7 @@ from typing import Any, Self
 import httpx
 import pytest
 from conftest import eventually, until
+from support.plain_http import NO_TLS
 from support.replicas import KEPT_LEASE, Sent, Webhook, World, waiting_in
 
 from asana_webhooks import Event, WebhooksClient, _attempt, _components, _endpoint, _inbox
@@ -67,7 +68,10 @@ async def running(
         base_url="http://127.0.0.1:9",
     )
     client.on()(handle)
-    async with client, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+    async with (
+        client,
+        httpx.AsyncClient(verify=NO_TLS, base_url=f"http://127.0.0.1:{port}") as http,
+    ):
 
         async def post(sent: Sent) -> int:
             headers = {"X-Hook-Signature": sent.signature}

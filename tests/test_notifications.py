@@ -10,6 +10,7 @@ import httpx
 import pytest
 from conftest import eventually, guard, until
 from redis.asyncio import BlockingConnectionPool, Redis
+from support.plain_http import NO_TLS
 from support.ports import free_tcp_port
 from support.replicas import Webhook, World, confirm
 
@@ -331,7 +332,7 @@ async def is_accepted(webhook: Webhook, port: int) -> bool:
     sent = webhook.delivery()
     url, headers = f"http://127.0.0.1:{port}/{sent.route}", {"X-Hook-Signature": sent.signature}
     try:
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(verify=NO_TLS, trust_env=False) as http:
             return (await http.post(url, content=sent.body, headers=headers)).status_code == 200
     except httpx.TransportError:
         return False

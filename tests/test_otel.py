@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from support.plain_http import NO_TLS
 
 from asana_webhooks import (
     Event,
@@ -302,7 +303,7 @@ async def test_bug_of_ours_is_an_error_without_its_text(
             raise KeyError(route)
 
     client = make_client(store=Broken(), telemetry=exported.telemetry())
-    async with client, httpx.AsyncClient() as http:
+    async with client, httpx.AsyncClient(verify=NO_TLS) as http:
         answer = await http.post(f"http://127.0.0.1:{client.port}/{'x' * 32}")
     assert answer.status_code == 500
     (span,) = exported.spans("receive")
@@ -313,7 +314,7 @@ async def test_bug_of_ours_is_an_error_without_its_text(
 
 async def test_probe_has_no_span(make_client: MakeClient, exported: Exported) -> None:
     client = make_client(telemetry=exported.telemetry())
-    async with client, httpx.AsyncClient() as http:
+    async with client, httpx.AsyncClient(verify=NO_TLS) as http:
         await http.get(f"http://127.0.0.1:{client.port}/readyz")
     assert exported.spans("receive") == []
 
@@ -583,7 +584,7 @@ async def test_nothing_that_is_told_holds_a_gid_a_route_a_secret_or_a_body(
         running = asyncio.create_task(client.run())
         task = await asana.create_task("Fix the login", project=asana.project)
         await until(lambda: exported.spans("process"))
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(verify=NO_TLS) as http:
             for headers in ({"X-Hook-Secret": "stranger-" * 4}, {"X-Hook-Signature": "x"}, {}):
                 await http.post(route.target, content=b"canary", headers=headers)
                 await http.post(route.target + "x", content=b"canary", headers=headers)

@@ -16,6 +16,7 @@ import anyio
 import httpx
 import pytest
 from aiohttp import web
+from support.plain_http import NO_TLS
 
 from asana_webhooks.simulator import AsanaSimulator, Fault, Faults, simulator
 from asana_webhooks.simulator.filters import checked_filters
@@ -130,7 +131,10 @@ async def asana() -> AsyncIterator[AsanaSimulator]:
 
 def client_of(asana: AsanaSimulator, app: str = "app-one") -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        base_url=asana.base_url, headers={"Authorization": f"Bearer {app}"}, timeout=20
+        base_url=asana.base_url,
+        headers={"Authorization": f"Bearer {app}"},
+        timeout=20,
+        verify=NO_TLS,
     )
 
 
@@ -617,7 +621,9 @@ async def test_call_without_a_bearer_token_is_not_authorized(
     asana: AsanaSimulator, header: str | None
 ) -> None:
     headers = {} if header is None else {"Authorization": header}
-    async with httpx.AsyncClient(base_url=asana.base_url, headers=headers) as stranger:
+    async with httpx.AsyncClient(
+        verify=NO_TLS, base_url=asana.base_url, headers=headers
+    ) as stranger:
         response = await stranger.get("/workspaces")
     assert (response.status_code, error_of(response)) == (401, "Not Authorized")
 

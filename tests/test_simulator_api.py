@@ -10,6 +10,7 @@ import httpx
 import pytest
 from support import local_asana
 from support.local_asana import World
+from support.plain_http import NO_TLS
 
 from asana_webhooks.simulator import AsanaSimulator, http_sender
 from asana_webhooks.simulator.input import Pages
@@ -231,7 +232,10 @@ async def test_list_of_posts_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None
 async def test_only_own_names_of_the_host_are_answered(
     path: str, method: str, host: str, status: int
 ) -> None:
-    async with AsanaSimulator(host_names=["Asana.test"]) as asana, httpx.AsyncClient() as http:
+    async with (
+        AsanaSimulator(host_names=["Asana.test"]) as asana,
+        httpx.AsyncClient(verify=NO_TLS) as http,
+    ):
         origin = asana.base_url.removesuffix("/api/1.0")
         name = host.format(port=origin.rpartition(":")[2])
         headers = {"Host": name, "Authorization": "Bearer a"}
@@ -246,7 +250,7 @@ def test_names_of_the_host_are_a_collection() -> None:
 
 
 async def test_unknown_route_is_told_before_the_token_is_looked_at() -> None:
-    async with AsanaSimulator() as asana, httpx.AsyncClient() as http:
+    async with AsanaSimulator() as asana, httpx.AsyncClient(verify=NO_TLS) as http:
         assert (await http.get(f"{asana.base_url}/nothing")).status_code == 404
         assert (await http.get(f"{asana.base_url}/users/me")).status_code == 401
 
@@ -436,7 +440,7 @@ async def test_error_has_a_message_and_says_where_help_is(world: World) -> None:
 
 
 async def test_call_outside_of_the_api_is_not_found(world: World) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
         response = await client.get(world.asana.base_url.removesuffix("/api/1.0") + "/elsewhere")
     assert response.status_code == 404
 

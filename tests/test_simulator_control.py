@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import until
+from support.plain_http import NO_TLS
 from support.target import HEARTBEAT, Target, api_of, new_webhook
 
 from asana_webhooks.simulator import AsanaSimulator, Attempt, Call, Handshake
@@ -33,7 +34,9 @@ async def asana() -> AsyncIterator[AsanaSimulator]:
 
 @pytest.fixture
 async def control(asana: AsanaSimulator) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=asana.control_url, trust_env=False) as http:
+    async with httpx.AsyncClient(
+        verify=NO_TLS, base_url=asana.control_url, trust_env=False
+    ) as http:
         yield http
 
 
@@ -228,7 +231,7 @@ async def test_another_machine_is_refused() -> None:
     address = own_address()
     async with (
         AsanaSimulator(host=address) as asana,
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(verify=NO_TLS, trust_env=False) as http,
     ):
         assert (await http.get(f"{asana.control_url}/state")).status_code == 403
 

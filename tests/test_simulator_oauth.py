@@ -10,6 +10,7 @@ import httpx
 import pytest
 from support import local_asana
 from support.local_asana import World
+from support.plain_http import NO_TLS
 from yarl import URL
 
 from asana_webhooks.simulator import AsanaSimulator
@@ -85,7 +86,7 @@ class App:
 
 @pytest.fixture
 async def app() -> AsyncIterator[App]:
-    async with local_asana.running() as world, httpx.AsyncClient() as http:
+    async with local_asana.running() as world, httpx.AsyncClient(verify=NO_TLS) as http:
         yield App(world, http)
 
 
@@ -126,7 +127,10 @@ async def test_app_is_told_of_its_mistake_in_the_redirect(
 
 
 async def test_user_who_refuses_is_sent_back_without_a_code() -> None:
-    async with local_asana.running(consents=False) as world, httpx.AsyncClient() as http:
+    async with (
+        local_asana.running(consents=False) as world,
+        httpx.AsyncClient(verify=NO_TLS) as http,
+    ):
         app = App(world, http)
         back = URL((await app.ask(state=None)).headers["Location"])
         assert back.query["error"] == "access_denied"
@@ -147,7 +151,7 @@ async def test_user_who_refuses_is_sent_back_without_a_code() -> None:
 )
 async def test_nobody_is_sent_to_where_the_app_may_not_be(params: dict[str, str | None]) -> None:
     options = {"oauth_clients": {"app-1": "s3cret"}}
-    async with local_asana.running(**options) as world, httpx.AsyncClient() as http:
+    async with local_asana.running(**options) as world, httpx.AsyncClient(verify=NO_TLS) as http:
         answer = await App(world, http).ask(**params)
         assert answer.status_code == 400
         assert "Location" not in answer.headers
@@ -209,7 +213,7 @@ async def test_code_is_good_once(app: App) -> None:
 
 
 async def test_code_is_good_for_ten_minutes(clock: Clock) -> None:
-    async with local_asana.running() as world, httpx.AsyncClient() as http:
+    async with local_asana.running() as world, httpx.AsyncClient(verify=NO_TLS) as http:
         app = App(world, http)
         first, second = await app.code(), await app.code()
         clock.pass_(minutes=9, seconds=59)
@@ -221,7 +225,7 @@ async def test_code_is_good_for_ten_minutes(clock: Clock) -> None:
 @pytest.mark.parametrize("client", ["app-1", "app-2"])
 async def test_named_apps_need_their_own_secret(client: str) -> None:
     options = {"oauth_clients": {"app-1": "another", "app-3": "s3cret"}}
-    async with local_asana.running(**options) as world, httpx.AsyncClient() as http:
+    async with local_asana.running(**options) as world, httpx.AsyncClient(verify=NO_TLS) as http:
         app = App(world, http)
         assert error_of(await app.refresh("x", client_id=client)) == (401, "invalid_client")
         assert error_of(await app.refresh("x", client_id="app-3")) == (400, "invalid_grant")
@@ -231,7 +235,7 @@ async def test_named_apps_need_their_own_secret(client: str) -> None:
 
 
 async def test_access_token_ends_after_an_hour_and_refreshing_gives_the_next(clock: Clock) -> None:
-    async with local_asana.running() as world, httpx.AsyncClient() as http:
+    async with local_asana.running() as world, httpx.AsyncClient(verify=NO_TLS) as http:
         app = App(world, http)
         tokens = await app.tokens()
         clock.pass_(seconds=3599)

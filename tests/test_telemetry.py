@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 from conftest import eventually, guard, until
+from support.plain_http import NO_TLS
 
 from asana_webhooks import (
     Event,
@@ -83,7 +84,7 @@ async def test_requests_are_told_with_their_answers(
     make_client: MakeClient, asana: AsanaSimulator
 ) -> None:
     notes = Notes()
-    async with make_client(telemetry=notes) as client, httpx.AsyncClient() as http:
+    async with make_client(telemetry=notes) as client, httpx.AsyncClient(verify=NO_TLS) as http:
         place = f"http://127.0.0.1:{client.port}"
         await http.post(f"{place}/{'x' * 32}")
         await http.get(f"{place}/readyz")
@@ -491,7 +492,7 @@ async def test_repeats_are_duplicates_whether_they_can_be_read_or_not(
 async def test_refusals_are_counted_by_reason(
     make_client: MakeClient, asana: AsanaSimulator, free_port: int
 ) -> None:
-    async with make_client() as client, httpx.AsyncClient() as http:
+    async with make_client() as client, httpx.AsyncClient(verify=NO_TLS) as http:
         webhook = await client.ensure(asana.project)
         await asana.settled()
         for _ in range(2):

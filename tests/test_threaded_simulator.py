@@ -10,6 +10,7 @@ import anyio
 import httpx
 import pytest
 from conftest import guard, until
+from support.plain_http import NO_TLS
 
 from asana_webhooks import WebhooksClient
 from asana_webhooks.simulator import AsanaSimulator
@@ -201,7 +202,9 @@ async def test_mappings_are_changed_through_it(asana: ThreadedSimulator) -> None
     asana.changes["new_webhooks"] = "https://forum.example.com/t/1"
     asana.changes["string_ids"] = "https://forum.example.com/t/2"
     del asana.changes["string_ids"]
-    async with httpx.AsyncClient(headers={"Authorization": "Bearer a-token"}) as http:
+    async with httpx.AsyncClient(
+        verify=NO_TLS, headers={"Authorization": "Bearer a-token"}
+    ) as http:
         answer = await http.get(f"{asana.base_url}/users/me")
     assert answer.headers["Asana-Change"].startswith("name=new_webhooks;")
     assert "string_ids" not in answer.headers["Asana-Change"]

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from asana_webhooks.simulator import AsanaSimulator
 from support import asana_openapi
+from support.plain_http import NO_TLS
 
 
 class World:
@@ -85,6 +86,7 @@ def client(asana: AsanaSimulator, app: str = "app-one") -> httpx.AsyncClient:
         headers={"Authorization": f"Bearer {app}"},
         event_hooks={"response": [_validated]},
         timeout=20,
+        verify=NO_TLS,
     )
 
 
