@@ -3,8 +3,10 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -50,14 +52,23 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_configure(config: pytest.Config) -> None:
     """Let this process, and those that it starts, compile what they import once and no more.
 
-    Where the environment forbids to write bytecode beside the source, it goes to pytest's cache:
-    hundreds of processes start here, and compiling takes each one longer than its test.
+    Where the environment forbids to write bytecode beside the source, it goes to pytest's cache,
+    or without one to a folder that goes in the end: hundreds of processes start here, and compiling
+    takes each one longer than its test.
     """
     if sys.dont_write_bytecode and sys.pycache_prefix is None:
-        sys.pycache_prefix = str(config.cache.mkdir("bytecode"))
+        sys.pycache_prefix = _bytecode_folder(config)
         sys.dont_write_bytecode = False
         os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def _bytecode_folder(config: pytest.Config) -> str:
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        return str(config.cache.mkdir("bytecode"))
+    folder = tempfile.mkdtemp(prefix="bytecode-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -58,7 +58,7 @@ async def test_backlog_of_many_thousands_is_handled_from_its_first_moment(
 
 
 async def test_slow_handlers_neither_hold_up_answers_nor_fill_the_memory(world: World) -> None:
-    webhooks = [Webhook(number) for number in range(1, 21)]
+    webhooks = [Webhook(number, tasks=1) for number in range(1, 21)]
     await world.confirm(*webhooks)
     replica = await world.started(serve=True, work=True, pause=60.0)
     idle = await typical(world, webhooks[0], replica, 200)

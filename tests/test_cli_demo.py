@@ -30,6 +30,7 @@ from support.cli_process import TERMINAL, environment, run
 from asana_webhooks import Event, StoreError, WebhooksClient
 from asana_webhooks._background import background_task
 from asana_webhooks._handlers import HandlerError, HandlerRunner
+from asana_webhooks._remembered import Scope
 from asana_webhooks.cli.app import cli
 from asana_webhooks.cli.demo import environment as environment_module
 from asana_webhooks.cli.demo import scenario
@@ -303,6 +304,7 @@ def a_handler_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def repeats_are_not_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Know neither deliveries by their signature nor events by their key."""
     put = SqliteStore.put
 
     async def put_anyway(self: SqliteStore, delivery: Delivery, **options: Any) -> bool:
@@ -310,6 +312,7 @@ def repeats_are_not_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
         return await put(self, fresh, **options)
 
     monkeypatch.setattr(SqliteStore, "put", put_anyway)
+    monkeypatch.setattr(Scope, "take", lambda scope, key, claim: True)
 
 
 def a_restart_forgets(monkeypatch: pytest.MonkeyPatch) -> None:

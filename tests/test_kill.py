@@ -97,8 +97,10 @@ async def post_all(world: World, group: list[Sent], to: Replica) -> dict[str, bo
 
 
 async def test_terminated_in_order_it_finishes_what_is_under_way_and_nothing_is_repeated(
-    world: World, webhook: Webhook
+    world: World,
 ) -> None:
+    webhook = Webhook(1, tasks=1)  # whose events are handled one after the other
+    await world.confirm(webhook)
     replica = await world.started(serve=True, work=True, pause=0.3)
     sent = [webhook.delivery() for _ in range(5)]
     for each in sent:
