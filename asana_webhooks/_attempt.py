@@ -59,7 +59,7 @@ class Attempt:
         *("left", "pending"),
     )
 
-    def __init__(self, delivery: Delivery, source: Source | None = None) -> None:
+    def __init__(self, delivery: Delivery, source: Source) -> None:
         self.delivery = delivery
         self.items = _decode(delivery, source)
         self.left = len(self.items)
@@ -191,14 +191,14 @@ def _letter(delivery: Delivery, body: bytes, reason: str, progress: str = "") ->
     )
 
 
-def _decode(delivery: Delivery, source: Source | None) -> Sequence[Event | Undecodable | Gap]:
+def _decode(delivery: Delivery, source: Source) -> Sequence[Event | Undecodable | Gap]:
     try:
         return decode_events(delivery.body, source=source)
     except DecodeError:
         return _decode_each(delivery, source)
 
 
-def _decode_each(delivery: Delivery, source: Source | None) -> Sequence[Event | Undecodable | Gap]:
+def _decode_each(delivery: Delivery, source: Source) -> Sequence[Event | Undecodable | Gap]:
     try:
         texts = split_events(delivery.body)
     except DecodeError as error:
@@ -207,7 +207,7 @@ def _decode_each(delivery: Delivery, source: Source | None) -> Sequence[Event | 
 
 
 def _decode_one(
-    text: msgspec.Raw, received_at: datetime, source: Source | None
+    text: msgspec.Raw, received_at: datetime, source: Source
 ) -> Event | Undecodable | Gap:
     try:
         return read_event(text, received_at=received_at, source=source)

@@ -84,14 +84,19 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     received_at: datetime | None = None
 
 
+NO_SOURCE = Source(webhook="", resource="")
+"""The source of an event that was made by hand or decoded alone."""
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One change of one resource.
 
     ``action`` is ``added``, ``changed``, ``removed``, ``deleted``, ``undeleted``, or one that is
     new at Asana. ``user`` is None for changes by Asana itself, ``parent`` is set for ``added`` and
     ``removed``, ``change`` for most of ``changed``. ``raw`` is the event's JSON as it was signed.
-    ``source`` tells which webhook it came from; it is None for an event that was made by hand or
-    decoded alone, and no part of ``==``: two webhooks that see one change see equal events.
+    ``source`` tells which webhook it came from; its gids are empty for an event that was made by
+    hand or decoded alone. It is no part of ``==``: two webhooks that see one change see equal
+    events.
 
     Source: https://developers.asana.com/reference/events
     """
@@ -105,7 +110,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     type: str | None = None
     # Both are set after decoding, never by Asana.
     raw: bytes = msgspec.field(default=b"", name="(raw)")
-    source: Source | None = msgspec.field(default=None, name="(source)")
+    source: Source = msgspec.field(default=NO_SOURCE, name="(source)")
 
     def __eq__(self, other: object) -> bool:
         """Return whether it is the same in all but its source."""
@@ -131,11 +136,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __repr__(self) -> str:
         """Return the fields that are set, the JSON text left out."""
-        return _represent(self, hidden={"raw"})
+        return _represent(self, hidden=self._hidden())
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Return the fields that are set, the JSON text left out."""
-        return _shown(self, hidden={"raw"})
+        return _shown(self, hidden=self._hidden())
+
+    def _hidden(self) -> set[str]:
+        return {"raw", "source"} if self.source is NO_SOURCE else {"raw"}
 
     def json(self) -> dict[str, Any]:
         """Return the whole event, fields that this class does not know included; decoded anew.
@@ -535,7 +543,7 @@ def split_events(body: bytes) -> list[msgspec.Raw]:
         raise DecodeError(msg) from None
 
 
-def decode_event(text: bytes | msgspec.Raw, *, source: Source | None = None) -> Event:
+def decode_event(text: bytes | msgspec.Raw, *, source: Source = NO_SOURCE) -> Event:
     """Return the event from this source that this JSON text describes.
 
     Raises DecodeError, and nothing else, when a field that this class names has another shape.
@@ -549,7 +557,7 @@ def decode_event(text: bytes | msgspec.Raw, *, source: Source | None = None) -> 
     return _as_signed(event, raw, source)
 
 
-def decode_events(body: bytes, *, source: Source | None = None) -> list[Event]:
+def decode_events(body: bytes, *, source: Source = NO_SOURCE) -> list[Event]:
     """Return the events from this source in a delivery's body.
 
     Raises DecodeError, and nothing else, for what is no delivery, and for an event of which a
@@ -559,7 +567,7 @@ def decode_events(body: bytes, *, source: Source | None = None) -> list[Event]:
 
 
 def read_event(
-    text: bytes | msgspec.Raw, *, received_at: datetime, source: Source | None = None
+    text: bytes | msgspec.Raw, *, received_at: datetime, source: Source = NO_SOURCE
 ) -> Event:
     """Return the event that this JSON text describes, without what has another shape than ours.
 
@@ -575,7 +583,7 @@ def read_event(
         return _as_signed(event, bytes(text), source)
 
 
-def _as_signed(event: Event, raw: bytes, source: Source | None) -> Event:
+def _as_signed(event: Event, raw: bytes, source: Source) -> Event:
     """Return the event with its JSON text, its source, and its time in UTC."""
     force_setattr(event, "raw", raw)
     force_setattr(event, "source", source)

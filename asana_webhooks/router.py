@@ -98,18 +98,15 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True):
     account: str | None = None
 
     def fits(self, event: Event) -> bool:
-        """Return whether the event is such a one.
-
-        An event without a source fits no pattern that names a resource or an account.
-        """
+        """Return whether the event is such a one."""
         resource, change, source = event.resource, event.change, event.source
         return (
             self.resource_type in (None, resource.resource_type)
             and self.subtype in (None, resource.resource_subtype)
             and self.action in (None, event.action)
             and self.field in (None, change and change.field)
-            and self.resource in (None, source and source.resource)
-            and self.account in (None, None if source is None else source.account)
+            and self.resource in (None, source.resource)
+            and self.account in (None, source.account)
         )
 
 
@@ -235,10 +232,8 @@ class Router:
     def handlers(self, event: Event) -> tuple[Subscription, ...]:
         """Return the handlers that want the event, in the order in which they run."""
         resource, change, source = event.resource, event.change, event.source
-        watched = account = None
-        if source is not None:
-            watched = source.resource if source.resource in self._named_resources else None
-            account = source.account if source.account in self._named_accounts else None
+        watched = source.resource if source.resource in self._named_resources else None
+        account = source.account if source.account in self._named_accounts else None
         kind = (
             resource.resource_type,
             resource.resource_subtype,

@@ -24,7 +24,7 @@ import msgspec
 
 from ._background import background_task
 from .client import WebhooksClient
-from .models import Event, Source, decode_event
+from .models import NO_SOURCE, Event, Source, decode_event
 from .signature import sign
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def make_event(
     action: str = "changed",
     field: str | None = None,
     gid: str | None = None,
-    source: Source | None = None,
+    source: Source = NO_SOURCE,
     **others: Any,
 ) -> Event:
     """Return an event as ``client.on`` with the same arguments would hand it to its handler.

@@ -554,7 +554,7 @@ def test_event_knows_the_source_that_it_was_decoded_for() -> None:
 def test_source_is_never_what_the_json_says(change: object) -> None:
     forged = {"(source)": {"webhook": "1", "resource": "2"}, "(raw)": "eA==", "change": change}
     decoded = read(**forged)
-    assert decoded.source is None
+    assert decoded.source == Source(webhook="", resource="")
     assert decoded.raw == event_text(**forged)
 
 

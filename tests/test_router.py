@@ -153,7 +153,7 @@ def from_source(**fields: str) -> Event:
         pytest.param({"account": "acme"}, from_source(), False, id="account, without one"),
         pytest.param({"account": ""}, from_source(), True, id="no account"),
         pytest.param({"account": ""}, from_source(account="acme"), False, id="none, with one"),
-        pytest.param({"account": ""}, COMPLETED, False, id="no account, without a source"),
+        pytest.param({"account": ""}, COMPLETED, True, id="no account, without a source"),
         pytest.param({}, from_source(account="acme"), True, id="any"),
         pytest.param(
             {"resource": "1400", "account": "acme"},

@@ -81,7 +81,7 @@ def test_change_with_values_may_be_given() -> None:
 def test_source_may_be_given() -> None:
     source = Source(webhook="1700", resource="1400", account="acme")
     assert make_event(source=source).source is source
-    assert make_event().source is None
+    assert make_event().source == Source(webhook="", resource="")
 
 
 def test_field_of_the_wrong_shape_is_refused() -> None:

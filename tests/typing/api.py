@@ -151,9 +151,8 @@ async def everything(event: Event) -> None: ...
 
 @client.on("task", subtype="default_task", action="changed", field="completed")
 async def celebrate(event: Event) -> int:
-    if event.source is not None:
-        assert_type(event.source.webhook, str)
-        assert_type(event.source.received_at, datetime | None)
+    assert_type(event.source.webhook, str)
+    assert_type(event.source.received_at, datetime | None)
     return len(event.resource.gid)
 
 
