@@ -39,6 +39,7 @@ from .protocol import (
     Response,
     _Redacted,
     decide,
+    judge,
     route_of,
     screen,
 )
@@ -388,12 +389,12 @@ class Endpoint:
         """Return the answer to a request whose body is read, after its effect is durable."""
         received_at, now = self._machine_time(), self._now()
         self._check_clock(received_at - now)
-        decision = decide(request, route, now=now, max_body=self._max_body)
+        decision = judge(request, route, now=now)
         if self._learn_time is not None and _is_replay(decision):
             await self._learn_time()
             now = self._now()
             self._check_clock(received_at - now)
-            decision = decide(request, route, now=now, max_body=self._max_body)
+            decision = judge(request, route, now=now)
         if decision.response is WRONG_SIGNATURE and self._may_have_changed(request.route, started):
             started = time.monotonic()
             decision = await self._decide_again(request, now, spent=spent)
@@ -406,8 +407,9 @@ class Endpoint:
 
     def _check_clock(self, ahead: timedelta) -> None:
         """Say once that this machine's clock is wrong, for as long as it is."""
-        was_wrong, self._clock_is_wrong = self._clock_is_wrong, abs(ahead) > MAX_CLOCK_ERROR
-        if self._clock_is_wrong and not was_wrong:
+        is_wrong = not -MAX_CLOCK_ERROR <= ahead <= MAX_CLOCK_ERROR
+        was_wrong, self._clock_is_wrong = self._clock_is_wrong, is_wrong
+        if is_wrong and not was_wrong:
             logger.error(
                 "this machine's clock is %s %s Asana's: set it right",
                 timedelta(seconds=round(abs(ahead).total_seconds())),

@@ -56,6 +56,7 @@ __all__ = [
     "Request",
     "Response",
     "decide",
+    "judge",
     "route_of",
     "screen",
 ]
@@ -206,8 +207,11 @@ def decide(
     if route is None:
         return Decision(UNKNOWN_ROUTE)
     refusal = screen(request, route, max_body=max_body, answer_gone=answer_gone)
-    if refusal is not None:
-        return Decision(refusal)
+    return judge(request, route, now=now) if refusal is None else Decision(refusal)
+
+
+def judge(request: Request, route: Route, *, now: datetime) -> Decision:
+    """Return what the table says of a request that ``screen`` does not refuse, its body read."""
     if request.secrets and not request.signatures:
         return _decide_handshake(request.secrets, route)
     return _decide_delivery(request, route, now)
@@ -251,6 +255,10 @@ def _effect(body: bytes, given: bytes, candidate: str | None, now: datetime) -> 
         return Enqueue(given, candidate) if candidate else Bury(given, str(error))
     if not events:
         return NoteHeartbeat()
-    if candidate is None and all(is_older(event, now - REPLAYED_AFTER) for event in events):
+    if candidate is None and _are_older(events, now - REPLAYED_AFTER):
         return Bury(given, "older than 26 h: late or replayed", replay=True)
     return Enqueue(given, candidate)
+
+
+def _are_older(events: list[msgspec.Raw], than: datetime) -> bool:
+    return is_older(events[0], than) and all(is_older(event, than) for event in events)
