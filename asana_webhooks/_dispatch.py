@@ -19,15 +19,19 @@ class _Laned(Protocol):
 
 I = TypeVar("I", bound=_Laned)  # noqa: E741 - an item
 
+MAX_BEHIND = 1000
+"""How many items of one webhook wait for others of their lanes before none are added."""
+
 
 class Line(Generic[I]):
     """The items of one webhook, in lanes: of each lane one is under way, or ready, at a time.
 
     ``account`` is whose webhook it is. ``refill`` adds more with ``put`` when none is ready, and
-    returns False when there is no more.
+    returns False when there is no more. It is not called while many wait behind others: decoded
+    events take several times the memory of their bodies.
     """
 
-    __slots__ = ("_lanes", "_ready", "_refill", "account", "is_closed", "is_queued")
+    __slots__ = ("_behind", "_lanes", "_ready", "_refill", "account", "is_closed", "is_queued")
 
     def __init__(self, account: str, refill: Callable[[], bool]) -> None:
         self.account = account
@@ -36,6 +40,7 @@ class Line(Generic[I]):
         self._refill = refill
         self._ready: deque[I] = deque()
         self._lanes: dict[str, deque[I] | None] = {}
+        self._behind = 0
 
     def put(self, item: I) -> None:
         """Add an item behind the others of its lane."""
@@ -43,7 +48,9 @@ class Line(Generic[I]):
         if lane not in lanes:
             lanes[lane] = None
             self._ready.append(item)
-        elif (waiting := lanes[lane]) is None:
+            return
+        self._behind += 1
+        if (waiting := lanes[lane]) is None:
             lanes[lane] = deque([item])
         else:
             waiting.append(item)
@@ -56,7 +63,7 @@ class Line(Generic[I]):
         while not self.is_closed:
             if self._ready:
                 return self._ready.popleft()
-            if not self._refill():
+            if self._behind >= MAX_BEHIND or not self._refill():
                 break
         return None
 
@@ -64,6 +71,7 @@ class Line(Generic[I]):
         """Make the next item of a lane ready."""
         waiting = self._lanes[item.lane]
         if waiting:
+            self._behind -= 1
             self._ready.append(waiting.popleft())
         else:
             del self._lanes[item.lane]

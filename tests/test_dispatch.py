@@ -9,7 +9,7 @@ import pytest
 from conftest import eventually, until
 from support.inboxes import confirm, draining, event, is_empty, put
 
-from asana_webhooks import Event, MemoryStore, _claims, _workers
+from asana_webhooks import Event, MemoryStore, _claims, _dispatch, _workers
 from asana_webhooks._dispatch import Dispatcher, Line
 from asana_webhooks.models import Claim, Delivery
 
@@ -70,6 +70,16 @@ def test_line_takes_more_only_when_none_is_ready() -> None:
     line = line_of("", "x", later=("x", "y"))
     assert names(line.take()) == ["x0"]
     assert names(line.take(), line.take()) == ["y", ""]  # the second x waits for the first
+
+
+def test_line_takes_no_more_while_many_wait_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch, "MAX_BEHIND", 2)
+    line = line_of("", "x", later=("x", "x", "y"))
+    first = line.take()
+    assert first is not None
+    assert line.take() is None  # y comes after the two that wait
+    line.done(first)
+    assert names(line.take(), line.take()) == ["x", "y"]
 
 
 def test_closed_line_gives_nothing() -> None:

@@ -118,7 +118,7 @@ async def test_same_bytes_at_two_receivers_at_once_are_accepted_twice_and_handle
                 tasks.start_soon(post, each, receiver)
     assert accepted == [True] * 60
     assert world.notes() == ["duplicate"] * 30
-    await world.started(work=True)
+    await world.started(work=True, order="webhook")
     await until(lambda: len(world.gids()) == 30)
     await eventually(world.is_empty)
     assert world.gids() == [each.gid for each in sent]
