@@ -13,10 +13,10 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from ._clock import Clock
@@ -160,13 +160,13 @@ class DesiredWebhooks:
         self.wake()
 
     async def kept(self, timeout: float | None) -> None:
-        """Return when there is a webhook for all that is wanted.
+        """Return when there is a webhook, with the filters that are wanted, for all of them.
 
         Raises TimeoutError, which names each that is not there and why, after so many seconds.
         """
         try:
             async with asyncio.timeout(timeout):
-                while self._pending():
+                while self._has_pending():
                     await self._progress.wait()
         except TimeoutError:
             waiting = (f"{each.resource}: {self._cause(each)}" for each in self._pending())
@@ -230,6 +230,10 @@ class DesiredWebhooks:
     def _pending(self) -> list[_Desired]:
         return [each for each in self._desired.values() if not each.established]
 
+    def _has_pending(self) -> bool:
+        self._update_filters()
+        return bool(self._pending())
+
     def _cause(self, desired: _Desired) -> str:
         return desired.cause or self._trouble.cause or "it was not tried yet"
 
@@ -240,9 +244,11 @@ class DesiredWebhooks:
 
     # The work
 
-    async def run(self) -> None:
-        """Establish and look after what is wanted, until cancelled."""
-        self._changed = changed = asyncio.Event()
+    def run(self) -> Coroutine[Any, Any, None]:
+        """Return what establishes and looks after what is wanted, until cancelled.
+
+        From this call on nothing counts as established that was in a run before.
+        """
         self._trouble = _Trouble()
         self._started_at = self._clock.monotonic()
         self._look_at = self._started_at if math.isfinite(self._interval) else math.inf
@@ -253,6 +259,10 @@ class DesiredWebhooks:
         if self._waits_for_server:
             self._trouble.until = self._started_at + START_PAUSE
         self._ends_leaving = True
+        return self._run()
+
+    async def _run(self) -> None:
+        self._changed = changed = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as workers:
                 while True:

@@ -230,6 +230,50 @@ async def test_asana_out_of_reach_is_one_warning_and_all_are_established_when_it
         assert watched(asana) == sorted(tasks)
 
 
+def test_what_is_kept_is_waited_for_in_another_event_loop_too(free_port: int) -> None:
+    client = WebhooksClient(
+        "a-token",
+        public_url=f"http://127.0.0.1:{free_port}",
+        port=free_port,
+        store=MemoryStore(),
+        base_url=f"http://127.0.0.1:{free_port}/nothing",
+    )
+    client.keep("12")
+
+    async def wait() -> None:
+        async with client:
+            with pytest.raises(TimeoutError, match="12: "):
+                await client.kept(timeout=0.01)
+
+    asyncio.run(wait())
+    asyncio.run(wait())
+
+
+async def test_what_was_established_before_the_client_was_closed_is_looked_for_again(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    client = make()
+    client.keep(asana.project)
+    async with client:
+        await client.kept()
+    remove(asana, next(iter(asana.webhooks)))
+    async with client:
+        await client.kept()
+        assert watched(asana) == [asana.project]
+
+
+async def test_what_is_to_have_other_filters_is_not_kept_before_it_has_them(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    client = make()
+    client.keep(asana.project, filters=[ADDED])
+    async with client:
+        await client.kept()
+        client.keep(asana.project, filters=[REMOVED])
+        await client.kept()
+        assert actions(asana) == [["removed"]]
+
+
 async def test_many_are_established_side_by_side_but_not_all_at_once(
     make: MakeClient, asana: AsanaSimulator
 ) -> None:
