@@ -103,6 +103,7 @@ def test_handshake_that_does_not_come_is_explained_and_nothing_is_left(shell: Sh
     assert shell.routes() == []
 
 
+@pytest.mark.slow
 def test_time_for_the_create_call_can_be_limited(shell: Shell) -> None:
     shell.asana.faults.add(Fault.SLOW_HANDSHAKE)
     options = ["--port", str(shell.port), "--timeout", "0.1"]

@@ -212,6 +212,7 @@ async def test_nothing_is_named_as_not_established_before_it_was_tried(
         await client.kept(timeout=None)
 
 
+@pytest.mark.slow
 async def test_asana_out_of_reach_is_one_warning_and_all_are_established_when_it_is_back(
     make: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:

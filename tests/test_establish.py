@@ -418,6 +418,7 @@ async def test_look_for_a_lost_webhook_that_takes_too_long_says_so(
     ]
 
 
+@pytest.mark.slow
 async def test_create_call_without_a_connection_leaves_nothing_to_look_for(
     make_client: Callable[..., WebhooksClient],
     store: MemoryStore,

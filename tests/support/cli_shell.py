@@ -113,7 +113,7 @@ class Shell:
 def shell(tmp_path: Path) -> Iterator[Shell]:
     with (
         start_blocking_portal("asyncio") as portal,
-        portal.wrap_async_context_manager(AsanaSimulator(retry_delay=0.01)) as asana,
+        portal.wrap_async_context_manager(AsanaSimulator(retry_delay=0.01, retry_after=0)) as asana,
     ):
         yield Shell(portal, asana, tmp_path)
 
