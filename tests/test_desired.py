@@ -232,19 +232,21 @@ async def test_asana_out_of_reach_is_one_warning_and_all_are_established_when_it
 
 
 def test_what_is_kept_is_waited_for_in_another_event_loop_too(free_port: int) -> None:
+    class Away(MemoryStore):
+        async def list_routes(self, resource: str | None = None) -> list[Route]:
+            msg = "the store is away"
+            raise StoreError(msg)
+
+    base_url = f"http://127.0.0.1:{free_port}"
     client = WebhooksClient(
-        "a-token",
-        public_url=f"http://127.0.0.1:{free_port}",
-        port=free_port,
-        store=MemoryStore(),
-        base_url=f"http://127.0.0.1:{free_port}/nothing",
+        "a-token", public_url=base_url, port=free_port, store=Away(), base_url=base_url
     )
     client.keep("12")
 
     async def wait() -> None:
         async with client:
             with pytest.raises(TimeoutError, match="12: "):
-                await client.kept(timeout=0.01)
+                await client.kept(timeout=0.1)
 
     asyncio.run(wait())
     asyncio.run(wait())
