@@ -28,7 +28,7 @@ async def target() -> AsyncIterator[Target]:
 
 @pytest.fixture
 async def asana() -> AsyncIterator[AsanaSimulator]:
-    async with AsanaSimulator(gather_for=0, delivery_timeout=0.5) as asana:
+    async with AsanaSimulator(gather_for=0) as asana:
         yield asana
 
 
