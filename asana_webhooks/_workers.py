@@ -423,7 +423,7 @@ class Workers:
             item.handlers = self._handlers_of(item)
         if item.is_left:
             try:
-                with self._telemetry.processing(item.attempt.delivery):
+                with self._telemetry.processing(item.attempt.delivery, item.event):
                     await self._run(worker, item)
             except HandlerError:
                 pass  # all of them are in the item

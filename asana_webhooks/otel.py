@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .errors import StoreError
-from .models import Delivery
+from .models import Delivery, Event
 from .protocol import Request, Response
 from .telemetry import Stats, Telemetry
 
@@ -128,7 +128,7 @@ class OpenTelemetry(Telemetry):
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     @contextlib.contextmanager
-    def processing(self, delivery: Delivery) -> Iterator[None]:
+    def processing(self, delivery: Delivery, event: Event) -> Iterator[None]:
         """Surround one attempt with a span of its own, linked to that of the receipt."""
         started = time.perf_counter()
         outcome = _attributes("process")

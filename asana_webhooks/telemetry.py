@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 Outcome: TypeAlias = Literal["stored", "duplicate", "handled", "retried", "dead"]
 """The fate of a delivery. One that is dead was stored before, unless nobody could read it."""
@@ -72,8 +72,8 @@ class Telemetry:
     def noticed(self, notice: Notice) -> None:
         """Note a word about a webhook or an account."""
 
-    def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
-        """Surround one attempt to handle a delivery; an exception that passes means it failed."""
+    def processing(self, delivery: Delivery, event: Event) -> AbstractContextManager[object]:
+        """Surround one attempt to handle an event; an exception that passes means it failed."""
         return _NOTHING
 
     async def watch(self, stats: Callable[[], Awaitable[Stats]]) -> None:
@@ -93,7 +93,7 @@ class Together(Telemetry):
 
     def receiving(self, request: Request) -> AbstractContextManager[object]:
         """Surround the work on one request."""
-        return self._surround([each.receiving for each in self._observers], request)
+        return self._surround(partial(each.receiving, request) for each in self._observers)
 
     def answered(self, response: Response) -> None:
         """Note how the request is answered."""
@@ -130,15 +130,15 @@ class Together(Telemetry):
         for observer in self._observers:
             self._tell(observer.noticed, notice)
 
-    def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
-        """Surround one attempt to handle a delivery."""
-        return self._surround([each.processing for each in self._observers], delivery)
+    def processing(self, delivery: Delivery, event: Event) -> AbstractContextManager[object]:
+        """Surround one attempt to handle an event."""
+        return self._surround(partial(each.processing, delivery, event) for each in self._observers)
 
     @contextmanager
     def _surround(
-        self, methods: Iterable[Callable[[T], AbstractContextManager[object]]], about: T
+        self, contexts: Iterable[Callable[[], AbstractContextManager[object]]]
     ) -> Iterator[None]:
-        entered = [self._tell(_enter, method, about) for method in methods]
+        entered = [self._tell(_enter, make) for make in contexts]
         try:
             yield
         except BaseException as error:
@@ -177,10 +177,8 @@ class Together(Telemetry):
             raise group.exceptions[0] from None
 
 
-def _enter(
-    method: Callable[[T], AbstractContextManager[object]], about: T
-) -> AbstractContextManager[object]:
-    context = method(about)
+def _enter(make: Callable[[], AbstractContextManager[object]]) -> AbstractContextManager[object]:
+    context = make()
     context.__enter__()
     return context
 

@@ -141,11 +141,11 @@ class Failing(Telemetry):
     def __init__(self, times: int) -> None:
         self.times = times
 
-    def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
+    def processing(self, delivery: Delivery, event: Event) -> AbstractContextManager[object]:
         if self.times:
             self.times -= 1
             raise LookupError("no exporter")
-        return super().processing(delivery)
+        return super().processing(delivery, event)
 
 
 async def test_mistake_in_the_middle_gives_the_claim_back_and_others_go_on(

@@ -26,6 +26,7 @@ from asana_webhooks.cli.recording import Record, Recorder
 from asana_webhooks.models import Delivery, Route, Webhook, WebhookFilter
 from asana_webhooks.protocol import ACCEPTED, WRONG_SIGNATURE, Request, Response
 from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.testing import make_event
 
 EVIL = "<img src=x onerror=window.hurt=1><script>window.hurt=1</script>"
 
@@ -176,8 +177,9 @@ async def test_attempts_are_told_with_what_was_raised(inspected: Inspected) -> N
     await inspected.all_verdicts()
     async with streaming(inspected) as stream:
         records = (await stream.next("state"))["records"]
-    [well] = records[2]["attempts"]
-    assert (well["kind"], well["ok"], well["text"]) == ("handler", True, "handled")
+    well = records[2]["attempts"]
+    told = [(each["kind"], each["event"], each["ok"], each["text"]) for each in well]
+    assert told == [("handler", 0, True, "handled"), ("handler", 1, True, "handled")]
     failed, *_ = records[-1]["attempts"]
     assert not failed["ok"]
     assert "handle raised ValueError('no tracker" in failed["text"]
@@ -268,7 +270,8 @@ async def test_only_the_last_requests_are_remembered(
     async with inspected.client, background_task(inspected.client.run(), "run"):
         await inspected.all_verdicts()
     assert inspected.verdicts() == ["refused", "dead letter", "accepted"]
-    assert len(inspected.recorder._by_digest) == 2
+    known = {record.verdict for record in inspected.recorder._by_origin.values()}
+    assert known == {"dead letter", "accepted"}
     assert inspected.recorder.find(1) is None
 
 
@@ -323,13 +326,23 @@ async def test_passers_by_and_probes_are_not_recorded(
     assert (record.verdict, record.status, record.reason) == ("refused", 404, "no webhook here")
 
 
+async def test_event_that_is_tried_again_alone_is_told_with_its_delivery(
+    inspected: Inspected,
+) -> None:
+    await inspected.all_verdicts()
+    record = inspected.recorder.records()[-1]
+    await until(lambda: len(record.attempts) == 2)
+    [event] = record.events()
+    assert [(each.event, each.ok) for each in record.attempts] == [(event.key, False)] * 2
+
+
 async def test_handler_that_is_stopped_is_no_success(inspected: Inspected) -> None:
     await inspected.establish()
     await inspected.asana.create_task("a", project=inspected.asana.project)
     await inspected.asana.settled()
     [*_, record] = inspected.recorder.records()
-    delivery = inspected.recorder.again(record)
-    with pytest.raises(asyncio.CancelledError), inspected.recorder.processing(delivery):
+    attempt = inspected.recorder.processing(inspected.recorder.again(record), make_event())
+    with pytest.raises(asyncio.CancelledError), attempt:
         raise asyncio.CancelledError
     assert record.attempts[-1].text == "stopped before its end"
 
@@ -349,7 +362,7 @@ async def test_attempt_that_ends_before_the_answer_is_told_with_it() -> None:
     recorder = Recorder(told.append)
     request, delivery = signed_request()
     with recorder.following() as feed, recorder.receiving(request):
-        with recorder.processing(delivery):
+        with recorder.processing(delivery, make_event()):
             pass
         assert await feed.next(within=0.01) == []
         recorder.became(delivery, "stored")
@@ -364,7 +377,7 @@ async def test_text_of_an_attempt_is_bounded() -> None:
     request, delivery = signed_request()
     with recorder.receiving(request):
         recorder.answered(ACCEPTED)
-    with pytest.raises(HandlerError), recorder.processing(delivery):
+    with pytest.raises(HandlerError), recorder.processing(delivery, make_event()):
         raise HandlerError("handle") from ValueError("x" * 2**20)
     [attempt] = recorder.records()[0].attempts
     assert attempt.text.startswith("handle raised ValueError")
@@ -377,7 +390,7 @@ async def test_attempts_are_the_first_record_s_though_the_delivery_came_again() 
     for _ in range(2):
         with recorder.receiving(request):
             recorder.answered(ACCEPTED)
-    with recorder.processing(delivery):
+    with recorder.processing(delivery, make_event()):
         pass
     first, second = recorder.records()
     assert (len(first.attempts), len(second.attempts)) == (1, 0)
@@ -392,16 +405,16 @@ async def test_attempts_are_not_those_of_a_request_that_was_not_accepted(
     with recorder.receiving(request):
         if response is not None:
             recorder.answered(response)
-    with recorder.processing(delivery):
+    with recorder.processing(delivery, make_event()):
         pass
     assert not any(record.attempts for record in recorder.records())
-    assert not recorder._by_digest
+    assert not recorder._by_origin
 
 
 async def test_work_outside_of_a_request_is_left_alone() -> None:
     recorder = Recorder()
     _, delivery = signed_request()
-    with recorder.processing(delivery):
+    with recorder.processing(delivery, make_event()):
         recorder.became(delivery, "handled")
     recorder.answered(ACCEPTED)
     assert recorder.records() == []
@@ -542,16 +555,17 @@ async def test_delivery_is_posted_again_as_it_came(inspected: Inspected, act: An
 
 async def test_delivery_is_handled_again(inspected: Inspected, act: Any) -> None:
     await inspected.all_verdicts()
-    count = len(inspected.handled)
+    count, letters = len(inspected.handled), await inspected.store.dead_letters()
     assert await act(3, "Handle again") == (
         200,
         "It is in the inbox; handlers are given it now.",
     )
     record = inspected.recorder.find(3)
     assert record is not None
-    await until(lambda: len(record.attempts) == 2)
+    await until(lambda: len(record.attempts) == 4)
     assert inspected.handled[count:] == inspected.handled[:2]
-    assert [each.text for each in record.attempts] == ["handled", "handled"]
+    assert [each.text for each in record.attempts] == ["handled"] * 4
+    assert await inspected.store.dead_letters() == letters
 
 
 @pytest.mark.parametrize(
@@ -676,7 +690,7 @@ async def test_page_is_used_with_the_keyboard_alone(inspected: Inspected, page: 
             break
     await page.press("Enter")
     await page.until(f"{DETAIL}.includes('It is in the inbox')")
-    await page.until(f"{DETAIL}.split('Handler: handled').length === 3")
+    await page.until(f"{DETAIL}.split('Handler, event 2: handled').length === 3")
     assert await page.evaluate(action) == "Handle again"  # though the delivery was drawn anew
 
 
@@ -691,6 +705,19 @@ async def test_page_shows_only_what_is_asked_for(inspected: Inspected, page: Pag
             f".find((each) => each.textContent === '{chip}').click()"
         )
         assert await page.evaluate(ROWS) == count, chip
+
+
+async def test_page_shows_which_event_failed_beside_others_that_were_handled(
+    inspected: Inspected, page: Page
+) -> None:
+    webhook = await inspected.establish()
+    failing, well = make_event("story", action="added"), make_event("task", action="added")
+    body = b'{"events":[%b,%b]}' % (failing.raw, well.raw)
+    await page.show(inspected.url)
+    await inspected.asana.deliver(webhook.gid, body)
+    await page.until(f"{DETAIL}.includes('Handler, event 2: handled')")
+    assert re.search(r"Handler, event 1: \S+ raised ValueError", await page.evaluate(DETAIL))
+    assert "Failing 1" in await page.evaluate("document.getElementById('chips').innerText")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -41,6 +41,7 @@ from asana_webhooks.otel import OpenTelemetry
 from asana_webhooks.protocol import UNKNOWN_ROUTE, Request
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.telemetry import Counters
+from asana_webhooks.testing import make_event
 
 MakeClient = Callable[..., WebhooksClient]
 
@@ -244,7 +245,7 @@ async def test_handler_that_is_cut_off_did_not_succeed(exported: Exported) -> No
     telemetry = exported.telemetry()
 
     async def attempt() -> None:
-        with telemetry.processing(a_delivery()):
+        with telemetry.processing(a_delivery(), make_event()):
             await anyio.sleep_forever()
 
     task = asyncio.create_task(attempt())
@@ -331,7 +332,7 @@ async def test_probe_has_no_span(make_client: MakeClient, exported: Exported) ->
     ],
 )
 def test_what_is_no_traceparent_is_no_link(exported: Exported, traceparent: str) -> None:
-    with exported.telemetry().processing(a_delivery(traceparent)):
+    with exported.telemetry().processing(a_delivery(traceparent), make_event()):
         pass
     (span,) = exported.spans("process")
     assert linked(span) == []
@@ -340,7 +341,7 @@ def test_what_is_no_traceparent_is_no_link(exported: Exported, traceparent: str)
 @pytest.mark.parametrize("flags", [0, 1])
 def test_link_is_what_the_traceparent_says(exported: Exported, flags: int) -> None:
     traceparent = f"00-{'a' * 32}-{'b' * 16}-{flags:02x}"
-    with exported.telemetry().processing(a_delivery(traceparent)):
+    with exported.telemetry().processing(a_delivery(traceparent), make_event()):
         pass
     (span,) = exported.spans("process")
     (link,) = span.links
@@ -462,7 +463,7 @@ def test_names_and_units_are_those_that_are_described(exported: Exported) -> Non
     counters.answered(UNKNOWN_ROUTE)
     counters.noticed(a_notice("lost"))
     telemetry._latest = counters.snapshot(Counts(waiting=0, dead_letters=0), [])
-    with telemetry.processing(a_delivery()):
+    with telemetry.processing(a_delivery(), make_event()):
         pass
     assert {name: metric.unit for name, metric in exported.metrics().items()} == UNITS
     described = module.__doc__ or ""
@@ -478,7 +479,7 @@ def test_durations_are_told_apart_within_seconds(
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     telemetry = exported.telemetry()
     for _ in range(2):
-        with telemetry.processing(a_delivery()):
+        with telemetry.processing(a_delivery(), make_event()):
             pass
     (point,) = exported.metrics()["messaging.process.duration"].data.data_points
     assert point.sum == pytest.approx(2.03)

@@ -29,6 +29,7 @@ from asana_webhooks.models import Counts, Delivery, Route
 from asana_webhooks.protocol import UNKNOWN_ROUTE, Request, Response
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.telemetry import Counters, Outcome, Stats, Telemetry, Together, WebhookStats
+from asana_webhooks.testing import make_event
 
 MakeClient = Callable[..., WebhooksClient]
 
@@ -63,7 +64,7 @@ class Notes(Telemetry):
         return TRACEPARENT
 
     @contextmanager
-    def processing(self, delivery: Delivery) -> Iterator[None]:
+    def processing(self, delivery: Delivery, event: Event) -> Iterator[None]:
         self.traces.append(delivery.trace)
         try:
             yield
@@ -207,7 +208,7 @@ async def no_stats() -> Stats:
 
 async def test_telemetry_does_nothing_unless_it_is_overridden() -> None:
     silent = Telemetry()
-    with silent.receiving(a_request()), silent.processing(a_delivery()):
+    with silent.receiving(a_request()), silent.processing(a_delivery(), make_event()):
         silent.became(a_delivery(), "stored")
         silent.answered(UNKNOWN_ROUTE)
         tell_of_events(silent)
@@ -223,7 +224,7 @@ async def test_together_all_are_told_and_the_first_trace_counts() -> None:
         assert together.traceparent() == TRACEPARENT
         together.became(a_delivery(), "stored")
         together.answered(UNKNOWN_ROUTE)
-    with together.processing(a_delivery()):
+    with together.processing(a_delivery(), make_event()):
         tell_of_events(together)
     together.noticed(A_NOTICE)
     assert first.told == second.told == ["receiving", "404 no webhook here", "received", "handled"]
@@ -280,7 +281,7 @@ class Broken(Telemetry):
             raise self.error
 
     @contextmanager
-    def processing(self, delivery: Delivery) -> Iterator[None]:
+    def processing(self, delivery: Delivery, event: Event) -> Iterator[None]:
         with self.receiving(a_request()):
             yield
 
@@ -300,7 +301,7 @@ def test_what_an_observer_raises_is_said_once_and_the_others_are_told(
         assert together.traceparent() == TRACEPARENT
         together.became(a_delivery(), "stored")
         together.answered(UNKNOWN_ROUTE)
-    with together.processing(a_delivery()):
+    with together.processing(a_delivery(), make_event()):
         tell_of_events(together)
     together.noticed(A_NOTICE)
     assert notes.told == ["receiving", "404 no webhook here", "received", "handled"]
@@ -324,7 +325,7 @@ class Swallowing(Telemetry):
             yield
 
     @contextmanager
-    def processing(self, delivery: Delivery) -> Iterator[None]:
+    def processing(self, delivery: Delivery, event: Event) -> Iterator[None]:
         with suppress(BaseException):
             yield
 
@@ -333,9 +334,9 @@ class Raising(Telemetry):
     """Raises the exception that passes, itself."""
 
     def receiving(self, request: Request) -> AbstractContextManager[object]:
-        return self.processing(a_delivery())
+        return self.processing(a_delivery(), make_event())
 
-    def processing(self, delivery: Delivery) -> AbstractContextManager[object]:
+    def processing(self, delivery: Delivery, event: Event) -> AbstractContextManager[object]:
         stack = ExitStack()
         stack.push(self.again)
         return stack
@@ -365,8 +366,11 @@ def test_exception_passes_unchanged_whatever_an_observer_does_with_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     together = Together(Counters(), observer)
-    about = {"receiving": a_request(), "processing": a_delivery()}[surround]
-    with pytest.raises(type(raised)) as caught, getattr(together, surround)(about):
+    about: dict[str, tuple[object, ...]] = {
+        "receiving": (a_request(),),
+        "processing": (a_delivery(), make_event()),
+    }
+    with pytest.raises(type(raised)) as caught, getattr(together, surround)(*about[surround]):
         raise raised
     assert caught.value is raised
     assert (raised.__cause__, raised.__context__) == (None, None)

@@ -34,13 +34,17 @@ Verdict: TypeAlias = Literal[
 
 @dataclass(slots=True, frozen=True)
 class Attempt:
-    """One try to do something with a delivery, how it ended, and after how many seconds."""
+    """One try to do something with a delivery, how it ended, and after how many seconds.
+
+    ``event`` is the key of the event that was handled; '' when the whole delivery was forwarded.
+    """
 
     kind: Literal["handler", "forward"]
     ok: bool
     text: str
     seconds: float
     at: datetime
+    event: str = ""
 
 
 @dataclass(slots=True, repr=False)
@@ -172,7 +176,7 @@ class Recorder(Telemetry):
     def __init__(self, on_answer: Callable[[Record], None] | None = None) -> None:
         self._genuine = _Last(*GENUINE)
         self._of_strangers = _Last(*OF_STRANGERS)
-        self._by_digest: dict[bytes, Record] = {}
+        self._by_origin: dict[bytes | tuple[str, datetime], Record] = {}
         self._feeds: set[Feed] = set()
         self._on_answer = on_answer
         self._count = 0
@@ -208,12 +212,11 @@ class Recorder(Telemetry):
             self._tell(record)
 
     def again(self, record: Record) -> Delivery:
-        """Return a delivery to put into a store, which handlers are then given once more."""
+        """Return a delivery to put into a store; its attempts are the record's."""
         digest = secrets.token_bytes(32)  # of its own, or it would be a duplicate
-        self._by_digest[digest] = record
-        return Delivery(
-            route=record.route, body=record.body, digest=digest, received_at=datetime.now(UTC)
-        )
+        now = datetime.now(UTC)
+        self._by_origin[record.route, now] = record
+        return Delivery(route=record.route, body=record.body, digest=digest, received_at=now)
 
     # What it is told
 
@@ -234,6 +237,7 @@ class Recorder(Telemetry):
         current = _current.get()
         if current is not None:
             current.record.verdict, current.record.reason = VERDICTS[outcome], reason
+            self._by_origin[delivery.route, delivery.received_at] = current.record
 
     def answered(self, response: Response) -> None:
         """Remember the request under way, with its answer, and tell of it."""
@@ -252,8 +256,8 @@ class Recorder(Telemetry):
             self._on_answer(record)
 
     @contextlib.contextmanager
-    def processing(self, delivery: Delivery) -> Iterator[None]:
-        """Note how one attempt to handle a delivery ended."""
+    def processing(self, delivery: Delivery, event: Event) -> Iterator[None]:
+        """Note how one attempt to handle an event ended."""
         started = time.monotonic()
         text = "handled"
         try:
@@ -262,11 +266,22 @@ class Recorder(Telemetry):
             text = _described(error)
             raise
         finally:
-            record = self._by_digest.get(delivery.digest)
+            record = self._record_of(delivery)
             if record is not None:
-                seconds = time.monotonic() - started
-                attempt = Attempt("handler", text == "handled", text, seconds, datetime.now(UTC))
+                attempt = Attempt(
+                    kind="handler",
+                    ok=text == "handled",
+                    text=text,
+                    seconds=time.monotonic() - started,
+                    at=datetime.now(UTC),
+                    event=event.key,
+                )
                 self.note_attempt(record, attempt)
+
+    def _record_of(self, delivery: Delivery) -> Record | None:
+        """Return the record of a delivery, or of one event of it that is tried again alone."""
+        record = self._by_origin.get(delivery.digest)
+        return record or self._by_origin.get((delivery.route, delivery.received_at))
 
     def _begin(self, request: Request) -> Record:
         self._count += 1
@@ -283,7 +298,7 @@ class Recorder(Telemetry):
         )
         digest = parse_signature("".join(request.signatures))
         if digest is not None:
-            self._by_digest.setdefault(digest, record)  # a repeat's attempts are the first one's
+            self._by_origin.setdefault(digest, record)  # a repeat's attempts are the first one's
         return record
 
     def _remember(self, record: Record) -> None:
@@ -295,8 +310,8 @@ class Recorder(Telemetry):
 
     def _forget(self, record: Record) -> None:
         """Count no more attempts as this record's."""
-        self._by_digest = {
-            digest: each for digest, each in self._by_digest.items() if each is not record
+        self._by_origin = {
+            origin: each for origin, each in self._by_origin.items() if each is not record
         }
 
     def _tell(self, record: Record) -> None:

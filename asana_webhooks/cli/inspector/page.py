@@ -45,6 +45,8 @@ def _hash_of(tag: str, page: str) -> str:
 
 def shown_record(record: Record, route: Route | None) -> dict[str, Any]:
     """Return a request as the page shows it."""
+    events = record.events()
+    places = {event.key: place for place, event in enumerate(events)}
     return {
         "id": record.id,
         "at": record.received_at.isoformat(),
@@ -55,11 +57,11 @@ def shown_record(record: Record, route: Route | None) -> dict[str, Any]:
         "verdict": record.verdict,
         "status": record.status,
         "reason": record.reason,
-        "events": [describe(event) for event in record.events()],
+        "events": [describe(event) for event in events],
         "headers": [[name, _shown_value(name, value, record)] for name, value in record.headers],
         "body": record.body[:LONGEST_BODY].decode(errors="replace"),
         "bytes": len(record.body),
-        "attempts": [_shown_attempt(attempt) for attempt in record.attempts],
+        "attempts": [_shown_attempt(attempt, places) for attempt in record.attempts],
     }
 
 
@@ -81,9 +83,10 @@ def _shown_value(name: str, value: str, record: Record) -> str:
     return record.without_route(value)
 
 
-def _shown_attempt(attempt: Attempt) -> dict[str, Any]:
+def _shown_attempt(attempt: Attempt, places: dict[str, int]) -> dict[str, Any]:
     return {
         "kind": attempt.kind,
+        "event": places.get(attempt.event),
         "ok": attempt.ok,
         "text": attempt.text,
         "ms": round(attempt.seconds * 1000),

@@ -17,9 +17,10 @@ from typing import Any, Self, TypeAlias
 import aiohttp
 from aiohttp import web
 
+from ..._dead_letters import iter_dead_letters
 from ..._logging import ThrottledLogger
 from ...errors import StoreError
-from ...models import Route
+from ...models import DeadLetter, Delivery, Route
 from ...stores import Store
 from ..forwarding import post, session
 from ..recording import Feed, Record, Recorder
@@ -177,13 +178,23 @@ def post_again(receiver: Callable[[], str]) -> Action:
 
 
 def handle_again(recorder: Recorder, store: Store) -> Action:
-    """Return what puts a delivery into the inbox once more, as if it were new."""
+    """Return what puts a delivery into the inbox once more.
+
+    It is replayed as a dead letter: of any other the events are known, and not handed over.
+    """
 
     async def act(record: Record) -> str:
-        await store.put(recorder.again(record))
+        delivery = recorder.again(record)
+        await store.put(delivery, reason="to be handled again")
+        letters = iter_dead_letters(store)
+        await store.replay([each.id async for each in letters if _is_of(each, delivery)])
         return "It is in the inbox; handlers are given it now."
 
     return act
+
+
+def _is_of(letter: DeadLetter, delivery: Delivery) -> bool:
+    return (letter.route, letter.received_at) == (delivery.route, delivery.received_at)
 
 
 def _is_of_own_page(request: web.Request, hosts: Collection[str]) -> bool:
