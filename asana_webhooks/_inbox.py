@@ -175,6 +175,11 @@ class Inbox:
         """Return whether the task that asks is one in which the drain runs handlers."""
         return self._workers.is_worker()
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether a drain is under way."""
+        return self._workers.is_running
+
     def arrived(self) -> None:
         """Tell that a delivery was stored: who works here, or else who works elsewhere."""
         self._arrived.set()

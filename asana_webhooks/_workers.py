@@ -148,6 +148,11 @@ class Workers:
         if not feeding.cancelled():
             feeding.result()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether ``run`` is under way."""
+        return self._feeding is not None
+
     def stop(self) -> None:
         """End ``run`` as if it were cancelled."""
         if self._feeding is not None:

@@ -168,6 +168,7 @@ class WebhooksClient(WebhooksApi):
         self._router = Router()
         self._clock = Clock()
         self._stack: AsyncExitStack | None = None
+        self._handling: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # in which it is open
         self._closing = asyncio.Lock()
         self._components: Components | None = None
@@ -204,11 +205,16 @@ class WebhooksClient(WebhooksApi):
         meanwhile, and looked after. Handlers may be registered later; without any, deliveries
         wait. Raises what entering the client raises.
         """
-        async with self, background_task(self._handle(), "handlers"):
+        async with self, background_task(self._handle(), "handlers") as self._handling:
             try:
                 yield self
             finally:
                 await self.aclose()  # which ends the handlers: they and requests end together
+
+    def _is_handling(self) -> bool:
+        """Return whether deliveries are handed to handlers, or will be as soon as there are any."""
+        is_running = self._handling is not None and not self._handling.done()
+        return self._opened().inbox.is_draining or is_running
 
     async def _handle(self) -> None:
         while not self._router:  # noqa: ASYNC110 - the event would be one of a loop

@@ -15,8 +15,8 @@ import asyncio
 import itertools
 import math
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
@@ -165,11 +165,12 @@ async def _post(post: Post, url: str, **options: Any) -> httpx.Response:
 async def drain(client: WebhooksClient, *, timeout: float = 10.0) -> None:
     """Run the client's handlers until no delivery waits, those that failed included.
 
-    Raises TimeoutError when one waits still after so many seconds; what ``client.run`` raises.
+    Where they run already, with ``running``, ``run`` or ``serve``, it only waits. Raises
+    TimeoutError when a delivery waits still after so many seconds; what ``client.run`` raises.
     """
     waiting = 0
     try:
-        async with asyncio.timeout(timeout), background_task(client.run(), "handlers") as running:
+        async with asyncio.timeout(timeout), _handlers(client) as running:
             while not running.done() and (waiting := (await client.stats()).waiting):  # noqa: ASYNC110 - there is no event for it: other processes may share the store
                 await asyncio.sleep(PAUSE)
     except TimeoutError:
@@ -178,6 +179,18 @@ async def drain(client: WebhooksClient, *, timeout: float = 10.0) -> None:
             " raises, its error is in the log, and the next try comes later"
         )
         raise TimeoutError(msg) from None
+
+
+@asynccontextmanager
+async def _handlers(client: WebhooksClient) -> AsyncIterator[asyncio.Future[None]]:
+    """Run the handlers beside the body, unless they run; yield what is done when they end."""
+    await asyncio.sleep(0)  # a task that was made to run them does so from now on
+    if client._is_handling():
+        client._check_handlers()
+        yield asyncio.get_running_loop().create_future()
+    else:
+        async with background_task(client.run(), "handlers") as running:
+            yield running
 
 
 async def advance(

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from aiohttp import web
+from conftest import until
 
 from asana_webhooks import (
     DecodeError,
@@ -17,9 +18,11 @@ from asana_webhooks import (
     Resource,
     Source,
     WebhooksClient,
+    serve,
     verify_signature,
 )
 from asana_webhooks import testing as module
+from asana_webhooks._background import background_task
 from asana_webhooks.models import decode_event, split_events
 from asana_webhooks.router import Router
 from asana_webhooks.simulator import AsanaSimulator
@@ -251,6 +254,58 @@ async def test_drain_fails_as_running_the_client_does(
             with pytest.raises(RuntimeError, match="no handler is registered"):
                 await drain(client)
         assert not guard.cancel_called
+
+
+async def test_drain_waits_for_handlers_that_run_already(
+    asana: AsanaSimulator, make_client: Callable[..., WebhooksClient]
+) -> None:
+    handled = []
+    async with make_client().running() as client:
+
+        @client.on("task")
+        async def handle(event: Event) -> None:
+            await asyncio.sleep(0.01)
+            handled.append(event.key)
+
+        await drain(client)  # before the client has seen that there is a handler
+        await client.ensure(asana.project)
+        await asana.create_task("Fix the login", project=asana.project)
+        await asana.settled()
+        await drain(client)
+        assert len(handled) == 2
+        await asana.create_task("They run on", project=asana.project)
+        await asana.settled()
+        await until(lambda: len(handled) == 4)
+
+
+@pytest.mark.parametrize("way", ["run", "serve"])
+async def test_drain_waits_for_handlers_that_a_task_begins_to_run(
+    asana: AsanaSimulator, make_client: Callable[..., WebhooksClient], way: str
+) -> None:
+    handled, started = [], asyncio.Event()
+    async with make_client() as client:
+
+        @client.on("task")
+        async def handle(event: Event) -> None:
+            handled.append(event.key)
+
+        await client.ensure(asana.project)
+        await asana.create_task("Fix the login", project=asana.project)
+        await asana.settled()
+        program = client.run() if way == "run" else serve(client, started=started)
+        async with background_task(program, "program"):
+            if way == "serve":
+                await started.wait()
+            await drain(client)
+            assert len(handled) == 2
+
+
+async def test_drain_says_that_running_client_has_no_handler(
+    make_client: Callable[..., WebhooksClient],
+) -> None:
+    async with make_client().running() as client:
+        with pytest.raises(RuntimeError, match="no handler is registered"):
+            await drain(client)
 
 
 # A client for one test
