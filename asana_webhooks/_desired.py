@@ -75,8 +75,9 @@ class _Desired:
     """One webhook that is wanted, and how far that has come.
 
     ``gid`` and ``route`` are of the webhook that was there last, ``applied`` are the filters that
-    it was given. ``is_fresh`` is true until it is known whether the store has one. ``cause`` is why
-    it is not established; ``said`` is the last one that was logged.
+    it was given. ``is_kept`` says that ``filters`` come from ``keep``. ``is_fresh`` is true until
+    it is known whether the store has one. ``cause`` is why it is not established; ``said`` is the
+    last one that was logged.
     """
 
     resource: str
@@ -85,6 +86,7 @@ class _Desired:
     gid: str | None = None
     route: str | None = None
     applied: WantedFilters = ...
+    is_kept: bool = False
     established: bool = False
     is_fresh: bool = True
     failures: int = 0
@@ -157,6 +159,7 @@ class DesiredWebhooks:
         """Want a webhook of this resource, with these filters, from now on."""
         desired = self._desired.setdefault(resource, _Desired(resource, filters, timeout))
         desired.filters, desired.timeout, desired.try_at = filters, timeout, -math.inf
+        desired.is_kept = True
         self.wake()
 
     async def kept(self, timeout: float | None) -> None:
@@ -182,7 +185,8 @@ class DesiredWebhooks:
                 resource, filters=filters, timeout=timeout, replace=replace
             )
             desired = self._desired.setdefault(resource, _Desired(resource, filters, timeout))
-            desired.filters, desired.timeout = filters, timeout
+            _override(desired, filters)
+            desired.timeout = timeout
             await self._note_established(desired, webhook, filters)
             self.wake()
             return webhook
@@ -192,6 +196,7 @@ class DesiredWebhooks:
         for desired in self._desired.values():
             if desired.gid == gid:
                 desired.filters = desired.applied = filters
+                desired.is_kept = False
 
     async def leave(self, resource: str) -> None:
         """Want no webhook of this resource any longer, and delete what there is."""
@@ -500,6 +505,17 @@ class DesiredWebhooks:
         self._trouble = _Trouble()
         self._notices.over("limited", EVERYBODY)
         self._notices.over("unauthorized", EVERYBODY)
+
+
+def _override(desired: _Desired, filters: Filters) -> None:
+    """Have the filters of ``ensure`` in the place of those of ``keep``, and say so."""
+    kept = desired.filters
+    if desired.is_kept and (isinstance(kept, EllipsisType) or not same_filters(kept, filters)):
+        were = "followed the handlers" if isinstance(kept, EllipsisType) else "were others"
+        now = "those of ensure" if filters else "none, which is every event"
+        text = "ensure overrides keep of %s: its filters %s, and are from now on %s"
+        logger.warning(text, desired.resource, were, now)
+    desired.filters, desired.is_kept = filters, False
 
 
 def _one_cause(error: Exception) -> str:

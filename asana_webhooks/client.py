@@ -349,6 +349,10 @@ class WebhooksClient(WebhooksApi):
         call that makes the webhook. With ``replace`` a new webhook takes the place of what the
         store holds, whoever made that.
 
+        ``filters=None`` is every event. For a resource that is kept, the filters given here
+        override those of ``keep`` until ``keep`` is called again; a warning says so when they
+        differ.
+
         Raises what ``establish``, ``get_webhook`` and ``update_webhook`` raise, and
         EstablishmentError when another call is not done in time, when the store's webhook was made
         by another user, and when Asana refuses it to this token.

@@ -649,6 +649,47 @@ async def test_filters_that_were_updated_are_kept(make: MakeClient, asana: Asana
         assert actions(asana) == [["removed"]]
 
 
+@pytest.mark.parametrize("kept", [..., [REMOVED]], ids=["handlers'", "others"])
+@pytest.mark.parametrize("given", [None, [ADDED]], ids=["every event", "some"])
+async def test_ensure_overrides_the_filters_that_are_kept_and_says_so_once(
+    make: MakeClient,
+    asana: AsanaSimulator,
+    caplog: pytest.LogCaptureFixture,
+    kept: Any,
+    given: list[WebhookFilter] | None,
+) -> None:
+    client = make()
+
+    @client.on("task", action="removed")
+    async def handle(event: Event) -> None: ...
+
+    client.keep(asana.project, filters=kept)
+    async with client:
+        await client.kept()
+        assert actions(asana) == [["removed"]]
+        await client.ensure(asana.project, filters=given)
+        await client.ensure(asana.project, filters=given)
+        await advance(asana, LOOK, client=client)
+        assert actions(asana) == [["added"] if given else []]
+        (said,) = [text for text in caplog.messages if "overrides keep" in text]
+        assert asana.project in said
+        assert ("every event" in said) is (given is None)
+        client.keep(asana.project, filters=kept)
+        await until(lambda: actions(asana) == [["removed"]])
+
+
+@pytest.mark.parametrize("kept", [None, [ADDED]], ids=["every event", "some"])
+async def test_ensure_with_the_filters_that_are_kept_says_nothing(
+    make: MakeClient, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture, kept: Any
+) -> None:
+    client = make()
+    client.keep(asana.project, filters=kept)
+    async with client:
+        await client.kept()
+        await client.ensure(asana.project, filters=kept)
+        assert "overrides keep" not in caplog.text
+
+
 async def test_filters_that_another_program_changed_are_brought_up_to_date(
     make: MakeClient, asana: AsanaSimulator
 ) -> None:
