@@ -1,7 +1,7 @@
 """Deliveries by the hundred thousand, no two alike, signed beforehand.
 
-The bodies of one run differ in the gid of the last event's resource, a serial number; whatever
-precedes it is hashed once.
+The bodies of one run differ in a serial number, which is the gid of the last event's resource and
+ends those of the others: so no event is known already when it comes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-FIRST_SERIAL = 200_000_000_000  # of twelve digits, so that all bodies have one length
+SERIAL_DIGITS = 12  # so that all bodies have one length
+FIRST_SERIAL = 200_000_000_000
 
 
 class Deliveries:
@@ -20,12 +21,11 @@ class Deliveries:
     def __init__(self, route: str, secret: str, *, events: int, serial: int) -> None:
         self.events = events
         self.serial = serial
-        others = [_event(str(100_000_000_000 + number)) for number in range(events - 1)]
-        before, _, after = _event("(serial)").partition("(serial)")
-        self._before = f'{{"events":[{"".join(f"{other}," for other in others)}{before}'.encode()
-        self._after = f"{after}]}}".encode()
-        self._hash = hmac.new(secret.encode(), self._before, "sha256")
-        length = len(self._before) + 12 + len(self._after)
+        texts = [_event(f"{100 + number}(serial)") for number in range(events - 1)]
+        body = f'{{"events":[{",".join([*texts, _event("(serial)")])}]}}'.encode()
+        self._parts = body.split(b"(serial)")
+        self._secret = secret.encode()
+        length = sum(map(len, self._parts)) + SERIAL_DIGITS * events
         self._head = (
             f"POST /hooks/{route} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             f"Content-Length: {length}\r\nX-Hook-Signature: "
@@ -40,8 +40,7 @@ class Deliveries:
         """Return the next deliveries as whole HTTP requests."""
         first = self.serial
         return [
-            b"%b%b\r\n\r\n%b%d%b"
-            % (self._head, signature, self._before, first + number, self._after)
+            b"%b%b\r\n\r\n%b" % (self._head, signature, self._body(first + number))
             for number, signature in enumerate(self.signatures(count))
         ]
 
@@ -49,14 +48,14 @@ class Deliveries:
         """Write the next deliveries as the table that ``_wrk.lua`` reads."""
         (folder / "first").write_text(str(self.serial))
         (folder / "head").write_bytes(self._head)
-        (folder / "before").write_bytes(b"\r\n\r\n" + self._before)
-        (folder / "after").write_bytes(self._after)
+        (folder / "parts").write_bytes(b"\n".join(self._parts))
         (folder / "signatures").write_bytes(b"".join(self.signatures(count)))
 
     def _sign(self, serial: int) -> bytes:
-        whole = self._hash.copy()
-        whole.update(b"%d%b" % (serial, self._after))
-        return whole.hexdigest().encode()
+        return hmac.digest(self._secret, self._body(serial), "sha256").hex().encode()
+
+    def _body(self, serial: int) -> bytes:
+        return (b"%d" % serial).join(self._parts)
 
 
 def body(number: int) -> bytes:

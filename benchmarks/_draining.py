@@ -92,7 +92,9 @@ class Lab:
 
 async def _fill_store(name: str, place: str, count: int, webhooks: int) -> None:
     async with open_store(name, place, max_waiting=_inbox.MANY) as store:
-        await _inbox.fill(store, range(count), _inbox.routes(webhooks))
+        of_routes = _inbox.routes(webhooks)
+        await _inbox.confirm(store, of_routes)
+        await _inbox.fill(store, range(count), of_routes)
 
 
 async def _waiting(name: str, place: str) -> int:

@@ -15,7 +15,7 @@ from _lab import BrokenError, told_to_end
 
 from asana_webhooks import Event, Router
 from asana_webhooks._inbox import Inbox
-from asana_webhooks.models import Delivery, Settlement
+from asana_webhooks.models import Delivery, Route, Settlement
 from asana_webhooks.stores import Store
 
 MANY = 10_000_000  # deliveries may wait: the inbox is filled on purpose
@@ -27,6 +27,15 @@ WARM_UP = 20  # claims before the measured ones
 def routes(count: int) -> list[str]:
     """Return the ids of so many webhooks' routes."""
     return [f"{number:032x}" for number in range(count)]
+
+
+async def confirm(store: Store, of_routes: Sequence[str]) -> None:
+    """Make each route that of a webhook, so that it is remembered which of its events are known."""
+    for number, id_ in enumerate(of_routes, start=1):
+        target, secret = f"https://hooks.example.com/{id_}", f"{number:064x}"
+        await store.reserve(Route(id=id_, target=target, resource=str(number)), ttl=3600.0)
+        await store.add_candidate(id_, secret)
+        await store.confirm(id_, gid=str(number), secret=secret)
 
 
 async def fill(store: Store, numbers: range, of_routes: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from _deliveries import FIRST_SERIAL
+from _deliveries import SERIAL_DIGITS
 from _lab import has, say, told_to_end
 from _stores import NEEDS, open_store
 
@@ -58,7 +58,7 @@ class Handled:
 
     def report(self) -> None:
         """Print the result; a delivery is known by the serial number of its last event."""
-        serials = {gid for gid in self.gids if int(gid) >= FIRST_SERIAL}
+        serials = {gid for gid in self.gids if len(gid) == SERIAL_DIGITS}
         say(handled=len(serials), events=len(self.gids), last=self.last)
 
 

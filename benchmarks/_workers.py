@@ -24,7 +24,9 @@ async def drain_store(name: str, place: str, tally: Tally, options: argparse.Nam
     """Drain a store; the one in memory is filled here, where else."""
     async with open_store(name, place, max_waiting=_inbox.MANY) as store:
         if name == "memory":
-            await _inbox.fill(store, range(options.count), _inbox.routes(options.webhooks))
+            of_routes = _inbox.routes(options.webhooks)
+            await _inbox.confirm(store, of_routes)
+            await _inbox.fill(store, range(options.count), of_routes)
         say()
         await tally.begun()
         await _inbox.drain(store, tally)

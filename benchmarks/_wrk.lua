@@ -17,7 +17,7 @@ local function clock()
 end
 
 local PROBE = "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-local head, before, after, signatures, first, count
+local head, parts, signatures, first, count
 local warm_up, seconds, measured_from, measured_until
 local looked_at = false
 
@@ -40,7 +40,10 @@ end
 function init(arguments)
   local folder = arguments[1]
   warm_up, seconds = tonumber(arguments[2]), tonumber(arguments[3])
-  head, before, after = read(folder, "head"), read(folder, "before"), read(folder, "after")
+  head, parts = read(folder, "head"), {}
+  for part in read(folder, "parts"):gmatch("[^\n]+") do
+    parts[#parts + 1] = part
+  end
   signatures, first = read(folder, "signatures"), tonumber(read(folder, "first"))
   count = #signatures / 64
 end
@@ -73,7 +76,8 @@ function request()
     measured = measured + 1
   end
   local signature = signatures:sub(64 * number + 1, 64 * number + 64)
-  return head .. signature .. before .. string.format("%.0f", first + number) .. after
+  local serial = string.format("%.0f", first + number)
+  return head .. signature .. "\r\n\r\n" .. table.concat(parts, serial)
 end
 
 function done(summary)
