@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import anyio
@@ -38,6 +39,9 @@ POLL = 1.0
 
 ACK_AFTER = 0.05
 """Seconds of handled work that is done again, at most, when the process is killed."""
+
+TICK = 0.02
+"""Seconds between two looks, at least, for what is tried again sooner than in ``POLL``."""
 
 FINISH_TIMEOUT = 5.0
 
@@ -85,10 +89,18 @@ class Claims:
         self._sources: dict[str, Source] = {}
         self._buffered = 0
         self._suspect: ActiveClaim | None = None
+        self._due: dict[int, asyncio.TimerHandle] = {}
         self._claims_under_way = 0
         self._no_claim = asyncio.Event()
         self._no_claim.set()
         self._log = ThrottledLogger(logger)
+
+    def close(self) -> None:
+        """Claim nothing more; what is claimed is still settled."""
+        self.is_closed = True
+        for timer in self._due.values():
+            timer.cancel()
+        self._due.clear()
 
     # Making claims
 
@@ -407,6 +419,7 @@ class Claims:
             self._lose(work)
 
     def _settled(self, work: ActiveClaim, outbox: Outbox) -> None:
+        self._wake_for(outbox.retries)
         if work.scope is not None:
             keys = outbox.keys
             work.scope.learn(keys)
@@ -418,6 +431,21 @@ class Claims:
                 whose = f"webhook {gid}" if gid else "a webhook that is gone"
                 text = "a dead letter of %s: %s"
                 self._log.log(logging.ERROR, "bury", text, whose, letter.reason)
+
+    def _wake_for(self, retries: Sequence[Retry]) -> None:
+        """Tell when retries fall due that would be late if they waited for the next poll."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for retry in retries:
+            if self.is_closed or retry.delay >= self._settings.poll:
+                continue
+            tick = math.ceil((now + retry.delay) / TICK)
+            if tick not in self._due:
+                self._due[tick] = loop.call_at(tick * TICK, self._wake, tick)
+
+    def _wake(self, tick: int) -> None:
+        del self._due[tick]
+        self._freed()
 
     def _lose(self, work: ActiveClaim) -> None:
         if work.leased:

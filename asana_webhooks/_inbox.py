@@ -167,7 +167,8 @@ class Inbox:
 
     def stop(self) -> None:
         """End the drain as if it were cancelled, and streams where they stand."""
-        self._closed = self._claims.is_closed = True
+        self._closed = True
+        self._claims.close()
         self._arrived.set()
         self._workers.stop()
 

@@ -234,6 +234,40 @@ async def test_handler_chooses_when_it_is_tried_again(
     assert caplog.text.count("again in 0.0 s") == 2
 
 
+@pytest.mark.parametrize("beside", [False, True])
+async def test_event_is_tried_again_in_time_however_seldom_it_is_looked_for_others(
+    store: MemoryStore, handlers: Handlers, *, beside: bool
+) -> None:
+    go_on = asyncio.Event()
+
+    async def wait(event: Event) -> None:
+        if event.resource.gid == "2":
+            await go_on.wait()
+
+    handlers.failing["one", "1"] = OSError()
+    await put(store, "a", event(1), *([event(2)] if beside else []))
+    async with draining(
+        store, handlers.named("one"), wait, max_attempts=4, first_delay=0.05, poll=3600.0
+    ):
+        await eventually(store.dead_letters)
+        go_on.set()
+        await eventually(lambda: is_empty(store))
+    assert handlers.count("one", "1") == 4
+
+
+async def test_retries_that_fall_due_together_are_looked_for_once(
+    store: MemoryStore, handlers: Handlers
+) -> None:
+    gids = [str(number) for number in range(200)]
+    handlers.failing = {("one", gid): TryAgain(after=0.5) for gid in gids}
+    await put(store, "a", *map(event, gids))
+    async with draining(store, handlers.named("one"), poll=3600.0) as inbox:
+        await until(lambda: len(handlers.calls) == 200 and inbox._claims._due)
+        assert len(inbox._claims._due) < 20
+        inbox.stop()
+        assert not inbox._claims._due
+
+
 async def test_failure_is_one_error_with_traceback_and_resource(
     store: MemoryStore, handlers: Handlers, caplog: pytest.LogCaptureFixture
 ) -> None:
