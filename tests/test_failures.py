@@ -476,7 +476,7 @@ async def test_handler_of_failures_that_fails_is_logged_and_harms_nothing(
         told.append(failure.handler)
 
     await put(store, "a", event(1), event(2))
-    options: dict[str, Any] = {"handler_timeout": 0.01, "grace": 0.01, "max_attempts": 1}
+    options: dict[str, Any] = {"handler_timeout": 0.5, "grace": 0.01, "max_attempts": 1}
     async with draining(store, router=router, concurrency=1, **options):
         await until(lambda: handlers.count("one", "2"))
         await eventually(lambda: is_empty(store))
