@@ -45,6 +45,9 @@ TICK = 0.02
 
 FINISH_TIMEOUT = 5.0
 
+FINISH_PAUSE = 0.25
+"""Seconds after which a store is told again of what was handled, for those of the timeout."""
+
 MAX_ROUTES = 10_000
 """Of so many routes it is known whose they are, the latest of all."""
 
@@ -374,11 +377,22 @@ class Claims:
         work.close()
         try:
             with anyio.move_on_after(FINISH_TIMEOUT, shield=True):
-                await self._settle(work, is_end=True)
-        except Exception as error:  # noqa: BLE001 - the lease ends by itself
-            self.report(error)
+                while not await self._try_to_end(work):  # noqa: ASYNC110 - no event tells it
+                    await anyio.sleep(FINISH_PAUSE)
         finally:
             self._let_go(work)
+
+    async def _try_to_end(self, work: ActiveClaim) -> bool:
+        """End a claim; return False when the store, which may be restarted, is to be asked again.
+
+        What it never hears of is handled again when the lease has ended by itself.
+        """
+        try:
+            await self._settle(work, is_end=True)
+        except Exception as error:  # noqa: BLE001 - whatever it was
+            self.report(error)
+            return self.is_closed or not isinstance(error, StoreError)
+        return True
 
     def _end_if_over(self, work: ActiveClaim) -> None:
         if work.is_over:
