@@ -454,7 +454,7 @@ class WebhooksClient(WebhooksApi):
             name=name,
         )
 
-    def on_failure(self, handler: F) -> F:
+    def on_failure(self, handler: F = None) -> F:  # type: ignore[assignment] # to say what is wrong
         """Register an ``async def`` function, as a decorator, that is given each ``Failure``."""
         return self._router.on_failure(handler)
 

@@ -71,7 +71,9 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """One event that failed for one handler, whose name ``handler`` is.
 
     ``error`` is what the handler raised, a TimeoutError when its time was over. ``attempt`` counts
-    from 1. ``dead_letter`` is set when the event is not tried again.
+    from 1. ``dead_letter`` is set when the event is not tried again. Its ``id`` is '': only the
+    store's has one. Its ``reason`` has the event's key, by which ``inbox --reason``, and
+    ``iter_dead_letters(reason=failure.event.key)``, find it.
     """
 
     event: Event
@@ -203,11 +205,14 @@ class Router:
 
         return register
 
-    def on_failure(self, handler: F) -> F:
+    def on_failure(self, handler: F = None) -> F:  # type: ignore[assignment] # to say what is wrong
         """Register a coroutine function, as a decorator, that is given each ``Failure``.
 
         Raises TypeError for a function that is not ``async def`` or takes no single argument.
         """
+        if handler is None:
+            msg = "write on_failure, without parentheses"  # type: ignore[unreachable] # see above
+            raise TypeError(msg)
         self._add(FailureSubscription(handler, check_handler(handler, "the failure")))
         return handler
 

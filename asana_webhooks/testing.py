@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 import msgspec
 
 from ._background import background_task
+from ._vocabulary import warn_about_pattern
 from .client import WebhooksClient
 from .models import NO_SOURCE, Event, Source, decode_event
 from .signature import sign
@@ -91,8 +92,10 @@ def make_event(
     whatever is new), beside or in place of what is here otherwise: a user, and this moment.
     ``json()`` is the whole of it, to give to ``AsanaSimulator.emit``.
 
-    Raises DecodeError when a field has another shape than Asana's.
+    Raises DecodeError when a field has another shape than Asana's. A word that is not known of
+    Asana is a UserWarning, as it is of ``client.on``.
     """
+    warn_about_pattern(resource_type, subtype, action, field)
     resource = {"gid": gid or str(next(_gids)), "resource_type": resource_type}
     event = {
         "user": USER,

@@ -444,6 +444,8 @@ def test_handler_of_failures_must_be_async_and_take_one_argument(router: Router)
         router.on_failure(sync)  # type: ignore[type-var] # the mistake itself
     with pytest.raises(TypeError, match="without must take one argument, the failure"):
         router.on_failure(without)  # type: ignore[type-var] # the mistake itself
+    with pytest.raises(TypeError, match="write on_failure, without parentheses"):
+        router.on_failure()  # pyright: ignore[reportArgumentType] # the mistake itself
     assert not router.failure_handlers
 
 

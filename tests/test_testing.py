@@ -81,6 +81,20 @@ def test_change_with_values_may_be_given() -> None:
         assert event.json()["change"] == values
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ({"resource_type": "taks"}, "no resource type 'taks'; did you mean 'task'"),
+        ({"action": "completed"}, "no action 'completed'; did you mean .* field='completed'"),
+        ({"field": "asignee"}, "no task with a field 'asignee'; did you mean 'assignee'"),
+    ],
+)
+def test_word_that_asana_does_not_have_is_a_warning(words: dict[str, Any], meant: str) -> None:
+    with pytest.warns(UserWarning, match=meant) as warned:
+        make_event(**words)
+    assert [each.filename for each in warned] == [__file__]
+
+
 def test_source_may_be_given() -> None:
     source = Source(webhook="1700", resource="1400", account="acme")
     assert make_event(source=source).source is source
