@@ -76,8 +76,8 @@ class _Desired:
 
     ``gid`` and ``route`` are of the webhook that was there last, ``applied`` are the filters that
     it was given. ``is_kept`` says that ``filters`` come from ``keep``. ``is_fresh`` is true until
-    it is known whether the store has one. ``cause`` is why it is not established; ``said`` is the
-    last one that was logged.
+    it is known whether the store has one, ``was_held`` whether it had one when that was last tried.
+    ``cause`` is why it is not established; ``said`` is the last one that was logged.
     """
 
     resource: str
@@ -89,6 +89,7 @@ class _Desired:
     is_kept: bool = False
     established: bool = False
     is_fresh: bool = True
+    was_held: bool = False
     failures: int = 0
     try_at: float = -math.inf  # by the clock
     cause: str = ""
@@ -346,6 +347,7 @@ class DesiredWebhooks:
                 if self._desired.get(desired.resource) is not desired or desired.established:
                     return
                 filters = self._filters_of(desired)
+                desired.was_held = bool(await self._upkeep.routes(desired.resource))
                 webhook = await self._upkeep.ensure(
                     desired.resource, filters=filters, timeout=desired.timeout
                 )
@@ -433,6 +435,7 @@ class DesiredWebhooks:
             if not (is_well and same_filters(webhook.filters, filters)):
                 self._note_lost(desired)  # what it lacks it is given
                 continue
+            desired.was_held = True
             try:
                 await self._upkeep.check_owner(route)
             except EstablishmentError as error:
@@ -482,17 +485,19 @@ class DesiredWebhooks:
         elif isinstance(error, RateLimitedError):
             self._notices.tell("limited", EVERYBODY, cause)
         whose = "the webhooks" if desired is None else f"the webhook of {desired.resource}"
+        is_new = desired is not None and not desired.was_held
+        what = f"{whose} could not be {'established' if is_new else 'looked after'}"
         if quiet or cause in (self._trouble.said, desired and desired.said):
-            logger.debug("%s could not be looked after: %s", whose, cause)
+            logger.debug("%s: %s", what, cause)
             return
         if desired is not None:
             desired.said = cause
         if desired is None or isinstance(error, EVERYBODYS):
             self._trouble.said = cause
         if isinstance(error, AsanaWebhooksError):
-            logger.warning("%s could not be looked after: %s", whose, cause)
+            logger.warning("%s: %s", what, cause)
         else:
-            logger.error("%s could not be looked after", whose, exc_info=error)
+            logger.error("%s", what, exc_info=error)
 
     def _is_quiet(self, error: Exception) -> bool:
         """Return whether a failure is to be expected while a server starts."""

@@ -41,6 +41,7 @@ from .stores import Store
 __all__ = [
     "ROUTE_ID_LENGTH",
     "Establishment",
+    "advising_to_keep",
     "check_filters",
     "check_given_filters",
     "check_public_url",
@@ -57,9 +58,11 @@ CLEAN_UP_TIMEOUT = 15.0
 LOOK_UPS = (0.0, 1.0, 3.0)
 """Seconds before each look for a webhook whose create call had no answer: it may appear late."""
 
-NOT_LISTENING = (
-    "Does the server listen already? While an application starts up nothing listens: there, declare"
-    " the webhook with client.keep(...), which establishes it as soon as it can be. "
+NOT_LISTENING = "Does the server listen already? "
+
+KEEP = (
+    " While an application starts up nothing listens: there, declare the webhook with"
+    " client.keep(...), which establishes it as soon as it can be."
 )
 
 logger = logging.getLogger(__name__)
@@ -398,6 +401,17 @@ def _cleanup(left: str) -> Iterator[None]:
     finally:
         if why:
             logger.error("%s: %s", left, why)
+
+
+@contextlib.contextmanager
+def advising_to_keep() -> Iterator[None]:
+    """Have a missing handshake name ``keep``, for a call that does not wait for a server."""
+    try:
+        yield
+    except HandshakeMissingError as error:
+        if not error.seen:
+            error.args = (f"{error}{KEEP}",)
+        raise
 
 
 def check_wanted(resource: str, filters: Sequence[WebhookFilter] | None, timeout: float) -> None:

@@ -18,7 +18,7 @@ from ._clock import Clock
 from ._components import Components, join
 from ._dead_letters import iter_dead_letters
 from ._endpoint import Endpoint
-from ._establish import check_given_filters, check_public_url, check_wanted
+from ._establish import advising_to_keep, check_given_filters, check_public_url, check_wanted
 from ._inbox import INBOX_OPTIONS
 from ._options import (
     ANY,
@@ -288,7 +288,8 @@ class WebhooksClient(WebhooksApi):
         """
         establishment = self._opened().establishment
         check_given_filters(filters)
-        return await establishment.establish(resource, filters=filters, timeout=timeout)
+        with advising_to_keep():
+            return await establishment.establish(resource, filters=filters, timeout=timeout)
 
     def keep(
         self,
@@ -360,7 +361,8 @@ class WebhooksClient(WebhooksApi):
         desired = self._opened().desired
         check_wanted(resource, filters, timeout)
         check_given_filters(filters)
-        return await desired.ensure(resource, filters=filters, timeout=timeout, replace=replace)
+        with advising_to_keep():
+            return await desired.ensure(resource, filters=filters, timeout=timeout, replace=replace)
 
     async def forget(self, gid: str) -> None:
         """Drop a webhook from the store, and leave it alone at Asana.

@@ -184,6 +184,7 @@ async def test_missing_handshake_joins_what_asana_said_with_what_was_seen(
     assert caught.value.seen == ()
     assert "no handshake at all" in str(caught.value)
     assert "Check that http://127.0.0.1:" in str(caught.value)
+    assert "declare the webhook with client.keep(...)" in str(caught.value)
     assert isinstance(caught.value.__cause__, BadRequestError)
     assert await store.list_routes() == []
 
