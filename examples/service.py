@@ -6,6 +6,7 @@ ASANA_BASE_URL is for another Asana, such as a local one.
 """
 
 import asyncio
+import logging
 import os
 
 from asana_webhooks import Event, WebhooksClient, serve
@@ -17,7 +18,8 @@ client.keep(os.environ["ASANA_PROJECT"])
 
 @client.on("task", action="added")
 async def welcome(event: Event) -> None:
-    print(f"task {event.resource.gid} was added")
+    if event.parent and event.parent.resource_type == "project":  # it is added to a section too
+        print(f"task {event.resource.gid} was added")
 
 
 @client.on("task", action="changed", field="completed")
@@ -26,4 +28,6 @@ async def celebrate(event: Event) -> None:
 
 
 if __name__ == "__main__":
+    logging.basicConfig()
+    logging.getLogger("asana_webhooks").setLevel(logging.INFO)
     asyncio.run(serve(client))  # until SIGTERM or Ctrl-C

@@ -69,7 +69,11 @@ async def test_first_program_runs_against_the_local_asana(
         finally:
             process.kill()
     assert line.startswith(f"task {task} {printed}")
-    assert (process.returncode, complaints) == (0, "")
+    assert process.returncode == 0
+    assert {line.split(":")[0] for line in complaints.splitlines()} <= {"INFO"}
+    if page == "README.md":
+        for said in (f"receiving on port {free_port}", f"resource {asana.project}: established"):
+            assert said in complaints
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -55,9 +55,10 @@ def command(
 ) -> None:
     """Receive deliveries, and hand them to handlers, until told to stop.
 
-    TARGET is the client with its handlers, or a function that returns it, as module:name. It names
-    its store itself: --store is refused beside it, and ASANA_WEBHOOKS_STORE is not read. Without
-    TARGET a receiver alone keeps deliveries in --store for other processes; it needs no token.
+    TARGET is the client with its handlers, or a function that returns it, as module:name; module
+    alone means module:client. It names its store itself: --store is refused beside it, and
+    ASANA_WEBHOOKS_STORE is not read. Without TARGET a receiver alone keeps deliveries in --store
+    for other processes; it needs no token.
 
     SIGTERM or Ctrl-C ends it within ten seconds, a second one at once; nothing is lost.
     """
