@@ -136,8 +136,7 @@ def test_synchronous_tests_need_no_plugin(pytester: pytest.Pytester) -> None:
 def test_fixture_of_the_same_name_takes_the_place_of_the_simulator(
     pytester: pytest.Pytester,
 ) -> None:
-    (example,) = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
-    pytester.makeconftest(example)
+    pytester.makeconftest(conftests()[1])
     pytester.makepyfile(
         """
         import asyncio
@@ -153,6 +152,24 @@ def test_fixture_of_the_same_name_takes_the_place_of_the_simulator(
     )
     result = run(pytester, "")
     result.stdout.fnmatch_lines(["*BadRequestError: *did not respond with the handshake secret*"])
+
+
+def test_client_of_a_module_finds_the_local_asana_that_conftest_has_started(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest(conftests()[0])
+    pytester.makepyfile(
+        program=ROOT.joinpath("examples/fastapi_app.py").read_text(),
+        test_program="""
+        from conftest import asana, listener
+        from program import app, client
+
+        def test_client_is_of_the_local_asana():
+            assert client._transport.base_url == asana.base_url
+            assert asana.run(asana.create_task("Fix it", project=asana.project))
+        """,
+    )
+    run(pytester, "").assert_outcomes(passed=1)
 
 
 def test_fixtures_make_as_many_clients_as_are_asked_for(pytester: pytest.Pytester) -> None:
@@ -188,6 +205,12 @@ def test_plugin_loads_nothing_heavy_before_a_fixture_is_used() -> None:
 
 
 # The page
+
+
+def conftests() -> list[str]:
+    """Return what the page puts into ``conftest.py``, in its order."""
+    found: list[str] = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
+    return found
 
 
 def sections() -> dict[str, str]:
