@@ -362,7 +362,7 @@ class Workers:
     def _replace(self, worker: _Worker, failure: HandlerError) -> None:
         """Go on without a worker that its handler does not let go."""
         self._abandon(worker)
-        if worker.item is not None:
+        if worker.item is not None and worker.item.run:  # or it was a handler of failures
             worker.item.failures += (failure,)
         self._tasks.start(self._work(worker.item))
 

@@ -1,6 +1,7 @@
 """One event with one handler fails alone: the judgement by itself, and through an inbox."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
@@ -491,3 +492,30 @@ async def test_handler_of_failures_that_fails_is_logged_and_harms_nothing(
 
 def test_router_without_handlers_of_failures_has_none() -> None:
     assert Router().failure_handlers == ()
+
+
+async def test_handler_of_failures_that_goes_on_for_ever_is_no_failure_of_the_event_behind() -> (
+    None
+):
+    store, handled, router, end = MemoryStore(), list[str](), Router(), asyncio.Event()
+    await confirm(store, "a")
+    await put(store, "a", event(1), event(2))
+    assert await store.claim(limit=1, lease=0.0)  # a process that ended: events are one by one
+
+    @router.on()
+    async def handle(event: Event) -> None:
+        handled.append(event.resource.gid)
+        if event.resource.gid == "1":
+            raise GiveUp
+
+    @router.on_failure
+    async def stay(_: Failure) -> None:
+        while not end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await end.wait()
+
+    async with draining(store, router=router, handler_timeout=0.01, grace=0.01):
+        await eventually(lambda: is_empty(store))
+        end.set()
+    assert handled == ["1", "2"]
+    assert (await store.counts()).dead_letters == 1
