@@ -120,6 +120,19 @@ def no_unheard_exception() -> Iterator[None]:
         raise ExceptionGroup("the event loop logged what nobody awaited", unheard)
 
 
+@pytest.fixture(autouse=True)
+def no_signal_handler_left() -> Iterator[None]:
+    """Fail a test that finds or leaves a handler of signals: what is interrupted would differ."""
+    handlers: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+    yield
+    left = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    assert left == handlers
+
+
 @pytest.fixture
 async def asana() -> AsyncIterator[AsanaSimulator]:
     async with AsanaSimulator(retry_delay=0.01, gather_for=0) as simulator:

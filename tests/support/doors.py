@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -115,10 +115,21 @@ def fastapi(app: AsgiApp) -> FastAPI:
     return host
 
 
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone.
+
+        A fixture ends in another run of the loop than it begins in. The handler of that first run
+        would be put back, and SIGINT would raise KeyboardInterrupt in whatever is awaited.
+        """
+        yield
+
+
 @asynccontextmanager
 async def on_uvicorn(app: Any, **options: Any) -> AsyncIterator[int]:
     """Serve on a free port, which is what is yielded."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_config=None, **options))
+    server = _Server(uvicorn.Config(app, port=0, ws="none", log_config=None, **options))
     task = asyncio.create_task(server.serve(), name="uvicorn")
     with guard():
         while not server.started:
