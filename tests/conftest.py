@@ -133,6 +133,19 @@ def no_signal_handler_left() -> Iterator[None]:
     assert left == handlers
 
 
+@pytest.fixture(autouse=True)
+def log_is_as_before() -> Iterator[None]:
+    """Fail a test after which more is logged, or to more places, than before."""
+    loggers = (logging.getLogger(), logging.getLogger("asana_webhooks"))
+    before = [(each.level, each.handlers[:]) for each in loggers]
+    yield
+    left = [(each.level, each.handlers[:]) for each in loggers]
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+    assert left == before
+
+
 @pytest.fixture
 async def asana() -> AsyncIterator[AsanaSimulator]:
     async with AsanaSimulator(retry_delay=0.01, gather_for=0) as simulator:

@@ -13,6 +13,7 @@ import importlib
 import logging
 import traceback
 from collections.abc import Iterator
+from functools import partial
 
 import click
 from click.shell_completion import CompletionItem
@@ -131,9 +132,12 @@ def _of_the_system(error: OSError) -> str:
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
 def cli(*, debug: bool) -> None:
     """Asana webhooks: establish them, receive what they send, and see what is wrong."""
-    logger = logging.getLogger("asana_webhooks")
+    logger, context = logging.getLogger("asana_webhooks"), click.get_current_context()
     if debug:
         log_to_stderr(logging.WARNING)
+        context.call_on_close(partial(logger.setLevel, logger.level))
         logger.setLevel(logging.DEBUG)
     else:
-        logger.addHandler(logging.NullHandler())  # Python would print warnings by itself
+        silent = logging.NullHandler()  # Python would print warnings by itself
+        logger.addHandler(silent)
+        context.call_on_close(partial(logger.removeHandler, silent))
