@@ -39,8 +39,11 @@ from .models import Page, Resource, Webhook
 __all__ = [
     "MAX_RETRY_AFTER",
     "Records",
+    "StaleSyncError",
+    "StreamPage",
     "accept",
     "decode_created",
+    "decode_events",
     "decode_gid",
     "decode_nothing",
     "decode_webhook",
@@ -59,6 +62,15 @@ _MAX_ERRORS = 10
 _MAX_TEXT = 1000
 
 T = TypeVar("T")
+
+
+class StaleSyncError(ApiError):
+    """412: without a sync token, or with one that is too old; ``sync`` is the one to go on with.
+
+    Source: https://developers.asana.com/reference/getevents
+    """
+
+    sync: str = ""
 
 
 def accept(status: int, retry_after: str | None, body: bytes | None) -> bytes:
@@ -113,6 +125,8 @@ def _error(status: int, retry_after: str | None, body: bytes) -> ApiError:
     )
     if isinstance(error, RateLimitedError):
         error.retry_after = parse_retry_after(retry_after)
+    elif isinstance(error, StaleSyncError):
+        error.sync = _sync_of(body)
     elif 300 <= status <= 399:
         error.hint = "redirects are not followed, they could carry the token away; check base_url"
     elif status in (400, 404) and not messages:  # Asana explains its own
@@ -125,6 +139,7 @@ _CLASSES = {
     401: AuthenticationError,
     403: PermissionDeniedError,
     404: NotFoundError,
+    412: StaleSyncError,
     429: RateLimitedError,
 }
 
@@ -135,6 +150,14 @@ def _error_class(status: int, messages: tuple[str, ...]) -> type[ApiError]:
     if status == 403 and duplicate:
         return DuplicateWebhookError
     return ServerError if 500 <= status <= 599 else _CLASSES.get(status, ApiError)
+
+
+def _sync_of(body: bytes) -> str:
+    """Return the token that stands beside the errors of a 412, '' when there is none."""
+    try:
+        return _sync.decode(body).sync
+    except _UNREADABLE:
+        return ""
 
 
 def _said(body: bytes) -> list[dict[str, Any]]:
@@ -163,6 +186,24 @@ class _Created(msgspec.Struct):
     secret: str | None = msgspec.field(default=None, name="X-Hook-Secret")
 
 
+class _Sync(msgspec.Struct):
+    sync: str
+
+
+class _Events(msgspec.Struct):
+    data: tuple[msgspec.Raw, ...]
+    sync: str
+    has_more: bool = False
+
+
+class StreamPage(NamedTuple):
+    """A page of a resource's events stream, and the token to go on with."""
+
+    events: tuple[msgspec.Raw, ...]
+    sync: str
+    has_more: bool
+
+
 class _NextPage(msgspec.Struct):
     offset: str | None = None
 
@@ -185,6 +226,8 @@ _list = msgspec.json.Decoder(_List)
 _webhook = msgspec.json.Decoder(Webhook)
 _workspace = msgspec.json.Decoder(Resource)
 _resource = msgspec.json.Decoder(_Single[Resource])
+_sync = msgspec.json.Decoder(_Sync)
+_events = msgspec.json.Decoder(_Events)
 _nothing = msgspec.json.Decoder(_Single[dict[str, Any]])
 
 
@@ -219,6 +262,15 @@ def decode_workspaces(body: bytes) -> Records[Resource]:
 def decode_gid(body: bytes) -> str:
     """Return the gid of the object below ``data``; raises DecodeError when there is none."""
     return _decode(_resource, body).data.gid
+
+
+def decode_events(body: bytes) -> StreamPage:
+    """Return a page of an events stream, its events undecoded; raises DecodeError for no page.
+
+    Source: https://developers.asana.com/reference/getevents
+    """
+    page = _decode(_events, body)
+    return StreamPage(page.data, page.sync, page.has_more)
 
 
 def decode_nothing(body: bytes) -> None:

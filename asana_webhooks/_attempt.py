@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from ._remembered import Came
 from .errors import DecodeError
 from .models import (
     DeadLetter,
@@ -22,7 +23,7 @@ from .models import (
     split_events,
 )
 
-__all__ = ["DAMAGED", "Attempt", "Gap", "Undecodable", "event_letter"]
+__all__ = ["DAMAGED", "Attempt", "SyncError", "Undecodable", "event_letter"]
 
 NO_DIGEST = bytes(32)
 """The digest of an event that is tried again, and of what was replayed."""
@@ -39,7 +40,7 @@ class Undecodable(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Gap(msgspec.Struct, frozen=True):
+class SyncError(msgspec.Struct, frozen=True):
     """Asana's word that it could not keep up, and that events are missing."""
 
     message: str
@@ -51,33 +52,37 @@ class Attempt:
     ``left`` is how many of them are not done yet, ``failed`` how many of the others are to be tried
     again, or are dead letters; ``first`` is the first one that was not done when it was claimed.
     ``pending`` names the only handlers it is for; empty: all. It ``comes_again`` when it was taken
-    out of a delivery, or was replayed by a person.
+    out of a delivery, or was replayed by a person. ``via`` is where it came from, ``came`` is that
+    as it is remembered; ``fresh`` is set for what was taken from the stream and comes first.
     """
 
     __slots__ = (
-        *("_done", "_partly", "comes_again", "delivery", "failed", "first", "is_damaged", "items"),
-        *("left", "pending"),
+        *("_done", "_partly", "came", "comes_again", "delivery", "failed", "first", "fresh"),
+        *("is_damaged", "items", "left", "pending", "via"),
     )
 
     def __init__(self, delivery: Delivery, source: Source) -> None:
         self.delivery = delivery
+        self.via: Literal["webhook", "stream"] = "webhook"
+        self.fresh: Literal["", "exact", "near"] = ""
+        self.came = Came.DELIVERED
+        progress = _progress_of(delivery) if delivery.progress else None
+        if progress is not None and progress.via == "stream":
+            self.via, self.fresh = progress.via, progress.fresh
+            self.came = Came.DOUBTFUL if progress.fresh == "near" else Came.STREAMED
+            source = replace(source, via="stream")
         self.items = _decode(delivery, source)
         self.left = len(self.items)
         self.failed = self.first = 0
         self.pending: tuple[str, ...] = ()
-        self.is_damaged = False
-        self.comes_again = delivery.digest == NO_DIGEST
+        self.is_damaged = progress is None and delivery.progress != ""
+        self.comes_again = delivery.digest == NO_DIGEST and not self.fresh
         self._done: frozenset[int] | set[int] = _NONE
         self._partly: dict[int, tuple[str, ...]] | None = None
-        if delivery.progress:
-            self._go_on_from(delivery.progress)
+        if progress is not None:
+            self._go_on_from(progress)
 
-    def _go_on_from(self, text: str) -> None:
-        try:
-            progress = Progress.decode(text)
-        except DecodeError:
-            self.is_damaged = True
-            return
+    def _go_on_from(self, progress: Progress) -> None:
         count = len(self.items)
         if 0 <= progress.upto <= count and all(0 <= index < count for index in progress.done):
             self._done = {*range(progress.upto), *progress.done}
@@ -143,6 +148,8 @@ class Attempt:
             done=tuple(sorted(index for index in self._done if index > upto)),
             partly=self._partly or {},
             pending=self.pending,
+            via=self.via,
+            fresh=self.fresh,
         )
         delivery = self.delivery
         return replace(
@@ -168,11 +175,11 @@ class Attempt:
 
 
 def event_letter(
-    delivery: Delivery, event: Event, reason: str, handlers: tuple[str, ...]
+    attempt: Attempt, event: Event, reason: str, handlers: tuple[str, ...]
 ) -> DeadLetter:
     """Return one event as a dead letter for these handlers; none: for all that want it."""
-    progress = Progress(pending=handlers).encode()
-    return _letter(delivery, body_of(event), reason, progress)
+    progress = Progress(pending=handlers, via=attempt.via).encode()
+    return _letter(attempt.delivery, body_of(event), reason, progress)
 
 
 def body_of(event: Event) -> bytes:
@@ -191,14 +198,22 @@ def _letter(delivery: Delivery, body: bytes, reason: str, progress: str = "") ->
     )
 
 
-def _decode(delivery: Delivery, source: Source) -> Sequence[Event | Undecodable | Gap]:
+def _progress_of(delivery: Delivery) -> Progress | None:
+    """Return how far it came; None when that is damaged."""
+    try:
+        return Progress.decode(delivery.progress)
+    except DecodeError:
+        return None
+
+
+def _decode(delivery: Delivery, source: Source) -> Sequence[Event | Undecodable | SyncError]:
     try:
         return decode_events(delivery.body, source=source)
     except DecodeError:
         return _decode_each(delivery, source)
 
 
-def _decode_each(delivery: Delivery, source: Source) -> Sequence[Event | Undecodable | Gap]:
+def _decode_each(delivery: Delivery, source: Source) -> Sequence[Event | Undecodable | SyncError]:
     try:
         texts = split_events(delivery.body)
     except DecodeError as error:
@@ -208,19 +223,19 @@ def _decode_each(delivery: Delivery, source: Source) -> Sequence[Event | Undecod
 
 def _decode_one(
     text: msgspec.Raw, received_at: datetime, source: Source
-) -> Event | Undecodable | Gap:
+) -> Event | Undecodable | SyncError:
     try:
         return read_event(text, received_at=received_at, source=source)
     except DecodeError as error:
         with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
-            return Gap(_sync_error.decode(text).message)
+            return SyncError(_sync_error.decode(text).message)
         return Undecodable(b'{"events":[%b]}' % bytes(text), str(error))
 
 
-class _SyncError(msgspec.Struct):
+class _SyncErrorShape(msgspec.Struct):
     action: Literal["sync_error"]
     message: str = ""
     resource: None = None
 
 
-_sync_error = msgspec.json.Decoder(_SyncError)
+_sync_error = msgspec.json.Decoder(_SyncErrorShape)

@@ -13,17 +13,17 @@ import anyio
 from msgspec.structs import replace
 
 from ._active_claim import ActiveClaim, Buried, Item, Outbox
-from ._attempt import DAMAGED, NO_DIGEST, Attempt, Gap, Undecodable, body_of, event_letter
+from ._attempt import DAMAGED, NO_DIGEST, Attempt, SyncError, Undecodable, body_of, event_letter
 from ._dispatch import Line
 from ._failures import BackOff, Verdict, described, reason_of
 from ._logging import ThrottledLogger
-from ._remembered import KEY_SIZE, Remembered, pack
+from ._remembered import KEY_SIZE, Remembered, Sight, came_afterwards, pack
 from .errors import StoreError
 from .models import Claim, DeadLetter, Event, Progress, Retry, Source
 from .stores import Store
 from .telemetry import Telemetry
 
-__all__ = ["BATCH", "LEASE", "POLL", "ClaimSettings", "Claims"]
+__all__ = ["BATCH", "LEASE", "POLL", "ClaimSettings", "Claims", "Ledger"]
 
 LEASE = 30.0
 """Seconds after which a dead worker's deliveries are taken over; a living one renews."""
@@ -63,6 +63,17 @@ class ClaimSettings(NamedTuple):
     back_off: BackOff
     may_claim: Callable[[], bool]
     on_gap: Callable[[Source, str], object]
+    ledger: Ledger
+
+
+class Ledger:
+    """Told of what Asana delivers; it keeps no account of it."""
+
+    def delivered(self, source: Source, seconds: float) -> None:
+        """Note a delivery that was received so many seconds after its first change."""
+
+    def came_afterwards(self, source: Source) -> None:
+        """Note an event that was delivered after it was taken from the stream."""
 
 
 class Claims:
@@ -226,6 +237,7 @@ class Claims:
             attempt.failed = attempt.left
             work.outbox.buried.append(Buried(delivery, attempt.letter(DAMAGED)))
             attempt.left = 0
+        self._note_latency(work, attempt)
         for index in attempt.todo():
             item = attempt.items[index]
             if isinstance(item, Event):
@@ -243,20 +255,41 @@ class Claims:
         """Put an event in its lane, unless it is known, or has ended too many processes."""
         scope, entry = work.scope, b""
         if scope is not None:
-            entry = pack(event)
-            key = entry[:KEY_SIZE]
+            entry = pack(event, attempt.came)
             if not attempt.comes_again:
-                if not scope.take(key, work.claim):
-                    self._telemetry.duplicate(event)
-                    attempt.finish(index)
+                sight = scope.take(entry, work.claim)
+                if sight is not Sight.KNOWN:
+                    work.in_hand.add(entry[:KEY_SIZE])
+                if sight is not Sight.NEW:
+                    self._pass_over(work, attempt, index, entry, sight)
                     return
-                work.in_hand.add(key)
         lane = event.resource.gid if self._settings.in_lanes and not work.is_dangerous else ""
         item = Item(work, line, attempt, index, lane, event, entry)
         if work.is_dangerous and self._has_killed_too_often(item):
             self._bury_deadly(item)
         else:
             line.put(item)
+
+    def _pass_over(
+        self, work: ActiveClaim, attempt: Attempt, index: int, entry: bytes, sight: Sight
+    ) -> None:
+        """Hand over no more what was seen before; that it came afterwards is remembered."""
+        event = attempt.items[index]
+        assert isinstance(event, Event)  # noqa: S101 - for the type checker
+        self._telemetry.duplicate(event)
+        attempt.finish(index)
+        if sight is Sight.AFTERWARDS:
+            work.outbox.entries.append(came_afterwards(entry))
+            self._settings.ledger.came_afterwards(work.source)
+
+    def _note_latency(self, work: ActiveClaim, attempt: Attempt) -> None:
+        delivery = attempt.delivery
+        if delivery.progress or attempt.comes_again or not attempt.items:
+            return
+        first = attempt.items[0]
+        if isinstance(first, Event):
+            seconds = (delivery.received_at - first.created_at).total_seconds()
+            self._settings.ledger.delivered(work.source, seconds)
 
     def _has_killed_too_often(self, item: Item) -> bool:
         attempt = item.attempt
@@ -269,7 +302,7 @@ class Claims:
         what = "its handlers ended the process, or blocked it for longer than a lease,"
         reason = f"{described(event)}: {what} {times}"
         attempt.failed += 1
-        letter = event_letter(attempt.delivery, event, reason, ())
+        letter = event_letter(attempt, event, reason, ())
         item.work.outbox.buried.append(Buried(attempt.delivery, letter))
         self._note_end(item)
 
@@ -291,8 +324,8 @@ class Claims:
         item.work.outbox.progressed[item.attempt] = None
         self._settle_soon(item.work)
 
-    def _note_odd(self, work: ActiveClaim, attempt: Attempt, item: Undecodable | Gap) -> None:
-        if isinstance(item, Gap):
+    def _note_odd(self, work: ActiveClaim, attempt: Attempt, item: Undecodable | SyncError) -> None:
+        if isinstance(item, SyncError):
             self._settings.on_gap(work.source, item.message)
         else:
             attempt.failed += 1
@@ -305,7 +338,7 @@ class Claims:
         letter = None
         if verdict.dead:
             handlers = tuple(failure.handler for failure in verdict.dead)
-            letter = event_letter(attempt.delivery, event, reason_of(event, verdict), handlers)
+            letter = event_letter(attempt, event, reason_of(event, verdict), handlers)
             work.outbox.buried.append(Buried(attempt.delivery, letter))
         if verdict.again:
             self._try_again(work, attempt, event, verdict)
@@ -324,7 +357,9 @@ class Claims:
         delivery = replace(
             attempt.delivery,
             attempts=verdict.attempts,
-            progress=Progress(pending=tuple(each.handler for each in verdict.again)).encode(),
+            progress=Progress(
+                pending=tuple(each.handler for each in verdict.again), via=attempt.via
+            ).encode(),
             crashes=0,
         )
         if not attempt.is_alone:

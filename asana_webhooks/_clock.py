@@ -53,12 +53,15 @@ class Clock:
         """Return a number of seconds that only grows."""
         return time.monotonic() + self._ahead if self._held is None else self._held
 
+    def driven(self) -> float:
+        """Return by how many seconds it is ahead of real time."""
+        return self._ahead if self._held is None else self._held - time.monotonic()
+
     def now(self) -> datetime:
         """Return the time by this machine's wall clock, in UTC."""
         if self._held is None and not self._ahead:  # as it is for each delivery of a program
             return datetime.now(UTC)
-        driven = self.monotonic() - time.monotonic()
-        return datetime.now(UTC) + timedelta(seconds=driven)
+        return datetime.now(UTC) + timedelta(seconds=self.driven())
 
     async def sleep(self, seconds: float, *, unless: asyncio.Event | None = None) -> None:
         """Return after so many seconds, infinity for never, or as soon as the event is set."""

@@ -7,7 +7,6 @@ import errno
 import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any, NamedTuple
 
 import anyio
@@ -22,9 +21,10 @@ from ._inbox import INBOX_OPTIONS, Inbox
 from ._logging import ThrottledLogger
 from ._ownership import Ownership
 from ._receiver_aiohttp import Receiver
+from ._reconciliation import Reconciliation
 from ._upkeep import Upkeep
 from .api import WebhooksApi
-from .models import Route
+from .models import Notice, Route
 from .notices import Notices, source_of
 from .router import Router
 from .stores import Store
@@ -59,6 +59,7 @@ class Components(NamedTuple):
     upkeep: Upkeep
     desired: DesiredWebhooks
     heartbeats: FirstHeartbeats
+    reconciliation: Reconciliation
     notices: Notices
     counters: Counters
     telemetry: Telemetry
@@ -80,11 +81,13 @@ class Components(NamedTuple):
         await stack.enter_async_context(background_task(self.heartbeats.run(), "heartbeats"))
         keeping = background_task(self.desired.run(), "looking after")
         self.clock.follow(await stack.enter_async_context(keeping))
+        reading = background_task(self.reconciliation.run(), "reading streams")
+        self.clock.follow(await stack.enter_async_context(reading))
 
     async def stats(self) -> Stats:
         """Return a snapshot of what is counted and stored."""
         counts, routes = await self.store.counts(), await self.store.list_routes()
-        return self.counters.snapshot(counts, routes)
+        return self.counters.snapshot(counts, routes, await self.reconciliation.continuity())
 
     async def _observe(self) -> None:
         """Have the telemetry take its snapshots, until cancelled; what it raises is logged."""
@@ -109,11 +112,29 @@ def join(
     public_url, telemetry = options["public_url"], options["telemetry"]
     counters = Counters()
     observer = counters if telemetry is None else Together(counters, telemetry)
+
+    def note(notice: Notice) -> None:
+        observer.noticed(notice)
+        if notice.kind == "restored":
+            reconciliation.restored(notice.source)
+
     notices = Notices(
-        count=observer.noticed,
+        count=note,
         now=api.asana_now,
         clock=clock,
         handler_timeout=options["handler_timeout"],
+    )
+    prefix = public_url.rstrip("/") + "/"
+    reconciliation = Reconciliation(
+        api,
+        store,
+        notices,
+        clock,
+        interval=options["reconcile"],
+        is_ours=lambda route: route.target == prefix + route.id,
+        owned=lambda routes: upkeep.owned(routes),  # noqa: PLW0108 - which is made later
+        arrived=lambda: inbox.arrived(),  # noqa: PLW0108 - likewise
+        recovered=observer.recovered,
     )
     ownership = Ownership(store, public_url)
     inbox = Inbox(
@@ -121,7 +142,8 @@ def join(
         **{name: options[name] for name in INBOX_OPTIONS},
         telemetry=observer,
         may_claim=ownership.is_sure,
-        on_gap=partial(notices.tell, "gap"),
+        on_gap=reconciliation.sync_error,
+        ledger=reconciliation,
         router=router,
     )
     endpoint = Endpoint(
@@ -140,6 +162,7 @@ def join(
 
     def tell_established(route: Route) -> None:
         heartbeats.expect(route)
+        reconciliation.filtered(route)
         notices.tell("established", source_of(route), "its handshake was answered here")
         notices.tell("restored", source_of(route), "it was established again")
 
@@ -149,6 +172,7 @@ def join(
         public_url=public_url,
         workspace=options["workspace"],
         seen=endpoint.seen,
+        before_create=reconciliation.begin,
         on_established=tell_established,
     )
     upkeep = Upkeep(
@@ -159,6 +183,7 @@ def join(
         workspace=options["workspace"],
         now=clock.now,
         forget=endpoint.forget,
+        on_filtered=reconciliation.filtered,
     )
     desired = DesiredWebhooks(
         upkeep,
@@ -180,6 +205,7 @@ def join(
         upkeep=upkeep,
         desired=desired,
         heartbeats=heartbeats,
+        reconciliation=reconciliation,
         notices=notices,
         counters=counters,
         telemetry=observer,

@@ -15,7 +15,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
@@ -130,8 +130,9 @@ class Establishment:
 
     ``workspace`` limits where a webhook is looked for when the answer to its creation was lost;
     None looks into each that the token sees. ``seen`` tells, one line each, what handshakes
-    reached this process for a route since a monotonic time. ``on_established`` is called with the
-    route of each webhook that was made.
+    reached this process for a route since a monotonic time. ``before_create`` is awaited with the
+    route of a webhook that is about to be made, ``on_established`` called with that of each that
+    was.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Establishment:
         public_url: str,
         workspace: str | None,
         seen: Callable[[str, float], tuple[str, ...]],
+        before_create: Callable[[Route], Awaitable[None]] | None = None,
         on_established: Callable[[Route], None] = lambda route: None,
     ) -> None:
         self.user = TokenUser(api)
@@ -150,6 +152,7 @@ class Establishment:
         self.prefix = public_url.rstrip("/") + "/"
         self._workspace = workspace
         self._seen = seen
+        self._before_create = before_create
         self._on_established = on_established
 
     async def establish(
@@ -232,6 +235,8 @@ class Establishment:
     ) -> Webhook:
         started = time.monotonic()
         try:
+            if self._before_create is not None:
+                await self._before_create(route)
             webhook = await self._post(route, timeout)
         except AsanaWebhooksError as error:
             if not _is_lost(error):

@@ -15,7 +15,7 @@ import anyio
 from ._active_claim import ActiveClaim
 from ._arrivals import listen_for_arrivals, notify_arrivals
 from ._background import background_task
-from ._claims import LEASE, POLL, Claims, ClaimSettings
+from ._claims import LEASE, POLL, Claims, ClaimSettings, Ledger
 from ._failures import BackOff
 from ._options import COUNT, SECONDS, Rule, check_options, optional
 from ._workers import Tasks, Workers, WorkerSettings
@@ -64,7 +64,8 @@ class Inbox:
     webhook's events are one after the other. As a context manager it keeps the leases of what is
     being worked on. ``telemetry`` is told of each attempt, and of what becomes of deliveries. While
     ``may_claim`` answers False nothing is claimed. ``on_gap`` is called when Asana says that it
-    did not send all; ``router`` has the handlers that ``drain`` is given, if it ever is.
+    did not send all, ``ledger`` is told of what it delivers; ``router`` has the handlers that
+    ``drain`` is given, if it ever is.
 
     A handler has ``handler_timeout`` seconds, None: no limit. What failed is tried again after
     ``first_delay`` seconds, which double up to ``longest_delay``, until it has failed
@@ -89,6 +90,7 @@ class Inbox:
         telemetry: Telemetry | None = None,
         may_claim: Callable[[], bool] = lambda: True,
         on_gap: Callable[[Source, str], object] = _log_gap,
+        ledger: Ledger | None = None,
         router: Router | None = None,
     ) -> None:
         check_options(INBOX_OPTIONS, locals())
@@ -106,6 +108,7 @@ class Inbox:
             back_off=self._back_off,
             may_claim=may_claim,
             on_gap=on_gap,
+            ledger=ledger or Ledger(),
         )
         self._worker_settings = WorkerSettings(
             concurrency=concurrency, handler_timeout=handler_timeout, poll=poll, grace=grace

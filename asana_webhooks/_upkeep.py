@@ -71,7 +71,7 @@ class Upkeep:
 
     ``workspace`` is the only one in which they are listed; None: each that the token sees. ``now``
     tells the time by which heartbeats are noted, ``forget`` is called with the id of a route that
-    changed.
+    changed, ``on_filtered`` with a route whose webhook has other filters from now on.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Upkeep:
         workspace: str | None,
         now: Callable[[], datetime],
         forget: Callable[[str], None],
+        on_filtered: Callable[[Route], None] = lambda route: None,
     ) -> None:
         self._api = api
         self._store = store
@@ -92,6 +93,7 @@ class Upkeep:
         self._workspace = workspace
         self._now = now
         self._forget = forget
+        self._on_filtered = on_filtered
         self._workspaces: dict[str, str] = {}  # in which a webhook was listed, by gid
         self._refused_leaving: set[str] = set()  # routes, of which it was said
 
@@ -181,6 +183,7 @@ class Upkeep:
         if not same_filters(webhook.filters, filters):
             webhook = await self._api.update_webhook(webhook.gid, filters=filters or ())
             await self._store.set_filters(route.id, filters)
+            self._on_filtered(route)
         return msgspec.structs.replace(webhook, secret=route.secret)
 
     async def find(self, route: Route) -> Webhook | None:

@@ -20,6 +20,7 @@ from ._dead_letters import iter_dead_letters
 from ._endpoint import Endpoint
 from ._establish import advising_to_keep, check_given_filters, check_public_url, check_wanted
 from ._inbox import INBOX_OPTIONS
+from ._ledger import close_gap
 from ._options import (
     ANY,
     COUNT,
@@ -35,7 +36,16 @@ from ._options import (
 from ._receiver_aiohttp import MAX_CONNECTIONS, aiohttp_app
 from ._receiver_asgi import AsgiApp
 from .api import WebhooksApi
-from .models import DeadLetter, Event, NoticeKind, Route, Webhook, WebhookFilter, check_gid
+from .models import (
+    Continuity,
+    DeadLetter,
+    Event,
+    NoticeKind,
+    Route,
+    Webhook,
+    WebhookFilter,
+    check_gid,
+)
 from .notices import N
 from .protocol import MAX_BODY
 from .router import F, H, Router
@@ -71,6 +81,7 @@ _OPTIONS = {
     **INBOX_OPTIONS,
     "answer_gone": FLAG,
     "look_after": optional(SECONDS, "None for never"),
+    "reconcile": optional(SECONDS, "None for never"),
     "telemetry": optional(Rule((Telemetry,), "a Telemetry")),
 }
 """Rules for the constructor's options."""
@@ -117,7 +128,9 @@ class WebhooksClient(WebhooksApi):
     loopback address or a Unix socket stands for, else 15). ``answer_gone`` answers deliveries
     for a webhook that was deleted here with 410, on which Asana ends it. ``reuse_port`` lets
     several processes listen on one port, where the system can (Linux, BSD). At the start and every
-    ``look_after`` seconds all webhooks of the store are looked after, by lists; None: never.
+    ``look_after`` seconds all webhooks of the store are looked after, by lists; None: never. At
+    least every ``reconcile`` seconds Asana's events stream of each resource is compared with what
+    was delivered, and what is missing is recovered; None: never.
     ``telemetry`` is an ``otel.OpenTelemetry``, or a ``telemetry.Telemetry`` of one's own.
 
     Up to ``concurrency`` events are handled side by side: with the ``order`` "resource" those of
@@ -157,6 +170,7 @@ class WebhooksClient(WebhooksApi):
         order: Literal["resource", "webhook"] = "resource",
         answer_gone: bool = False,
         look_after: float | None = 900.0,
+        reconcile: float | None = 3600.0,
         telemetry: Telemetry | None = None,
     ) -> None:
         check_options(_OPTIONS, locals())
@@ -167,6 +181,7 @@ class WebhooksClient(WebhooksApi):
         super().__init__(token, base_url=base_url, http_client=http_client)
         self._router = Router()
         self._clock = Clock()
+        self._transport.driven = self._clock.driven
         self._stack: AsyncExitStack | None = None
         self._handling: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # in which it is open
@@ -406,6 +421,7 @@ class WebhooksClient(WebhooksApi):
             webhook = await super().update_webhook(gid, filters=filters, opt_fields=opt_fields)
             await parts.store.set_filters(route.id, filters)
             parts.desired.set_filters(gid, filters)
+            parts.reconciliation.filtered(route)
             return webhook
 
     async def delete_webhook(self, gid: str) -> None:
@@ -544,6 +560,31 @@ class WebhooksClient(WebhooksApi):
         """Remove the dead letters with these ids for good; returns how many there were."""
         check_options({"ids": NAMES}, locals())
         return await self._opened().store.discard(ids)
+
+    async def continuity(self) -> list[Continuity]:
+        """Return what is proven of each webhook of the store: until when nothing is missing.
+
+        Gaps of webhooks that are gone are among it, in an entry of their resource without a gid.
+        ``docs/continuity.md`` says what is proven, and by what.
+        """
+        return await self._opened().reconciliation.continuity()
+
+    async def reconcile(self) -> int:
+        """Compare Asana's events streams with what was delivered, now, and recover what is missing.
+
+        Returns how many events were put into the inbox. What is younger than ten minutes may be
+        under way, and is judged when it is not. Raises what a call of the API raises, and
+        RuntimeError when the client has ``reconcile=None``.
+        """
+        return await self._opened().reconciliation.reconcile()
+
+    async def close_gap(self, id: str) -> bool:  # noqa: A002 - what else is it
+        """Close an open gap: what it may have hidden was looked for. False when there is none.
+
+        After a gap by ``disagreement`` its stream is read again.
+        """
+        check_options({"id": TEXT}, locals())
+        return await close_gap(self._opened().store, id)
 
     async def stats(self) -> Stats:
         """Return a snapshot of the inbox, of this process's work, and of each webhook's silence."""

@@ -21,10 +21,14 @@ from .errors import DecodeError
 __all__ = [
     "Change",
     "Claim",
+    "Continuity",
     "Counts",
     "DeadLetter",
     "Delivery",
     "Event",
+    "Gap",
+    "GapReason",
+    "Latency",
     "Notice",
     "NoticeKind",
     "Page",
@@ -344,13 +348,17 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     The first ``upto`` events are done, and those in ``done``. Of those in ``partly`` these handlers
     are done. ``pending`` are the only handlers that an event alone, which is tried again, is for;
-    empty: all that want it.
+    empty: all that want it. ``via`` is where it came from. What was taken from the stream and is
+    handed over for the first time has ``fresh``: whether the stream was seen to agree with what is
+    delivered (``exact``) or not (``near``).
     """
 
     upto: Natural = 0
     done: tuple[Natural, ...] = ()
     partly: dict[Natural, tuple[str, ...]] = {}
     pending: tuple[str, ...] = ()
+    via: Literal["webhook", "stream"] = "webhook"
+    fresh: Literal["", "exact", "near"] = ""
 
     @classmethod
     def decode(cls, text: str) -> Self:
@@ -442,6 +450,65 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Return scope and version; the text stays out of logs."""
         return _shown(self, hidden={"text"})
+
+
+GapReason: TypeAlias = Literal["expired", "refused", "disagreement", "sync_error", "unreadable"]
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """A time in which events may have been missed, and nothing tells which.
+
+    It is from ``start`` to ``end``, None while it goes on. The ``reason``: ``expired``, Asana no
+    longer had what the stream was to be read from; ``refused``, Asana no longer gives the stream;
+    ``disagreement``, the stream does not tell what the webhook delivers; ``sync_error``, Asana said
+    that it could not keep up, of a resource without a stream; ``unreadable``, an event of the
+    stream is of no shape that can be read. ``detail`` is one line for a person. It is open until
+    ``client.close_gap(id)``.
+    """
+
+    id: str
+    source: Source
+    start: datetime
+    end: datetime | None = None
+    reason: GapReason
+    detail: str = ""
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """The seconds from a change to the receipt of its delivery, within a fifth of each.
+
+    ``count`` deliveries were measured; the latest count most.
+    """
+
+    count: int
+    median: float
+    p99: float
+
+
+class Continuity(msgspec.Struct, frozen=True, kw_only=True):
+    """The proof that one webhook's events are all here, and what it lacks.
+
+    ``evidence`` is ``stream`` where Asana's events stream is compared with what was delivered.
+    Else only ``heartbeats`` tell that the webhook lives: Asana has no stream of the resource, or it
+    is not read. All that passed the filters until ``proven_until`` is received, but for the open
+    ``gaps``; None: nothing is proven. Counted since the webhook was made: events ``seen`` in the
+    stream; those ``recovered`` from it; those that Asana ``dropped``, which are the recovered ones
+    that were never delivered. ``latency`` is None before a delivery.
+    """
+
+    source: Source
+    evidence: Literal["stream", "heartbeats"]
+    proven_until: datetime | None = None
+    gaps: tuple[Gap, ...] = ()
+    seen: int = 0
+    recovered: int = 0
+    dropped: int = 0
+    latency: Latency | None = None
+
+    @property
+    def dropped_share(self) -> float:
+        """The part of the stream's events that Asana dropped, 0.0 to 1.0."""
+        return self.dropped / self.seen if self.seen else 0.0
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,8 +11,9 @@ metric                                   unit              what it tells
 ``messaging.process.duration``           s, histogram      one attempt to handle a delivery
 ``asana_webhooks.deliveries``            {delivery}        ``outcome``: stored, duplicate, handled,
                                                            retried, dead
-``asana_webhooks.events``                {event}           ``outcome``: unwanted by any handler; or
-                                                           duplicate, which is not handed over
+``asana_webhooks.events``                {event}           ``outcome``: unwanted by any handler;
+                                                           duplicate, which is not handed over; or
+                                                           recovered from the events stream
 ``asana_webhooks.failures``              {failure}         of one handler with one event
 ``asana_webhooks.notices``               {notice}          by ``kind``
 ``asana_webhooks.refused``               {request}         by ``reason``
@@ -20,6 +21,10 @@ metric                                   unit              what it tells
 ``asana_webhooks.inbox.oldest_age``      s                 likewise; 0 when nothing waits
 ``asana_webhooks.inbox.dead_letters``    {delivery}        likewise
 ``asana_webhooks.webhooks.silence``      s                 the longest time since a heartbeat
+``asana_webhooks.continuity.gaps``       {gap}             open ones, of all processes
+``asana_webhooks.continuity.dropped``    {event}           which Asana never delivered, likewise
+``asana_webhooks.continuity.unproven``   s                 the longest time since the last event of
+                                                           which it is proven that none is missing
 =======================================  ================  =========================================
 
 Source: https://opentelemetry.io/docs/specs/semconv/messaging/
@@ -224,6 +229,9 @@ def _observe(meter: metrics.Meter, snapshot: Callable[[], Stats | None]) -> None
     gauge("asana_webhooks.inbox.oldest_age", "s", lambda stats: stats.oldest_age or 0.0)
     gauge("asana_webhooks.inbox.dead_letters", "{delivery}", lambda stats: stats.dead_letters)
     gauge("asana_webhooks.webhooks.silence", "s", _longest_silence)
+    gauge("asana_webhooks.continuity.gaps", "{gap}", lambda stats: stats.gaps)
+    gauge("asana_webhooks.continuity.dropped", "{event}", lambda stats: stats.dropped)
+    gauge("asana_webhooks.continuity.unproven", "s", _longest_unproven)
 
 
 def _outcomes(stats: Stats) -> list[Observation]:
@@ -238,7 +246,11 @@ def _outcomes(stats: Stats) -> list[Observation]:
 
 
 def _events(stats: Stats) -> list[Observation]:
-    counted = {"unwanted": stats.unwanted, "duplicate": stats.duplicate_events}
+    counted = {
+        "unwanted": stats.unwanted,
+        "duplicate": stats.duplicate_events,
+        "recovered": stats.recovered,
+    }
     return [Observation(count, {"outcome": outcome}) for outcome, count in counted.items()]
 
 
@@ -252,3 +264,7 @@ def _refusals(stats: Stats) -> list[Observation]:
 
 def _longest_silence(stats: Stats) -> float:
     return max((webhook.since_heartbeat or 0.0 for webhook in stats.webhooks), default=0.0)
+
+
+def _longest_unproven(stats: Stats) -> float:
+    return max((webhook.since_proven or 0.0 for webhook in stats.webhooks), default=0.0)

@@ -19,7 +19,7 @@ from typing import Literal, ParamSpec, TypeAlias, TypeVar
 import msgspec
 
 from ._logging import ThrottledLogger
-from .models import Counts, Delivery, Event, Notice, NoticeKind, Route
+from .models import Continuity, Counts, Delivery, Event, Notice, NoticeKind, Route
 from .protocol import Request, Response
 
 __all__ = ["Counters", "Outcome", "Stats", "Telemetry", "Together", "WebhookStats"]
@@ -71,6 +71,9 @@ class Telemetry:
 
     def noticed(self, notice: Notice) -> None:
         """Note a word about a webhook or an account."""
+
+    def recovered(self, count: int) -> None:
+        """Note that so many events, which were not delivered, were taken from the events stream."""
 
     def processing(self, delivery: Delivery, event: Event) -> AbstractContextManager[object]:
         """Surround one attempt to handle an event; an exception that passes means it failed."""
@@ -129,6 +132,11 @@ class Together(Telemetry):
         """Note a word about a webhook or an account."""
         for observer in self._observers:
             self._tell(observer.noticed, notice)
+
+    def recovered(self, count: int) -> None:
+        """Note that events were taken from the stream."""
+        for observer in self._observers:
+            self._tell(observer.recovered, count)
 
     def processing(self, delivery: Delivery, event: Event) -> AbstractContextManager[object]:
         """Surround one attempt to handle an event."""
@@ -201,13 +209,15 @@ class WebhookStats(msgspec.Struct, frozen=True, kw_only=True):
     ``gid`` is None until the webhook is established. ``since_delivery`` is of deliveries with
     events that this process received, None before the first; ``since_heartbeat`` is of heartbeats
     at whatever process, which Asana sends at the handshake and every eight hours: one that is
-    older than that is a webhook to look after.
+    older than that is a webhook to look after. ``since_proven`` is the age of the last event of
+    which it is proven that none is missing, but for gaps; None where nothing is proven.
     """
 
     gid: str | None
     resource: str
     since_delivery: float | None
     since_heartbeat: float | None
+    since_proven: float | None = None
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,8 +228,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     ``stored``; ``duplicates``, known already and answered 200; ``handled``; failed attempts that
     are ``retried``; deliveries that became ``dead`` letters; events ``unwanted`` by any handler,
     which count as handled; ``duplicate_events``, which are known already and are not handed over
-    again; ``failures``, each of one handler with one event; ``notices``, by kind; requests
-    ``refused``, by reason.
+    again; ``recovered`` events, taken from the events stream; ``failures``, each of one handler
+    with one event; ``notices``, by kind; requests ``refused``, by reason. ``gaps`` is how many are
+    open, and ``dropped`` how many events Asana never delivered, since the webhooks were made.
     """
 
     waiting: int
@@ -232,6 +243,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     dead: int
     unwanted: int
     duplicate_events: int
+    recovered: int
+    dropped: int
+    gaps: int
     failures: int
     notices: dict[NoticeKind, int]
     refused: dict[str, int]
@@ -245,6 +259,7 @@ class Counters(Telemetry):
         self.outcomes: Counter[Outcome] = Counter()
         self.unwanted_events: int = 0
         self.duplicate_events: int = 0
+        self.recovered_events: int = 0
         self.failures: int = 0
         self.notices: Counter[NoticeKind] = Counter()
         self.refused: Counter[str] = Counter()
@@ -280,9 +295,17 @@ class Counters(Telemetry):
         """Count a notice by its kind."""
         self.notices[notice.kind] += 1
 
-    def snapshot(self, counts: Counts, routes: Iterable[Route]) -> Stats:
+    def recovered(self, count: int) -> None:
+        """Count events that were taken from the stream."""
+        self.recovered_events += count
+
+    def snapshot(
+        self, counts: Counts, routes: Iterable[Route], continuity: Sequence[Continuity] = ()
+    ) -> Stats:
         """Return what is counted here together with what a store has told."""
         now = datetime.now(UTC)
+        of_scope = {(each.source.account, each.source.resource): each for each in continuity}
+        proven = {each.source.webhook: each.proven_until for each in continuity}
         return Stats(
             waiting=counts.waiting,
             oldest_age=_age(counts.oldest_at, now),
@@ -294,19 +317,25 @@ class Counters(Telemetry):
             dead=self.outcomes["dead"],
             unwanted=self.unwanted_events,
             duplicate_events=self.duplicate_events,
+            recovered=self.recovered_events,
+            dropped=sum(each.dropped for each in of_scope.values()),
+            gaps=sum(len(each.gaps) for each in of_scope.values()),
             failures=self.failures,
             notices=dict(self.notices),
             refused=dict(self.refused),
-            webhooks=tuple(self._silence(route, now) for route in routes),
+            webhooks=tuple(
+                self._silence(route, now, proven.get(route.gid or "")) for route in routes
+            ),
         )
 
-    def _silence(self, route: Route, now: datetime) -> WebhookStats:
+    def _silence(self, route: Route, now: datetime, proven_until: datetime | None) -> WebhookStats:
         delivered = self._delivered.get(route.id)
         return WebhookStats(
             gid=route.gid,
             resource=route.resource,
             since_delivery=None if delivered is None else time.monotonic() - delivered,
             since_heartbeat=_age(route.heartbeat_at, now),
+            since_proven=_age(proven_until, now),
         )
 
 

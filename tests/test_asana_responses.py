@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from asana_webhooks._asana_responses import (
     MAX_RETRY_AFTER,
+    StaleSyncError,
     accept,
     decode_created,
+    decode_events,
     decode_nothing,
     decode_webhook,
     decode_webhooks,
@@ -90,7 +92,7 @@ def test_success_without_a_readable_body_is_not_asanas() -> None:
         (402, ApiError),
         (403, PermissionDeniedError),
         (404, NotFoundError),
-        (412, ApiError),
+        (412, StaleSyncError),
         (418, ApiError),
         (429, RateLimitedError),
         (451, ApiError),
@@ -453,3 +455,35 @@ def test_refused_certificate_is_told_from_other_failures() -> None:
     refused = after(httpx.ConnectTimeout("x"), ssl.SSLCertVerificationError("x"))
     assert is_untrusted(after(unanswered(refused, method="GET", host="h"), refused))
     assert not is_untrusted(httpx.ConnectTimeout("x"))
+
+
+# The events stream
+
+
+@pytest.mark.parametrize(
+    ("body", "sync"),
+    [
+        pytest.param(b'{"errors":[{"message":"too old"}],"sync":"abc"}', "abc", id="token"),
+        pytest.param(b'{"errors":[{"message":"too old"}]}', "", id="no token"),
+        pytest.param(b'{"sync":1}', "", id="another type"),
+        pytest.param(b"<html>", "", id="no JSON"),
+    ],
+)
+def test_refused_token_comes_with_one_to_go_on_with(body: bytes, sync: str) -> None:
+    with pytest.raises(StaleSyncError) as caught:
+        accept(412, None, body)
+    assert caught.value.sync == sync
+    assert sync not in repr(caught.value) or not sync
+
+
+def test_page_of_a_stream_has_its_events_undecoded() -> None:
+    page = decode_events(b'{"data":[{"a":1}],"sync":"next","has_more":true}')
+    assert [bytes(each) for each in page.events] == [b'{"a":1}']
+    assert (page.sync, page.has_more) == ("next", True)
+    assert not decode_events(b'{"data":[],"sync":"next"}').has_more
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"data":[]}', b'{"data":{},"sync":"a"}', b"<html>"])
+def test_what_is_no_page_of_a_stream_is_refused(body: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_events(body)

@@ -331,7 +331,7 @@ async def test_two_hundred_are_kept_within_the_limits_and_found_again_in_a_few_c
         async with client:
             await client.kept(timeout=None)
         assert watched(limited) == sorted(tasks)
-        assert {call.status for call in calls} <= {200, 201, 429}
+        assert {call.status for call in calls} <= {200, 201, 412, 429}
     assert len(calls) <= 5
 
 
@@ -397,7 +397,7 @@ async def test_looks_go_on_and_cost_no_call_for_each_webhook(
         calls.clear()
         await advance(limited, hours=2, client=client)
         assert 8 <= len([call for call in calls if call.path.endswith("/webhooks")]) <= 9
-        assert len(calls) <= 18
+        assert len([call for call in calls if not call.path.endswith("/events")]) <= 18
 
 
 async def test_webhook_that_is_inactive_is_replaced_though_the_first_try_fails(
@@ -570,7 +570,7 @@ async def test_whatever_fails_does_not_end_the_looking(
             return await super().list_routes(resource)
 
     store = Failing()
-    async with make(store=store) as client:
+    async with make(store=store, reconcile=None) as client:
         webhook = await client.ensure(asana.project)
         store.failures = [error]
         await advance(asana, LOOK, client=client)

@@ -49,7 +49,7 @@ BOTS = {  # with what they read beside what service.py reads
     "telegram_bot.py": {"TELEGRAM_TOKEN": "12:t", "TELEGRAM_CHAT": "-3"},
 }
 
-PROGRAMS = {"events_loop.py", "service.py"}
+PROGRAMS = {"events_loop.py", "gap_tasks.py", "service.py"}
 
 CASES = [
     # importing aiogram alone takes three seconds of processor time

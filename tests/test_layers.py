@@ -24,16 +24,18 @@ LAYERS = (
         "stores._codec",
         "stores._encryption",
     },
-    {"_arrivals", "_attempt", "_dead_letters", "_dispatch", "_remembered", "api", "auth"}
+    {"_remembered"},
+    {"_arrivals", "_attempt", "_continuity", "_dead_letters", "_dispatch", "api", "auth"}
     | {"router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
     {"notices"},
+    {"_ledger", "_stream"},
     {"_endpoint", "_establish", "_handlers", "_heartbeats", "_listener", "otel", "stores.urls"},
     {"_failures", "_ownership", "_upkeep"},
     {"_active_claim"},
-    {"_claims"},
+    {"_claims", "_recovery"},
     {"_workers"},
-    {"_inbox"},
+    {"_inbox", "_reconciliation"},
     {"_desired", "_receiver_aiohttp", "_receiver_asgi", "simulator"},
     {"_components"},
     {"client"},

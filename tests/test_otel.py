@@ -401,6 +401,9 @@ UNITS = {
     "asana_webhooks.inbox.oldest_age": "s",
     "asana_webhooks.inbox.dead_letters": "{delivery}",
     "asana_webhooks.webhooks.silence": "s",
+    "asana_webhooks.continuity.gaps": "{gap}",
+    "asana_webhooks.continuity.dropped": "{event}",
+    "asana_webhooks.continuity.unproven": "s",
 }
 
 
@@ -448,10 +451,15 @@ def test_events_failures_and_notices_are_counted(exported: Exported) -> None:
         counters.duplicate(event)
     for _ in range(3):
         counters.failed(event, "bot:handle")
+    counters.recovered(4)
     for kind in ("lost", "lost", "restored"):
         counters.noticed(a_notice(kind))
     telemetry._latest = counters.snapshot(Counts(waiting=0, dead_letters=0), [])
-    assert exported.values("asana_webhooks.events", "outcome") == {"unwanted": 1, "duplicate": 2}
+    assert exported.values("asana_webhooks.events", "outcome") == {
+        "unwanted": 1,
+        "duplicate": 2,
+        "recovered": 4,
+    }
     assert exported.values("asana_webhooks.failures") == {None: 3}
     assert exported.values("asana_webhooks.notices", "kind") == {"lost": 2, "restored": 1}
     assert not [text for text in exported.texts() if "acme" in text or "bot:handle" in text]

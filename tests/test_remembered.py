@@ -10,7 +10,16 @@ from support.inboxes import NOW, confirm, draining, event, is_empty, put
 from asana_webhooks import Event, MemoryStore
 from asana_webhooks import _remembered as module
 from asana_webhooks._inbox import Inbox
-from asana_webhooks._remembered import KEY_SIZE, Remembered, Scope, pack
+from asana_webhooks._remembered import (
+    KEY_SIZE,
+    Came,
+    Remembered,
+    Scope,
+    Sight,
+    came_afterwards,
+    pack,
+    unpack,
+)
 from asana_webhooks.models import Claim, Resource, decode_event
 from asana_webhooks.telemetry import Counters
 
@@ -41,58 +50,169 @@ def test_event_is_remembered_by_key_likeness_and_time() -> None:
     entry = pack(made())
     assert len(entry) == 32
     assert entry[:KEY_SIZE].hex() == made().key
-    assert int.from_bytes(entry[24:], "big", signed=True) == 1_783_159_200_123_000
+    assert int.from_bytes(entry[24:], "big", signed=True) == 4 * 1_783_159_200_123_000
+    (read,) = unpack(entry + b"cut off")
+    assert (read.at, read.came) == (1_783_159_200_123_000, Came.DELIVERED)
+    assert read.packed() == entry
 
 
-def test_events_that_differ_in_nothing_but_their_time_are_alike() -> None:
-    later = made(at=datetime(2026, 7, 4, 10, 0, 1, tzinfo=UTC))
+@pytest.mark.parametrize("came", range(4))
+def test_event_is_remembered_by_how_it_came(came: int) -> None:
+    (read,) = unpack(pack(made(), came))
+    assert read.came == came
+
+
+def test_events_that_differ_in_nothing_but_time_and_parent_are_alike() -> None:
+    later = made(at=datetime(2026, 7, 4, 10, 0, 1, tzinfo=UTC), parent="9")
     assert pack(made())[KEY_SIZE:24] == pack(later)[KEY_SIZE:24]
-    assert pack(made())[KEY_SIZE:24] != pack(made(parent="9"))[KEY_SIZE:24]
     assert pack(made())[KEY_SIZE:24] != pack(made("2"))[KEY_SIZE:24]
 
 
 @pytest.mark.parametrize("year", [1, 1969, 9999])
 def test_any_time_that_an_event_can_have_is_remembered(year: int) -> None:
     at = datetime(year, 6, 1, tzinfo=UTC)
-    micros = int.from_bytes(pack(made(at=at))[24:], "big", signed=True)
-    assert datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros) == at
+    (read,) = unpack(pack(made(at=at)))
+    assert datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=read.at) == at
 
 
 # A scope
 
 
+ONE, TWO, THREE = (pack(made(gid)) for gid in "123")
+
+
+CLAIM = Claim(route="a", fence=1, deliveries=())
+
+
+def key(packed: bytes) -> bytes:
+    return packed[:KEY_SIZE]
+
+
 def test_key_is_known_for_two_days_and_forgotten_after_four() -> None:
     clock = Clock()
     scope = Scope("s", clock=clock)
-    scope.learn([b"one"])
+    scope.learn([key(ONE)])
     clock.now += 2 * DAY + 1
-    scope.learn([b"two"])
-    assert not scope.take(b"one", claim("a", 1))
+    scope.learn([key(TWO)])
+    assert scope.take(ONE, CLAIM) is Sight.KNOWN
     clock.now += 2 * DAY + 1
-    scope.learn([b"three"])
-    assert scope.take(b"one", claim("a", 1))
-    assert not scope.take(b"two", claim("a", 1))
+    scope.learn([key(THREE)])
+    assert scope.take(ONE, CLAIM) is Sight.NEW
+    assert scope.take(TWO, CLAIM) is Sight.KNOWN
     assert len(scope) == 2
 
 
 def test_key_that_is_in_hand_is_not_taken_again_until_it_is_let_go() -> None:
     scope, first, other = Scope("s"), claim("a", 1), claim("b", 1)
-    assert scope.take(b"one", first)
-    assert not scope.take(b"one", first)
-    assert not scope.take(b"one", other)
-    scope.let_go([b"one"], first)
-    assert scope.take(b"one", other)
-    scope.learn([b"one"])
-    scope.let_go([b"one"], other)
-    assert not scope.take(b"one", first)
+    assert scope.take(ONE, first) is Sight.NEW
+    assert scope.take(ONE, first) is Sight.KNOWN
+    assert scope.take(ONE, other) is Sight.KNOWN
+    scope.let_go([key(ONE)], first)
+    assert scope.take(ONE, other) is Sight.NEW
+    scope.learn([key(ONE)])
+    scope.let_go([key(ONE)], other)
+    assert scope.take(ONE, first) is Sight.KNOWN
 
 
 def test_key_that_an_older_claim_of_the_route_has_in_hand_is_taken_over() -> None:
     scope, first, newer = Scope("s"), claim("a", 1), claim("a", 2)
-    assert scope.take(b"one", first)
-    assert scope.take(b"one", newer)
-    scope.let_go([b"one"], first)
-    assert not scope.take(b"one", claim("b", 1))
+    assert scope.take(ONE, first) is Sight.NEW
+    assert scope.take(ONE, newer) is Sight.NEW
+    scope.let_go([key(ONE)], first)
+    assert scope.take(ONE, claim("b", 1)) is Sight.KNOWN
+
+
+# What is delivered after it was taken from the stream
+
+
+def later(seconds: float) -> datetime:
+    return datetime(2026, 7, 4, 10, 0, 0, 123000, tzinfo=UTC) + timedelta(seconds=seconds)
+
+
+def recovered(*events: Event, came: int = Came.DOUBTFUL) -> Scope:
+    """Return a scope in which these events of the stream were handled."""
+    scope = Scope("s")
+    for each in events:
+        assert scope.take(pack(each, came), CLAIM) is Sight.NEW
+        scope.learn([key(pack(each))])
+    return scope
+
+
+@pytest.mark.parametrize("came", [Came.STREAMED, Came.DOUBTFUL])
+def test_event_of_the_stream_that_is_delivered_is_told_once_by_its_key(came: int) -> None:
+    scope = recovered(made(), came=came)
+    assert scope.take(pack(made()), CLAIM) is Sight.AFTERWARDS
+    assert scope.take(pack(made()), CLAIM) is Sight.KNOWN
+
+
+@pytest.mark.parametrize("seconds", [-60, -0.5, 60])
+def test_where_the_stream_is_in_doubt_a_delivery_that_is_nearly_equal_is_its_event(
+    seconds: float,
+) -> None:
+    scope = recovered(made())
+    twin = pack(made(at=later(seconds), parent="9"))
+    assert scope.take(twin, CLAIM) is Sight.AFTERWARDS
+    assert scope.take(twin, CLAIM) is Sight.KNOWN
+    assert scope.take(pack(made(at=later(seconds + 0.1))), CLAIM) is Sight.NEW
+
+
+@pytest.mark.parametrize(
+    ("came", "other"),
+    [
+        pytest.param(Came.STREAMED, made(at=later(1)), id="a stream that agrees"),
+        pytest.param(Came.DOUBTFUL, made(at=later(61)), id="more than a minute"),
+        pytest.param(Came.DOUBTFUL, made("2"), id="another resource"),
+    ],
+)
+def test_delivery_of_another_event_is_new(came: int, other: Event) -> None:
+    assert recovered(made(), came=came).take(pack(other), CLAIM) is Sight.NEW
+
+
+def test_delivery_is_the_event_of_the_stream_that_is_nearest_in_time() -> None:
+    scope = recovered(*(made(at=later(seconds)) for seconds in (0, 10)))
+    assert scope.take(pack(made(at=later(11))), CLAIM) is Sight.AFTERWARDS
+    assert scope.take(pack(made(at=later(0))), CLAIM) is Sight.AFTERWARDS
+    assert scope.take(pack(made(at=later(1))), CLAIM) is Sight.NEW
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_delivery_is_known_while_the_event_of_the_stream_is_handled(seconds: float) -> None:
+    scope, delivered = Scope("s"), pack(made(at=later(seconds)))
+    scope.take(pack(made(), Came.DOUBTFUL), CLAIM)
+    assert scope.take(delivered, CLAIM) is Sight.KNOWN
+    scope.let_go([key(pack(made()))], CLAIM)  # nothing says that it was handled
+    assert scope.take(pack(made(), Came.DOUBTFUL), CLAIM) is Sight.NEW
+
+
+def test_what_was_taken_and_what_came_is_known_from_the_store() -> None:
+    first, second = (made(at=later(seconds)) for seconds in (0, 10))
+    packed = pack(first, Came.DOUBTFUL) + pack(second, Came.DOUBTFUL)
+    packed += pack(made("2"), Came.STREAMED) + came_afterwards(pack(made("2")))
+    scope = Scope("s")
+    scope.load(packed + came_afterwards(pack(made(at=later(1)))))
+    assert scope.take(pack(made(at=later(1))), CLAIM) is Sight.KNOWN
+    assert scope.take(pack(made("2")), CLAIM) is Sight.KNOWN
+    assert scope.take(pack(first), CLAIM) is Sight.KNOWN
+    assert scope.take(pack(made(at=later(12))), CLAIM) is Sight.AFTERWARDS
+    assert scope.take(pack(made(at=later(13))), CLAIM) is Sight.NEW
+
+
+def test_event_of_the_stream_that_is_let_go_waits_for_no_delivery() -> None:
+    scope = Scope("s")
+    scope.take(pack(made(), Came.DOUBTFUL), CLAIM)
+    scope.let_go([key(pack(made()))], CLAIM)
+    assert scope.take(pack(made(at=later(1))), CLAIM) is Sight.NEW
+
+
+def test_event_of_the_stream_waits_for_its_delivery_as_long_as_its_key_is_known() -> None:
+    clock = Clock()
+    scope = Scope("s", clock=clock)
+    scope.take(pack(made(), Came.DOUBTFUL), CLAIM)
+    scope.learn([key(pack(made()))])
+    for entry in (ONE, TWO, THREE):
+        clock.now += 2 * DAY + 1
+        scope.learn([key(entry)])
+    assert scope.take(pack(made(at=later(1))), CLAIM) is Sight.NEW
 
 
 # The scopes in use
@@ -122,8 +242,8 @@ async def test_scope_is_read_when_somebody_else_may_have_settled_something() -> 
     remembered = Remembered(loads)
     first = claim("a", 1)
     scope = await remembered.enter("s", first)
-    assert not scope.take(pack(made("1"))[:KEY_SIZE], first)
-    assert not scope.take(pack(made("2"))[:KEY_SIZE], first)
+    assert scope.take(pack(made("1")), first) is Sight.KNOWN
+    assert scope.take(pack(made("2")), first) is Sight.KNOWN
     remembered.leave(scope, first, is_sure=True)
     await remembered.enter("s", claim("a", 2, previous=1))
     assert loads.names == ["s"]

@@ -43,6 +43,7 @@ COMMANDS = {
     "doctor": "Check token, address, receiver and store, and say what to do next.",
     "ensure": "Find the store's webhook for a resource, or make it.",
     "establish": "Make a new webhook, its handshake answered by a receiver of its own.",
+    "gaps": "List the times in which events may have been missed, and close them.",
     "inbox": "Tell what waits in the store, and work with dead letters.",
     "list": "List the webhooks at Asana, and how they fare.",
     "listen": "Print what Asana sends, as it comes, and post it on to a program of yours.",

@@ -15,12 +15,14 @@ from asana_webhooks import (
     BadRequestError,
     Change,
     ConnectionFailedError,
+    Continuity,
     DeadLetter,
     DecodeError,
     DuplicateWebhookError,
     EstablishmentError,
     Event,
     Failure,
+    Gap,
     GiveUp,
     HandshakeMismatchError,
     HandshakeMissingError,
@@ -543,6 +545,21 @@ async def try_a_strict_asana() -> None:
         rotates=True,
     ):
         pass
+
+
+# Continuity
+
+
+async def tells_what_is_proven(client: WebhooksClient) -> None:
+    assert_type(await client.reconcile(), int)
+    for each in await client.continuity():
+        assert_type(each, Continuity)
+        assert_type(each.proven_until, datetime | None)
+        assert_type(each.dropped_share, float)
+        for gap in each.gaps:
+            assert_type(gap, Gap)
+            assert_type(gap.end, datetime | None)
+            assert_type(await client.close_gap(gap.id), bool)
 
 
 # Tests
