@@ -30,7 +30,7 @@ from support.cli_process import TERMINAL, environment, run
 from asana_webhooks import Event, StoreError, WebhooksClient
 from asana_webhooks._background import background_task
 from asana_webhooks._handlers import HandlerError, HandlerRunner
-from asana_webhooks._remembered import Scope
+from asana_webhooks._remembered import Scope, Sight
 from asana_webhooks.cli.app import cli
 from asana_webhooks.cli.demo import environment as environment_module
 from asana_webhooks.cli.demo import scenario
@@ -312,7 +312,7 @@ def repeats_are_not_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
         return await put(self, fresh, **options)
 
     monkeypatch.setattr(SqliteStore, "put", put_anyway)
-    monkeypatch.setattr(Scope, "take", lambda scope, key, claim: True)
+    monkeypatch.setattr(Scope, "take", lambda scope, packed, claim: Sight.NEW)
 
 
 def a_restart_forgets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,7 @@ WRONG: dict[tuple[Make, str], tuple[Any, ...]] = {
     (client, "order"): (*NO_TEXTS, None, "", "RESOURCE", "task"),
     (client, "answer_gone"): NO_FLAGS,
     (client, "look_after"): NO_SECONDS,
+    (client, "reconcile"): NO_SECONDS,
     (client, "telemetry"): (7, True, "telemetry", object()),
     (api, "token"): (7, b"a-token", True, ""),
     (api, "base_url"): (*NO_TEXTS, "", "asana"),
