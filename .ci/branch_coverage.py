@@ -12,12 +12,13 @@ LEAST = {
     "asana_webhooks/protocol.py": 100.0,
     "asana_webhooks/_endpoint.py": 100.0,
     "asana_webhooks/_establish.py": 100.0,
-    "asana_webhooks/stores/_*.py": 100.0,
-    "asana_webhooks/stores/sqlite/*.py": 100.0,
-    "asana_webhooks/stores/redis/*.py": 100.0,
-    "asana_webhooks/stores/postgres/*.py": 100.0,
-    # Lower than it was, 100: tests for what is missing here are owed.
-    "asana_webhooks/stores/*.py": 98.0,  # and in the folders below
+    "asana_webhooks/router.py": 100.0,
+    "asana_webhooks/notices.py": 100.0,
+    "asana_webhooks/_dispatch.py": 100.0,
+    "asana_webhooks/_failures.py": 100.0,
+    "asana_webhooks/_remembered.py": 100.0,
+    "asana_webhooks/_continuity.py": 100.0,
+    "asana_webhooks/stores/*.py": 100.0,  # and in the folders below
 }
 """Per cent of lines and branches; the first pattern that fits a module counts."""
 
