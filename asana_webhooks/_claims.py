@@ -261,6 +261,7 @@ class Claims:
                 if sight is not Sight.KNOWN:
                     work.in_hand.add(entry[:KEY_SIZE])
                 if sight is not Sight.NEW:
+                    self._telemetry.duplicate(event)
                     self._pass_over(work, attempt, index, entry, sight)
                     return
         lane = event.resource.gid if self._settings.in_lanes and not work.is_dangerous else ""
@@ -274,9 +275,6 @@ class Claims:
         self, work: ActiveClaim, attempt: Attempt, index: int, entry: bytes, sight: Sight
     ) -> None:
         """Hand over no more what was seen before; that it came afterwards is remembered."""
-        event = attempt.items[index]
-        assert isinstance(event, Event)  # noqa: S101 - for the type checker
-        self._telemetry.duplicate(event)
         attempt.finish(index)
         if sight is Sight.AFTERWARDS:
             work.outbox.entries.append(came_afterwards(entry))
@@ -424,7 +422,7 @@ class Claims:
         """
         try:
             await self._settle(work, is_end=True)
-        except Exception as error:  # noqa: BLE001 - whatever it was
+        except Exception as error:  # noqa: BLE001 - the claim is let go after any
             self.report(error)
             return self.is_closed or not isinstance(error, StoreError)
         return True
