@@ -17,13 +17,13 @@ class _Laned(Protocol):
     def lane(self) -> str: ...
 
 
-I = TypeVar("I", bound=_Laned)  # noqa: E741 - an item
+ItemT = TypeVar("ItemT", bound=_Laned)
 
 MAX_BEHIND = 1000
 """How many items of one webhook wait for others of their lanes before none are added."""
 
 
-class Line(Generic[I]):
+class Line(Generic[ItemT]):
     """The items of one webhook, in lanes: of each lane one is under way, or ready, at a time.
 
     ``account`` is whose webhook it is. ``refill`` adds more with ``put`` when none is ready, and
@@ -38,11 +38,11 @@ class Line(Generic[I]):
         self.is_queued = False
         self.is_closed = False
         self._refill = refill
-        self._ready: deque[I] = deque()
-        self._lanes: dict[str, deque[I] | None] = {}
+        self._ready: deque[ItemT] = deque()
+        self._lanes: dict[str, deque[ItemT] | None] = {}
         self._behind = 0
 
-    def put(self, item: I) -> None:
+    def put(self, item: ItemT) -> None:
         """Add an item behind the others of its lane."""
         lanes, lane = self._lanes, item.lane
         if lane not in lanes:
@@ -55,7 +55,7 @@ class Line(Generic[I]):
         else:
             waiting.append(item)
 
-    def take(self) -> I | None:
+    def take(self) -> ItemT | None:
         """Return the item that is next, which is under way from then on; None when none is ready.
 
         The lane of an item goes on when that is ``done``.
@@ -67,7 +67,7 @@ class Line(Generic[I]):
                 break
         return None
 
-    def done(self, item: I) -> None:
+    def done(self, item: ItemT) -> None:
         """Make the next item of a lane ready."""
         waiting = self._lanes[item.lane]
         if waiting:
@@ -81,14 +81,14 @@ class Line(Generic[I]):
         self.is_closed = True
 
 
-class Dispatcher(Generic[I]):
+class Dispatcher(Generic[ItemT]):
     """The lines of all webhooks: accounts have their turn one after the other, then their lines."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, deque[Line[I]]] = {}
+        self._lines: dict[str, deque[Line[ItemT]]] = {}
         self._turns: deque[str] = deque()
 
-    def add(self, line: Line[I]) -> None:
+    def add(self, line: Line[ItemT]) -> None:
         """Look into a line again: it is new, or it has more than when it was last looked into."""
         if line.is_queued:
             return
@@ -100,7 +100,7 @@ class Dispatcher(Generic[I]):
         else:
             lines.append(line)
 
-    def take(self) -> I | None:
+    def take(self) -> ItemT | None:
         """Return the item whose turn it is; None when none is ready."""
         while self._turns:
             account = self._turns[0]
