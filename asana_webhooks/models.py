@@ -326,13 +326,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     ``fence`` is larger with every claim of the route: the store takes no word about a delivery
     from a worker whose fence is not the newest. ``previous`` is the fence of the route's last claim
     before this one, 0 when there was none or it is not known: who had that one knows all that was
-    handled of the route.
+    handled of the route. ``has_writes`` is whether the store has writes of the route's account.
     """
 
     route: str
     fence: int
     deliveries: tuple[Delivery, ...]
     previous: int = 0
+    has_writes: bool = False
 
     def __repr__(self) -> str:
         """Return the deliveries; the route's id stays out of logs."""
@@ -436,8 +437,29 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return _shown(self, hidden={"route", "body"})
 
 
+class Write(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of this program that changes something at Asana, and so causes events.
+
+    ``account`` is whose call it is. ``resources`` are the gids that its events may name. ``text``
+    says what the call changes, when it was made and what came of it; a store does not read it.
+    """
+
+    id: str
+    account: str = ""
+    resources: tuple[str, ...]
+    text: str
+
+    def __repr__(self) -> str:
+        """Return what tells writes apart; the text stays out of logs."""
+        return _represent(self, hidden={"text"})
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return what tells writes apart; the text stays out of logs."""
+        return _shown(self, hidden={"text"})
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """The text that a scope's continuity is in; ``version`` is the store's, 0 before it has any."""
+    """A text of a scope; ``version`` is the store's, 0 before it has any."""
 
     scope: str
     version: int = 0

@@ -1,4 +1,4 @@
-"""The contract of a store: routes and their secrets, the inbox of deliveries, and continuity.
+"""The contract of a store: routes and their secrets, the inbox of deliveries, writes, states.
 
 Every call is atomic, durable when it returns as far as the store is durable at all, and safe to
 make at once from many tasks, and from many processes where the store's class says so. Whatever
@@ -9,13 +9,23 @@ Time in a store is its own: leases and back-off do not depend on the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from ..errors import StoreError
-from ..models import Claim, Counts, DeadLetter, Delivery, Route, Settlement, State, WebhookFilter
+from ..models import (
+    Claim,
+    Counts,
+    DeadLetter,
+    Delivery,
+    Route,
+    Settlement,
+    State,
+    WebhookFilter,
+    Write,
+)
 
 __all__ = [
     "DUPLICATES_KNOWN_FOR",
@@ -133,7 +143,14 @@ class Store(Protocol):
         ...
 
     async def disown(self, holder: str) -> None:
-        """End what this holder holds."""
+        """End what this holder holds, of ``own`` and of ``hold``."""
+        ...
+
+    async def hold(self, name: str, *, holder: str, ttl: float, limit: int | None = None) -> int:
+        """Hold a name for ``ttl`` seconds, or longer; returns how many holders it has now.
+
+        ``holder`` is as in ``own``. Returns 0, and holds nothing, when ``limit`` others hold it.
+        """
         ...
 
     # Routes
@@ -154,9 +171,12 @@ class Store(Protocol):
         """
         ...
 
-    async def list_routes(self, resource: str | None = None) -> list[Route]:
-        """Return the reserved and confirmed routes, oldest first, of one resource or of all.
+    async def list_routes(
+        self, resource: str | None = None, *, account: str | None = None
+    ) -> list[Route]:
+        """Return the reserved and confirmed routes, oldest first.
 
+        Those of one resource or of all, of one account or of all.
         One whose secret cannot be read is among them without it; one whose record cannot be read
         is left out.
         """
@@ -240,22 +260,25 @@ class Store(Protocol):
         """
         ...
 
-    async def claim(self, *, limit: int, lease: float) -> Claim | None:
+    async def claim(
+        self, *, limit: int, lease: float, skip_accounts: Collection[str] = ()
+    ) -> Claim | None:
         """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.
 
-        Fewer when their bodies are large. The lease lasts ``lease`` seconds; meanwhile no one else
-        is given this route. When it runs out, all that the claim still held has crashed once more;
-        what has crashed before is claimed alone. None when nothing is due. A claim that is
-        cancelled is given back. What cannot be read becomes a dead letter.
+        Routes of ``skip_accounts`` are passed over. Fewer when their bodies are large. The lease
+        lasts ``lease`` seconds; meanwhile no one else is given this route. When it runs out, all
+        that the claim still held has crashed once more; what has crashed before is claimed alone.
+        None when nothing is due. A claim that is cancelled is given back. What cannot be read
+        becomes a dead letter.
         """
         ...
 
-    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
-        """Return up to ``limit`` more deliveries of a claim's route that are due now, in order.
+    async def claim_more(self, claim: Claim, *, limit: int) -> Claim | None:
+        """Return the claim with up to ``limit`` more deliveries of its route that are due now.
 
-        They belong to the claim from then on. Fewer when their bodies are large, none from the
-        first on that has crashed before; a call that is cancelled gives them back. None when the
-        lease is lost.
+        Only these are in what is returned, in order, and belong to the claim from then on. Fewer
+        when their bodies are large, none from the first on that has crashed before; a call that is
+        cancelled gives them back. None when the lease is lost.
         """
         ...
 
@@ -263,21 +286,24 @@ class Store(Protocol):
         """Extend the lease to ``lease`` seconds from now; False when it is lost."""
         ...
 
-    def settle(self, claim: Claim, settlement: Settlement) -> Coroutine[Any, Any, bool]:
-        """Keep the result of work on a claim; False, and nothing done, when the lease is lost.
+    def settle(
+        self, claim: Claim, settlement: Settlement
+    ) -> Coroutine[Any, Any, tuple[str, ...] | None]:
+        """Keep the result of work on a claim; None, and nothing done, when the lease is lost.
 
-        Of the crashes of what is kept or tried again at most one is kept: whoever settles lives.
-        What a delivery id names that the claim does not hold is passed over. A new retry has the
-        claim's route, and takes room in the inbox though it be full.
+        Returns the ids of the settlement's dead letters, in their order. Of the crashes of what is
+        kept or tried again at most one is kept: whoever settles lives. What a delivery id names
+        that the claim does not hold is passed over. A new retry has the claim's route, and takes
+        room in the inbox though it be full.
         """
         ...
 
     def end_claim(
         self, claim: Claim, settlement: Settlement | None = None
-    ) -> Coroutine[Any, Any, bool]:
-        """Settle, then give the lease back; False, and nothing done, when it is lost.
+    ) -> Coroutine[Any, Any, tuple[str, ...] | None]:
+        """Settle, then give the lease back; None, and nothing done, when it is lost.
 
-        What is still claimed is due at once, in its place.
+        Returns what ``settle`` returns. What is still claimed is due at once, in its place.
         """
         ...
 
@@ -314,17 +340,44 @@ class Store(Protocol):
         """
         ...
 
-    # Continuity
+    # Writes
 
-    async def get_state(self, scope: str) -> State | None:
-        """Return the state of a scope, ``account/resource``; None when it has none.
+    def put_write(self, write: Write) -> Coroutine[Any, Any, None]:
+        """Keep a write, in place of the one with its id, for 48 hours after the first."""
+        ...
 
-        Its text is empty when it was damaged.
+    async def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
+        """Return the account's writes that name any of these resources, oldest first."""
+        ...
+
+    async def take_write(self, id: str, part: str, key: bytes) -> bool:  # noqa: A002 - as above
+        """Keep that a part of a write caused the event with this key, unless another did.
+
+        True when it is this event, now or since an earlier call. False when it is another, and when
+        the write is unknown. It is known for as long as the write.
         """
         ...
 
-    async def list_states(self) -> list[State]:
-        """Return all states, ordered by their scopes."""
+    async def forget_account(self, account: str) -> bool:
+        """Delete all that is kept of an account: routes, letters, states, writes, settled events.
+
+        False, and nothing deleted, while it has a reserved or confirmed route, or deliveries wait.
+        Raises ValueError for the account "", which is the one without a name.
+        """
+        ...
+
+    # States
+
+    async def get_state(self, scope: str) -> State | None:
+        """Return the state of a scope; None when it has none.
+
+        A scope is the account, a slash, and what of it the text is about: the gid of a resource for
+        its continuity. The text is empty when it was damaged.
+        """
+        ...
+
+    async def list_states(self, account: str | None = None) -> list[State]:
+        """Return the states of one account or of all, ordered by their scopes."""
         ...
 
     def put_state(
