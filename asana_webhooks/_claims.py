@@ -207,17 +207,17 @@ class Claims:
         """Claim more of what a claim's webhook has; return whether there was more."""
         work.asked_at = time.monotonic()
         try:
-            deliveries = await self._store.claim_more(work.claim, limit=BATCH)
+            more = await self._store.claim_more(work.claim, limit=BATCH)
         except Exception as error:  # noqa: BLE001 - it is asked again
             self.say("claim", "cannot claim deliveries", error)
             return False
         if work not in self.active:
             return False  # it has been given back, with what this has brought
-        if deliveries is None:
+        if more is None:
             self._lose(work)
             return False
-        self._buffered += work.add(deliveries)
-        return bool(deliveries)
+        self._buffered += work.add(more.deliveries)
+        return bool(more.deliveries)
 
     # What a claim holds
 
@@ -454,16 +454,16 @@ class Claims:
             scope = "" if work.scope is None else work.scope.name
             is_sure, work.is_sure = work.is_sure, False
             try:
-                leased = await call(work.claim, outbox.settlement(scope))
+                letters = await call(work.claim, outbox.settlement(scope))
             except BaseException:  # nobody knows whether it was settled
                 outbox.extend(work.outbox)
                 work.outbox = outbox
                 raise
             work.is_sure = is_sure
-        if leased:
-            self._settled(work, outbox)
-        else:
+        if letters is None:
             self._lose(work)
+        else:
+            self._settled(work, outbox)
 
     def _settled(self, work: ActiveClaim, outbox: Outbox) -> None:
         self._wake_for(outbox.retries)

@@ -75,11 +75,11 @@ async def drain(store: Store, tally: Tally) -> None:
 
 
 def _note_settlements(store: Store, tally: Tally) -> None:
-    def noting(settle: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bool]]:
-        async def noted(*arguments: Any) -> bool:
-            kept = await settle(*arguments)
+    def noting(settle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def noted(*arguments: Any) -> Any:
+            letters = await settle(*arguments)
             tally.finished()
-            return kept
+            return letters
 
         return noted
 
@@ -112,7 +112,7 @@ async def _claim(store: Store) -> tuple[float, int]:
     started = time.perf_counter()
     claim = await store.claim(limit=BATCH, lease=LEASE)
     removed = () if claim is None else tuple(delivery.id for delivery in claim.deliveries)
-    if claim is None or not await store.end_claim(claim, Settlement(removed=removed)):
+    if claim is None or await store.end_claim(claim, Settlement(removed=removed)) is None:
         msg = "nothing was claimed while deliveries wait, or the lease was lost"
         raise BrokenError(msg)
     return time.perf_counter() - started, len(claim.deliveries)

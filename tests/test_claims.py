@@ -91,7 +91,7 @@ class Growing(MemoryStore):
         self.go_on = asyncio.Event()
         self.is_lost = False
 
-    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+    async def claim_more(self, claim: Claim, *, limit: int) -> Claim | None:
         self.asked.set()
         if self.is_lost:
             return None

@@ -51,7 +51,7 @@ async def bury_at(store: Store, name: str, at: datetime) -> None:
     assert claim is not None
     letter = DeadLetter(route="r1", body=body, reason="old", received_at=NOW, buried_at=at)
     removed = (claim.deliveries[0].id,)
-    assert await store.end_claim(claim, Settlement(removed=removed, letters=(letter,)))
+    assert await store.end_claim(claim, Settlement(removed=removed, letters=(letter,))) is not None
 
 
 async def names(store: Store, **wanted: Any) -> list[str]:

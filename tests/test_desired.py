@@ -233,7 +233,7 @@ async def test_asana_out_of_reach_is_one_warning_and_all_are_established_when_it
 
 def test_what_is_kept_is_waited_for_in_another_event_loop_too(free_port: int) -> None:
     class Away(MemoryStore):
-        async def list_routes(self, resource: str | None = None) -> list[Route]:
+        async def list_routes(self, *resource: Any, **account: Any) -> list[Route]:
             msg = "the store is away"
             raise StoreError(msg)
 
@@ -564,10 +564,10 @@ async def test_whatever_fails_does_not_end_the_looking(
     class Failing(MemoryStore):
         failures: list[Exception] = []  # noqa: RUF012 - of one test
 
-        async def list_routes(self, resource: str | None = None) -> Any:
+        async def list_routes(self, *resource: Any, **account: Any) -> Any:
             if self.failures:
                 raise self.failures.pop()
-            return await super().list_routes(resource)
+            return await super().list_routes(*resource, **account)
 
     store = Failing()
     async with make(store=store, reconcile=None) as client:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from typing import Any
 
 import anyio
 import pytest
@@ -11,7 +12,7 @@ from support.inboxes import confirm, draining, event, is_empty, put
 
 from asana_webhooks import Event, MemoryStore, _claims, _dispatch, _workers
 from asana_webhooks._dispatch import Dispatcher, Line
-from asana_webhooks.models import Claim, Delivery
+from asana_webhooks.models import Claim
 
 
 class Thing:
@@ -273,16 +274,16 @@ class Asked(MemoryStore):
         self.held = 0
         self.most = 0
 
-    async def claim(self, *, limit: int, lease: float) -> Claim | None:
-        claim = await super().claim(limit=limit, lease=lease)
+    async def claim(self, **options: Any) -> Claim | None:
+        claim = await super().claim(**options)
         if claim is not None:
             self.held = len(claim.deliveries)
         return claim
 
-    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+    async def claim_more(self, claim: Claim, *, limit: int) -> Claim | None:
         self.asked += 1
         more = await super().claim_more(claim, limit=limit)
-        self.held += len(more or ())
+        self.held += len(more.deliveries) if more else 0
         self.most = max(self.most, self.held)
         return more
 

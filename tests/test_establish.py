@@ -490,7 +490,7 @@ async def test_what_cannot_be_asked_for_is_refused_before_anything_is_stored(
         async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
             raise AssertionError
 
-        async def list_routes(self, resource: str | None = None) -> list[Route]:
+        async def list_routes(self, *resource: Any, **account: Any) -> list[Route]:
             raise AssertionError
 
     async with make_client(store=Untouched()) as client:
@@ -862,10 +862,10 @@ async def test_ensure_waits_no_longer_than_its_timeout_for_what_a_killed_process
     looks = 0
     list_routes = store.list_routes
 
-    async def count(resource: str | None = None) -> list[Route]:
+    async def count(*resource: Any, **account: Any) -> list[Route]:
         nonlocal looks
         looks += 1
-        return await list_routes(resource)
+        return await list_routes(*resource, **account)
 
     store.list_routes = count  # type: ignore[method-assign] # counts, and passes on
     left = Route(

@@ -492,7 +492,7 @@ async def test_each_event_of_a_delivery_that_ended_a_process_is_kept_as_handled_
     steps: list[str] = []
 
     class Noting(MemoryStore):
-        async def settle(self, claim: Claim, settlement: Settlement) -> bool:
+        async def settle(self, claim: Claim, settlement: Settlement) -> tuple[str, ...] | None:
             steps.extend(f"kept {each.progress}" for each in settlement.kept)
             return await super().settle(claim, settlement)
 
@@ -525,7 +525,7 @@ async def test_delivery_whose_progress_cannot_be_becomes_a_dead_letter(
     claim = await store.claim(limit=1, lease=30)
     assert claim is not None
     kept = msgspec.structs.replace(claim.deliveries[0], progress=progress)
-    assert await store.end_claim(claim, Settlement(kept=(kept,)))
+    assert await store.end_claim(claim, Settlement(kept=(kept,))) is not None
     await put(store, "r2", event(2))
     async with draining(store, seen):
         await eventually(lambda: is_empty(store))
@@ -591,7 +591,7 @@ async def test_of_those_that_may_have_ended_the_process_one_is_handled_at_a_time
         claim = await store.claim(limit=1, lease=60.0)
         assert claim is not None  # its crashes do not grow if the process ends now
         assert [delivery.crashes for delivery in claim.deliveries] == [5]
-        assert await store.end_claim(claim)
+        assert await store.end_claim(claim) is not None
         assert seen.gids == ["1"]
         go_on.set()
         await eventually(lambda: is_empty(store))
@@ -607,16 +607,18 @@ class SlowStore(MemoryStore):
         self.come_back = asyncio.Event()
         self.give_back = asyncio.Event()
 
-    async def claim(self, *, limit: int, lease: float) -> Claim | None:
+    async def claim(self, **options: Any) -> Claim | None:
         self.steps.append("claim")
-        claim = await super().claim(limit=limit, lease=lease)
+        claim = await super().claim(**options)
         if claim is not None:
             self.steps.append(claim.route)
             if claim.route == "slow":
                 await self.come_back.wait()
         return claim
 
-    async def end_claim(self, claim: Claim, settlement: Settlement | None = None) -> bool:
+    async def end_claim(
+        self, claim: Claim, settlement: Settlement | None = None
+    ) -> tuple[str, ...] | None:
         if claim.deliveries[0].crashes:
             await self.give_back.wait()
         self.steps.append(f"end {claim.route}")
@@ -916,14 +918,14 @@ async def test_workers_claim_side_by_side_while_there_is_much(seen: Seen) -> Non
     claiming, most = 0, 0
 
     class Slow(MemoryStore):
-        async def claim(self, *, limit: int, lease: float) -> Claim | None:
+        async def claim(self, **options: Any) -> Claim | None:
             nonlocal claiming, most
             claiming += 1
             most = max(most, claiming)
             for _ in range(10):
                 await asyncio.sleep(0)
             claiming -= 1
-            return await super().claim(limit=limit, lease=lease)
+            return await super().claim(**options)
 
     store = Slow()
     for number in range(40):
@@ -958,14 +960,14 @@ async def test_task_of_a_handler_that_is_cancelled_too_late_costs_no_worker(seen
     workers: list[asyncio.Task[object] | None] = []
 
     class Slow(MemoryStore):
-        async def claim(self, *, limit: int, lease: float) -> Claim | None:
+        async def claim(self, **options: Any) -> Claim | None:
             nonlocal claims
             claims += 1
             if claims == 2:  # of the worker that has ended the first
                 assert workers[0] is not None
                 workers[0].cancel()
                 await asyncio.sleep(0)
-            return await super().claim(limit=limit, lease=lease)
+            return await super().claim(**options)
 
     async def keep_the_task(event: Event) -> None:
         workers.append(asyncio.current_task())
@@ -1142,9 +1144,9 @@ async def test_lost_lease_that_renewing_finds_stops_the_worker(
     claims = 0
 
     class Lost(MemoryStore):
-        async def claim(self, *, limit: int, lease: float) -> Claim | None:
+        async def claim(self, **options: Any) -> Claim | None:
             nonlocal claims
-            claim = await super().claim(limit=limit, lease=lease)
+            claim = await super().claim(**options)
             claims += claim is not None
             return claim
 
@@ -1209,11 +1211,11 @@ class Flaky(MemoryStore):
             self.failures[call] -= 1
             raise self.error(f"{call} failed")
 
-    async def claim(self, *, limit: int, lease: float) -> Claim | None:
+    async def claim(self, **options: Any) -> Claim | None:
         self._maybe_fail("claim")
-        return await super().claim(limit=limit, lease=lease)
+        return await super().claim(**options)
 
-    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+    async def claim_more(self, claim: Claim, *, limit: int) -> Claim | None:
         self._maybe_fail("claim_more")
         return await super().claim_more(claim, limit=limit)
 
@@ -1221,19 +1223,21 @@ class Flaky(MemoryStore):
         self._maybe_fail("get_route")
         return await super().get_route(route)
 
-    async def list_routes(self, resource: str | None = None) -> list[Route]:
+    async def list_routes(self, *resource: Any, **account: Any) -> list[Route]:
         self._maybe_fail("list_routes")
-        return await super().list_routes(resource)
+        return await super().list_routes(*resource, **account)
 
     async def remembered(self, scope: str) -> bytes:
         self._maybe_fail("remembered")
         return await super().remembered(scope)
 
-    async def settle(self, claim: Claim, settlement: Settlement) -> bool:
+    async def settle(self, claim: Claim, settlement: Settlement) -> tuple[str, ...] | None:
         self._maybe_fail("settle")
         return await super().settle(claim, settlement)
 
-    async def end_claim(self, claim: Claim, settlement: Settlement | None = None) -> bool:
+    async def end_claim(
+        self, claim: Claim, settlement: Settlement | None = None
+    ) -> tuple[str, ...] | None:
         self._maybe_fail("end_claim")
         return await super().end_claim(claim, settlement)
 
@@ -1481,9 +1485,9 @@ async def test_backlog_at_start_is_dispatched_at_once_and_in_bounded_portions(
     most = 0
 
     class Measured(MemoryStore):
-        async def claim(self, *, limit: int, lease: float) -> Claim | None:
+        async def claim(self, **options: Any) -> Claim | None:
             nonlocal most
-            claim = await super().claim(limit=limit, lease=lease)
+            claim = await super().claim(**options)
             most = max(most, len(claim.deliveries) if claim else 0)
             return claim
 
@@ -1524,8 +1528,10 @@ async def test_letter_that_a_lost_lease_kept_from_being_left_is_not_counted(
     seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Lost(MemoryStore):
-        async def end_claim(self, claim: Claim, settlement: Settlement | None = None) -> bool:
-            return False
+        async def end_claim(
+            self, claim: Claim, settlement: Settlement | None = None
+        ) -> tuple[str, ...] | None:
+            return None
 
     store, counters = Lost(), Counters()
     await put(store, "a", body=b"unreadable")

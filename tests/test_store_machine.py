@@ -29,7 +29,16 @@ from hypothesis.stateful import (
 )
 
 from asana_webhooks.errors import StoreError
-from asana_webhooks.models import Claim, DeadLetter, Delivery, Retry, Route, Settlement, State
+from asana_webhooks.models import (
+    Claim,
+    DeadLetter,
+    Delivery,
+    Retry,
+    Route,
+    Settlement,
+    State,
+    Write,
+)
 from asana_webhooks.stores import (
     DUPLICATES_KNOWN_FOR,
     MAX_CANDIDATES,
@@ -48,7 +57,9 @@ ids = st.sampled_from(ROUTES)
 secrets = st.sampled_from("abcdef")
 seconds = st.sampled_from([1.0, 5.0, 30.0])
 small = st.integers(0, 3)
-scopes = st.sampled_from(["12", "13"])
+scopes = st.sampled_from(["/12", "acme/12"])
+accounts = st.sampled_from(["", "", "acme"])
+keys = st.sampled_from([bytes(16), bytes(range(16))])
 fates = st.sampled_from(["left", "removed", "kept", "tried again", "put off", "buried"])
 
 
@@ -124,14 +135,21 @@ class Model:
     letters: list[tuple[int, str, str]] = field(default_factory=list)
     remembered: list[tuple[float, str, bytes]] = field(default_factory=list)
     states: dict[str, State] = field(default_factory=dict)
+    holds: dict[tuple[str, str], float] = field(default_factory=dict)
+    writes: dict[str, tuple[float, Write]] = field(default_factory=dict)
+    taken: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
     def step(self) -> None:
         """Move time on, by so little and so odd a span that no two times are ever equal."""
         self.go_on(0.0137)
         for id_ in [id_ for id_, expires in self.expires.items() if expires <= self.now]:
-            if self.state(id_) == "reserved" or not self.claimable(id_):
+            has_letters = any(route == id_ for _, route, _ in self.letters)
+            if self.state(id_) == "reserved" or not (self.claimable(id_) or has_letters):
                 self.forget(id_)
         known_from = self.now - DUPLICATES_KNOWN_FOR.total_seconds()
+        self.writes = {id_: each for id_, each in self.writes.items() if each[0] >= known_from}
+        self.taken = {part: key for part, key in self.taken.items() if part[0] in self.writes}
+        self.holds = {held: end for held, end in self.holds.items() if end > self.now}
         self.remembered = [entry for entry in self.remembered if entry[0] >= known_from]
         self.owners = {h: (url, end) for h, (url, end) in self.owners.items() if end > self.now}
 
@@ -155,6 +173,25 @@ class Model:
             self.change(id_, leaving=True)
         return self.state(id_) == "confirmed"
 
+    def account(self, id_: str) -> str:
+        return self.routes[id_].account if id_ in self.routes else ""
+
+    def has_writes(self, id_: str) -> bool:
+        return any(write.account == self.account(id_) for _, write in self.writes.values())
+
+    def forget_account(self, account: str) -> bool:
+        routes = [route for route in self.routes.values() if route.account == account]
+        if any(route.state != "retired" or self.claimable(route.id) for route in routes):
+            return False
+        for route in routes:
+            self.forget(route.id)
+            self.letters = [each for each in self.letters if each[1] != route.id]
+        scope = f"{account}/12"
+        self.states.pop(scope, None)
+        self.remembered = [each for each in self.remembered if each[1] != scope]
+        self.writes = {id_: each for id_, each in self.writes.items() if each[1].account != account}
+        return True
+
     def lease(self, claim: Claim) -> Lease | None:
         lease = self.leases.get(claim.route)
         return lease if lease is not None and lease.fence == claim.fence else None
@@ -170,12 +207,14 @@ class Model:
             return self.leases[id_].ends
         return min((w.due for w in self.claimable(id_)), default=float("inf"))
 
-    def claim(self, limit: int) -> tuple[str, list[Waiting]] | None:
+    def claim(self, limit: int, skipped: str | None) -> tuple[str, list[Waiting]] | None:
         for id_ in sorted(
             {w.route for w in self.waiting} | set(self.leases), key=self.available_at
         ):
             if self.available_at(id_) > self.now:
                 return None
+            if self.account(id_) == skipped:
+                continue
             if id_ in self.leases:  # it ran out; perhaps all was removed or put off
                 for crashed in self.leases.pop(id_).held.values():
                     crashed.crashes += 1
@@ -275,13 +314,31 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.step()
         self.run(self.store.disown(holder))
         self.model.owners.pop(holder, None)
+        self.model.holds = {held: e for held, e in self.model.holds.items() if held[1] != holder}
+
+    @rule(
+        name=st.sampled_from("xy"),
+        holder=st.sampled_from("abc"),
+        ttl=seconds,
+        limit=st.none() | st.integers(1, 2),
+    )
+    def hold(self, name: str, holder: str, ttl: float, limit: int | None) -> None:
+        self.model.step()
+        holds = self.model.holds
+        end = holds.pop((name, holder), self.model.now)
+        others = [held for held in holds if held[0] == name]
+        expected = 0 if limit is not None and len(others) >= limit else len(others) + 1
+        call = self.store.hold(name, holder=holder, ttl=ttl, limit=limit)
+        assert self.run(call) == expected
+        if expected:
+            holds[name, holder] = max(end, self.model.now + ttl)
 
     # Routes
 
     @rule(
         id_=ids,
         ttl=st.sampled_from([3.0, 50.0]),
-        account=st.sampled_from(["", "", "acme"]),
+        account=accounts,
         exclusive=st.booleans(),
     )
     def reserve(self, id_: str, ttl: float, account: str, *, exclusive: bool) -> None:
@@ -403,11 +460,20 @@ class StoreMachine(RuleBasedStateMachine):
     def put_something_new(self, number: int, id_: str) -> None:
         self.put(number, id_, None, None)
 
-    @rule(target=claims, limit=st.integers(1, 3), lease=seconds)
-    def claim(self, limit: int, lease: float) -> Claim | MultipleResults[Claim]:
+    @rule(
+        target=claims,
+        limit=st.integers(1, 3),
+        lease=seconds,
+        skipped=st.sampled_from([None, None, "", "acme"]),
+    )
+    def claim(
+        self, limit: int, lease: float, skipped: str | None
+    ) -> Claim | MultipleResults[Claim]:
         self.model.step()
-        expected = self.model.claim(limit)
-        claim: Claim | None = self.run(self.store.claim(limit=limit, lease=lease))
+        expected = self.model.claim(limit, skipped)
+        accounts = () if skipped is None else {skipped}
+        call = self.store.claim(limit=limit, lease=lease, skip_accounts=accounts)
+        claim: Claim | None = self.run(call)
         if expected is None or claim is None:
             assert claim is None
             assert expected is None
@@ -418,6 +484,7 @@ class StoreMachine(RuleBasedStateMachine):
         before = self.model.fences.get(id_, 0)
         assert claim.fence > before
         assert claim.previous in (0, before)
+        assert claim.has_writes or not self.model.has_writes(id_)
         self.model.fences[id_] = claim.fence
         self.model.leases[id_] = Lease(claim.fence, self.model.now + lease)
         self.model.leases[id_].give(claim.deliveries, due)
@@ -432,8 +499,10 @@ class StoreMachine(RuleBasedStateMachine):
             assert more is None
             return
         due = self.model.claim_more(claim, limit)
-        assert _told(more) == _told(due)
-        lease.give(more, due)
+        assert _told(more.deliveries) == _told(due)
+        assert more.fence == claim.fence
+        assert more.has_writes or not self.model.has_writes(claim.route)
+        lease.give(more.deliveries, due)
 
     @rule(claim=claims, seconds=seconds)
     def renew(self, claim: Claim, seconds: float) -> None:
@@ -447,7 +516,8 @@ class StoreMachine(RuleBasedStateMachine):
     def settle(self, claim: Claim, outcome: Outcome) -> None:
         self.model.step()
         lease, settlement = self._settlement(claim, outcome)
-        assert self.run(self.store.settle(claim, settlement)) == (lease is not None)
+        letters = self.run(self.store.settle(claim, settlement))
+        self._check_letters(letters, lease, settlement)
         if lease is not None:
             self.model.settle(lease, settlement, claim.route)
 
@@ -457,10 +527,21 @@ class StoreMachine(RuleBasedStateMachine):
         lease, settlement = self.model.lease(claim), None
         if outcome is not None:
             lease, settlement = self._settlement(claim, outcome)
-        assert self.run(self.store.end_claim(claim, settlement)) == (lease is not None)
+        letters = self.run(self.store.end_claim(claim, settlement))
+        self._check_letters(letters, lease, settlement or Settlement())
         if lease is not None:
             self.model.settle(lease, settlement or Settlement(), claim.route)
             del self.model.leases[claim.route]
+
+    def _check_letters(
+        self, ids: tuple[str, ...] | None, lease: Lease | None, settlement: Settlement
+    ) -> None:
+        if lease is None or ids is None:
+            assert ids is None
+            assert lease is None
+            return
+        kept = [self.run(self.store.get_dead_letter(id_)) for id_ in ids]
+        assert [each and each.body for each in kept] == [each.body for each in settlement.letters]
 
     def _settlement(self, claim: Claim, outcome: Outcome) -> tuple[Lease | None, Settlement]:
         """Return the result of work on a claim, also on what its worker settled before."""
@@ -499,7 +580,30 @@ class StoreMachine(RuleBasedStateMachine):
             number, route, progress = self.model.letters.pop(index)
             self.model.waiting.append(Waiting(number, route, self.model.now, progress=progress))
 
-    # Continuity
+    # Writes
+
+    @rule(id_=st.sampled_from(["w1", "w2"]), account=accounts, text=st.sampled_from("ab"))
+    def put_write(self, id_: str, account: str, text: str) -> None:
+        self.model.step()
+        write = Write(id=id_, account=account, resources=("12", "14"), text=text)
+        self.run(self.store.put_write(write))
+        first, _ = self.model.writes.get(id_, (self.model.now, None))
+        self.model.writes[id_] = first, write
+
+    @rule(id_=st.sampled_from(["w1", "w2"]), part=st.sampled_from("pq"), key=keys)
+    def take_write(self, id_: str, part: str, key: bytes) -> None:
+        self.model.step()
+        expected = id_ in self.model.writes
+        expected = expected and self.model.taken.setdefault((id_, part), key) == key
+        assert self.run(self.store.take_write(id_, part, key)) == expected
+
+    @rule(account=st.sampled_from(["acme", "acm"]))
+    def forget_account(self, account: str) -> None:
+        self.model.step()
+        expected = self.model.forget_account(account)
+        assert self.run(self.store.forget_account(account)) == expected
+
+    # States
 
     @rule(
         scope=scopes,
@@ -548,14 +652,15 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def store_tells_what_the_model_knows(self) -> None:
         self.model.step()
-        counts, routes, letters, events, states, *found = self.run(self._ask())
+        counts, routes, letters, events, states, writes, *found = self.run(self._ask())
         assert counts.waiting == len(self.model.waiting)
         assert counts.dead_letters == len(self.model.letters)
         live = [r for r in self.model.routes.values() if r.state != "retired"]
         assert [_undated(route) for route in routes] == live
         assert [_undated(route) for route in found] == [*map(self.model.routes.get, ROUTES)]
         assert [(_number(d), d.route, d.progress) for d in letters] == self.model.letters
-        assert events == b"".join(e for _, scope, e in self.model.remembered if scope == "12")
+        assert events == b"".join(e for _, scope, e in self.model.remembered if scope == "acme/12")
+        assert writes == [write for _, write in self.model.writes.values() if not write.account]
         assert states == [state for _, state in sorted(self.model.states.items())]
 
     async def _ask(self) -> list[Any]:
@@ -563,8 +668,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.counts(),
             self.store.list_routes(),
             self.store.dead_letters(),
-            self.store.remembered("12"),
+            self.store.remembered("acme/12"),
             self.store.list_states(),
+            self.store.list_writes("", {"14", "15"}),
             *map(self.store.get_route, ROUTES),
         )
 

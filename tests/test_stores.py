@@ -26,6 +26,7 @@ from asana_webhooks.models import (
     Settlement,
     State,
     WebhookFilter,
+    Write,
 )
 from asana_webhooks.stores import (
     DUPLICATES_KNOWN_FOR,
@@ -151,6 +152,12 @@ async def take(store: Store, *, limit: int = 100, lease: float = 30.0) -> Claim:
     claim = await store.claim(limit=limit, lease=lease)
     assert claim is not None
     return claim
+
+
+async def claim_more(store: Store, claim: Claim, *, limit: int = 100) -> tuple[Delivery, ...]:
+    more = await store.claim_more(claim, limit=limit)
+    assert more is not None
+    return more.deliveries
 
 
 async def put(store: Store, *wanted: int, route: str = "r1") -> None:
@@ -352,6 +359,27 @@ async def test_routes_are_listed_by_resource_without_the_retired(store: Store) -
     assert await store.list_routes("14") == []
 
 
+async def test_routes_are_listed_by_account(store: Store) -> None:
+    for number, (account, resource) in enumerate(
+        [("", "12"), ("acme", "12"), ("acmé", "12"), ("acme", "13"), ("ACME", "12"), ("acme", "12")]
+    ):
+        await store.reserve(route(f"r{number}", account=account, resource=resource), ttl=60)
+    await confirm(store, "r6", account="acme", resource="12")
+    await confirm(store, "r7", account="acme", resource="12")
+    await store.retire("r7")
+
+    async def listed(*resource: str, account: str | None) -> list[str]:
+        return sorted(each.id for each in await store.list_routes(*resource, account=account))
+
+    assert await listed(account="") == ["r0"]
+    assert await listed(account="acme") == ["r1", "r3", "r5", "r6"]
+    assert await listed(account="acmé") == ["r2"]
+    assert await listed(account="acm") == []
+    assert await listed("12", account="acme") == ["r1", "r5", "r6"]
+    assert await listed("12", account=None) == ["r0", "r1", "r2", "r4", "r5", "r6"]
+    assert await listed(account=None) == ["r0", "r1", "r2", "r3", "r4", "r5", "r6"]
+
+
 async def test_candidates_are_kept_in_their_order(store: Store) -> None:
     await store.reserve(route(), ttl=60)
     for secret in ["one", "two", "one"]:
@@ -540,6 +568,28 @@ async def test_retired_route_is_known_while_deliveries_of_it_wait(
     assert (await get(store)).state == "retired"
     claim = await take(store)
     await store.end_claim(claim, handled(claim.deliveries))
+    assert await store.get_route("r1") is None
+
+
+@pytest.mark.parametrize("act", ["discard", "replay"])
+async def test_retired_route_is_known_while_dead_letters_of_it_are_left(
+    store: Store, clock: Clock, act: str
+) -> None:
+    await confirm(store, account="acme")
+    await store.put(delivery(1), reason="odd")
+    await put(store, 2)
+    claim = await take(store)
+    await store.retire("r1")
+    clock.now += 2 * RETIRED_KNOWN_FOR.total_seconds()
+    await store.end_claim(claim, buried(claim.deliveries[0], [letter()]))
+    for dead in await store.dead_letters():
+        assert (await get(store)).account == "acme"
+        await getattr(store, act)([dead.id])
+    if act == "replay":
+        assert (await get(store)).account == "acme"
+        claim = await take(store)
+        assert len(claim.deliveries) == 2
+        await store.end_claim(claim, handled(claim.deliveries))
     assert await store.get_route("r1") is None
 
 
@@ -891,9 +941,9 @@ async def test_workers_at_once_never_share_a_route(store: Store) -> None:
             at_work.add(claim.route)
             seen.extend(numbers(claim))
             await anyio.lowlevel.checkpoint()
-            assert await store.settle(claim, handled(claim.deliveries))
+            assert await store.settle(claim, handled(claim.deliveries)) is not None
             at_work.remove(claim.route)
-            assert await store.end_claim(claim)
+            assert await store.end_claim(claim) is not None
 
     async with anyio.create_task_group() as tasks:
         for _ in range(4):
@@ -924,16 +974,16 @@ async def test_word_of_a_worker_whose_lease_was_taken_over_does_nothing(
     clock.now += 30
     owner = await take(store, lease=30)
     (mine,) = late.deliveries
-    assert not await store.settle(late, handled([mine]))
-    assert not await store.settle(late, Settlement())
-    assert not await store.settle(late, kept(mine, attempts=9, progress="p9"))
-    assert not await store.settle(late, tried_again(mine, attempts=9, progress="p9"))
-    assert not await store.settle(late, buried(mine, [letter()]))
+    assert await store.settle(late, handled([mine])) is None
+    assert await store.settle(late, Settlement()) is None
+    assert await store.settle(late, kept(mine, attempts=9, progress="p9")) is None
+    assert await store.settle(late, tried_again(mine, attempts=9, progress="p9")) is None
+    assert await store.settle(late, buried(mine, [letter()])) is None
     new = Retry(delivery=alone(9), delay=0.0)
-    assert not await store.settle(late, Settlement(retries=(new,), scope="12", events=b"x"))
+    assert await store.settle(late, Settlement(retries=(new,), scope="12", events=b"x")) is None
     assert await store.claim_more(late, limit=1) is None
     assert not await store.renew(late, lease=99)
-    assert not await store.end_claim(late, handled([mine]))
+    assert await store.end_claim(late, handled([mine])) is None
     assert (await store.counts()).waiting == 1
     assert await store.dead_letters() == []
     assert await store.remembered("12") == b""
@@ -945,9 +995,9 @@ async def test_word_of_a_worker_whose_lease_was_taken_over_does_nothing(
 async def test_word_of_a_worker_that_gave_its_lease_back_does_nothing(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
-    assert await store.end_claim(claim)
-    assert not await store.end_claim(claim, handled(claim.deliveries))
-    assert not await store.settle(claim, handled(claim.deliveries))
+    assert await store.end_claim(claim) is not None
+    assert await store.end_claim(claim, handled(claim.deliveries)) is None
+    assert await store.settle(claim, handled(claim.deliveries)) is None
     assert await store.claim_more(claim, limit=1) is None
     assert not await store.renew(claim, lease=30)
     assert numbers(await take(store)) == [1]
@@ -955,9 +1005,9 @@ async def test_word_of_a_worker_that_gave_its_lease_back_does_nothing(store: Sto
 
 async def test_word_about_a_route_without_deliveries_does_nothing(store: Store) -> None:
     claim = Claim(route="r1", fence=1, deliveries=())
-    assert not await store.settle(claim, Settlement())
+    assert await store.settle(claim, Settlement()) is None
     assert await store.claim_more(claim, limit=1) is None
-    assert not await store.end_claim(claim)
+    assert await store.end_claim(claim) is None
 
 
 async def test_fences_of_a_route_grow_also_when_nothing_was_left(store: Store) -> None:
@@ -985,19 +1035,21 @@ async def test_lease_that_nobody_took_over_can_still_be_used(store: Store, clock
     await put(store, 1, 2)
     claim = await take(store, lease=30)
     clock.now += 100
-    assert await store.settle(claim, handled(claim.deliveries[:1]))
+    assert await store.settle(claim, handled(claim.deliveries[:1])) is not None
     assert await store.renew(claim, lease=30)
     assert await store.claim(limit=10, lease=30) is None
-    assert await store.end_claim(claim, handled(claim.deliveries[1:]))
+    assert await store.end_claim(claim, handled(claim.deliveries[1:])) is not None
     assert (await store.counts()).waiting == 0
 
 
 async def test_removed_deliveries_are_gone_and_others_due_at_once(store: Store) -> None:
     await put(store, 1, 2, 3)
     claim = await take(store)
-    assert await store.settle(claim, handled([claim.deliveries[0], claim.deliveries[2]]))
+    assert (
+        await store.settle(claim, handled([claim.deliveries[0], claim.deliveries[2]])) is not None
+    )
     assert (await store.counts()).waiting == 1
-    assert await store.end_claim(claim)
+    assert await store.end_claim(claim) is not None
     assert numbers(await take(store)) == [2]
 
 
@@ -1005,16 +1057,16 @@ async def test_many_deliveries_are_removed_at_once(store: Store) -> None:
     await put(store, *range(300))
     claim = await take(store, limit=299)
     assert numbers(claim) == list(range(299))
-    assert await store.settle(claim, handled(claim.deliveries))
+    assert await store.settle(claim, handled(claim.deliveries)) is not None
     assert (await store.counts()).waiting == 1
 
 
 async def test_removal_of_what_is_gone_already_is_no_loss_of_the_lease(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
-    assert await store.settle(claim, handled(claim.deliveries))
-    assert await store.settle(claim, handled(claim.deliveries))
-    assert await store.end_claim(claim, handled(claim.deliveries))
+    assert await store.settle(claim, handled(claim.deliveries)) is not None
+    assert await store.settle(claim, handled(claim.deliveries)) is not None
+    assert await store.end_claim(claim, handled(claim.deliveries)) is not None
     assert (await store.counts()).waiting == 0
 
 
@@ -1022,17 +1074,17 @@ async def test_what_was_put_during_a_lease_is_due_when_it_ends(store: Store) -> 
     await put(store, 1)
     claim = await take(store)
     await put(store, 2)
-    assert await store.end_claim(claim, handled(claim.deliveries))
+    assert await store.end_claim(claim, handled(claim.deliveries)) is not None
     assert numbers(await take(store)) == [2]
 
 
 async def test_released_delivery_waits_and_holds_up_nobody(store: Store, clock: Clock) -> None:
     await put(store, 1, 2, 3)
     claim = await take(store, limit=2)
-    assert await store.settle(
+    await store.settle(
         claim, tried_again(claim.deliveries[0], delay=5.0, attempts=1, progress="p2")
     )
-    assert await store.end_claim(claim)
+    assert await store.end_claim(claim) is not None
     claim = await take(store)
     assert numbers(claim) == [2, 3]
     await store.end_claim(claim, handled(claim.deliveries))
@@ -1048,7 +1100,7 @@ async def test_delivery_released_without_delay_keeps_its_place(store: Store, clo
     await put(store, 1, 2)
     clock.now += 1
     claim = await take(store)
-    assert await store.settle(claim, tried_again(claim.deliveries[0], progress="p1"))
+    assert await store.settle(claim, tried_again(claim.deliveries[0], progress="p1")) is not None
     await store.end_claim(claim)
     claim = await take(store)
     assert numbers(claim) == [1, 2]
@@ -1091,7 +1143,7 @@ async def test_lapsed_lease_with_nothing_left_leaves_the_route_free(
     assert await store.claim(limit=10, lease=30) is None
     await put(store, 2)
     assert numbers(await take(store)) == [2]
-    assert not await store.end_claim(claim)
+    assert await store.end_claim(claim) is None
 
 
 async def test_other_routes_are_claimed_behind_a_lapsed_lease_with_nothing_left(
@@ -1110,7 +1162,7 @@ async def test_claims_that_end_early_leave_nothing_behind(store: Store, clock: C
         await put(store, number)
         claim = await take(store, lease=3600)
         assert numbers(claim) == [number]
-        assert await store.end_claim(claim, handled(claim.deliveries))
+        assert await store.end_claim(claim, handled(claim.deliveries)) is not None
         clock.now += 1
     assert (await store.counts()).waiting == 0
     assert await store.claim(limit=10, lease=30) is None
@@ -1123,8 +1175,8 @@ async def test_kept_delivery_stays_claimed_with_its_progress(store: Store) -> No
     await put(store, 1, 2)
     claim = await take(store)
     first, second = claim.deliveries
-    assert await store.settle(claim, kept(first, attempts=3, progress="p3"))
-    assert await store.claim_more(claim, limit=10) == ()
+    assert await store.settle(claim, kept(first, attempts=3, progress="p3")) is not None
+    assert await claim_more(store, claim) == ()
     assert await store.claim(limit=10, lease=30) is None
     await store.end_claim(claim)
     again = await take(store)
@@ -1140,7 +1192,7 @@ async def test_each_of_several_deliveries_keeps_its_own_progress(store: Store) -
             for number, each in enumerate(claim.deliveries[:30])
         )
     )
-    assert await store.end_claim(claim, settlement)
+    assert await store.end_claim(claim, settlement) is not None
     told = [(each.attempts, each.progress) for each in (await take(store)).deliveries]
     assert told == [*((number % 3, f"p{number}") for number in range(30)), *[(0, "")] * 10]
 
@@ -1153,11 +1205,14 @@ async def test_each_of_several_deliveries_keeps_its_own_progress(store: Store) -
 async def test_any_progress_comes_back_as_it_was(store: Store, progress: str) -> None:
     await put(store, 1)
     claim = await take(store)
-    assert await store.settle(claim, kept(claim.deliveries[0], progress=progress))
-    assert await store.end_claim(claim, buried(alone(5), [letter(progress=progress)]))
+    assert await store.settle(claim, kept(claim.deliveries[0], progress=progress)) is not None
+    assert await store.end_claim(claim, buried(alone(5), [letter(progress=progress)])) is not None
     claim = await take(store)
     assert [each.progress for each in claim.deliveries] == [progress]
-    assert await store.end_claim(claim, tried_again(claim.deliveries[0], progress=progress))
+    assert (
+        await store.end_claim(claim, tried_again(claim.deliveries[0], progress=progress))
+        is not None
+    )
     assert [each.progress for each in await store.dead_letters()] == [progress]
     await store.replay([each.id for each in await store.dead_letters()])
     assert [each.progress for each in (await take(store)).deliveries] == [progress] * 2
@@ -1178,7 +1233,7 @@ async def test_event_alone_becomes_a_delivery_of_the_claims_route(
     settlement = Settlement(
         removed=(claim.deliveries[0].id,), retries=(Retry(delivery=event, delay=5.0),)
     )
-    assert await store.end_claim(claim, settlement)
+    assert await store.end_claim(claim, settlement) is not None
     assert (await store.counts()).waiting == 1
     clock.now += 4.9
     assert await store.claim(limit=10, lease=30) is None
@@ -1188,7 +1243,7 @@ async def test_event_alone_becomes_a_delivery_of_the_claims_route(
     assert claim.route == "r1"
     assert got.id
     assert got == replace(event, route="r1", digest=bytes(32), id=got.id)
-    assert await store.end_claim(claim, handled(claim.deliveries))
+    assert await store.end_claim(claim, handled(claim.deliveries)) is not None
     assert (await store.counts()).waiting == 0
 
 
@@ -1198,7 +1253,7 @@ async def test_events_alone_are_no_duplicates_of_each_other_or_of_their_delivery
     await put(store, 1)
     claim = await take(store)
     events = tuple(Retry(delivery=alone(1), delay=0.0) for _ in range(2))
-    assert await store.end_claim(claim, Settlement(retries=events))
+    assert await store.end_claim(claim, Settlement(retries=events)) is not None
     assert numbers(await take(store)) == [1, 1, 1]
     assert await store.put(alone(2))
 
@@ -1218,7 +1273,7 @@ async def test_events_alone_take_room_in_a_full_inbox_and_are_never_refused(
     await put(small_store, 1, 2)
     claim = await take(small_store)
     events = tuple(Retry(delivery=alone(number), delay=0.0) for number in (7, 8, 9))
-    assert await small_store.settle(claim, Settlement(retries=events))
+    assert await small_store.settle(claim, Settlement(retries=events)) is not None
     assert (await small_store.counts()).waiting == 5
     await small_store.settle(claim, handled(claim.deliveries))
     with pytest.raises(StoreError, match="inbox is full, [0-9]+ deliveries wait"):
@@ -1243,7 +1298,7 @@ async def test_each_retry_has_its_own_delay(store: Store, clock: Clock) -> None:
         ),
         removed=(second.id,),
     )
-    assert await store.end_claim(claim, settlement)
+    assert await store.end_claim(claim, settlement) is not None
     found = []
     for _ in range(4):
         claim = await take(store)
@@ -1268,7 +1323,7 @@ async def test_settlement_does_all_of_its_parts(store: Store) -> None:
         scope="12",
         events=b"four",
     )
-    assert await store.settle(claim, settlement)
+    assert await store.settle(claim, settlement) is not None
     assert await store.counts() == Counts(waiting=4, dead_letters=2, oldest_at=NOON)
     assert [number_of(each) for each in await store.dead_letters()] == [4, 9]
     assert await store.remembered("12") == b"four"
@@ -1292,7 +1347,7 @@ async def test_settlement_of_hundreds_is_kept_whole(store: Store) -> None:
         ),
         letters=tuple(letter(f"reason {number}") for number in range(200)),
     )
-    assert await store.end_claim(claim, settlement)
+    assert await store.end_claim(claim, settlement) is not None
     assert await store.counts() == Counts(waiting=600, dead_letters=200, oldest_at=NOON)
     claim = await take(store, limit=1000)
     assert numbers(claim) == list(range(200, 800))
@@ -1305,7 +1360,7 @@ async def test_settlement_of_hundreds_is_kept_whole(store: Store) -> None:
 async def test_settlements_of_one_claim_at_once_are_all_kept(store: Store) -> None:
     await put(store, *range(30))
     claim = await take(store)
-    answers: list[bool] = []
+    answers: list[tuple[str, ...] | None] = []
 
     async def settle(each: Delivery) -> None:
         settlement = Settlement(
@@ -1316,7 +1371,7 @@ async def test_settlements_of_one_claim_at_once_are_all_kept(store: Store) -> No
     async with anyio.create_task_group() as tasks:
         for each in claim.deliveries:
             tasks.start_soon(settle, each)
-    assert answers == [True] * 30
+    assert [len(ids or ()) for ids in answers] == [1] * 30
     assert await store.counts() == Counts(waiting=0, dead_letters=30)
     assert sorted(await store.remembered("12")) == list(range(30))
 
@@ -1335,7 +1390,7 @@ async def test_what_the_claim_does_not_hold_is_passed_over(store: Store) -> None
         retries=tuple(Retry(delivery=replace(each, attempts=5), delay=5.0) for each in strangers),
         letters=(letter("kept all the same"),),
     )
-    assert await store.settle(claim, settlement)
+    assert await store.settle(claim, settlement) is not None
     assert await store.counts() == Counts(waiting=3, dead_letters=1, oldest_at=NOON)
     await store.end_claim(claim, handled(claim.deliveries))
     await store.end_claim(elsewhere)
@@ -1351,10 +1406,10 @@ async def test_what_was_settled_is_passed_over_from_then_on(store: Store) -> Non
     claim = await take(store)
     gone, again = claim.deliveries
     settlement = replace(tried_again(again, delay=9.0, attempts=1), removed=(gone.id, gone.id))
-    assert await store.settle(claim, settlement)
+    assert await store.settle(claim, settlement) is not None
     for late in (handled([gone, again]), tried_again(gone), kept(again, attempts=7)):
-        assert await store.settle(claim, late)
-    assert await store.end_claim(claim, tried_again(again, attempts=7))
+        assert await store.settle(claim, late) is not None
+    assert await store.end_claim(claim, tried_again(again, attempts=7)) is not None
     assert await store.counts() == Counts(waiting=1, dead_letters=0, oldest_at=NOON)
     assert await store.claim(limit=10, lease=30) is None
 
@@ -1362,9 +1417,9 @@ async def test_what_was_settled_is_passed_over_from_then_on(store: Store) -> Non
 async def test_empty_settlement_only_tells_whether_the_lease_is_held(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
-    assert await store.settle(claim, Settlement())
-    assert await store.end_claim(claim, Settlement())
-    assert not await store.settle(claim, Settlement())
+    assert await store.settle(claim, Settlement()) is not None
+    assert await store.end_claim(claim, Settlement()) is not None
+    assert await store.settle(claim, Settlement()) is None
     assert (await take(store)).deliveries == claim.deliveries
 
 
@@ -1373,7 +1428,7 @@ async def test_claim_that_ends_with_nothing_but_a_new_retry_leaves_it(store: Sto
     claim = await take(store)
     await store.settle(claim, handled(claim.deliveries))
     new = Retry(delivery=alone(9), delay=0.0)
-    assert await store.end_claim(claim, Settlement(retries=(new,)))
+    assert await store.end_claim(claim, Settlement(retries=(new,))) is not None
     assert numbers(await take(store)) == [9]
 
 
@@ -1383,17 +1438,16 @@ async def test_claim_that_ends_with_nothing_but_a_new_retry_leaves_it(store: Sto
 async def test_holder_of_a_route_takes_what_arrived_since(store: Store, clock: Clock) -> None:
     await put(store, 1)
     claim = await take(store)
-    assert await store.claim_more(claim, limit=10) == ()
+    assert await claim_more(store, claim) == ()
     await put(store, 2, 3, 4)
     await put(store, 5, route="r2")
-    more = await store.claim_more(claim, limit=2)
-    assert more is not None
+    more = await claim_more(store, claim, limit=2)
     assert [number_of(each) for each in more] == [2, 3]
     assert all(each.id and each.route == "r1" for each in more)
     assert numbers(await take(store)) == [5]
     clock.now += 29
     assert await store.claim(limit=10, lease=30) is None
-    assert await store.end_claim(claim, handled([*claim.deliveries, *more]))
+    assert await store.end_claim(claim, handled([*claim.deliveries, *more])) is not None
     assert numbers(await take(store)) == [4]
 
 
@@ -1401,15 +1455,14 @@ async def test_what_was_claimed_more_is_settled_as_the_rest(store: Store) -> Non
     await put(store, 1)
     claim = await take(store)
     await put(store, 2, 3, 4)
-    more = await store.claim_more(claim, limit=10)
-    assert more is not None
+    more = await claim_more(store, claim)
     removed, kept_, again = more
     settlement = Settlement(
         removed=(removed.id,),
         kept=(replace(kept_, progress="p3"),),
         retries=(Retry(delivery=replace(again, attempts=1), delay=0.0),),
     )
-    assert await store.settle(claim, settlement)
+    assert await store.settle(claim, settlement) is not None
     await store.end_claim(claim)
     claim = await take(store)
     told = [(number_of(each), each.attempts, each.progress) for each in claim.deliveries]
@@ -1422,10 +1475,10 @@ async def test_what_is_not_due_is_not_claimed_more(store: Store, clock: Clock) -
     first, second = claim.deliveries
     await store.settle(claim, tried_again(first, delay=5.0, attempts=1))
     await store.settle(claim, tried_again(second, attempts=1))
-    assert await store.claim_more(claim, limit=10) == (replace(second, attempts=1),)
-    assert await store.claim_more(claim, limit=10) == ()
+    assert await claim_more(store, claim) == (replace(second, attempts=1),)
+    assert await claim_more(store, claim) == ()
     clock.now += 5
-    assert await store.claim_more(claim, limit=10) == (replace(first, attempts=1),)
+    assert await claim_more(store, claim) == (replace(first, attempts=1),)
 
 
 async def test_more_is_claimed_in_the_order_in_which_it_is_due(store: Store, clock: Clock) -> None:
@@ -1435,8 +1488,7 @@ async def test_more_is_claimed_in_the_order_in_which_it_is_due(store: Store, clo
     for number in (3, 2):
         clock.now += 4
         await put(store, number)
-    more = await store.claim_more(claim, limit=10)
-    assert more is not None
+    more = await claim_more(store, claim)
     assert [number_of(each) for each in more] == [3, 1, 2]
 
 
@@ -1454,10 +1506,9 @@ async def test_lapsed_lease_that_nobody_took_over_can_still_claim_more(
     claim = await take(store, lease=30)
     await put(store, 2)
     clock.now += 100
-    more = await store.claim_more(claim, limit=10)
-    assert more is not None
+    more = await claim_more(store, claim)
     assert await store.renew(claim, lease=30)
-    assert await store.end_claim(claim, handled([*claim.deliveries, *more]))
+    assert await store.end_claim(claim, handled([*claim.deliveries, *more])) is not None
     assert (await store.counts()).waiting == 0
 
 
@@ -1470,7 +1521,7 @@ async def test_bodies_that_are_claimed_more_are_bounded_and_one_is_always_given(
     for number, size in enumerate(sizes, start=1):
         assert await store.put(replace(delivery(number), body=bytes(size)))
     claimed = []
-    while more := await store.claim_more(claim, limit=100):
+    while more := await claim_more(store, claim):
         claimed.append([len(each.body) for each in more])
         await store.settle(claim, handled(more))
     assert claimed == [sizes[:2], sizes[2:3], sizes[3:4], sizes[4:]]
@@ -1480,10 +1531,70 @@ async def test_counts_know_what_was_claimed_more(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
     await store.put(delivery(2, at=NOON + MICROSECOND))
-    more = await store.claim_more(claim, limit=10)
-    assert more is not None
+    await claim_more(store, claim)
     await store.settle(claim, handled(claim.deliveries))
     assert await store.counts() == Counts(waiting=1, dead_letters=0, oldest_at=NOON + MICROSECOND)
+
+
+# Claiming without some accounts
+
+
+async def test_routes_of_accounts_that_are_skipped_are_passed_over(
+    store: Store, clock: Clock
+) -> None:
+    for number, account in enumerate(["acme", "", "acmé", "acme"]):
+        clock.now += 1
+        await confirm(store, f"r{number}", account=account)
+        await put(store, number, route=f"r{number}")
+    clock.now += 1
+    await put(store, 9, route="unknown")
+
+    async def claimed(*accounts: str) -> str | None:
+        claim = await store.claim(limit=10, lease=30, skip_accounts=accounts)
+        if claim is not None:
+            await store.end_claim(claim)
+        return None if claim is None else claim.route
+
+    assert await claimed("acme") == "r1"
+    assert await claimed("acme", "") == "r2"
+    assert await claimed("acme", "acmé", "") is None
+    assert await claimed("", "acmé", "nobody") == "r0"
+    assert await claimed("ACME", "acm") == "r0"
+    claim = await take(store)
+    assert claim.route == "r0"
+    assert await claimed("", "acmé") == "r3"
+    assert await claimed("acme", "acmé") == "r1"
+    await store.end_claim(claim, handled(claim.deliveries))
+    assert await claimed() == "r1"
+
+
+async def test_lease_that_ran_out_is_left_as_it_is_when_its_account_is_skipped(
+    store: Store, clock: Clock
+) -> None:
+    await confirm(store, account="acme")
+    await put(store, 1, 2)
+    claim = await take(store, lease=30)
+    clock.now += 31
+    assert await store.claim(limit=10, lease=30, skip_accounts={"acme"}) is None
+    assert await store.settle(claim, handled(claim.deliveries[:1])) == ()
+    assert await store.claim(limit=10, lease=30, skip_accounts={"acme"}) is None
+    assert crashes(await take(store)) == [(2, 1)]
+
+
+async def test_many_due_routes_are_passed_over_to_the_one_that_is_not_skipped(
+    store: Store, clock: Clock
+) -> None:
+    for number in range(120):
+        await confirm(store, f"r{number}", account=f"noisy {number % 3}")
+        await put(store, number, route=f"r{number}")
+    clock.now += 1
+    await confirm(store, "quiet", account="quiet")
+    await put(store, 120, route="quiet")
+    noisy = [f"noisy {number}" for number in range(3)]
+    claim = await store.claim(limit=10, lease=30, skip_accounts=noisy)
+    assert numbers(claim) == [120]
+    assert await store.claim(limit=10, lease=30, skip_accounts=noisy) is None
+    assert numbers(await take(store)) == [0]
 
 
 # The claim before
@@ -1536,7 +1647,7 @@ async def remember(store: Store, scope: str, *events: bytes) -> None:
         await store.put(replace(delivery(), digest=hashlib.sha256(id_.encode()).digest()))
         claim = await take(store)
         settlement = replace(handled(claim.deliveries), scope=scope, events=packed)
-        assert await store.end_claim(claim, settlement)
+        assert await store.end_claim(claim, settlement) is not None
 
 
 async def test_settled_events_are_remembered_in_order_and_by_scope(store: Store) -> None:
@@ -1554,10 +1665,10 @@ async def test_settled_events_are_remembered_in_order_and_by_scope(store: Store)
 async def test_events_are_remembered_when_a_claim_goes_on(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)
-    assert await store.settle(claim, Settlement(scope="12", events=b"one"))
-    assert await store.settle(claim, Settlement(scope="13", events=b"other"))
-    assert await store.settle(claim, Settlement(scope="12"))
-    assert await store.settle(claim, Settlement(scope="12", events=b"two"))
+    assert await store.settle(claim, Settlement(scope="12", events=b"one")) is not None
+    assert await store.settle(claim, Settlement(scope="13", events=b"other")) is not None
+    assert await store.settle(claim, Settlement(scope="12")) is not None
+    assert await store.settle(claim, Settlement(scope="12", events=b"two")) is not None
     assert await store.remembered("12") == b"onetwo"
 
 
@@ -1620,7 +1731,7 @@ async def test_what_a_lapsed_claim_held_is_claimed_one_by_one_in_order(
     for number in (1, 2, 3):
         claim = await take(store)
         assert crashes(claim) == [(number, 1)]
-        assert await store.end_claim(claim, handled(claim.deliveries))
+        assert await store.end_claim(claim, handled(claim.deliveries)) is not None
     assert crashes(await take(store)) == [(4, 0), (5, 0)]
 
 
@@ -1690,7 +1801,7 @@ async def test_claim_that_ended_in_order_leaves_the_crashes_as_they_were(
 async def test_lapsed_lease_that_was_used_after_all_is_no_crash(store: Store, clock: Clock) -> None:
     await put(store, 1)
     claim = await crash(store, clock)
-    assert await store.end_claim(claim)
+    assert await store.end_claim(claim) is not None
     assert crashes(await take(store)) == [(1, 0)]
 
 
@@ -1710,8 +1821,7 @@ async def test_what_was_claimed_more_crashes_with_the_claim(store: Store, clock:
     await put(store, 1)
     claim = await take(store, lease=30)
     await put(store, 2, 3)
-    more = await store.claim_more(claim, limit=10)
-    assert more is not None
+    more = await claim_more(store, claim)
     await store.settle(claim, handled(more[:1]))
     await put(store, 4)
     clock.now += 30
@@ -1734,10 +1844,9 @@ async def test_none_is_claimed_more_from_the_first_on_that_crashed(
     await put(store, 3)
     clock.now += 10
     await put(store, 4)
-    more = await store.claim_more(claim, limit=10)
-    assert more is not None
+    more = await claim_more(store, claim)
     assert [number_of(each) for each in more] == [3]
-    assert await store.claim_more(claim, limit=10) == ()
+    assert await claim_more(store, claim) == ()
     await store.end_claim(claim, handled([*claim.deliveries, *more]))
     claim = await take(store)
     assert crashes(claim) == [(1, 1)]
@@ -1853,7 +1962,117 @@ async def test_of_many_addresses_at_once_one_has_the_store(store: Store) -> None
     assert len(set(answers)) == 2
 
 
+async def test_holders_of_a_name_are_counted(store: Store, clock: Clock) -> None:
+    assert await store.hold("budget é\n1", holder="a", ttl=15) == 1
+    assert await store.hold("budget é\n1", holder="a", ttl=15) == 1
+    assert await store.hold("budget é\n1", holder="b", ttl=5) == 2
+    assert await store.hold("budget", holder="b", ttl=5) == 1
+    assert await store.hold("", holder="b", ttl=5) == 1
+    clock.now += 4.9
+    assert await store.hold("budget é\n1", holder="c", ttl=5) == 3
+    clock.now += 0.1
+    assert await store.hold("budget é\n1", holder="c", ttl=15) == 2
+    clock.now += 10
+    assert await store.hold("budget é\n1", holder="c", ttl=15) == 1
+
+
+async def test_renewal_never_shortens_a_hold(store: Store, clock: Clock) -> None:
+    await store.hold("x", holder="a", ttl=30)
+    await store.hold("x", holder="a", ttl=5)
+    clock.now += 29
+    assert await store.hold("x", holder="b", ttl=1) == 2
+    await store.hold("x", holder="a", ttl=5)
+    clock.now += 4.9
+    assert await store.hold("x", holder="b", ttl=1) == 2
+
+
+async def test_name_has_no_more_holders_than_its_limit(store: Store, clock: Clock) -> None:
+    assert await store.hold("x", holder="a", ttl=30, limit=2) == 1
+    assert await store.hold("x", holder="b", ttl=10, limit=2) == 2
+    assert await store.hold("x", holder="c", ttl=30, limit=2) == 0
+    assert await store.hold("x", holder="a", ttl=30, limit=2) == 2
+    assert await store.hold("y", holder="c", ttl=30, limit=1) == 1
+    clock.now += 10
+    assert await store.hold("x", holder="c", ttl=30, limit=2) == 2
+
+
+async def test_holder_that_is_refused_has_the_name_no_more(store: Store) -> None:
+    for count, holder in enumerate("abc", start=1):
+        assert await store.hold("x", holder=holder, ttl=30) == count
+    assert await store.hold("x", holder="a", ttl=30, limit=2) == 0
+    assert await store.hold("x", holder="b", ttl=30, limit=2) == 2
+    assert await store.hold("x", holder="c", ttl=30, limit=1) == 0
+    assert await store.hold("x", holder="b", ttl=30, limit=1) == 1
+
+
+async def test_of_many_that_hold_a_name_at_once_its_limit_has_it(store: Store) -> None:
+    answers: list[int] = []
+
+    async def hold(number: int) -> None:
+        answers.append(await store.hold("x", holder=str(number), ttl=15, limit=3))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(16):
+            tasks.start_soon(hold, number)
+    assert sorted(answers) == [0] * 13 + [1, 2, 3]
+
+
+async def test_holder_that_lets_go_has_neither_address_nor_name(store: Store) -> None:
+    await store.own(URL, holder="a", ttl=15)
+    await store.hold("x", holder="a", ttl=15)
+    await store.hold("y", holder="a", ttl=15)
+    await store.hold("x", holder="b", ttl=15)
+    await store.disown("a")
+    assert await store.own(OTHER_URL, holder="b", ttl=15) is None
+    assert await store.hold("x", holder="c", ttl=15) == 2
+    assert await store.hold("y", holder="c", ttl=15) == 1
+
+
+async def test_name_that_is_held_has_nothing_to_do_with_the_address(store: Store) -> None:
+    assert await store.hold(URL, holder="a", ttl=15) == 1
+    assert await store.own(OTHER_URL, holder="b", ttl=15) is None
+    assert await store.hold(OTHER_URL, holder="a", ttl=15) == 1
+    assert await store.own(OTHER_URL, holder="c", ttl=15) is None
+    assert await store.hold(OTHER_URL, holder="c", ttl=15, limit=2) == 2
+
+
 # Dead letters
+
+
+async def test_settlement_tells_the_ids_of_its_letters_in_their_order(store: Store) -> None:
+    await put(store, 1, 2)
+    claim = await take(store)
+    assert await store.settle(claim, Settlement()) == ()
+    ids = await store.settle(claim, buried(claim.deliveries[0], [letter("a"), letter("b")]))
+    assert ids is not None
+    assert [dead.id for dead in await store.dead_letters()] == list(ids)
+    last = await store.end_claim(claim, buried(claim.deliveries[1], [letter("c")]))
+    assert last is not None
+    found = [await store.get_dead_letter(id_) for id_ in (*ids, *last)]
+    assert [dead and dead.reason for dead in found] == ["a", "b", "c"]
+    assert await store.replay(last) == 1
+    claim = await take(store)
+    assert await store.end_claim(claim, handled(claim.deliveries)) == ()
+
+
+async def test_settlements_at_once_tell_each_its_own_letters(store: Store) -> None:
+    await put(store, *range(16))
+    claim = await take(store)
+    told: dict[str, tuple[str, ...] | None] = {}
+
+    async def bury(number: int) -> None:
+        letters = [letter(f"{number} {each}") for each in range(number % 3)]
+        ids = await store.settle(claim, buried(claim.deliveries[number], letters))
+        told.update({str(number): ids})
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(16):
+            tasks.start_soon(bury, number)
+    for name, ids in told.items():
+        assert ids is not None
+        found = [await store.get_dead_letter(id_) for id_ in ids]
+        reasons = [f"{name} {each}" for each in range(int(name) % 3)]
+        assert [dead and dead.reason for dead in found] == reasons
 
 
 async def test_buried_delivery_leaves_its_letters(store: Store) -> None:
@@ -1863,8 +2082,8 @@ async def test_buried_delivery_leaves_its_letters(store: Store) -> None:
         letter("first", body=b"\x00", progress="p3"),
         letter("second", buried_at=NOON + MICROSECOND),
     ]
-    assert await store.settle(claim, buried(claim.deliveries[0], letters))
-    assert await store.settle(claim, buried(claim.deliveries[1], []))
+    assert await store.settle(claim, buried(claim.deliveries[0], letters)) is not None
+    assert await store.settle(claim, buried(claim.deliveries[1], [])) is not None
     assert (await store.counts()).waiting == 0
     first, second = await store.dead_letters()
     assert (first.reason, first.body, first.progress) == ("first", b"\x00", "p3")
@@ -1918,7 +2137,7 @@ async def test_replayed_letter_is_due_again_from_where_it_stopped(store: Store) 
     (again,) = claim.deliveries
     assert (again.route, again.body, again.received_at) == ("r1", failed.body, NOON)
     assert (again.attempts, again.progress, again.digest) == (0, "p2", bytes(32))
-    assert await store.end_claim(claim, handled(claim.deliveries))
+    assert await store.end_claim(claim, handled(claim.deliveries)) is not None
 
 
 async def test_letters_of_several_routes_are_replayed_at_once(store: Store) -> None:
@@ -2123,8 +2342,7 @@ async def test_deliveries_of_a_state_are_due_after_the_claim_that_holds_their_ro
     claim = await take(store)
     await put_state(store, 2)
     assert await store.claim(limit=10, lease=30) is None
-    more = await store.claim_more(claim, limit=10)
-    assert more is not None
+    more = await claim_more(store, claim)
     assert [number_of(each) for each in more] == [2]
     assert await store.put_state(state(version=1), deliveries=[delivery(3)])
     await store.end_claim(claim, handled([*claim.deliveries, *more]))
@@ -2189,6 +2407,275 @@ async def test_state_outlives_its_routes_and_its_deliveries(
     assert await store.get_route("r1") is None
     await put(store, 2)  # and what is old is forgotten
     assert await store.get_state("/12") == state(version=1)
+
+
+async def test_states_are_listed_by_account(store: Store) -> None:
+    for scope in ("/12", "acme/12", "acme/budget", "acmé/12", "ACME/12", "acme 1/12", "a_me/12"):
+        assert await store.put_state(state(scope))
+    assert [each.scope for each in await store.list_states("acme")] == ["acme/12", "acme/budget"]
+    assert await store.list_states("acmé") == [state("acmé/12", version=1)]
+    assert await store.list_states("a_me") == [state("a_me/12", version=1)]
+    assert await store.list_states("a%") == []
+    assert await store.list_states("") == [state("/12", version=1)]
+    assert len(await store.list_states()) == 7
+
+
+# Writes
+
+KEY, OTHER_KEY = bytes(range(16)), bytes(16)
+
+
+def write(id_: str = "w1", *resources: str, account: str = "", text: str = "{}") -> Write:
+    return Write(id=id_, account=account, resources=resources or ("12",), text=text)
+
+
+async def test_write_is_listed_by_each_of_its_resources(store: Store) -> None:
+    both, one = write("w1", "12", "13"), write("w2", "13", text='{"é": "\\u0000"}\n')
+    await store.put_write(both)
+    await store.put_write(one)
+    assert await store.list_writes("", ["12"]) == [both]
+    assert await store.list_writes("", ["13"]) == [both, one]
+    assert await store.list_writes("", {"11", "12", "13"}) == [both, one]
+    assert await store.list_writes("", ["1", "123", ""]) == []
+    assert await store.list_writes("", []) == []
+
+
+async def test_write_is_listed_for_its_account_only(store: Store) -> None:
+    writes = {
+        account: write(f"of {account}", account=account)
+        for account in ("", "acme", "acmé 1", "ACME")
+    }
+    for each in writes.values():
+        await store.put_write(each)
+    for account, each in writes.items():
+        assert await store.list_writes(account, ["12"]) == [each]
+    assert await store.list_writes("acm", ["12"]) == []
+
+
+async def test_write_that_is_put_again_is_replaced_in_its_place(store: Store) -> None:
+    await store.put_write(write("w1", "12", "13", text="one"))
+    await store.put_write(write("w2", text="two"))
+    again = write("w1", "12", "14", text="changed")
+    await store.put_write(again)
+    assert await store.list_writes("", ["12"]) == [again, write("w2", text="two")]
+    assert await store.list_writes("", ["13"]) == []
+    assert await store.list_writes("", ["14"]) == [again]
+
+
+async def test_writes_of_many_resources_are_found_among_many(store: Store) -> None:
+    for number in range(300):
+        await store.put_write(write(f"w{number}", f"{number}", f"{number + 1}"))
+    wanted = [f"{number}" for number in range(0, 2000, 3)]
+    found = await store.list_writes("", wanted)
+    assert [each.id for each in found] == [f"w{number}" for number in range(300) if number % 3 != 1]
+
+
+async def test_part_of_a_write_caused_one_event(store: Store) -> None:
+    await store.put_write(write())
+    assert await store.take_write("w1", "changed é", KEY)
+    assert await store.take_write("w1", "changed é", KEY)
+    assert not await store.take_write("w1", "changed é", OTHER_KEY)
+    assert await store.take_write("w1", "changed", OTHER_KEY)
+    assert not await store.take_write("w1", "changed", KEY)
+
+
+async def test_events_of_an_unknown_write_are_not_its(store: Store) -> None:
+    await store.put_write(write())
+    assert not await store.take_write("w2", "changed", KEY)
+    await store.put_write(write("w2"))
+    assert await store.take_write("w2", "changed", OTHER_KEY)
+
+
+async def test_what_was_taken_of_a_write_stays_taken_when_it_is_put_again(store: Store) -> None:
+    await store.put_write(write())
+    assert await store.take_write("w1", "changed", KEY)
+    await store.put_write(write("w1", "13", text="result"))
+    assert not await store.take_write("w1", "changed", OTHER_KEY)
+    assert await store.take_write("w1", "changed", KEY)
+
+
+async def test_of_many_events_at_once_one_is_that_of_the_write(store: Store) -> None:
+    await store.put_write(write())
+    taken: list[int] = []
+
+    async def take_as(number: int) -> None:
+        if await store.take_write("w1", "changed", bytes([number] * 16)):
+            taken.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(16):
+            tasks.start_soon(take_as, number)
+    assert len(taken) == 1
+    assert await store.take_write("w1", "changed", bytes(taken * 16))
+
+
+async def test_write_is_forgotten_48_hours_after_it_was_first_put(
+    store: Store, let_pass: Callable[[timedelta], None]
+) -> None:
+    await store.put_write(write("w1", text="one"))
+    await store.take_write("w1", "changed", KEY)
+    let_pass(timedelta(hours=1))
+    await store.put_write(write("w1", text="changed"))
+    await store.put_write(write("w2"))
+    let_pass(DUPLICATES_KNOWN_FOR - timedelta(hours=1, seconds=10))
+    assert [each.id for each in await store.list_writes("", ["12"])] == ["w1", "w2"]
+    assert await store.take_write("w1", "changed", KEY)
+    let_pass(timedelta(seconds=20))
+    assert await store.list_writes("", ["12"]) == [write("w2")]
+    assert not await store.take_write("w1", "changed", KEY)
+    await store.put_write(write("w1", text="anew"))
+    assert await store.take_write("w1", "changed", OTHER_KEY)
+    assert [each.id for each in await store.list_writes("", ["12"])] == ["w2", "w1"]
+
+
+async def test_claim_tells_whether_its_account_has_writes(store: Store) -> None:
+    for id_, account in (("r1", ""), ("r2", "acme")):
+        await confirm(store, id_, account=account)
+    await store.put_write(write(account="acme"))
+    claims = {}
+    for number, id_ in enumerate(["r1", "r2", "unknown"]):
+        await put(store, number, route=id_)
+        claims[id_] = await take(store)
+    assert {id_: claim.has_writes for id_, claim in claims.items()} == {
+        "r1": False,
+        "r2": True,
+        "unknown": False,
+    }
+    await store.put_write(write("w2"))
+    more = {id_: await store.claim_more(claim, limit=1) for id_, claim in claims.items()}
+    assert {id_: claim and claim.has_writes for id_, claim in more.items()} == {
+        "r1": True,
+        "r2": True,
+        "unknown": True,
+    }
+
+
+async def test_more_of_a_claim_is_the_claim_with_other_deliveries(store: Store) -> None:
+    await confirm(store)
+    await put(store, 1)
+    await store.end_claim(await take(store))
+    claim = await take(store)
+    assert claim.previous
+    assert await store.claim_more(claim, limit=1) == replace(claim, deliveries=())
+    await put(store, 2)
+    more = await store.claim_more(claim, limit=1)
+    assert more is not None
+    assert more == replace(claim, deliveries=more.deliveries)
+    assert numbers(more) == [2]
+
+
+# Forgetting an account
+
+
+async def fill_account(store: Store, account: str) -> None:
+    """Leave all that may be left of an account: its one route, which is retired, has its name."""
+    await confirm(store, account, account=account, resource="12")
+    number = sum(account.encode())
+    await put(store, number, route=account)
+    claim = await take(store)
+    buried_ = replace(
+        buried(claim.deliveries[0], [letter(account, route=account)]),
+        scope=f"{account}/12",
+        events=account.encode(),
+    )
+    await store.end_claim(claim, buried_)
+    await store.put_state(state(f"{account}/12"))
+    await store.put_state(state(f"{account}/budget"))
+    await store.put_write(write(f"of {account}", account=account))
+    await store.take_write(f"of {account}", "changed", KEY)
+    await store.retire(account)
+
+
+async def kept_of(store: Store, account: str) -> list[bool]:
+    """Return of each kind whether something is kept of an account."""
+    return [
+        await store.get_route(account) is not None,
+        account in [dead.route for dead in await store.dead_letters()],
+        bool(await store.list_states(account)),
+        bool(await store.remembered(f"{account}/12")),
+        bool(await store.list_writes(account, ["12"])),
+        await store.take_write(f"of {account}", "changed", KEY),
+    ]
+
+
+async def test_all_that_is_kept_of_an_account_is_forgotten_and_nothing_else(
+    store: Store,
+) -> None:
+    accounts = ["acmé", "acm", "acmé 1", "ACMÉ", "a_m", "a%"]
+    for account in accounts:
+        await fill_account(store, account)
+    await store.put(delivery(1), reason="of a route that is not known")
+    await put_state(store)
+    for gone, account in enumerate(accounts):
+        assert await store.forget_account(account)
+        for number, each in enumerate(accounts):
+            assert await kept_of(store, each) == [number > gone] * 6
+    assert len(await store.dead_letters()) == 1
+    assert await store.list_states() == [state(version=1)]
+    assert await store.forget_account("acmé")
+    assert await store.forget_account("nobody")
+
+
+async def test_account_that_was_forgotten_may_come_again(store: Store) -> None:
+    await fill_account(store, "acme")
+    assert await store.forget_account("acme")
+    await confirm(store, "acme", account="acme")
+    await store.put_write(write("of acme", account="acme"))
+    assert await store.take_write("of acme", "changed", OTHER_KEY)
+    await put(store, 1, route="acme")
+    claim = await take(store)
+    assert claim.has_writes
+    await store.end_claim(claim, replace(handled(claim.deliveries), scope="acme/12", events=b"new"))
+    assert await store.remembered("acme/12") == b"new"
+
+
+@pytest.mark.parametrize("state_", ["reserved", "confirmed", "leaving"])
+async def test_account_with_a_route_is_not_forgotten(store: Store, state_: str) -> None:
+    await fill_account(store, "acme")
+    if state_ == "reserved":
+        await store.reserve(route(account="acme"), ttl=60)
+    else:
+        await confirm(store, account="acme")
+    if state_ == "leaving":
+        await store.leave("r1")
+    assert not await store.forget_account("acme")
+    assert await kept_of(store, "acme") == [True] * 6
+    await store.drop("r1")
+    await store.retire("r1")
+    assert await store.forget_account("acme")
+
+
+async def test_account_whose_reserved_route_expired_is_forgotten(
+    store: Store, clock: Clock
+) -> None:
+    await store.reserve(route(account="acme"), ttl=60)
+    assert not await store.forget_account("acme")
+    clock.now += 60
+    assert await store.forget_account("acme")
+
+
+async def test_account_with_deliveries_is_not_forgotten(store: Store, clock: Clock) -> None:
+    await fill_account(store, "acme")
+    (dead,) = await store.dead_letters()
+    await store.replay([dead.id])
+    kept = [True, False, True, True, True, True]
+    assert not await store.forget_account("acme")
+    claim = await take(store)
+    assert not await store.forget_account("acme")
+    await store.end_claim(claim, tried_again(claim.deliveries[0], delay=5.0))
+    assert not await store.forget_account("acme")
+    assert await kept_of(store, "acme") == kept
+    clock.now += 5
+    claim = await take(store)
+    assert await store.settle(claim, handled(claim.deliveries)) == ()
+    assert await store.forget_account("acme")
+    await store.end_claim(claim)
+    assert await kept_of(store, "acme") == [False] * 6
+
+
+async def test_account_without_a_name_is_not_forgotten(store: Store) -> None:
+    with pytest.raises(ValueError, match="without a name"):
+        await store.forget_account("")
 
 
 # Peeking

@@ -37,6 +37,7 @@ __all__ = [
     "MAX_WAITING",
     "RETIRED_KNOWN_FOR",
     "Store",
+    "check_account",
     "check_ids",
     "check_limit",
     "held_full",
@@ -65,10 +66,10 @@ MAX_STATE_BYTES = 4 * 1024 * 1024
 """How many bytes of UTF-8 a state's text may have; whoever writes it sees to that."""
 
 DUPLICATES_KNOWN_FOR = timedelta(hours=48)
-"""For how long after its first receipt a repeated delivery, or event, is recognised."""
+"""For how long after its first receipt a repeated delivery, event or write is recognised."""
 
 RETIRED_KNOWN_FOR = timedelta(hours=48)
-"""For how long a retired route is known, and longer while deliveries of it wait."""
+"""For how long a retired route is known, and longer while deliveries or letters of it are left."""
 
 
 def check_limit(limit: int) -> None:
@@ -83,6 +84,13 @@ def check_ids(ids: Sequence[str]) -> None:
     if isinstance(ids, str):
         msg = "ids is a list of texts, also when there is one"
         raise TypeError(msg)
+
+
+def check_account(account: str) -> None:
+    """Raise ValueError for the account without a name, which cannot be forgotten."""
+    if not account:
+        msg = "the account without a name cannot be forgotten"
+        raise ValueError(msg)
 
 
 def inbox_full(waiting: int) -> StoreError:
@@ -147,9 +155,11 @@ class Store(Protocol):
         ...
 
     async def hold(self, name: str, *, holder: str, ttl: float, limit: int | None = None) -> int:
-        """Hold a name for ``ttl`` seconds, or longer; returns how many holders it has now.
+        """Hold a name, any text, for ``ttl`` seconds; returns how many holders it has now.
 
-        ``holder`` is as in ``own``. Returns 0, and holds nothing, when ``limit`` others hold it.
+        ``holder`` is as in ``own``, and counts. Who holds it already renews: that never shortens
+        the time. Returns 0 when ``limit`` others hold it: then this holder has it no more, if it
+        had. Names have nothing to do with URLs that own the store.
         """
         ...
 
@@ -221,7 +231,8 @@ class Store(Protocol):
         """Retire a confirmed route, as lost or as deleted; True for the one call that did it.
 
         Its secret is forgotten, deliveries that wait are still handled. The route is forgotten
-        after 48 hours, once none waits.
+        after 48 hours, once no delivery of it waits and no dead letter of it is left: so what is
+        replayed is of a known webhook and account.
         """
         ...
 
@@ -265,7 +276,8 @@ class Store(Protocol):
     ) -> Claim | None:
         """Lease the route whose due delivery waited longest, with up to ``limit`` of the due ones.
 
-        Routes of ``skip_accounts`` are passed over. Fewer when their bodies are large. The lease
+        Routes of ``skip_accounts`` are passed over, and left as they are; a route that is not known
+        is of the account "". Fewer when their bodies are large. The lease
         lasts ``lease`` seconds; meanwhile no one else is given this route. When it runs out, all
         that the claim still held has crashed once more; what has crashed before is claimed alone.
         None when nothing is due. A claim that is cancelled is given back. What cannot be read
@@ -276,9 +288,10 @@ class Store(Protocol):
     async def claim_more(self, claim: Claim, *, limit: int) -> Claim | None:
         """Return the claim with up to ``limit`` more deliveries of its route that are due now.
 
-        Only these are in what is returned, in order, and belong to the claim from then on. Fewer
-        when their bodies are large, none from the first on that has crashed before; a call that is
-        cancelled gives them back. None when the lease is lost.
+        Only these are in what is returned, in order, and belong to the claim from then on;
+        ``has_writes`` is as of now, all else as in the claim. Fewer when their bodies are large,
+        none from the first on that has crashed before; a call that is cancelled gives them back.
+        None when the lease is lost.
         """
         ...
 
@@ -291,7 +304,8 @@ class Store(Protocol):
     ) -> Coroutine[Any, Any, tuple[str, ...] | None]:
         """Keep the result of work on a claim; None, and nothing done, when the lease is lost.
 
-        Returns the ids of the settlement's dead letters, in their order. Of the crashes of what is
+        Returns the ids of the settlement's dead letters, in their order: ``get_dead_letter`` and
+        ``replay`` take them. Of the crashes of what is
         kept or tried again at most one is kept: whoever settles lives. What a delivery id names
         that the claim does not hold is passed over. A new retry has the claim's route, and takes
         room in the inbox though it be full.
@@ -343,7 +357,10 @@ class Store(Protocol):
     # Writes
 
     def put_write(self, write: Write) -> Coroutine[Any, Any, None]:
-        """Keep a write, in place of the one with its id, for 48 hours after the first."""
+        """Keep a write for 48 hours, or replace the one with its id for the rest of its time.
+
+        What was taken of that stays taken, and its place among others is that of the first put.
+        """
         ...
 
     async def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
@@ -353,16 +370,19 @@ class Store(Protocol):
     async def take_write(self, id: str, part: str, key: bytes) -> bool:  # noqa: A002 - as above
         """Keep that a part of a write caused the event with this key, unless another did.
 
-        True when it is this event, now or since an earlier call. False when it is another, and when
-        the write is unknown. It is known for as long as the write.
+        ``part`` is any text, ``key`` has 16 bytes. True when it is this event, now or since an
+        earlier call. False when it is another, and when the write is unknown. It is known for as
+        long as the write.
         """
         ...
 
     async def forget_account(self, account: str) -> bool:
-        """Delete all that is kept of an account: routes, letters, states, writes, settled events.
+        """Delete all that is kept of an account; True also when there was nothing.
 
-        False, and nothing deleted, while it has a reserved or confirmed route, or deliveries wait.
-        Raises ValueError for the account "", which is the one without a name.
+        That is its retired routes with their dead letters, its writes with what was taken of them,
+        and the states and settled events of its scopes. False, and nothing deleted, while it has a
+        reserved or confirmed route, or deliveries of its routes wait, leased or not. Raises
+        ValueError for the account "", which has no name.
         """
         ...
 
@@ -377,7 +397,10 @@ class Store(Protocol):
         ...
 
     async def list_states(self, account: str | None = None) -> list[State]:
-        """Return the states of one account or of all, ordered by their scopes."""
+        """Return the states of one account or of all, ordered by their scopes.
+
+        Those of an account are those whose scopes begin with its name and a slash.
+        """
         ...
 
     def put_state(

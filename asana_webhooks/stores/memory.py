@@ -10,8 +10,8 @@ import heapq
 import itertools
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -30,6 +30,7 @@ from ..models import (
     Settlement,
     State,
     WebhookFilter,
+    Write,
 )
 from . import (
     DUPLICATES_KNOWN_FOR,
@@ -39,6 +40,7 @@ from . import (
     MAX_HELD_BYTES,
     MAX_WAITING,
     RETIRED_KNOWN_FOR,
+    check_account,
     check_ids,
     check_limit,
     held_full,
@@ -70,17 +72,21 @@ class MemoryStore:
         self._expiries: list[tuple[float, str]] = []
         self._overdue: set[str] = set()  # retired routes whose time is over
         self._owners: dict[str, _Ownership] = {}
+        self._holds: dict[tuple[str, str], float] = {}  # by name and holder, until when
         self._held: dict[tuple[str, str], list[tuple[int, Delivery]]] = {}
         self._queues: dict[str, _Queue] = {}
         self._fences: dict[str, int] = {}  # of each route's last claim
         self._schedule: list[tuple[float, int, _Queue]] = []
         self._waiting = 0  # without those that are held
         self._letters: dict[str, DeadLetter] = {}
+        self._letters_of: Counter[str] = Counter()  # each route
         self._known_digests: dict[bytes, datetime] = {}
         self._learnt: deque[tuple[float, bytes, datetime]] = deque()
         self._remembered: dict[str, deque[bytes]] = {}
         self._settled: deque[tuple[float, str]] = deque()  # the scopes of what is remembered
         self._states: dict[str, State] = {}
+        self._writes: dict[str, _Write] = {}
+        self._writes_of: Counter[str] = Counter()  # each account
 
     async def __aenter__(self) -> Self:
         """Return the store; there is nothing to open."""
@@ -107,7 +113,18 @@ class MemoryStore:
 
     async def disown(self, holder: str) -> None:
         self._owners.pop(holder, None)
+        self._holds = {held: end for held, end in self._holds.items() if held[1] != holder}
         self._purge(self._clock())
+
+    async def hold(self, name: str, *, holder: str, ttl: float, limit: int | None = None) -> int:
+        now = self._clock()
+        self._holds = {held: end for held, end in self._holds.items() if end > now}
+        end = self._holds.pop((name, holder), now)
+        others = sum(other == name for other, _ in self._holds)
+        if limit is not None and others >= limit:
+            return 0
+        self._holds[name, holder] = max(end, now + ttl)
+        return others + 1
 
     # Routes
 
@@ -124,10 +141,18 @@ class MemoryStore:
     async def get_route(self, route: str) -> Route | None:
         return self._find(route)
 
-    async def list_routes(self, resource: str | None = None) -> list[Route]:
+    async def list_routes(
+        self, resource: str | None = None, *, account: str | None = None
+    ) -> list[Route]:
+        self._purge(self._clock())
         ids = self._routes if resource is None else self._of_resource.get(resource, {})
-        routes = [route for id_ in ids if (route := self._find(id_)) and route.state != "retired"]
-        return sorted(routes, key=lambda route: route.created_at)
+        routes = (self._routes[id_] for id_ in ids)
+        wanted = (
+            route
+            for route in routes
+            if route.state != "retired" and account in (None, route.account)
+        )
+        return sorted(wanted, key=lambda route: route.created_at)
 
     async def add_candidate(self, route: str, secret: str) -> bool:
         found = self._find(route)
@@ -218,20 +243,22 @@ class MemoryStore:
         heapq.heappush(self._expiries, (at, route))
 
     def _purge(self, now: float) -> None:
-        """Forget what has come to its end; a retired route only when nothing of it waits."""
+        """Forget what has come to its end; a retired route only when nothing of it is left."""
         while self._expiries and self._expiries[0][0] <= now:
             expires, route = heapq.heappop(self._expiries)
             if self._expires.get(route) != expires:  # confirmed or dropped since
                 continue
-            if self._routes[route].state == "retired":
-                self._overdue.add(route)
-            else:
+            if self._routes[route].state != "retired":
                 self._forget(self._routes[route])
-        for route in [route for route in self._overdue if not self._has_waiting(route)]:
-            self._overdue.remove(route)
+            else:
+                self._overdue.add(route)
+        for route in [route for route in self._overdue if not self._is_left(route)]:
             self._forget(self._routes[route])
         for holder in [holder for holder, own in self._owners.items() if own.expires <= now]:
             del self._owners[holder]
+
+    def _is_left(self, route: str) -> bool:
+        return route in self._letters_of or self._has_waiting(route)
 
     def _has_waiting(self, route: str) -> bool:
         queue = self._queues.get(route)
@@ -239,6 +266,7 @@ class MemoryStore:
 
     def _forget(self, route: Route) -> None:
         del self._routes[route.id], self._expires[route.id]
+        self._overdue.discard(route.id)
         self._fences.pop(route.id, None)
         others = self._of_resource[route.resource]
         del others[route.id]
@@ -274,7 +302,7 @@ class MemoryStore:
         ):
             return False
         if reason is not None:
-            self._bury([letter_of(delivery, reason)])
+            self._bury(letter_of(delivery, reason))
         elif candidate is not None and route is not None and route.state == "reserved":
             if not self._hold(delivery, candidate):
                 return held_full()
@@ -292,20 +320,37 @@ class MemoryStore:
     async def listen(self, arrived: Callable[[], None]) -> None:
         """Return at once."""
 
-    async def claim(self, *, limit: int, lease: float) -> Claim | None:
+    async def claim(
+        self, *, limit: int, lease: float, skip_accounts: Collection[str] = ()
+    ) -> Claim | None:
         check_limit(limit)
         now = self._clock()
         self._forget_what_is_old(now)
-        while self._schedule and self._schedule[0][0] <= now:
-            _, ticket, queue = heapq.heappop(self._schedule)
-            if queue.ticket == ticket and self._is_due(queue, now):
-                return self._lease(queue, now, limit, lease)
+        skipped = []
+        try:
+            while self._schedule and self._schedule[0][0] <= now:
+                entry = heapq.heappop(self._schedule)
+                _, ticket, queue = entry
+                if queue.ticket != ticket:
+                    continue
+                if self._account_of(queue.route) in skip_accounts:
+                    skipped.append(entry)
+                elif self._is_due(queue, now):
+                    return self._lease(queue, now, limit, lease)
+        finally:
+            for entry in skipped:
+                heapq.heappush(self._schedule, entry)
         return None
 
-    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+    async def claim_more(self, claim: Claim, *, limit: int) -> Claim | None:
         check_limit(limit)
         queue = self._leased(claim)
-        return None if queue is None else queue.take_fresh(self._clock(), limit)
+        if queue is None:
+            return None
+        now = self._clock()
+        self._forget_what_is_old(now)
+        more = queue.take_fresh(now, limit)
+        return replace(claim, deliveries=more, has_writes=self._has_writes(claim.route))
 
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         queue = self._leased(claim)
@@ -314,10 +359,10 @@ class MemoryStore:
         self._reschedule(queue, self._clock() + lease)
         return True
 
-    async def settle(self, claim: Claim, settlement: Settlement) -> bool:
+    async def settle(self, claim: Claim, settlement: Settlement) -> tuple[str, ...] | None:
         queue = self._leased(claim)
         if queue is None:
-            return False
+            return None
         for id_ in settlement.removed:
             if queue.taken.pop(id_, None) is not None:
                 self._waiting -= 1
@@ -325,17 +370,19 @@ class MemoryStore:
             queue.keep(delivery)
         for retry in settlement.retries:
             self._try_again(queue, retry)
-        self._bury(settlement.letters)
+        letters = tuple(map(self._bury, settlement.letters))
         if settlement.events:
             self._remembered.setdefault(settlement.scope, deque()).append(settlement.events)
             self._settled.append((self._clock(), settlement.scope))
-        return True
+        return letters
 
-    async def end_claim(self, claim: Claim, settlement: Settlement | None = None) -> bool:
-        if not await self.settle(claim, settlement or Settlement()):
-            return False
-        self._give_back(self._queues[claim.route], crashes=0)
-        return True
+    async def end_claim(
+        self, claim: Claim, settlement: Settlement | None = None
+    ) -> tuple[str, ...] | None:
+        letters = await self.settle(claim, settlement or Settlement())
+        if letters is not None:
+            self._give_back(self._queues[claim.route], crashes=0)
+        return letters
 
     async def remembered(self, scope: str) -> bytes:
         self._forget_what_is_old(self._clock())
@@ -362,7 +409,7 @@ class MemoryStore:
 
     async def replay(self, ids: Sequence[str]) -> int:
         check_ids(ids)
-        letters = [letter for id_ in ids if (letter := self._letters.pop(id_, None))]
+        letters = self._take_letters(ids)
         for letter in letters:
             delivery = Delivery(
                 route=letter.route,
@@ -376,15 +423,79 @@ class MemoryStore:
 
     async def discard(self, ids: Sequence[str]) -> int:
         check_ids(ids)
-        return sum(self._letters.pop(id_, None) is not None for id_ in ids)
+        return len(self._take_letters(ids))
 
-    # Continuity
+    # Writes
+
+    async def put_write(self, write: Write) -> None:
+        now = self._clock()
+        self._forget_what_is_old(now)
+        known = self._writes.get(write.id)
+        if known is None:
+            self._writes[write.id] = _Write(write, now, {})
+        else:
+            self._writes[write.id] = known._replace(write=write)
+            self._count_write(known.write, -1)
+        self._count_write(write, 1)
+
+    async def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
+        self._forget_what_is_old(self._clock())
+        wanted = frozenset(resources)
+        writes = (known.write for known in self._writes.values())
+        return [
+            write
+            for write in writes
+            if write.account == account and not wanted.isdisjoint(write.resources)
+        ]
+
+    async def take_write(self, id: str, part: str, key: bytes) -> bool:
+        self._forget_what_is_old(self._clock())
+        known = self._writes.get(id)
+        return known is not None and known.parts.setdefault(part, key) == key
+
+    async def forget_account(self, account: str) -> bool:
+        check_account(account)
+        self._purge(self._clock())
+        routes = [route for route in self._routes.values() if route.account == account]
+        if any(route.state != "retired" or self._has_waiting(route.id) for route in routes):
+            return False
+        ids = {route.id for route in routes}
+        self._take_letters([each.id for each in self._letters.values() if each.route in ids])
+        for route in routes:
+            self._forget(route)
+        prefix = f"{account}/"
+        for scope in [scope for scope in self._states if scope.startswith(prefix)]:
+            del self._states[scope]
+        for scope in [scope for scope in self._remembered if scope.startswith(prefix)]:
+            del self._remembered[scope]
+        self._settled = deque(each for each in self._settled if not each[1].startswith(prefix))
+        self._writes = {
+            id_: known for id_, known in self._writes.items() if known.write.account != account
+        }
+        self._writes_of.pop(account, None)
+        return True
+
+    def _count_write(self, write: Write, change: int) -> None:
+        self._writes_of[write.account] += change
+        if not self._writes_of[write.account]:
+            del self._writes_of[write.account]
+
+    def _account_of(self, route: str) -> str:
+        known = self._routes.get(route)
+        return "" if known is None else known.account
+
+    def _has_writes(self, route: str) -> bool:
+        return bool(self._writes_of) and self._account_of(route) in self._writes_of
+
+    # States
 
     async def get_state(self, scope: str) -> State | None:
         return self._states.get(scope)
 
-    async def list_states(self) -> list[State]:
-        return sorted(self._states.values(), key=lambda state: state.scope)
+    async def list_states(self, account: str | None = None) -> list[State]:
+        prefix = "" if account is None else f"{account}/"
+        states = (state for state in self._states.values() if state.scope.startswith(prefix))
+        return sorted(states, key=lambda state: state.scope)
 
     async def put_state(self, state: State, *, deliveries: Sequence[Delivery] = ()) -> bool:
         if state.version != self._version(state.scope):
@@ -417,6 +528,9 @@ class MemoryStore:
 
     def _forget_what_is_old(self, now: float) -> None:
         before = now - DUPLICATES_KNOWN_FOR.total_seconds()
+        while self._writes and (known := next(iter(self._writes.values()))).put_at < before:
+            del self._writes[known.write.id]
+            self._count_write(known.write, -1)
         while self._settled and self._settled[0][0] < before:
             _, scope = self._settled.popleft()
             self._remembered[scope].popleft()
@@ -462,6 +576,7 @@ class MemoryStore:
             fence=queue.fence,
             deliveries=queue.take(now, limit),
             previous=previous,
+            has_writes=self._has_writes(queue.route),
         )
 
     def _try_again(self, queue: _Queue, retry: Retry) -> None:
@@ -495,10 +610,20 @@ class MemoryStore:
             self._schedule = [entry for entry in self._schedule if entry[2].ticket == entry[1]]
             heapq.heapify(self._schedule)
 
-    def _bury(self, letters: Iterable[DeadLetter]) -> None:
-        for letter in letters:
-            number = str(next(self._numbers))
-            self._letters[number] = replace(letter, id=number)
+    def _bury(self, letter: DeadLetter) -> str:
+        number = str(next(self._numbers))
+        self._letters[number] = replace(letter, id=number)
+        self._letters_of[letter.route] += 1
+        return number
+
+    def _take_letters(self, ids: Iterable[str]) -> list[DeadLetter]:
+        """Return the letters with these ids, which are gone from then on."""
+        letters = [letter for id_ in ids if (letter := self._letters.pop(id_, None))]
+        for route in (letter.route for letter in letters):
+            self._letters_of[route] -= 1
+            if not self._letters_of[route]:
+                del self._letters_of[route]
+        return letters
 
 
 class _Ownership(NamedTuple):
@@ -506,6 +631,14 @@ class _Ownership(NamedTuple):
 
     public_url: str
     expires: float
+
+
+class _Write(NamedTuple):
+    """A write, when it was first put, and the keys of the events that its parts caused."""
+
+    write: Write
+    put_at: float
+    parts: dict[str, bytes]
 
 
 class _Entry(NamedTuple):

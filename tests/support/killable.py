@@ -14,7 +14,7 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import anyio
 import msgspec
@@ -32,6 +32,8 @@ from asana_webhooks._inbox import Inbox
 from asana_webhooks.models import Claim, Delivery, Settlement
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.sqlite._tables import Tables
+
+T = TypeVar("T")
 
 FAILING = 0.3
 """How often a flaky handler fails; ten times in a row will not be seen."""
@@ -124,20 +126,27 @@ class Watched:
         return stored
 
     async def renew(self, claim: Claim, *, lease: float) -> bool:
-        return self._leased(await super().renew(claim, lease=lease))  # type: ignore[misc] # likewise
+        renewed: bool = await super().renew(claim, lease=lease)  # type: ignore[misc] # likewise
+        return self._noted(renewed, is_fenced=not renewed)
 
-    async def settle(self, claim: Claim, settlement: Settlement) -> bool:
+    async def settle(self, claim: Claim, settlement: Settlement) -> tuple[str, ...] | None:
         self.journal.die_at("ack")
-        return self._leased(await super().settle(claim, settlement))  # type: ignore[misc] # likewise
+        letters: tuple[str, ...] | None
+        letters = await super().settle(claim, settlement)  # type: ignore[misc] # likewise
+        return self._noted(letters, is_fenced=letters is None)
 
-    async def end_claim(self, claim: Claim, settlement: Settlement | None = None) -> bool:
+    async def end_claim(
+        self, claim: Claim, settlement: Settlement | None = None
+    ) -> tuple[str, ...] | None:
         self.journal.die_at("ack")
-        return self._leased(await super().end_claim(claim, settlement))  # type: ignore[misc] # likewise
+        letters: tuple[str, ...] | None
+        letters = await super().end_claim(claim, settlement)  # type: ignore[misc] # likewise
+        return self._noted(letters, is_fenced=letters is None)
 
-    def _leased(self, leased: bool) -> bool:  # noqa: FBT001 - a store's answer
-        if not leased:
+    def _noted(self, answer: T, *, is_fenced: bool) -> T:
+        if is_fenced:
             self.journal.note("fenced")
-        return leased
+        return answer
 
 
 class WatchedSqlite(Watched, SqliteStore):  # type: ignore[misc] # its methods are made, not written
