@@ -70,11 +70,11 @@ class Stream:
 
         Raises what a call raises.
         """
-        asked_at = self._transport.now()
+        asked_at = self._transport.clock.now()
         try:
             page = await self._page(resource, cursor)
         except StaleSyncError as error:
-            now = self._transport.now()
+            now = self._transport.clock.now()
             why = _why_stale(now - at, is_first=is_first)
             return Part(cursor, [], error.sync, at, began_at, now, stale=why)
         found = [self._read_event(raw, resource) for raw in page.events]
@@ -85,7 +85,7 @@ class Stream:
             page.sync,
             at=_reached(events, at) if page.has_more else asked_at,
             began_at=began_at,
-            now=self._transport.now(),
+            now=self._transport.clock.now(),
             is_end=not page.has_more,
             odd=len(found) - len(events),
         )

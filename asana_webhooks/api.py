@@ -75,7 +75,11 @@ class WebhooksApi:
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         check_options(_OPTIONS, {"base_url": base_url, "http_client": http_client})
-        self._transport = AsanaTransport(token, base_url=base_url, http_client=http_client)
+        self._call_over(AsanaTransport(token, base_url=base_url, http_client=http_client))
+
+    def _call_over(self, transport: AsanaTransport) -> None:
+        """Make all calls over this transport, with its token."""
+        self._transport = transport
         self._log = ThrottledLogger(logger)
 
     async def __aenter__(self) -> Self:
@@ -94,7 +98,7 @@ class WebhooksApi:
     def _plain(self) -> WebhooksApi:
         """Return these calls over the same connections, without what a subclass makes of them."""
         api = WebhooksApi.__new__(WebhooksApi)
-        api._transport, api._log = self._transport, self._log
+        api._call_over(self._transport)
         return api
 
     async def aclose(self) -> None:
@@ -103,7 +107,7 @@ class WebhooksApi:
 
     def asana_now(self) -> datetime:
         """Return the time by Asana's clock, as its last answer told it; before any, by ours."""
-        return self._transport.now()
+        return self._transport.clock.now()
 
     async def create_webhook(
         self,

@@ -181,7 +181,7 @@ class WebhooksClient(WebhooksApi):
         super().__init__(token, base_url=base_url, http_client=http_client)
         self._router = Router()
         self._clock = Clock()
-        self._transport.driven = self._clock.driven
+        self._transport.clock.driven = self._clock.driven
         self._stack: AsyncExitStack | None = None
         self._handling: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # in which it is open

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import logging
+import random
 import socket
 import ssl
 import traceback
@@ -35,12 +36,14 @@ from support.asana_api import (
 )
 from support.postgres_proxies import self_made_certificate
 
-from asana_webhooks import _asana_transport
-from asana_webhooks._asana_transport import MAX_ANSWER, TOKEN_VARIABLES, find_proxy
+from asana_webhooks import _asana_connections, _asana_transport
+from asana_webhooks._asana_connections import find_proxy
+from asana_webhooks._asana_transport import MAX_ANSWER, TOKEN_VARIABLES, AsanaTransport, NoToken
 from asana_webhooks.api import WebhooksApi
 from asana_webhooks.errors import (
     ApiError,
     AsanaWebhooksError,
+    AuthenticationError,
     BadRequestError,
     ConnectionFailedError,
     DecodeError,
@@ -505,7 +508,7 @@ async def test_time_at_asana_is_learnt_from_its_answers(
     api: WebhooksApi, asana: respx.MockRouter, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
 ) -> None:
     uptime = [1000.0]
-    monkeypatch.setattr(_asana_transport, "_uptime", lambda: uptime[0])
+    monkeypatch.setattr(_asana_connections, "_uptime", lambda: uptime[0])
     assert abs(api.asana_now() - datetime.now(UTC)) < timedelta(seconds=5)  # ours, before any
     theirs = datetime.now(UTC).replace(microsecond=0) + ahead
     date = {"Date": format_datetime(theirs, usegmt=True)}
@@ -558,6 +561,103 @@ async def test_question_for_the_time_that_fails_is_asked_again_after_a_minute(
     await api._transport.learn_time()
     assert me.call_count == 2
     assert api.asana_now().year >= 2026
+
+
+# Many tokens over the same connections.
+
+
+def answering_with_its_token(request: httpx.Request) -> httpx.Response:
+    """Return a webhook whose gid is the token of the call."""
+    assert "Cookie" not in request.headers
+    token = request.headers["Authorization"].removeprefix("Bearer ")
+    return httpx.Response(200, json={"data": {**WEBHOOK, "gid": token}})
+
+
+def over(transport: AsanaTransport) -> WebhooksApi:
+    """Return the calls over a transport that is there."""
+    api = WebhooksApi.__new__(WebhooksApi)
+    api._call_over(transport)
+    return api
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({"auth": ("user", "pass")}, id="auth"),
+        pytest.param({"headers": {"Authorization": "Bearer its-own"}}, id="header"),
+        pytest.param({"cookies": {"session": "its-own"}}, id="cookie"),
+    ],
+)
+async def test_each_call_goes_with_the_token_of_its_transport(own: dict[str, Any]) -> None:
+    mock = httpx.MockTransport(answering_with_its_token)
+    async with httpx.AsyncClient(transport=mock, **own) as http_client:
+        first = AsanaTransport("0", base_url=None, http_client=http_client)
+        others = [over(first.for_token(str(number))) for number in range(1, 20)]
+        calls = [
+            (str(n), api.get_webhook("1")) for _ in range(9) for n, api in enumerate(others, 1)
+        ]
+        random.shuffle(calls)
+        answers = await asyncio.gather(*(call for _, call in calls))
+    assert [answer.gid for answer in answers] == [token for token, _ in calls]
+
+
+async def test_token_that_adds_no_header_is_not_replaced_by_that_of_a_given_client() -> None:
+    seen: list[httpx.Headers] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers)
+        return httpx.Response(401)
+
+    mock = httpx.MockTransport(answer)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(transport=mock, headers=headers) as http_client:
+        transport = AsanaTransport(None, base_url=None, http_client=http_client)
+        with pytest.raises(AuthenticationError):
+            await over(transport.for_token(httpx.Auth())).get_webhook("1")
+    assert "Authorization" not in seen[0]
+
+
+@pytest.mark.parametrize("token", [None, "", "Bearer 1"])
+def test_transport_for_no_token_is_refused(monkeypatch: pytest.MonkeyPatch, token: Any) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLES[0], "of-the-environment")
+    transport = AsanaTransport(TOKEN, base_url=None, http_client=None)
+    with pytest.raises(ValueError, match="token is no access token"):
+        transport.for_token(token)
+
+
+async def test_tokens_share_the_connections_and_the_clock_of_the_first() -> None:
+    ports = set[int]()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        ports.add(request.transport.get_extra_info("peername")[1])
+        return web.json_response(ONE, headers={"Date": "Wed, 01 Jan 2020 00:00:00 GMT"})
+
+    async with asana_at(answer) as api:
+        first = api._transport
+        one, other = over(first.for_token("one")), over(first.for_token("other"))
+        await one.get_webhook("1")
+        await other.get_webhook("1")
+        await one.aclose()
+        with pytest.raises(RuntimeError, match="was closed"):
+            await one.get_webhook("1")
+        await other.get_webhook("1")
+        assert len(ports) == 1
+        assert other.asana_now().year == api.asana_now().year == 2020
+        await api.aclose()
+        with pytest.raises(RuntimeError, match="was closed"):
+            await other.get_webhook("1")
+
+
+async def test_client_without_a_token_of_its_own_makes_no_call(asana: respx.MockRouter) -> None:
+    asana.get("/webhooks/1").respond(json=ONE)
+    async with WebhooksApi(NoToken()) as api:
+        await api._transport.learn_time()
+        with pytest.raises(RuntimeError, match="call by one of its accounts"):
+            await api.get_webhook("1")
+        assert (await over(api._transport.for_token(TOKEN)).get_webhook("1")).gid == WEBHOOK["gid"]
+    assert asana.calls.call_count == 1
 
 
 # Whose client it is, and its end.
@@ -771,8 +871,8 @@ async def test_certificates_are_judged_as_httpx_does(
     names: list[str] = []
     context = Noting(ssl.PROTOCOL_TLS_CLIENT)
     monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: context)
-    read_now = _asana_transport._trusting.__wrapped__
-    monkeypatch.setattr(_asana_transport, "_trusting", read_now)
+    read_now = _asana_connections._trusting.__wrapped__
+    monkeypatch.setattr(_asana_connections, "_trusting", read_now)
     async with (
         bytes_at(hang_up, "https") as base_url,
         WebhooksApi(TOKEN, base_url=base_url) as api,
@@ -816,7 +916,7 @@ async def test_answer_that_is_cut_off_gives_its_connection_back(
         while True:
             await response.write(b" " * 65536)
 
-    monkeypatch.setattr(_asana_transport, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(_asana_connections, "MAX_CONNECTIONS", 1)
     monkeypatch.setattr(_asana_transport, "MAX_ANSWER", 65536)
     async with asana_at(answer) as api:
         with pytest.raises(DecodeError, match="too large") as caught:

@@ -25,7 +25,7 @@ from asana_webhooks import (
     WebhooksClient,
     sign,
 )
-from asana_webhooks import _asana_transport as transport_module
+from asana_webhooks import _asana_connections as connections_module
 from asana_webhooks import _endpoint as endpoint_module
 from asana_webhooks._background import background_task
 from asana_webhooks.simulator import AsanaSimulator
@@ -484,7 +484,7 @@ async def test_closing_that_is_cancelled_leaves_no_task_and_no_connection_open(
             await busy.client.aclose()
 
     assert ours()
-    connections = busy.client._transport._own
+    connections = busy.client._transport._connections._own
     assert connections is not None
     closing = asyncio.create_task(close())
     await anyio.wait_all_tasks_blocked()
@@ -557,8 +557,9 @@ async def test_age_of_events_is_judged_by_the_clock_of_asana(
         await asana.settled()
         assert abs(client.asana_now() - datetime.now(UTC)) < timedelta(minutes=1)
         a_day_and_more = timedelta(hours=27)
-        at, uptime = client._transport._clock or (datetime.now(UTC), 0.0)
-        client._transport._clock = at + a_day_and_more, uptime
+        clock = client._transport.clock
+        at, uptime = clock._noted or (datetime.now(UTC), 0.0)
+        clock._noted = at + a_day_and_more, uptime
         await asana.create_task("Fix the login", project=asana.project)
         (letter,) = await eventually(client.dead_letters)
         assert "late or replayed" in letter.reason
@@ -582,7 +583,7 @@ async def test_clock_that_is_ahead_costs_no_event_in_a_process_that_has_not_call
             return datetime.now(tz) + timedelta(hours=30)
 
     monkeypatch.setattr(endpoint_module, "datetime", Ahead)
-    monkeypatch.setattr(transport_module, "datetime", Ahead)
+    monkeypatch.setattr(connections_module, "datetime", Ahead)
     async with make_client(store=store) as client:
         seen: list[Event] = []
 

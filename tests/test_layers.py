@@ -17,6 +17,7 @@ LAYERS = (
     {"_addresses", "_background", "_clock", "_deadline", "_logging", "_options"}
     | {"_signals", "_vocabulary", "models", "signature"},
     {"_asana_responses"},
+    {"_asana_connections"},
     {
         "_asana_transport",
         "protocol",
@@ -74,7 +75,8 @@ MAY_DO_IO = {
     "_asana_responses",  # a part of api: knows the exceptions of httpx and aiohttp
     "api",
     "auth",
-    "_asana_transport",  # a part of api: makes its pool
+    "_asana_connections",  # a part of api: makes its pool
+    "_asana_transport",  # a part of api: sends its calls
     "_listener",  # a part of the receiver: its sockets
     "stores.postgres",
     "stores.redis",

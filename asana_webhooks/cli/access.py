@@ -71,7 +71,7 @@ def default_login_file(base_url: str) -> Path:
 
     Raises ValueError when the URL cannot be Asana's. Source: the XDG Base Directory Specification.
     """
-    from .._asana_transport import check_base_url
+    from .._asana_connections import check_base_url
 
     configured = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     home = configured if configured.is_absolute() else Path.home() / ".config"

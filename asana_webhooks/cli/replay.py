@@ -93,7 +93,7 @@ def command(*, files: tuple[str, ...], target: str, as_json: bool) -> None:
 
 
 def _check_target(target: str) -> None:
-    from .._asana_transport import check_base_url
+    from .._asana_connections import check_base_url
 
     try:
         check_base_url(target.partition("?")[0])
@@ -119,7 +119,7 @@ def _read(path: str) -> Iterator[Recorded]:
 async def _post_all(target: str, deliveries: Sequence[Recorded]) -> list[dict[str, Any]]:
     import httpx
 
-    from .._asana_transport import find_proxy
+    from .._asana_connections import find_proxy
 
     async with httpx.AsyncClient(
         proxy=find_proxy(target),

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 
 from ..._addresses import is_public
-from ..._asana_transport import find_proxy
+from ..._asana_connections import find_proxy
 from ..._endpoint import ALIVE
 from ..._establish import ROUTE_ID_LENGTH, check_public_url
 from ...protocol import UNKNOWN_ROUTE

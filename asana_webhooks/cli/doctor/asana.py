@@ -14,8 +14,9 @@ import click
 import httpx
 import msgspec
 
+from ..._asana_connections import check_base_url, find_proxy, make_client
 from ..._asana_responses import accept, unanswered
-from ..._asana_transport import check_base_url, find_auth, find_proxy, make_client
+from ..._asana_transport import find_auth
 from ...api import REFUSALS
 from ...errors import (
     ApiError,

@@ -10,7 +10,7 @@ import click
 import httpx
 
 from ..._addresses import is_public
-from ..._asana_transport import check_base_url, find_proxy
+from ..._asana_connections import check_base_url, find_proxy
 from ...models import Route
 from ...signature import sign
 from ...stores import Store

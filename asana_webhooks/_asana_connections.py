@@ -1,0 +1,245 @@
+"""The way to one Asana: its address, the proxy, the connections; and the time there."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import re
+import ssl
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import httpx
+import httpx_aiohttp
+
+from ._addresses import is_loopback
+from ._asana_responses import parse_date
+from ._version import __version__
+
+__all__ = [
+    "CALL_SECONDS",
+    "AsanaClock",
+    "Connections",
+    "check_base_url",
+    "find_base_url",
+    "find_proxy",
+    "make_client",
+]
+
+BASE_URL = "https://app.asana.com/api/1.0"
+BASE_URL_VARIABLE = "ASANA_BASE_URL"
+
+MAX_CONNECTIONS = 500
+"""So many calls at once: each token's budget is far below it, so that none waits for another's."""
+
+CALL_SECONDS = 30.0
+CONNECT_SECONDS = 10.0
+
+MAX_ANNOUNCED = 100
+"""So many changes of the API are announced; an endless supply is not kept."""
+
+logger = logging.getLogger(__name__)
+
+_CHANGES = re.compile(r",(?=\s*name=)")
+
+
+class AsanaClock:
+    """Tells the time by Asana's clock, as its last answer told it; before any, by ours.
+
+    From then on it goes by the uptime, so that no change of our wall clock moves it.
+    """
+
+    def __init__(self) -> None:
+        self._noted: tuple[datetime, float] | None = None  # Asana's time, and our uptime then
+        self.driven: Callable[[], float] = lambda: 0.0
+        """By how many seconds a test has driven this program's timers ahead of real time."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether an answer of Asana has told the time."""
+        return self._noted is not None
+
+    def now(self) -> datetime:
+        """Return the time, aware."""
+        if self._noted is None:
+            return datetime.now(UTC)
+        at, noted = self._noted
+        return at + timedelta(seconds=self._uptime() - noted)
+
+    def note(self, headers: httpx.Headers) -> None:
+        """Go by the headers of an answer, if they are Asana's and tell the time."""
+        # A hotel's page has the time of the hotel; Asana's answers are JSON.
+        at = parse_date(headers.get("Date"))
+        if at is not None and headers.get("Content-Type", "").startswith("application/json"):
+            self._noted = at, self._uptime()
+
+    def _uptime(self) -> float:
+        return _uptime() + self.driven()
+
+
+def _uptime() -> float:
+    if hasattr(time, "CLOCK_BOOTTIME"):  # on Linux
+        return time.clock_gettime(time.CLOCK_BOOTTIME)  # it goes on while the machine sleeps
+    return time.monotonic()
+
+
+class Connections:
+    """The connections to the Asana at ``base_url``, which several transports may share.
+
+    ``given`` is a client to be used in place of a pool of our own; it is never closed here. Raises
+    ValueError for a base URL or a proxy that cannot work, before any I/O.
+    """
+
+    def __init__(self, base_url: str | None, given: httpx.AsyncClient | None) -> None:
+        self.base_url = find_base_url(base_url)
+        self.host = urlsplit(self.base_url).netloc
+        self.clock = AsanaClock()
+        self._proxy = find_proxy(self.base_url) if given is None else None
+        self._given = given
+        self._own: httpx.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # which the connections belong to
+        self._closed = False
+        self._announced: set[str] = set()
+
+    async def aclose(self) -> None:
+        """Close the connections; a client that was given stays open. May be called twice."""
+        self._closed = True
+        own, self._own = self._own, None
+        if own is not None:
+            await own.aclose()
+
+    def reopen(self) -> None:
+        """Allow calls again after ``aclose``, in whichever event loop makes the first."""
+        self._closed = False
+
+    def check_not_closed(self) -> None:
+        """Raise RuntimeError after ``aclose``."""
+        if self._closed:
+            msg = "this client was closed; enter it again with `async with`"
+            raise RuntimeError(msg)
+
+    def client(self) -> httpx.AsyncClient:
+        """Return the client to send with. Raises RuntimeError in another event loop."""
+        self.check_not_closed()
+        if self._given is not None:
+            return self._given
+        loop = asyncio.get_running_loop()
+        if self._own is None:
+            self._own, self._loop = make_client(self._proxy), loop
+        elif self._loop is not loop:
+            msg = (
+                "this client is in use on another event loop: close it there, or make one for each"
+            )
+            raise RuntimeError(msg)
+        return self._own
+
+    def announce(self, changes: str) -> None:
+        """Log the changes of the API of an ``Asana-Change``, each once.
+
+        Source: https://developers.asana.com/docs/deprecations
+        """
+        for change in _CHANGES.split(changes):
+            text = change.strip()[:200]
+            if text and text not in self._announced and len(self._announced) < MAX_ANNOUNCED:
+                self._announced.add(text)
+                logger.warning("Asana announces a change of its API: %r", text)
+
+
+def find_base_url(base_url: str | None) -> str:
+    """Return this URL, None: that of the environment, else Asana's; raises ValueError if wrong."""
+    if base_url is not None:
+        return check_base_url(base_url)
+    told = os.environ.get(BASE_URL_VARIABLE)
+    return check_base_url(told, name=BASE_URL_VARIABLE) if told else BASE_URL
+
+
+def check_base_url(base_url: str, *, name: str = "base_url") -> str:
+    """Return the URL without a slash at its end; raises ValueError when it cannot be Asana's."""
+    try:
+        url = httpx.URL(base_url)
+    except (httpx.InvalidURL, UnicodeEncodeError):  # the latter for what no URL can hold
+        url = httpx.URL()
+    is_place = url.host and (url.port is None or 0 < url.port < 65_536)
+    if url.scheme in ("http", "https") and is_place and not (url.userinfo or url.query):
+        return str(url.copy_with(fragment=None)).rstrip("/")
+    msg = f"{name} must be http:// or https:// with a host, without user, password or query"
+    raise ValueError(msg)
+
+
+def find_proxy(base_url: str) -> str | None:
+    """Return the proxy that the environment names for this URL, None without one.
+
+    This machine is never asked through a proxy.
+    """
+    # aiohttp's trust_env would do, but reads ~/.netrc too, and fails if it names Asana's host.
+    url = urlsplit(base_url)
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or is_loopback(url.hostname or "") or proxy_bypass(url.netloc):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urlsplit(proxy).scheme in ("http", "https"):
+        return proxy
+    msg = f"the proxy for {url.scheme} in the environment is not http://: pass http_client= for it"
+    raise ValueError(msg)
+
+
+class _NoCookies(httpx.Cookies):
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Keep none; to look for them is a tenth of a call."""
+
+
+class _Client(httpx.AsyncClient):
+    """Sends what it is given and the headers below; it has no cookies and no other defaults."""
+
+    cookies = _NoCookies()  # type: ignore[override] # nobody sets others
+
+    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
+        """Return the request; ``headers``, ``content`` and ``timeout`` are understood."""
+        timeout: httpx.Timeout = options.get("timeout", self.timeout)
+        return httpx.Request(
+            method,
+            url,
+            headers=[*_HEADERS, *options["headers"].items()],
+            content=options.get("content"),
+            extensions={"timeout": timeout.as_dict()},
+        )
+
+
+_HEADERS = (
+    ("User-Agent", f"asana-webhooks/{__version__}"),
+    ("Accept-Encoding", "gzip"),  # what httpx offers besides may unpack one chunk to any size
+)
+
+
+def make_client(proxy: str | None) -> httpx.AsyncClient:
+    """Return a client over aiohttp that keeps no cookies and follows no redirects."""
+    context = _trusting(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+    def open_session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=context),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=proxy,
+        )
+
+    return _Client(
+        transport=httpx_aiohttp.AiohttpTransport(verify=context, client=open_session),
+        timeout=httpx.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS),
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _trusting(*_variables: str | None) -> ssl.SSLContext:
+    """Return a context that trusts what the environment's variables, or certifi, say.
+
+    Reading the certificates blocks for 20 ms: once a process, and not for each client and account.
+    """
+    return httpx.create_ssl_context()
