@@ -67,6 +67,24 @@ def test_what_it_holds_and_how_to_use_it_is_told() -> None:
     assert "Faults: duplicate, slow-201\n" in err
 
 
+def test_user_with_a_token_is_another_than_the_others() -> None:
+    with simulated("--user", "Kim Example=kims-token") as asana:
+        names = []
+        for token in ("kims-token", "any"):
+            headers = {"Authorization": f"Bearer {token}"}
+            with httpx.Client(base_url=asana.base_url, headers=headers, trust_env=False) as api:
+                names.append(api.get("/users/me").json()["data"]["name"])
+    assert names == ["Kim Example", "Robin Example"]
+
+
+@pytest.mark.parametrize("users", [["Kim"], ["=token"], ["Kim="], ["Kim=same", "Lee=same"]])
+def test_user_without_a_token_of_its_own_is_refused(users: list[str]) -> None:
+    arguments = [word for user in users for word in ("--user", user)]
+    result = CliRunner().invoke(cli, ["simulate", *arguments])
+    assert result.exit_code == 2
+    assert "write NAME=TOKEN" in result.output
+
+
 def test_printed_line_for_the_shell_lets_time_pass() -> None:
     with simulated() as asana:
         with httpx.Client(trust_env=False) as http:

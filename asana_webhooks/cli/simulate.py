@@ -86,6 +86,13 @@ def _limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[...
     help="Deliver to this host too; without it to this machine only. May be repeated.",
 )
 @click.option(
+    "--user",
+    "users",
+    multiple=True,
+    metavar="NAME=TOKEN",
+    help="Add a user, whose calls are those with this token. May be repeated.",
+)
+@click.option(
     "--fault",
     "names",
     multiple=True,
@@ -125,20 +132,34 @@ def _limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[...
     callback=_list_faults,
     help="Tell which faults there are, and end.",
 )
-def command(*, names: tuple[str, ...], quiet: bool, **options: Any) -> None:
+def command(*, names: tuple[str, ...], users: tuple[str, ...], quiet: bool, **options: Any) -> None:
     """Run a local Asana, until told to stop.
 
     The first line on standard output is its base URL. Everything else is told on standard error:
     what it holds, then each call, handshake and delivery, with its own time in UTC.
 
-    Any token will do. Ctrl-C or SIGTERM ends it; everything lives in memory.
+    Any token will do; those of no --user stand for Robin Example. Ctrl-C or SIGTERM ends it;
+    everything lives in memory.
     """
     import asyncio
 
-    asyncio.run(_run(names, quiet=quiet, **options))
+    asyncio.run(_run(names, _tokens(users), quiet=quiet, **options))
 
 
-async def _run(names: tuple[str, ...], *, quiet: bool, **options: Any) -> None:
+def _tokens(users: tuple[str, ...]) -> dict[str, str]:
+    tokens: dict[str, str] = {}
+    for user in users:
+        name, _, token = user.partition("=")
+        if not (name and token) or token in tokens:
+            msg = "write NAME=TOKEN, and another token for each user"
+            raise click.BadParameter(msg, param_hint="--user")
+        tokens[token] = name
+    return tokens
+
+
+async def _run(
+    names: tuple[str, ...], tokens: dict[str, str], *, quiet: bool, **options: Any
+) -> None:
     from .._signals import stopping
     from ..simulator import AsanaSimulator
 
@@ -148,6 +169,8 @@ async def _run(names: tuple[str, ...], *, quiet: bool, **options: Any) -> None:
     asana = AsanaSimulator(watch=None if quiet else tell, **options)
     for name in names:
         asana.faults.add(name)
+    for token, user in tokens.items():
+        await asana.add_user(user, token=token)
     with stopping() as told:
         async with asana:
             click.echo(asana.base_url)  # which flushes

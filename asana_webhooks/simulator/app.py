@@ -62,7 +62,7 @@ def application(
     )
     outage = be_away(faults, but=CONTROL)
     app = web.Application(middlewares=[outage, observe_calls(watch), check_host(host_names)])
-    app.add_routes(OAuthCalls(state, tokens).routes())
+    app.add_routes(OAuthCalls(tokens).routes())
     app.add_subapp(API, api)
     app.add_subapp(CONTROL, control(asana))
     return app

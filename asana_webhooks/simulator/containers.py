@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from .crud import thing_of
-from .input import input_fields, link, required_text, user_of, writable
+from .input import input_fields, link, required_text, user_of, users_of, writable
 from .objects import AsanaObject
 from .responses import Refused, answer, single
 from .state import State
@@ -34,6 +34,9 @@ class ContainerCalls:
             web.post("/projects", self.create_project),
             web.post("/{kind:workspaces|teams}/{gid}/projects", self.create_project),
             web.post("/projects/{gid}/sections", self.create_section),
+            web.post("/projects/{gid}/{action:addMembers|removeMembers}", self.change_members),
+            web.post("/portfolios", self.create_portfolio),
+            web.post("/portfolios/{gid}/{action:addItem|removeItem}", self.change_items),
             web.post("/tags", self.create_tag),
             web.post("/{kind:workspaces}/{gid}/tags", self.create_tag),
             web.post("/teams", self.create_team),
@@ -50,6 +53,38 @@ class ContainerCalls:
             team = place
         fields = writable(self._state, "project", given) | {"team": team}
         return single(request, self._actions.add_project(fields).record, status=201)
+
+    async def change_members(self, request: web.Request) -> web.Response:
+        """Add users to a project, or remove them, and show the project."""
+        project, given = thing_of(self._state, request, "project"), await input_fields(request)
+        users = users_of(self._state, given, "members")
+        if not users:
+            raise Refused(400, "members: Missing input")
+        adding = request.match_info["action"] == "addMembers"
+        act = self._actions.link if adding else self._actions.unlink
+        for user in users:
+            act(project, "members", user)
+        return single(request, project.record)
+
+    async def create_portfolio(self, request: web.Request) -> web.Response:
+        """Create a portfolio in the workspace."""
+        given = await input_fields(request)
+        if link(self._state, given, "workspace") is None:
+            raise Refused(400, "workspace: Missing input")
+        required_text(given, "name")
+        portfolio = self._actions.add_portfolio(writable(self._state, "portfolio", given))
+        return single(request, portfolio.record, status=201)
+
+    async def change_items(self, request: web.Request) -> web.Response:
+        """Put a project into a portfolio, or take it out."""
+        portfolio = thing_of(self._state, request, "portfolio")
+        item = link(self._state, await input_fields(request), "item", "project")
+        if item is None:
+            raise Refused(400, "item: Missing input")
+        adding = request.match_info["action"] == "addItem"
+        act = self._actions.put_into_portfolio if adding else self._actions.take_from_portfolio
+        act(portfolio, item)
+        return answer({"data": {}})
 
     async def create_section(self, request: web.Request) -> web.Response:
         """Create a section in a project."""
@@ -80,7 +115,7 @@ class ContainerCalls:
         name = required_text(given, "user")
         known = any(each.fields["email"] == name for each in self._state.all("user"))
         user = (
-            self._actions.add_user(name)
+            self._actions.add_user(name.partition("@")[0], name)
             if "@" in name and not known
             else user_of(self._state, "user", name)
         )

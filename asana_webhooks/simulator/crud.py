@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from .access import check_access, may_see, members
 from .input import Pages, flag, input_fields, moment, user_of, writable
 from .objects import AsanaObject
 from .responses import Refused, answer, choose, named_fields, single, unknown
@@ -53,12 +54,8 @@ def _tasks_with_tag(state: State, tag: AsanaObject) -> list[AsanaObject]:
     return [task for task in state.all("task") if tag in task.fields["tags"]]
 
 
-def _members(group: str) -> Callable[[State, AsanaObject], list[AsanaObject]]:
-    def chosen(state: State, thing: AsanaObject) -> list[AsanaObject]:
-        memberships = state.all(f"{group}_membership")
-        return [each.fields["user"] for each in memberships if each.owner is thing]
-
-    return chosen
+def _items(state: State, portfolio: AsanaObject) -> list[AsanaObject]:
+    return [each for each in state.all("project") if portfolio in each.holders]
 
 
 def _teams_of(state: State, user: AsanaObject) -> list[AsanaObject]:
@@ -67,6 +64,7 @@ def _teams_of(state: State, user: AsanaObject) -> list[AsanaObject]:
 
 
 BELOW: Mapping[tuple[str, str], Callable[[State, AsanaObject], list[AsanaObject]]] = {
+    ("portfolios", "items"): _items,
     ("projects", "tasks"): _tasks_in("project"),
     ("projects", "sections"): _linked("section", "project"),
     ("sections", "tasks"): _tasks_in("section"),
@@ -76,12 +74,12 @@ BELOW: Mapping[tuple[str, str], Callable[[State, AsanaObject], list[AsanaObject]
     ("tasks", "projects"): _listed("projects"),
     ("tasks", "tags"): _listed("tags"),
     ("teams", "projects"): _linked("project", "team"),
-    ("teams", "users"): _members("team"),
+    ("teams", "users"): members,
     ("users", "teams"): _teams_of,
     ("workspaces", "projects"): _linked("project", "workspace"),
     ("workspaces", "tags"): _linked("tag", "workspace"),
     ("workspaces", "teams"): _linked("team", "organization"),
-    ("workspaces", "users"): _members("workspace"),
+    ("workspaces", "users"): members,
 }
 """The lists of ``GET /{first}/{gid}/{second}``."""
 
@@ -125,9 +123,6 @@ def all_of(state: State, resource_type: str, query: Query) -> list[AsanaObject]:
         if query.get(name) and below:
             chosen: list[Any] = below(state, _known(state, query, name))
             found = [each for each in found if each in chosen]
-    if resource_type == "project" and "archived" in query:
-        archived = flag("archived", query["archived"])
-        found = [each for each in found if each.fields["archived"] is archived]
     return found
 
 
@@ -135,10 +130,11 @@ def _known(state: State, query: Query, name: str) -> AsanaObject:
     thing = state.find(query[name], name)
     if thing is None:
         raise unknown(name, query[name])
-    return thing
+    return check_access(state, name, thing)
 
 
 KINDS = {
+    "portfolios": "portfolio",
     "projects": "project",
     "sections": "section",
     "stories": "story",
@@ -149,7 +145,7 @@ KINDS = {
     "workspaces": "workspace",
 }
 EVERY = "{kind:" + "|".join(KINDS) + "}/{gid}"
-DELETABLE = "{kind:projects|sections|stories|tags|tasks}/{gid}"
+DELETABLE = "{kind:portfolios|projects|sections|stories|tags|tasks}/{gid}"
 
 
 class CrudCalls:
@@ -165,6 +161,7 @@ class CrudCalls:
         return [
             web.get("/workspaces/{gid}/tasks/search", self.search),
             web.get("/tasks", self.list_tasks),
+            web.get("/portfolios", self.list_portfolios),
             web.get("/{kind:projects|tags|users|workspaces}", self.list_all),
             web.get(f"/{EVERY}", self.show),
             web.put(f"/{EVERY}", self.change),
@@ -206,6 +203,16 @@ class CrudCalls:
         kind = KINDS[request.match_info["kind"]]
         return self._listed(request, all_of(self._state, kind, request.query))
 
+    async def list_portfolios(self, request: web.Request) -> web.Response:
+        """List the portfolios of a user, who must be the caller."""
+        for name in ("workspace", "owner"):
+            if not request.query.get(name):
+                raise Refused(400, f"{name}: Missing input")
+        _known(self._state, request.query, "workspace")
+        owner = user_of(self._state, "owner", request.query["owner"])
+        found = self._state.all("portfolio")
+        return self._listed(request, [each for each in found if each.fields["owner"] is owner])
+
     async def list(self, request: web.Request) -> web.Response:
         """List the objects of a kind that another object has."""
         below = BELOW[request.match_info["kind"], request.match_info["below"]]
@@ -216,16 +223,21 @@ class CrudCalls:
         raise Refused(402, "Payment Required")
 
     def _listed(self, request: web.Request, things: Sequence[AsanaObject]) -> web.Response:
-        names = named_fields(request)
+        names, state = named_fields(request), self._state
+        seen = [each for each in things if may_see(state, state.user, each)]
+        if (text := request.query.get("archived")) is not None:
+            archived = flag("archived", text)
+            seen = [each for each in seen if each.fields.get("archived", archived) is archived]
         return self._pages.answer(
-            request, things, lambda each: choose(each.record, names or list(each.compact))
+            request, seen, lambda each: choose(each.record, names or list(each.compact))
         )
 
 
 def thing_of(state: State, request: web.Request, resource_type: str | None = None) -> AsanaObject:
     """Return the object that a call's path names; users may be called ``me`` or by their address.
 
-    Raises Refused when there is none of this type, which the path says if it is not given.
+    Raises Refused when there is none of this type, which the path says if it is not given, and when
+    the caller may not see it.
     """
     gid = request.match_info["gid"]
     kind = resource_type or KINDS[request.match_info["kind"]]
@@ -234,4 +246,4 @@ def thing_of(state: State, request: web.Request, resource_type: str | None = Non
     thing = state.find(gid, kind)
     if thing is None:
         raise unknown(kind, gid)
-    return thing
+    return check_access(state, kind, thing)

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from .access import may_see
 from .filters import passes
 from .state import State, WebhookRecord
 
@@ -56,7 +57,10 @@ class EventLog:
         """The position in the stream that the next event will have."""
 
     def publish(self, *events: PublishedEvent) -> None:
-        """Tell of what happened in one act: each webhook gets what passes its filters."""
+        """Tell of what happened in one act: each webhook gets what passes its filters.
+
+        One whose user may see its resource no longer gets nothing.
+        """
         for happening in events:
             entry = _Entry(self.position, self._state.now(), happening)
             for kept in (self._entries, *(self._seen_by[gid] for gid in happening.seers)):
@@ -65,9 +69,15 @@ class EventLog:
         self._forget()
         for webhook in self._state.webhooks.values():
             seen = [event for event, seers in events if webhook.resource in seers]
+            if not (seen and self._has_access(webhook)):
+                continue
             passing = [event for event in seen if passes(event, webhook.filters)]
             if passing:
                 self._send(webhook, passing)
+
+    def _has_access(self, webhook: WebhookRecord) -> bool:
+        things = self._state.things
+        return may_see(self._state, things[webhook.user], things[webhook.resource])
 
     def since(self, resource: str, position: int, *, lag: timedelta = timedelta()) -> Stretch:
         """Return at most 100 of the events on a resource from a position on.

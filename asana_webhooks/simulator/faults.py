@@ -68,7 +68,8 @@ Those of a webhook and its deliveries, heartbeats included:
 
 =================  ==================================  ============================================
 not-found          calls about the webhook are         404 is among the statuses met; a webhook
-                   answered 404, though it exists      that Asana deleted looks like this
+                   answered 404, and lists lack it,    that Asana deleted looks like this
+                   though it exists
 dropped            a share of events is never          Asana delivers at most once, and says that
                    delivered, see ``drop_share``; the  a small number of events may be missed
                    stream has them

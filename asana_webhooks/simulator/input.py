@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
+from .access import PRIVACY, check_access
 from .objects import AsanaObject
 from .responses import Refused, answer, unknown
 from .state import State, timestamp
@@ -30,6 +31,7 @@ __all__ = [
     "moment",
     "required_text",
     "user_of",
+    "users_of",
     "writable",
 ]
 
@@ -89,6 +91,15 @@ def user_of(state: State, name: str, value: Any) -> AsanaObject:
     return found
 
 
+def users_of(state: State, given: Fields, name: str) -> list[AsanaObject]:
+    """Return the users that a field lists, each once, in a form with commas between them."""
+    values = given.get(name) or []
+    values = values.split(",") if isinstance(values, str) else values
+    if not isinstance(values, list):
+        raise Refused(400, f"{name}: Value is not an array")
+    return list(dict.fromkeys(user_of(state, name, value) for value in values))
+
+
 def flag(name: str, value: Any) -> bool:
     """Return a boolean, or one that a form or a query spells, in Python's clients as ``True``.
 
@@ -117,7 +128,7 @@ def _found(state: State, name: str, gid: Any, resource_type: str) -> AsanaObject
     thing = state.find(gid, resource_type) if isinstance(gid, str) else None
     if thing is None:
         raise unknown(name, str(gid))
-    return thing
+    return check_access(state, name, thing)
 
 
 def _text(state: State, name: str, value: Any) -> str:
@@ -157,6 +168,12 @@ def _subtype(state: State, name: str, value: Any) -> str:
     return str(value)
 
 
+def _privacy(state: State, name: str, value: Any) -> str:
+    if _text(state, name, value) not in PRIVACY:
+        raise Refused(400, f"{name}: Value is none of {', '.join(PRIVACY)}")
+    return str(value)
+
+
 DATES: Mapping[str, Check] = {"due_on": _day, "start_on": _day}
 NOTED: Mapping[str, Check] = {"name": _text, "notes": _text}
 
@@ -169,7 +186,15 @@ WRITABLE: Mapping[str, Mapping[str, Check]] = {
         "resource_subtype": _subtype,
         **DATES,
     },
-    "project": {**NOTED, "archived": _flag, "color": _text_or_null, "owner": _user, **DATES},
+    "portfolio": {"name": _text, "color": _text_or_null, "public": _flag, **DATES},
+    "project": {
+        **NOTED,
+        "archived": _flag,
+        "color": _text_or_null,
+        "owner": _user,
+        "privacy_setting": _privacy,
+        **DATES,
+    },
     "section": {"name": _text},
     "tag": {**NOTED, "color": _text_or_null},
     "story": {"text": _text, "is_pinned": _flag},

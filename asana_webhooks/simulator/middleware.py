@@ -21,13 +21,13 @@ from aiohttp.typedefs import Handler
 from aiohttp.typedefs import Middleware as AiohttpMiddleware
 from yarl import URL
 
+from .caller import CALLER
 from .faults import Fault, Faults
 from .oauth import Tokens, required_scope
 from .responses import Refused
+from .state import State
 
-__all__ = ["Limits", "Middleware", "announcement", "app_of", "be_away", "check_host"]
-
-APP = web.RequestKey("app", str)
+__all__ = ["Limits", "Middleware", "announcement", "be_away", "check_host"]
 
 NOT_ITS_NAME = (
     "The local Asana is called by an address or as localhost; start it with host_names to call it"
@@ -41,12 +41,12 @@ MOST_REFUSED = 10_000
 class Middleware:
     """Lets calls in, and turns refusals into answers; ``retry_after`` is in seconds.
 
-    ``changes`` are the announced changes of the API by name. ``now`` tells the time of answers.
+    ``changes`` are the announced changes of the API by name. ``state`` tells the time of answers.
     """
 
     def __init__(
         self,
-        now: Callable[[], datetime],
+        state: State,
         faults: Faults,
         tokens: Tokens,
         limits: Limits,
@@ -54,7 +54,7 @@ class Middleware:
         *,
         retry_after: int,
     ) -> None:
-        self._now = now
+        self._state = state
         self._faults = faults
         self._tokens = tokens
         self._limits = limits
@@ -82,7 +82,7 @@ class Middleware:
             response.headers["X-Asana-Api-Version"] = "1.1"
         if value := announcement(self._changes, request.headers):
             response.headers["Asana-Change"] = value
-        response.headers["Date"] = format_datetime(self._now(), usegmt=True)
+        response.headers["Date"] = format_datetime(self._state.now(), usegmt=True)
         return response
 
     async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -90,9 +90,9 @@ class Middleware:
             raise request.match_info.http_exception  # Asana looks for the route first
         token = token_of(request)
         self._tokens.check(token, required_scope(request.method, request.path))
-        request[APP] = self._tokens.app(token)
+        caller = request[CALLER] = self._tokens.caller(token)
         await self._limit_rate(request, token)
-        with self._limits.admitted(token, request.method):
+        with self._limits.admitted(token, request.method), self._state.acting_as(caller.user):
             return await handler(request)
 
     async def _limit_rate(self, request: web.Request, token: str) -> None:
@@ -116,11 +116,6 @@ def token_of(request: web.Request) -> str:
     if scheme.lower() != "bearer" or not token.strip():
         raise Refused(401, "Not Authorized")
     return token.strip()
-
-
-def app_of(request: web.Request) -> str:
-    """Return what stands for the app that makes a call; it sees only webhooks of its own."""
-    return request[APP]
 
 
 WINDOW = timedelta(minutes=1)

@@ -5,7 +5,7 @@ such as those on sections and events, need none here.
 
 Tokens that were not issued here are personal access tokens, and each is good for everything.
 
-Users answer at once: they are sent back with a code, or with ``access_denied``. Errors of the
+The user answers at once, and is sent back with a code, or with ``access_denied``. Errors of the
 token endpoint are those of RFC 6749; Asana documents no wordings, so the descriptions are ours.
 
 Sources: https://developers.asana.com/docs/oauth, https://developers.asana.com/docs/oauth-scopes,
@@ -18,7 +18,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ import msgspec
 from aiohttp import web
 from yarl import URL
 
+from .caller import Caller
+from .objects import AsanaObject
 from .responses import Refused
 from .state import State
 
@@ -83,11 +85,13 @@ class Issued(NamedTuple):
 
     access_token: str
     refresh_token: str | None
+    user: AsanaObject
 
 
 @dataclass(slots=True, eq=False)
 class _Grant:
     client: str
+    user: AsanaObject
     scopes: frozenset[str]
     revoked: bool = False
 
@@ -100,16 +104,17 @@ class _Code(NamedTuple):
 
 
 class Tokens:
-    """Issues tokens and judges them; ``now`` tells when they end.
+    """Issues tokens and judges them; ``state`` tells the time, and which tokens are a user's own.
 
     ``clients`` maps the ids of the apps to their secrets; None takes any id with any secret.
-    ``consents`` is whether users agree, ``rotates`` whether each refresh gives a new refresh token
-    and ends the old one. All three may be changed at any time.
+    ``user`` is the gid of the user who is asked for consent, ``consents`` whether that one agrees,
+    ``rotates`` whether each refresh gives a new refresh token and ends the old one. All four may be
+    changed at any time.
     """
 
     def __init__(
         self,
-        now: Callable[[], datetime],
+        state: State,
         *,
         clients: Mapping[str, str] | None,
         consents: bool,
@@ -118,22 +123,31 @@ class Tokens:
         self.clients = clients
         self.consents = consents
         self.rotates = rotates
-        self._now = now
+        self.user = state.first_user.gid
+        self._state = state
+        self._now = state.now
         self._codes: dict[str, _Code] = {}
         self._refresh: dict[str, _Grant] = {}
         self._access: dict[str, tuple[_Grant, datetime]] = {}
 
-    def app(self, token: str) -> str:
-        """Return what stands for the app that a token belongs to: all of one client are one."""
-        issued = self._access.get(token)
-        return f"client {issued[0].client}" if issued else token
+    def caller(self, token: str) -> Caller:
+        """Return who calls with a token: an app in the name of a user.
+
+        All tokens of one client and user are one app; each personal token is one of its own.
+        """
+        if token not in self._access:
+            return Caller(token, token, self._state.user_of_token(token))
+        grant = self._access[token][0]
+        return Caller(token, f"client {grant.client} of {grant.user.gid}", grant.user)
 
     def check(self, token: str, scope: str | None) -> None:
         """Return when a call with this token may go on, for which this scope is needed.
 
-        Raises Refused: 401 when the token has ended, 403 when the scope was not granted. How Asana
-        words the 403 is not documented.
+        Raises Refused: 401 when the token or its user is gone, 403 when the scope was not granted.
+        How Asana words the 403 is not documented.
         """
+        if self.caller(token).user.deleted:
+            raise Refused(401, "Not Authorized")
         if token not in self._access:
             return
         grant, ends_at = self._access[token]
@@ -152,8 +166,10 @@ class Tokens:
     def authorize(self, client: str, redirect: str, scope: str, challenge: str | None) -> str:
         """Return the code that a user who consents is sent back with.
 
-        Raises OAuthError when the user refuses, or a scope is unknown.
+        Raises OAuthError when the user refuses, or a scope is unknown; ValueError when ``user`` is
+        no user's gid.
         """
+        user = self._state.thing(self.user, "user")
         scopes = frozenset(scope.split())
         if not scopes <= KNOWN:
             raise OAuthError("invalid_scope", f"unknown: {' '.join(sorted(scopes - KNOWN))}")
@@ -162,7 +178,7 @@ class Tokens:
         code, now = secrets.token_urlsafe(24), self._now()
         ends_at = now + CODE_LASTS
         self._codes = {key: old for key, old in self._codes.items() if old.ends_at > now}
-        self._codes[code] = _Code(_Grant(client, scopes), redirect, challenge, ends_at)
+        self._codes[code] = _Code(_Grant(client, user, scopes), redirect, challenge, ends_at)
         return code
 
     def authenticate(self, client: str, secret: str) -> None:
@@ -187,7 +203,7 @@ class Tokens:
             raise OAuthError("invalid_grant", "The redirect_uri is not the one of the code")
         if held.challenge is not None and _challenge(verifier) != held.challenge:
             raise OAuthError("invalid_grant", "The code_verifier does not fit the code_challenge")
-        return Issued(self._issue_access(held.grant), self._issue_refresh(held.grant))
+        return self._issued(held.grant, self._issue_refresh(held.grant))
 
     def refresh(self, client: str, token: str) -> Issued:
         """Return a new access token for a refresh token; raises OAuthError when it is no good."""
@@ -195,9 +211,9 @@ class Tokens:
         if grant is None or grant.revoked or grant.client != client:
             raise OAuthError("invalid_grant", "The refresh_token is invalid or was revoked")
         if not self.rotates:
-            return Issued(self._issue_access(grant), None)
+            return self._issued(grant, None)
         del self._refresh[token]
-        return Issued(self._issue_access(grant), self._issue_refresh(grant))
+        return self._issued(grant, self._issue_refresh(grant))
 
     def revoke(self, client: str, token: str) -> None:
         """End a refresh token and all access tokens that came of it; unknown ones are ended.
@@ -209,6 +225,9 @@ class Tokens:
         grant = self._refresh.get(token)
         if grant is not None and grant.client == client:
             grant.revoked = True
+
+    def _issued(self, grant: _Grant, refresh_token: str | None) -> Issued:
+        return Issued(self._issue_access(grant), refresh_token, grant.user)
 
     def _issue_access(self, grant: _Grant) -> str:
         token, now = secrets.token_urlsafe(32), self._now()
@@ -230,10 +249,9 @@ def _challenge(verifier: str) -> str:
 
 
 class OAuthCalls:
-    """Answers the calls below ``/-/``; ``state`` names the user."""
+    """Answers the calls below ``/-/``."""
 
-    def __init__(self, state: State, tokens: Tokens) -> None:
-        self._state = state
+    def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
 
     def routes(self) -> list[web.RouteDef]:
@@ -277,7 +295,7 @@ class OAuthCalls:
             issued = self._issued(await _form(request))
         except OAuthError as error:
             return _answer(error.body, status=error.status)
-        return _answer(self._body(issued))
+        return _answer(_body(issued))
 
     def _issued(self, form: Mapping[str, str]) -> Issued:
         client, kind = form.get("client_id", ""), form.get("grant_type")
@@ -290,22 +308,6 @@ class OAuthCalls:
         _needed(form, "grant_type")
         raise OAuthError("unsupported_grant_type", "Use authorization_code or refresh_token")
 
-    def _body(self, issued: Issued) -> dict[str, Any]:
-        user = self._state.user
-        body = {
-            "access_token": issued.access_token,
-            "token_type": "bearer",
-            "expires_in": int(ACCESS_LASTS.total_seconds()),
-            "data": {
-                "id": int(user.gid),
-                "gid": user.gid,
-                "name": user.name,
-                "email": user.fields["email"],
-            },
-        }
-        renewed = {"refresh_token": issued.refresh_token} if issued.refresh_token else {}
-        return body | renewed
-
     async def revoke(self, request: web.Request) -> web.Response:
         """End a refresh token, and the access tokens that came of it."""
         try:
@@ -315,6 +317,23 @@ class OAuthCalls:
         except OAuthError as error:
             return _answer(error.body, status=error.status)
         return _answer({})
+
+
+def _body(issued: Issued) -> dict[str, Any]:
+    user = issued.user
+    body = {
+        "access_token": issued.access_token,
+        "token_type": "bearer",
+        "expires_in": int(ACCESS_LASTS.total_seconds()),
+        "data": {
+            "id": int(user.gid),
+            "gid": user.gid,
+            "name": user.name,
+            "email": user.fields["email"],
+        },
+    }
+    renewed = {"refresh_token": issued.refresh_token} if issued.refresh_token else {}
+    return body | renewed
 
 
 def _redirect(text: str) -> URL | None:

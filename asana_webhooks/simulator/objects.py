@@ -15,6 +15,7 @@ __all__ = [
     "AsanaObject",
     "living",
     "new_membership",
+    "new_portfolio",
     "new_project",
     "new_task",
     "new_user",
@@ -41,13 +42,14 @@ class AsanaObject:
 
     ``fields`` is the rest of its record; another object in it, also within a list or a membership,
     is a link. ``owner`` is what it is a part of and cannot outlive: a subtask's task, a story's
-    task, a section's project.
+    task, a section's project. ``holders`` are the portfolios that it is in.
     """
 
     gid: str
     resource_type: str
     resource_subtype: str | None = None
     owner: AsanaObject | None = None
+    holders: list[AsanaObject] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
     deleted: bool = False
 
@@ -108,6 +110,7 @@ def _upwards(thing: AsanaObject) -> Iterator[AsanaObject]:
     yield thing
     above = [thing.owner, *map(thing.fields.get, ("team", "workspace", "organization"))]
     above += [each["project"] for each in thing.fields.get("memberships", ())]
+    above += thing.holders
     for each in above:
         if each is not None:
             yield from _upwards(each)
@@ -149,13 +152,32 @@ def new_project(gid: str, workspace: AsanaObject, at: str, fields: dict[str, Any
         "color": None,
         "created_at": at,
         "due_on": None,
+        "members": [],
         "modified_at": at,
         "owner": None,
+        "privacy_setting": "public_to_workspace",
         "start_on": None,
         "team": None,
         "workspace": workspace,
     }
     return AsanaObject(gid=gid, resource_type="project", fields=usual | fields)
+
+
+def new_portfolio(gid: str, workspace: AsanaObject, at: str, fields: dict[str, Any]) -> AsanaObject:
+    """Return a portfolio with these fields, created at this time."""
+    usual: dict[str, Any] = {
+        "name": "",
+        "color": None,
+        "created_at": at,
+        "created_by": None,
+        "due_on": None,
+        "members": [],
+        "owner": None,
+        "public": False,
+        "start_on": None,
+        "workspace": workspace,
+    }
+    return AsanaObject(gid=gid, resource_type="portfolio", fields=usual | fields)
 
 
 def new_user(gid: str, name: str, workspace: AsanaObject, email: str | None = None) -> AsanaObject:

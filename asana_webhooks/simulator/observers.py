@@ -1,25 +1,37 @@
 """Observers: they are told of each call, handshake and delivery, and of events that are dropped.
 
-Nothing of it shows a token, a secret or a target.
+No ``repr`` of it shows a token, a secret or a target.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from .caller import CALLER
+
 __all__ = ["Attempt", "Call", "Dropped", "Handshake", "Traffic", "Watch", "observe_calls"]
 
 
-class Call(NamedTuple):
-    """One call that was answered; ``path`` is percent-encoded as it came, without its query."""
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that was answered; ``path`` and ``query`` are percent-encoded as they came.
+
+    ``token`` is the caller's and ``user`` the gid of the user whom it stands for; both are empty
+    when the call was refused before anybody asked for them. Calls are equal when their method,
+    path and status are.
+    """
 
     method: str
     path: str
     status: int
+    query: str = field(default="", compare=False)
+    token: str = field(default="", repr=False, compare=False)
+    user: str = field(default="", compare=False)
 
 
 class Handshake(NamedTuple):
@@ -65,13 +77,18 @@ def observe_calls(watch: Watch) -> Middleware:
 
     @web.middleware
     async def tell(request: web.Request, handler: Handler) -> web.StreamResponse:
-        path = request.rel_url.raw_path
         try:
             response = await handler(request)
         except web.HTTPException as answer:
-            watch(Call(request.method, path, answer.status))
+            watch(_call(request, answer.status))
             raise
-        watch(Call(request.method, path, response.status))
+        watch(_call(request, response.status))
         return response
 
     return tell
+
+
+def _call(request: web.Request, status: int) -> Call:
+    url, caller = request.rel_url, request.get(CALLER)
+    token, user = (caller.token, caller.user.gid) if caller else ("", "")
+    return Call(request.method, url.raw_path, status, url.raw_query_string, token, user)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
 from itertools import chain
 from types import NoneType
@@ -26,7 +27,7 @@ from .losses import Losses
 from .middleware import Limits, Middleware
 from .oauth import Tokens
 from .objects import AsanaObject
-from .observers import Attempt, Dropped, Traffic, Watch
+from .observers import Attempt, Call, Dropped, Traffic, Watch
 from .state import State, WebhookRecord
 from .streams import EventCalls
 from .user_actions import UserActions
@@ -38,14 +39,16 @@ logger = logging.getLogger(__name__)
 
 CLOSING_TIMEOUT = 5.0
 LONGEST = 1_000_000_000  # seconds, some 31 years: much more would end the dates that Python knows
+MOST_CALLS = 10_000
 PATIENCE = 20.0  # seconds beyond a target's own that one step of the driven clock may take
 
 
 class AsanaSimulator:
     """A local Asana with one workspace, in it a project ``Bugs``; it serves inside ``async with``.
 
-    Any bearer token is accepted, each stands for an app of its own, and all act for one user; those
-    that its own OAuth calls gave out are good for their time and scopes.
+    Any bearer token is accepted, and each stands for an app of its own. Those of ``add_user`` act
+    for that user, all others for the first one; those that its own OAuth calls gave out act for the
+    user who was asked, ``oauth.user``, and are good for their time and scopes.
 
     It answers calls to addresses and to ``localhost``; ``host_names`` are more names that it may be
     called by. ``allow_local=False`` refuses local targets as Asana does; ``allow_hosts`` names the
@@ -64,8 +67,8 @@ class AsanaSimulator:
     is no limit. ``changes`` announces changes of the API in ``Asana-Change``: names, and where each
     is explained. ``oauth_clients`` maps ids of apps to their secrets, None takes any; ``consents``
     is whether users agree when they are asked, ``rotates`` whether refreshing gives a new refresh
-    token. ``changes`` can be altered at any time, and so can ``oauth.clients``, ``oauth.consents``
-    and ``oauth.rotates``.
+    token. ``changes`` can be altered at any time, and so can ``oauth.clients``, ``oauth.user``,
+    ``oauth.consents`` and ``oauth.rotates``.
 
     ``webhooks`` maps gids to the webhooks that exist, ``deliveries`` lists the last 10,000 signed
     posts in order, ``dropped`` the last 10,000 events that a fault lost. ``faults`` is the set of
@@ -126,6 +129,7 @@ class AsanaSimulator:
         self._state = State()
         self.faults: Faults = Faults()
         self._http = HttpSender(timeout=delivery_timeout)
+        self._calls: deque[Call] = deque(maxlen=MOST_CALLS)
         self._watch = watch or _nobody_watches
         self._sender = DeliverySender(self._http, self.faults, self._watch)
         self._deliveries = Deliveries(
@@ -156,7 +160,7 @@ class AsanaSimulator:
         self._actions = UserActions(self._state, self._log)
         self.changes: dict[str, str] = dict(changes or {})
         self.oauth: Tokens = Tokens(
-            self._state.now, clients=oauth_clients, consents=consents, rotates=rotates
+            self._state, clients=oauth_clients, consents=consents, rotates=rotates
         )
         limits = Limits(
             self._state.now,
@@ -166,7 +170,7 @@ class AsanaSimulator:
             retry_after=retry_after,
         )
         self._middleware = Middleware(
-            self._state.now,
+            self._state,
             self.faults,
             self.oauth,
             limits,
@@ -256,7 +260,7 @@ class AsanaSimulator:
             faults=self.faults,
             start=self._start,
             asana=self,
-            watch=self._watch,
+            watch=self._note,
             host_names=(self._host, *self._host_names),
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -279,26 +283,112 @@ class AsanaSimulator:
         for task in self._tasks:
             task.cancel()
 
-    async def create_task(self, name: str, *, project: str) -> str:
-        """Add a task to a project and so to its first section; return the task's gid."""
+    def _note(self, call: Traffic) -> None:
+        if isinstance(call, Call) and not call.path.startswith(f"{CONTROL}/"):
+            self._calls.append(call)
+        self._watch(call)
+
+    def calls(
+        self, method: str | None = None, path: str | None = None, *, token: str | None = None
+    ) -> list[Call]:
+        """Return the calls that were answered, in order: those of a method, path or token if given.
+
+        The last 10,000 are kept. A ``path`` is one below the API, such as ``/webhooks``.
+        """
+        return [
+            each
+            for each in self._calls
+            if method in (None, each.method)
+            and (path is None or each.path == f"{API}{path}")
+            and token in (None, each.token)
+        ]
+
+    async def add_user(
+        self, name: str, *, token: str | None = None, email: str | None = None
+    ) -> str:
+        """Add a user to the workspace; return the user's gid.
+
+        Calls with ``token`` are this user's. ``email`` is made from the name if None. Raises
+        ValueError when another user has the token or the address.
+        """
+        if token == "" or token in self._state.tokens:
+            msg = "the token of a user is a text that no other user has"
+            raise ValueError(msg)
+        if any(each.fields["email"] == email for each in self._state.all("user")):
+            msg = f"another user has the address {email}"
+            raise ValueError(msg)
+        user = self._actions.add_user(name, email)
+        if token is not None:
+            self._state.tokens[token] = user
+        return user.gid
+
+    async def remove_user(self, gid: str) -> None:
+        """Remove a user from everything: the user's webhooks are deleted and tokens refused."""
+        self._actions.remove_user(self._state.thing(gid, "user"))
+
+    async def create_project(
+        self,
+        name: str,
+        *,
+        team: str | None = None,
+        members: Collection[str] | None = None,
+        user: str | None = None,
+    ) -> str:
+        """Add a project to the workspace, and to a team if given; return its gid.
+
+        With ``members`` it is private: only these users and its creator see it, calls of others
+        are answered 403. ``user`` is who creates it, the first user if None.
+        """
+        fields: dict[str, Any] = {"name": name, "team": team and self._state.thing(team, "team")}
+        with self._acting(user) as creator:
+            if members is not None:
+                others = [self._state.thing(gid, "user") for gid in members]
+                fields["members"] = list(dict.fromkeys([creator, *others]))
+                fields["privacy_setting"] = "private"
+            return self._actions.add_project(fields).gid
+
+    async def create_portfolio(self, name: str, *, projects: Collection[str] = ()) -> str:
+        """Add a portfolio that holds these projects; return its gid."""
+        items = [self._state.thing(gid, "project") for gid in projects]
+        portfolio = self._actions.add_portfolio({"name": name})
+        for project in items:
+            self._actions.put_into_portfolio(portfolio, project)
+        return portfolio.gid
+
+    async def create_task(self, name: str, *, project: str, user: str | None = None) -> str:
+        """Add a task to a project and so to its first section; return the task's gid.
+
+        ``user`` is the gid of who does it, the first user if None; so it is below.
+        """
         place = self._state.thing(project, "project")
-        return self._actions.add_task({"name": name}, places={place: None}).gid
+        with self._acting(user):
+            return self._actions.add_task({"name": name}, places={place: None}).gid
 
-    async def complete_task(self, task: str) -> None:
+    async def complete_task(self, task: str, *, user: str | None = None) -> None:
         """Mark a task as completed: two of its fields change in the same instant."""
-        self._actions.change(self._state.thing(task, "task"), {"completed": True})
+        with self._acting(user):
+            self._actions.change(self._state.thing(task, "task"), {"completed": True})
 
-    async def add_comment(self, task: str, text: str) -> str:
+    async def add_comment(self, task: str, text: str, *, user: str | None = None) -> str:
         """Comment on a task; return the gid of the story, whose event names no user."""
-        return self._actions.add_story(self._state.thing(task, "task"), {"text": text}).gid
+        with self._acting(user):
+            return self._actions.add_story(self._state.thing(task, "task"), {"text": text}).gid
 
-    async def delete(self, gid: str) -> None:
+    async def delete(self, gid: str, *, user: str | None = None) -> None:
         """Delete a task, a story, a project or whatever has this gid."""
-        self._actions.delete(self._state.thing(gid))
+        with self._acting(user):
+            self._actions.delete(self._state.thing(gid))
 
-    async def undelete(self, gid: str) -> None:
+    async def undelete(self, gid: str, *, user: str | None = None) -> None:
         """Bring a deleted object back, which Asana lets users do but not its API."""
-        self._actions.undelete(self._known(gid))
+        with self._acting(user):
+            self._actions.undelete(self._known(gid))
+
+    @contextmanager
+    def _acting(self, gid: str | None) -> Iterator[AsanaObject]:
+        user = self._state.first_user if gid is None else self._state.thing(gid, "user")
+        with self._state.acting_as(user):
+            yield user
 
     async def emit(self, resource: str, *events: Mapping[str, Any]) -> None:
         """Send events, in Asana's JSON shape, to every webhook on exactly this resource.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, overload
@@ -23,10 +26,15 @@ Event = dict[str, Any]
 
 MILLISECOND = timedelta(milliseconds=1)
 
+ACTING: ContextVar[AsanaObject] = ContextVar("acting")
+"""The user who makes the call that is being answered."""
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class WebhookRecord:
-    """One webhook and how its deliveries go; ``resource`` is a gid, ``app`` the token that made it.
+    """One webhook and how its deliveries go; ``resource`` and ``user`` are gids.
+
+    ``app`` is what made it: a token, or an app in the name of a user.
 
     ``delivery_retry_count`` counts the retries since the last success, ``deleted`` is set when the
     webhook is gone. ``faults`` are those that are on for this webhook only.
@@ -39,6 +47,7 @@ class WebhookRecord:
     target: str = field(repr=False)
     secret: str = field(repr=False)
     app: str = field(repr=False)
+    user: str
     filters: list[Filter]
     created_at: datetime
     active: bool = True
@@ -56,6 +65,7 @@ class State:
     """The objects of one workspace, and the webhooks on them.
 
     ``things`` keeps deleted objects too: a webhook may still watch one, and it may come back.
+    ``tokens`` maps tokens to the users whom they stand for; any other one is the first user's.
     ``webhooks`` holds those that exist; a deleted one can still be found with ``webhook``, because
     a delivery of it may be under way. ``streams`` maps the app and the resource of each stream of
     events to when its last token ends.
@@ -69,8 +79,27 @@ class State:
         self._gids = itertools.count(1_200_000_000_000_001)
         self._last = datetime.min.replace(tzinfo=UTC)
         self.things = seed_objects()
-        self.workspace, self.user = self.things[WORKSPACE], self.things[USER]
+        self.tokens: dict[str, AsanaObject] = {}
+        self.workspace, self.first_user = self.things[WORKSPACE], self.things[USER]
         self.project = self.things[PROJECT]
+
+    @property
+    def user(self) -> AsanaObject:
+        """The user who acts: inside ``acting_as`` that one, else the first."""
+        return ACTING.get(self.first_user)
+
+    @contextlib.contextmanager
+    def acting_as(self, user: AsanaObject) -> Iterator[None]:
+        """Make this user the one who acts inside ``with``, and in tasks that are started there."""
+        before = ACTING.set(user)
+        try:
+            yield
+        finally:
+            ACTING.reset(before)
+
+    def user_of_token(self, token: str) -> AsanaObject:
+        """Return the user whom a token stands for, who may be deleted."""
+        return self.tokens.get(token, self.first_user)
 
     def now(self) -> datetime:
         """Return the time in whole milliseconds; no two calls return the same."""

@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import web
 
+from .access import check_access
+from .caller import caller_of
 from .deliveries import Start
 from .events import EventLog
 from .faults import Fault, Faults
 from .filters import part
-from .middleware import app_of
 from .responses import Refused, answer, choose, named_fields, unknown
 from .state import State, timestamp
 from .subscriptions import check_room
@@ -90,17 +91,17 @@ class EventCalls:
         resource, sync = self._resource(request), request.query.get("sync", "")
         reader = self._reader(sync, resource)
         if reader is None:
-            token = self._first_token(app_of(request), resource)
+            token = self._first_token(caller_of(request).app, resource)
             return answer({"errors": [{"message": TOO_OLD}], "sync": token}, status=412)
         stretch = self._log.since(resource, reader.position, lag=self._lag)
         if Fault.SYNC_FORWARD_ONLY in self._faults:
             self._readers.pop(reader.before, None)
-        names = named_fields(request)
+        names, app = named_fields(request), caller_of(request).app
         events = [self._record(event) for event in stretch.events]
         return answer(
             {
                 "data": [choose(event, names or list(event)) for event in events],
-                "sync": self._token(app_of(request), resource, stretch.position, before=sync),
+                "sync": self._token(app, resource, stretch.position, before=sync),
                 "has_more": stretch.more,
             }
         )
@@ -114,7 +115,7 @@ class EventCalls:
             raise unknown("resource", gid)
         if thing.resource_type not in WATCHED:
             raise Refused(400, f"resource: There is no stream of events of a {thing.resource_type}")
-        return gid
+        return check_access(self._state, "resource", thing).gid
 
     def _reader(self, sync: str, resource: str) -> _Reader | None:
         """Return who reads on with a token, None when it is not good for this resource now."""

@@ -10,8 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
+from .access import check_access
 from .crud import thing_of
-from .input import input_fields, link, links, required_text, user_of, writable
+from .input import input_fields, link, links, required_text, users_of, writable
 from .objects import AsanaObject
 from .responses import Refused, answer, single, unknown
 from .state import State
@@ -57,7 +58,7 @@ class TaskCalls:
     def _create(
         self, request: web.Request, given: Mapping[str, Any], parent: AsanaObject | None
     ) -> web.Response:
-        followers = list(dict.fromkeys(self._followers(given)))
+        followers = users_of(self._state, given, "followers")
         task = self._actions.add_task(
             writable(self._state, "task", given) | {"followers": followers},
             places=self._places(given),
@@ -116,7 +117,7 @@ class TaskCalls:
     async def follow(self, request: web.Request) -> web.Response:
         """Add followers to a task, or remove them, and show the task."""
         task, given = self._task(request), await input_fields(request)
-        followers = self._followers(given)
+        followers = users_of(self._state, given, "followers")
         if not followers:
             raise Refused(400, "followers: Missing input")
         adding = request.match_info["action"] == "addFollowers"
@@ -124,13 +125,6 @@ class TaskCalls:
         for user in followers:
             act(task, "followers", user)
         return single(request, task.record)
-
-    def _followers(self, given: Mapping[str, Any]) -> list[AsanaObject]:
-        names = given.get("followers") or []
-        names = names.split(",") if isinstance(names, str) else names
-        if not isinstance(names, list):
-            raise Refused(400, "followers: Value is not an array")
-        return [user_of(self._state, "followers", name) for name in names]
 
     def _task(self, request: web.Request) -> AsanaObject:
         return thing_of(self._state, request, "task")
@@ -153,4 +147,4 @@ class TaskCalls:
         thing = self._state.find(gid, name)
         if thing is None:
             raise unknown(name, gid)
-        return thing
+        return check_access(self._state, name, thing)

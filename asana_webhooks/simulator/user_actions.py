@@ -11,8 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .access import is_member
 from .events import EventLog, PublishedEvent
-from .objects import AsanaObject, new_membership, new_project, new_task, new_user, seers
+from .objects import (
+    AsanaObject,
+    new_membership,
+    new_portfolio,
+    new_project,
+    new_task,
+    new_user,
+    seers,
+)
 from .state import State, timestamp
 
 __all__ = ["UserActions"]
@@ -65,8 +74,9 @@ class UserActions:
         return story
 
     def add_project(self, fields: Mapping[str, Any]) -> AsanaObject:
-        """Return a new project, with a section that has no title yet."""
+        """Return a new project, with a section that has no title yet; its user is a member."""
         workspace = self._state.workspace
+        fields = {"members": [self._state.user], **fields}
         project = new_project(self._state.new_gid(), workspace, self._now(), dict(fields))
         self._state.add(project)
         self._new_section(project, {"name": "Untitled section"})
@@ -93,31 +103,64 @@ class UserActions:
         self.join(team, self._state.user)
         return team
 
-    def add_user(self, email: str) -> AsanaObject:
-        """Return a new user of the workspace who has this address."""
-        name, workspace = email.partition("@")[0], self._state.workspace
-        user = self._state.add(new_user(self._state.new_gid(), name, workspace, email))
+    def add_user(self, name: str, email: str | None = None) -> AsanaObject:
+        """Return a new user of the workspace; the address is made from the name if None."""
+        gid, workspace = self._state.new_gid(), self._state.workspace
+        first_name = name.partition(" ")[0].lower()
+        known = {each.fields["email"] for each in self._state.all("user")}
+        if email is None and f"{first_name}@example.com" in known:
+            email = f"{first_name}.{gid}@example.com"
+        user = self._state.add(new_user(gid, name, workspace, email))
         self.join(workspace, user)
         return user
 
     def join(self, group: AsanaObject, user: AsanaObject) -> None:
         """Make a user a member of a team or a workspace."""
-        if user in self.members(group):
+        if is_member(self._state, group, user):
             return
         membership = self._state.add(new_membership(self._state.new_gid(), group, user))
         self._log.publish(self._event("added", membership, parent=group))
 
     def leave(self, group: AsanaObject, user: AsanaObject) -> None:
-        """End a user's membership of a team or a workspace, if there is one."""
+        """End a user's membership of a team or a workspace, if there is one.
+
+        Asana is said to delete the webhooks of a user who leaves the workspace.
+        """
         for each in self._state.all(f"{group.resource_type}_membership"):
             if each.owner is group and each.fields["user"] is user:
                 each.deleted = True
                 self._log.publish(self._event("removed", each, parent=group))
+        if group.resource_type == "workspace":
+            for webhook in [*self._state.webhooks.values()]:
+                if webhook.user == user.gid:
+                    self._state.delete(webhook)
 
-    def members(self, group: AsanaObject) -> list[AsanaObject]:
-        """Return the users who are members of a team or a workspace."""
-        memberships = self._state.all(f"{group.resource_type}_membership")
-        return [each.fields["user"] for each in memberships if each.owner is group]
+    def remove_user(self, user: AsanaObject) -> None:
+        """Have a user leave everything and be no more; the tokens end with it."""
+        for kind in ("team", "workspace"):
+            for each in self._state.all(f"{kind}_membership"):
+                if each.fields["user"] is user:
+                    self.leave(each.fields[kind], user)
+        user.deleted = True
+
+    def add_portfolio(self, fields: Mapping[str, Any]) -> AsanaObject:
+        """Return a new portfolio that has no projects yet, and that its user owns."""
+        state = self._state
+        usual = {"created_by": state.user, "owner": state.user, "members": [state.user]}
+        at, fields = self._now(), usual | dict(fields)
+        return state.add(new_portfolio(state.new_gid(), state.workspace, at, fields))
+
+    def put_into_portfolio(self, portfolio: AsanaObject, project: AsanaObject) -> None:
+        """Have a project in a portfolio."""
+        if portfolio not in project.holders:
+            project.holders.append(portfolio)
+            self._log.publish(self._event("added", project, parent=portfolio))
+
+    def take_from_portfolio(self, portfolio: AsanaObject, project: AsanaObject) -> None:
+        """Have a project in a portfolio no longer."""
+        if portfolio in project.holders:
+            project.holders.remove(portfolio)
+            self._log.publish(self._event("removed", project, parent=portfolio))
 
     def change(self, thing: AsanaObject, fields: Mapping[str, Any]) -> None:
         """Give an object these values; each field that differs is an event, all of one instant."""

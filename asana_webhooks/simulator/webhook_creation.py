@@ -20,6 +20,8 @@ from typing import Any
 
 from yarl import URL
 
+from .access import check_access
+from .caller import Caller
 from .deliveries import Deliveries
 from .faults import Fault, Faults
 from .filters import checked_filters
@@ -141,13 +143,13 @@ class WebhookCreation:
         self._targets = targets
         self._watch = watch
 
-    async def create(self, app: str, fields: Mapping[str, Any]) -> WebhookRecord:
-        """Return the webhook that this app asks for, established.
+    async def create(self, caller: Caller, fields: Mapping[str, Any]) -> WebhookRecord:
+        """Return the webhook that is asked for, established.
 
         Raises Refused when the call is wrong, or its target does not complete the handshake.
         """
         self.started.set()
-        webhook = self._checked(app, fields)
+        webhook = self._checked(caller, fields)
         self._check_place(webhook)
         await self._shake_hands(webhook)
         self._check_place(webhook)  # another call may have been faster
@@ -160,7 +162,7 @@ class WebhookCreation:
             await self.release_201.wait()
         return webhook
 
-    def _checked(self, app: str, fields: Mapping[str, Any]) -> WebhookRecord:
+    def _checked(self, caller: Caller, fields: Mapping[str, Any]) -> WebhookRecord:
         resource = self._resource(_text(fields, "resource"))
         target = _text(fields, "target")
         self._targets.check(target)
@@ -171,7 +173,8 @@ class WebhookCreation:
             resource=resource.gid,
             target=target,
             secret=secrets.token_hex(32),
-            app=app,
+            app=caller.app,
+            user=caller.user.gid,
             filters=filters,
             created_at=self._state.clock.now(),
         )
@@ -187,7 +190,7 @@ class WebhookCreation:
         resource = self._state.find(gid)
         if resource is None:
             raise unknown("resource", gid)
-        return resource
+        return check_access(self._state, "resource", resource)
 
     async def _shake_hands(self, webhook: WebhookRecord) -> None:
         if Fault.NO_HANDSHAKE in self._faults:

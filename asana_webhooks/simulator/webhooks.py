@@ -12,11 +12,11 @@ from typing import Any
 
 from aiohttp import web
 
+from .caller import caller_of
 from .deliveries import Start
 from .faults import Fault, Faults
 from .filters import checked_filters
 from .input import Pages, input_fields
-from .middleware import app_of
 from .responses import Refused, answer, choose, named_fields, single, unknown
 from .state import State, WebhookRecord, timestamp
 from .webhook_creation import WebhookCreation
@@ -60,7 +60,7 @@ class WebhookCalls:
     async def _create(self, request: web.Request, fields: Mapping[str, Any]) -> web.Response:
         # A refusal must not leave the task as an exception: it would end all other tasks.
         try:
-            webhook = await self._creation.create(app_of(request), fields)
+            webhook = await self._creation.create(caller_of(request), fields)
         except Refused as refusal:
             return refusal.answer()
         logger.debug("webhook %s on %s is created", webhook.gid, webhook.resource)
@@ -83,7 +83,8 @@ class WebhookCalls:
         webhooks = [
             webhook
             for webhook in self._state.webhooks.values()
-            if webhook.app == app_of(request)
+            if webhook.app == caller_of(request).app
+            and not self._is_hidden(webhook)
             and request.query.get("resource") in (None, webhook.resource)
         ]
         return self._pages.answer(request, webhooks, lambda each: choose(self._record(each), names))
@@ -116,7 +117,7 @@ class WebhookCalls:
     def _webhook(self, request: web.Request) -> WebhookRecord:
         gid = request.match_info["gid"]
         webhook = self._state.webhooks.get(gid)
-        if webhook is None or webhook.app != app_of(request) or self._is_hidden(webhook):
+        if webhook is None or webhook.app != caller_of(request).app or self._is_hidden(webhook):
             raise unknown("webhook", gid)
         return webhook
 

@@ -504,6 +504,14 @@ watched = AsanaSimulator(watch=tell)
 async def try_without_an_account() -> None:
     async with AsanaSimulator(gather_for=60, retry_delay=0.1, drop_share=0.1) as asana:
         assert_type(asana, AsanaSimulator)
+        kim = assert_type(await asana.add_user("Kim", token="kims-token", email="k@x.org"), str)
+        project = await asana.create_project("One", team="12", members=[kim], user=kim)
+        assert_type(await asana.create_portfolio("All", projects=[project]), str)
+        await asana.complete_task(await asana.create_task("Fix it", project=project, user=kim))
+        await asana.remove_user(kim)
+        asana.oauth.user = kim
+        for call in assert_type(asana.calls("GET", "/users/me", token="kims-token"), list[Call]):
+            use(call.method, call.path, call.status, call.query, call.token, call.user)
         assert_type(asana.dropped, list[Dropped])
         asana.release_stream.set()
         assert_type(asana.base_url, str)
