@@ -15,14 +15,14 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import CoroutineType, TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ..._options import COUNT, PATH, check_options
 from ...errors import StoreError
 from ...models import Claim, Delivery
-from .. import MAX_WAITING, check_ids, check_limit
+from .. import MAX_WAITING, check_account, check_ids, check_limit
 from .._encryption import SecretCipher
 from ._tables import Tables
 from ._writer import Writer
@@ -117,6 +117,7 @@ class SqliteStore:
 
     own = _by_the_writer(Tables.own)
     disown = _by_the_writer(Tables.disown)
+    hold = _by_the_writer(Tables.hold)
 
     reserve = _by_the_writer(Tables.reserve)
     get_route = _by_the_writer(Tables.get_route)
@@ -144,6 +145,11 @@ class SqliteStore:
     drop_state = _by_the_writer(Tables.drop_state)
     peek = _by_the_writer(Tables.peek)
 
+    put_write = _by_the_writer(Tables.put_write)
+    list_writes = _by_the_writer(Tables.list_writes)
+    take_write = _by_the_writer(Tables.take_write)
+
+    _forget_account = _by_the_writer(Tables.forget_account)
     _replay = _by_the_writer(Tables.replay)
     _discard = _by_the_writer(Tables.discard)
 
@@ -160,17 +166,25 @@ class SqliteStore:
     async def listen(self, arrived: Callable[[], None]) -> None:
         """Return at once."""
 
-    async def claim(self, *, limit: int, lease: float) -> Claim | None:
+    async def claim(
+        self, *, limit: int, lease: float, skip_accounts: Collection[str] = ()
+    ) -> Claim | None:
         check_limit(limit)
         writer = self._opened()
         given: list[Claim] = []
         try:
-            return await writer.submit(Tables.claim, given, limit=limit, lease=lease)
+            return await writer.submit(
+                Tables.claim,
+                given,
+                limit=limit,
+                lease=lease,
+                skip_accounts=frozenset(skip_accounts),
+            )
         except asyncio.CancelledError:
             writer.submit(Tables.give_back, given).cancel()  # it runs, nobody waits for it
             raise
 
-    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+    async def claim_more(self, claim: Claim, *, limit: int) -> Claim | None:
         check_limit(limit)
         writer = self._opened()
         given: list[Delivery] = []
@@ -179,6 +193,10 @@ class SqliteStore:
         except asyncio.CancelledError:
             writer.submit(Tables.give_more_back, given, claim).cancel()  # as above
             raise
+
+    async def forget_account(self, account: str) -> bool:
+        check_account(account)
+        return await self._forget_account(account)
 
     async def replay(self, ids: Sequence[str]) -> int:
         check_ids(ids)

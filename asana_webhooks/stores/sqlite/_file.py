@@ -262,6 +262,7 @@ def _set_clock(connection: sqlite3.Connection, now: float) -> None:
         known_for = RETIRED_KNOWN_FOR.total_seconds()
         connection.execute(SQL["retire_again"], {"now": now, "known_for": known_for})
         connection.execute(SQL["end_ownerships"])
+        connection.execute(SQL["end_holds"])
     connection.execute(SQL["set_clock"], (now,))
 
 

@@ -52,6 +52,16 @@ class Routes(Statements):
     def disown(self, holder: str) -> None:
         self._run("disown", holder)
         self._run("forget_owners", self._now)
+        self._run("let_go_of_all", holder)
+
+    def hold(self, name: str, *, holder: str, ttl: float, limit: int | None = None) -> int:
+        self._run("forget_holders_of", name, self._now)
+        others: int = self._run("count_other_holders", name, holder).fetchone()[0]
+        if limit is not None and others >= limit:
+            self._run("let_go", name, holder)
+            return 0
+        self._run("hold", name, holder, self._now + ttl)
+        return others + 1
 
     # Routes
 
@@ -80,12 +90,17 @@ class Routes(Statements):
         row = self._execute(SQL["get_route"], {"route": route, "now": self._now}).fetchone()
         return self._route(row) if row else None
 
-    def list_routes(self, resource: str | None = None) -> list[Route]:
-        if resource is None:
-            rows = self._run("list_routes", self._now)
-        else:
-            rows = self._run("list_routes_of", self._now, resource)
-        return [route for row in rows.fetchall() if (route := self._listed(row))]
+    def list_routes(
+        self, resource: str | None = None, *, account: str | None = None
+    ) -> list[Route]:
+        name = "list_routes"
+        if resource is not None:
+            name = "list_routes_of"
+        elif account is not None:
+            name = "list_routes_in"
+        values = {"now": self._now, "resource": resource, "account": account}
+        rows = self._execute(SQL[name], values).fetchall()
+        return [route for row in rows if (route := self._listed(row))]
 
     def add_candidate(self, route: str, secret: str) -> bool:
         found = self.get_route(route)

@@ -9,11 +9,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from .. import DUPLICATES_KNOWN_FOR
+from .._codec import MICROSECOND
 from ._file import SQL, transaction
 
-__all__ = ["Statements", "chunks", "placeholders", "wall_clock"]
+__all__ = ["KNOWN_FOR", "Statements", "chunks", "placeholders", "wall_clock"]
 
 T = TypeVar("T")
+
+KNOWN_FOR = DUPLICATES_KNOWN_FOR // MICROSECOND
+
+PRUNE_EVERY = 256
+"""How many digests, batches of events, or writes, are kept before old ones are forgotten."""
 
 LONGEST_CHUNK = 128
 """Rows of one statement: it has at most 999 parameters in older versions of SQLite."""
@@ -27,6 +34,7 @@ class Statements:
         self._connection = connection
         self._clock = clock
         self._now = clock()
+        self._unpruned = {"forget_digests": 0, "forget_events": 0, "forget_writes": 0}
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -56,6 +64,13 @@ class Statements:
         for chunk in chunks(rows):
             values = [value for row in chunk for value in row]
             self._execute(placeholders(SQL[name], len(chunk), len(chunk[0])), values)
+
+    def _forget(self, name: str, learnt: int, now: int) -> None:
+        """Forget what is too old, twice as fast as new is learnt."""
+        self._unpruned[name] += learnt
+        if self._unpruned[name] >= PRUNE_EVERY:
+            self._run(name, 2 * self._unpruned[name], now, KNOWN_FOR)
+            self._unpruned[name] = 0
 
 
 def wall_clock() -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...models import Delivery, State
+from ._file import SQL
 from ._rows import from_retry, is_version
 from ._statements import Statements, wall_clock
 
@@ -22,8 +23,11 @@ class States(Statements):
         row = self._run("get_state", scope).fetchone()
         return self._state(*row) if row else None
 
-    def list_states(self) -> list[State]:
-        rows = self._run("list_states").fetchall()
+    def list_states(self, account: str | None = None) -> list[State]:
+        if account is None:
+            rows = self._run("list_states").fetchall()
+        else:
+            rows = self._execute(SQL["list_states_in"], {"account": account}).fetchall()
         states = [self._state(*row) for row in rows if isinstance(row[0], str)]
         if len(states) < len(rows):
             logger.error(

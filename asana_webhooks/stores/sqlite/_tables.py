@@ -6,13 +6,14 @@ import contextlib
 import itertools
 import logging
 import sqlite3
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, TypeAlias
+
+from msgspec.structs import replace
 
 from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Settlement
 from .. import (
-    DUPLICATES_KNOWN_FOR,
     MAX_CLAIM_BYTES,
     MAX_HELD,
     MAX_HELD_BYTES,
@@ -20,7 +21,7 @@ from .. import (
     inbox_full,
     page_of,
 )
-from .._codec import MICROSECOND, letter_of, to_micros
+from .._codec import letter_of, to_micros
 from .._encryption import SecretCipher
 from ._file import SQL, text_of
 from ._routes import Routes
@@ -38,26 +39,22 @@ from ._rows import (
     letter_of_row,
     time_of,
 )
-from ._statements import chunks, placeholders, wall_clock
+from ._statements import KNOWN_FOR, chunks, placeholders, wall_clock
 from ._states import States
+from ._writes import Writes
 
 __all__ = ["Put", "Tables"]
 
 logger = logging.getLogger(__name__)
 
-PRUNE_EVERY = 256
-"""How many digests, or events, are kept before old ones are forgotten."""
-
 FORGOTTEN_AT_ONCE = 10_000
-"""How many digests, and events, are looked at, at most, when nothing is to be done."""
+"""How many digests, batches of events and writes are looked at, at most, when nothing is done."""
 
 FREE_PAGES = 1024
 """How many free pages the file keeps, or a third of those in use when that is more."""
 
 PAGES_AT_ONCE = 256
 """How many free pages go back to the disk in one transaction, at most."""
-
-KNOWN_FOR = DUPLICATES_KNOWN_FOR // MICROSECOND
 
 META_DAMAGED = "table meta of the file has lost its row: restart this program, which mends it"
 QUEUE_DAMAGED = (
@@ -72,7 +69,7 @@ Put: TypeAlias = tuple[Delivery, str | None, str | None]
 """A delivery, and its candidate and reason."""
 
 
-class Tables(Routes, States):
+class Tables(Routes, States, Writes):
     """All calls of the store: each a part of a transaction of the writer."""
 
     def __init__(
@@ -84,7 +81,6 @@ class Tables(Routes, States):
     ) -> None:
         super().__init__(connection, clock, cipher)
         self._max_waiting = max_waiting
-        self._unpruned = {"forget_digests": 0, "forget_events": 0}
 
     # Damage
 
@@ -134,7 +130,7 @@ class Tables(Routes, States):
         self._insert("learn_digests", intake.learnt)
         self._insert("put", intake.deliveries)
         self._insert("offer", [(route, self._now) for route in intake.offers])
-        self._insert("bury", intake.letters)
+        self._bury(intake.letters)
         if intake.learnt:
             self._forget("forget_digests", len(intake.learnt), intake.learnt[-1][1])
         return answers
@@ -166,7 +162,7 @@ class Tables(Routes, States):
             return False
         (holder,) = found
         if reason is not None:
-            intake.letters.append(from_letter(letter_of(delivery, reason)))
+            intake.letters.append(letter_of(delivery, reason))
         elif holder is not None:
             if not self._may_hold(intake, holder, len(delivery.body)):
                 return held_full()
@@ -189,19 +185,14 @@ class Tables(Routes, States):
         intake.held[holder] = count + 1, held + size
         return True
 
-    def _forget(self, name: str, learnt: int, now: int) -> None:
-        """Forget what is too old, twice as fast as new is learnt."""
-        self._unpruned[name] += learnt
-        if self._unpruned[name] >= PRUNE_EVERY:
-            self._run(name, 2 * self._unpruned[name], now, KNOWN_FOR)
-            self._unpruned[name] = 0
-
     # Claiming
 
-    def claim(self, given: list[Claim], *, limit: int, lease: float) -> Claim | None:
+    def claim(
+        self, given: list[Claim], *, limit: int, lease: float, skip_accounts: Collection[str]
+    ) -> Claim | None:
         """Return what is due; ``given`` holds it for whoever finds the claimant gone."""
-        while row := self._run("find_due", self._now).fetchone():
-            *queue, floor = row
+        while row := self._find_due(skip_accounts):
+            *queue, floor, account = row
             if not is_fence(floor):
                 self._mend_fence()
                 continue
@@ -219,18 +210,32 @@ class Tables(Routes, States):
             new = max(fence, floor) + 1
             ids = ",".join(delivery.id for delivery in deliveries)
             self._run("lease", self._now + lease, new, ids, route)
-            claim = Claim(route=route, fence=new, previous=fence, deliveries=deliveries)
+            claim = Claim(
+                route=route,
+                fence=new,
+                previous=fence,
+                deliveries=deliveries,
+                has_writes=account is not None and self._has_writes(route),
+            )
             given[:] = [claim]
             return claim
         return None
+
+    def _find_due(self, skip_accounts: Collection[str]) -> tuple[Any, ...] | None:
+        """Return the first queue with something due, and the account, None when it says nothing."""
+        values = {"skipping": bool(skip_accounts), "now": self._now}
+        with contextlib.closing(self._execute(SQL["find_due"], values)) as rows:
+            return next((row for row in rows if row[-1] not in skip_accounts), None)
+
+    def _has_writes(self, route: str) -> bool:
+        (has_writes,) = self._run("has_writes", route).fetchone()
+        return bool(has_writes)
 
     def give_back(self, given: list[Claim]) -> None:
         for claim in given:
             self.end_claim(claim)
 
-    def claim_more(
-        self, given: list[Delivery], claim: Claim, *, limit: int
-    ) -> tuple[Delivery, ...] | None:
+    def claim_more(self, given: list[Delivery], claim: Claim, *, limit: int) -> Claim | None:
         """Return what else is due; ``given`` holds it for whoever finds the claimant gone."""
         claimed = self._claimed(claim)
         if claimed is None:
@@ -242,7 +247,8 @@ class Tables(Routes, States):
             ids = [*(str(id_) for (id_,) in left), *(delivery.id for delivery in deliveries)]
             self._run("set_claimed", ",".join(ids), claim.route)
         given[:] = deliveries
-        return deliveries
+        has_writes = self._has_writes(claim.route)
+        return replace(claim, deliveries=deliveries, has_writes=has_writes)
 
     def give_more_back(self, given: list[Delivery], claim: Claim) -> None:
         claimed = self._claimed(claim)
@@ -302,7 +308,7 @@ class Tables(Routes, States):
 
     def _bury_unreadable(self, route: str, rows: Sequence[tuple[Any, ...]]) -> None:
         for id_, received_at, body in rows:
-            self._insert("bury", [from_letter(letter_of_delivery(route, received_at, body))])
+            self._bury([letter_of_delivery(route, received_at, body)])
             self._run("drop_delivery", id_)
             logger.error("delivery %d became a dead letter: %s", id_, UNREADABLE)
 
@@ -328,31 +334,33 @@ class Tables(Routes, States):
 
     # Settling
 
-    def settle(self, claim: Claim, settlement: Settlement) -> bool:
+    def settle(self, claim: Claim, settlement: Settlement) -> tuple[str, ...] | None:
         claimed = self._claimed(claim)
         if claimed is None:
-            return False
-        self._settle(claim.route, set(claimed), settlement)
+            return None
+        letters = self._settle(claim.route, set(claimed), settlement)
         if settlement.retries:
             released = {retry.delivery.id for retry in settlement.retries}
             held = ",".join(id_ for id_ in claimed if id_ not in released)
             self._run("set_claimed", held, claim.route)
-        return True
+        return letters
 
-    def end_claim(self, claim: Claim, settlement: Settlement | None = None) -> bool:
+    def end_claim(
+        self, claim: Claim, settlement: Settlement | None = None
+    ) -> tuple[str, ...] | None:
         claimed = self._claimed(claim)
         if claimed is None:
-            return False
-        if settlement is not None:
-            self._settle(claim.route, set(claimed), settlement)
+            return None
+        letters = () if settlement is None else self._settle(claim.route, set(claimed), settlement)
         self._run("end_claim", claim.route)
-        return True
+        return letters
 
     def remembered(self, scope: str) -> bytes:
         rows = self._run("find_remembered", scope, wall_clock(), KNOWN_FOR)
         return b"".join(events for (events,) in rows)
 
-    def _settle(self, route: str, claimed: set[str], settlement: Settlement) -> None:
+    def _settle(self, route: str, claimed: set[str], settlement: Settlement) -> tuple[str, ...]:
+        """Keep a result; return the ids of its dead letters."""
         removed = [id_ for id_ in settlement.removed if id_ in claimed]
         self._run_on(removed, "remove", route)
         for delivery in settlement.kept:
@@ -366,17 +374,21 @@ class Tables(Routes, States):
             elif retry.delivery.id in claimed:
                 self._keep(route, retry.delivery, due=due if retry.delay else None)
         self._insert("try_again", new)
-        self._insert("bury", [from_letter(letter) for letter in settlement.letters])
         if settlement.events:
             now = wall_clock()
             self._run("remember", settlement.scope, now, settlement.events)
             self._forget("forget_events", 1, now)
+        return self._bury(settlement.letters)
 
     def _keep(self, route: str, delivery: Delivery, *, due: float | None) -> None:
         """Keep what a worker says of a delivery; without ``due`` it keeps its place."""
         self._run("keep", due, delivery.attempts, delivery.progress, delivery.id, route)
 
     # Dead letters
+
+    def _bury(self, letters: Sequence[DeadLetter]) -> tuple[str, ...]:
+        """Keep dead letters; return their ids."""
+        return tuple(str(self._run("bury", *from_letter(each)).lastrowid) for each in letters)
 
     def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
         if after and not ROW_ID.fullmatch(after):
@@ -413,6 +425,7 @@ class Tables(Routes, States):
         with self.transaction():
             self._run("forget_routes", self._now)
             self._run("forget_owners", self._now)
+            self._run("forget_holders", self._now)
             for name in self._unpruned:
                 self._run(name, FORGOTTEN_AT_ONCE, wall_clock(), KNOWN_FOR)
             (fence,) = self._run("find_forgotten_fence").fetchone()
@@ -442,7 +455,7 @@ class _Intake:
         self.remaining_capacity = remaining_capacity
         self.learnt: list[tuple[bytes, int]] = []
         self.deliveries: list[tuple[Any, ...]] = []
-        self.letters: list[tuple[Any, ...]] = []
+        self.letters: list[DeadLetter] = []
         self.offers: dict[str, None] = {}
         self.held: dict[int, tuple[int, int]] = {}
         self._known_digests = known_digests

@@ -140,3 +140,36 @@ CREATE TABLE states (
     version INTEGER NOT NULL,
     text TEXT NOT NULL
 );
+
+-- From then on a retired route is known while a dead letter of it is left; names have holders; and
+-- writes are kept, each with the resources that it names and the events that its parts caused.
+-- name: version_5
+CREATE INDEX routes_account ON routes (account);
+CREATE INDEX dead_letters_route ON dead_letters (route);
+CREATE TABLE holders (
+    name TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    expires REAL NOT NULL,
+    PRIMARY KEY (name, holder)
+) WITHOUT ROWID;
+CREATE TABLE writes (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    account TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    resources TEXT NOT NULL,
+    text TEXT NOT NULL
+);
+CREATE INDEX writes_account ON writes (account);
+CREATE TABLE written (
+    resource TEXT NOT NULL,
+    write INTEGER NOT NULL REFERENCES writes ON DELETE CASCADE,
+    PRIMARY KEY (resource, write)
+) WITHOUT ROWID;
+CREATE INDEX written_by ON written (write);
+CREATE TABLE caused (
+    write INTEGER NOT NULL REFERENCES writes ON DELETE CASCADE,
+    part TEXT NOT NULL,
+    key BLOB NOT NULL,
+    PRIMARY KEY (write, part)
+) WITHOUT ROWID;

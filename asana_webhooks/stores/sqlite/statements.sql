@@ -35,6 +35,9 @@ UPDATE routes SET expires = :now + :known_for WHERE expires > :now AND state = '
 -- name: end_ownerships
 DELETE FROM owners
 
+-- name: end_holds
+DELETE FROM holders
+
 -- What was damaged. A value may be of any type then; text and blobs are larger than any number.
 
 -- name: read_fence
@@ -62,12 +65,16 @@ WHERE candidate IS NOT NULL AND candidate NOT IN (SELECT id FROM candidates)
 
 -- name: forget_routes
 DELETE FROM routes
-WHERE expires <= ? AND (state <> 'retired' OR NOT EXISTS (
-    SELECT 1 FROM deliveries WHERE deliveries.route = routes.id AND candidate IS NULL
+WHERE expires <= ? AND (state <> 'retired' OR NOT (
+    EXISTS (SELECT 1 FROM deliveries WHERE deliveries.route = routes.id AND candidate IS NULL)
+    OR EXISTS (SELECT 1 FROM dead_letters WHERE dead_letters.route = routes.id)
 ))
 
 -- name: forget_owners
 DELETE FROM owners WHERE expires <= ?
+
+-- name: forget_holders
+DELETE FROM holders WHERE expires <= ?
 
 -- name: forget_digests
 DELETE FROM seen WHERE id IN (SELECT id FROM seen ORDER BY id LIMIT ?) AND abs(? - at) > ?
@@ -75,6 +82,10 @@ DELETE FROM seen WHERE id IN (SELECT id FROM seen ORDER BY id LIMIT ?) AND abs(?
 -- name: forget_events
 DELETE FROM remembered
 WHERE id IN (SELECT id FROM remembered ORDER BY id LIMIT ?) AND abs(? - at) > ?
+
+-- name: forget_writes
+DELETE FROM writes
+WHERE number IN (SELECT number FROM writes ORDER BY number LIMIT ?) AND abs(? - at) > ?
 
 -- name: find_forgotten_fence
 SELECT max(fence) FROM queues WHERE due IS NULL AND route NOT IN (SELECT id FROM routes)
@@ -106,6 +117,22 @@ INSERT OR REPLACE INTO owners (holder, public_url, expires) VALUES (?, ?, ?)
 -- name: disown
 DELETE FROM owners WHERE holder = ?
 
+-- name: forget_holders_of
+DELETE FROM holders WHERE name = ? AND expires <= ?
+
+-- name: count_other_holders
+SELECT count(*) FROM holders WHERE name = ? AND holder <> ?
+
+-- name: hold
+INSERT INTO holders (name, holder, expires) VALUES (?, ?, ?)
+ON CONFLICT (name, holder) DO UPDATE SET expires = max(expires, excluded.expires)
+
+-- name: let_go
+DELETE FROM holders WHERE name = ? AND holder = ?
+
+-- name: let_go_of_all
+DELETE FROM holders WHERE holder = ?
+
 -- Routes
 
 -- name: reserve
@@ -125,22 +152,31 @@ ON CONFLICT DO NOTHING
 SELECT id, target, resource, filters, state, gid, account, user, created_at, confirmed_at,
     heartbeat_at, leaving, retired_as, secret, seal
 FROM routes
-WHERE id = :route AND (expires IS NULL OR expires > :now OR (state = 'retired' AND EXISTS (
-    SELECT 1 FROM deliveries WHERE deliveries.route = :route AND candidate IS NULL
+WHERE id = :route AND (expires IS NULL OR expires > :now OR (state = 'retired' AND (
+    EXISTS (SELECT 1 FROM deliveries WHERE deliveries.route = :route AND candidate IS NULL)
+    OR EXISTS (SELECT 1 FROM dead_letters WHERE dead_letters.route = :route)
 )))
 
 -- name: list_routes
 SELECT id, target, resource, filters, state, gid, account, user, created_at, confirmed_at,
     heartbeat_at, leaving, retired_as, secret, seal
 FROM routes
-WHERE state <> 'retired' AND (expires IS NULL OR expires > ?)
+WHERE state <> 'retired' AND (expires IS NULL OR expires > :now)
 ORDER BY created_at, rowid
 
 -- name: list_routes_of
 SELECT id, target, resource, filters, state, gid, account, user, created_at, confirmed_at,
     heartbeat_at, leaving, retired_as, secret, seal
 FROM routes
-WHERE state <> 'retired' AND (expires IS NULL OR expires > ?) AND resource = ?
+WHERE state <> 'retired' AND (expires IS NULL OR expires > :now)
+    AND resource = :resource AND (:account IS NULL OR +account = :account)
+ORDER BY created_at, rowid
+
+-- name: list_routes_in
+SELECT id, target, resource, filters, state, gid, account, user, created_at, confirmed_at,
+    heartbeat_at, leaving, retired_as, secret, seal
+FROM routes
+WHERE state <> 'retired' AND (expires IS NULL OR expires > :now) AND account = :account
 ORDER BY created_at, rowid
 
 -- name: list_candidates
@@ -235,9 +271,13 @@ WHERE NOT queues.leased AND (queues.due > excluded.due OR queues.due IS NULL)
 
 -- Claiming
 
+-- The account is asked for only when it matters.
 -- name: find_due
-SELECT route, queues.fence, leased, claimed, meta.fence FROM queues, meta
-WHERE due <= ? ORDER BY due LIMIT 1
+SELECT route, queues.fence, leased, claimed, meta.fence,
+    CASE WHEN :skipping OR EXISTS (SELECT 1 FROM writes)
+        THEN coalesce((SELECT account FROM routes WHERE routes.id = queues.route), '') END
+FROM queues, meta
+WHERE due <= :now ORDER BY due
 
 -- name: count_crashes
 UPDATE deliveries SET crashes = crashes + 1 WHERE route = ? AND id IN ({})
@@ -260,6 +300,11 @@ UPDATE queues SET due = ? WHERE route = ? AND fence = ? AND leased
 
 -- name: get_claimed
 SELECT claimed FROM queues WHERE route = ? AND fence = ? AND leased
+
+-- name: has_writes
+SELECT EXISTS (SELECT 1 FROM writes) AND EXISTS (
+    SELECT 1 FROM writes WHERE account = coalesce((SELECT account FROM routes WHERE id = ?), '')
+)
 
 -- name: set_claimed
 UPDATE queues SET claimed = ? WHERE route = ?
@@ -320,7 +365,8 @@ SELECT (SELECT count(*) FROM deliveries WHERE candidate IS NOT NULL),
 -- Dead letters
 
 -- name: bury
-INSERT INTO dead_letters (route, reason, received_at, buried_at, progress, body) VALUES {}
+INSERT INTO dead_letters (route, reason, received_at, buried_at, progress, body)
+VALUES (?, ?, ?, ?, ?, ?)
 
 -- name: list_dead_letters
 SELECT id, route, reason, received_at, buried_at, progress, body FROM dead_letters
@@ -344,6 +390,11 @@ SELECT scope, version, text FROM states WHERE scope = ?
 -- name: list_states
 SELECT scope, version, text FROM states ORDER BY scope
 
+-- The character that follows a slash is 0.
+-- name: list_states_in
+SELECT scope, version, text FROM states
+WHERE scope >= :account || '/' AND scope < :account || '0' ORDER BY scope
+
 -- name: make_state
 INSERT INTO states (text, scope, version) VALUES (?, ?, ? + 1) ON CONFLICT DO NOTHING
 
@@ -355,6 +406,65 @@ DELETE FROM states WHERE scope = ? AND version = ?
 
 -- name: set_state_version
 UPDATE states SET version = ? WHERE scope = ?
+
+-- Writes
+
+-- name: drop_old_write
+DELETE FROM writes WHERE id = ? AND abs(? - at) > ?
+
+-- name: put_write
+INSERT INTO writes (id, account, at, resources, text)
+VALUES (:id, :account, :at, :resources, :text)
+ON CONFLICT (id) DO UPDATE SET account = :account, resources = :resources, text = :text
+
+-- name: get_write
+SELECT number FROM writes WHERE id = ? AND abs(? - at) <= ?
+
+-- name: drop_written
+DELETE FROM written WHERE write = ?
+
+-- name: add_written
+INSERT OR IGNORE INTO written (resource, write) VALUES {}
+
+-- name: find_written
+SELECT write FROM written WHERE resource IN ({})
+
+-- name: list_writes
+SELECT number, id, account, resources, text FROM writes
+WHERE account = ? AND abs(? - at) <= ? AND number IN ({})
+
+-- name: add_caused
+INSERT OR IGNORE INTO caused (write, part, key) VALUES (?, ?, ?)
+
+-- name: get_caused
+SELECT key FROM caused WHERE write = ? AND part = ?
+
+-- An account
+
+-- Whether it has a webhook, or one that is being made, or deliveries wait for one that it had.
+-- name: is_in_use
+SELECT EXISTS (
+    SELECT 1 FROM routes WHERE account = :account AND (
+        (state <> 'retired' AND (expires IS NULL OR expires > :now)) OR EXISTS (
+            SELECT 1 FROM deliveries WHERE deliveries.route = routes.id AND candidate IS NULL
+        )
+    )
+)
+
+-- name: drop_routes_of
+DELETE FROM routes WHERE account = :account
+
+-- name: drop_dead_letters_of
+DELETE FROM dead_letters WHERE route IN (SELECT id FROM routes WHERE account = :account)
+
+-- name: drop_writes_of
+DELETE FROM writes WHERE account = :account
+
+-- name: drop_states_of
+DELETE FROM states WHERE scope >= :account || '/' AND scope < :account || '0'
+
+-- name: drop_remembered_of
+DELETE FROM remembered WHERE scope >= :account || '/' AND scope < :account || '0'
 
 -- Ids are sorted, not bodies: LIMIT keeps the inner query apart.
 -- name: peek
