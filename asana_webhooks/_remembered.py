@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from datetime import timedelta
 from enum import Enum
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -43,6 +43,9 @@ KEY_SIZE = 16
 
 NEAR = timedelta(minutes=1)
 """By how much the times of twins may differ."""
+
+OVERLAP = timedelta(minutes=1)
+"""How much of what was read of a scope is read again: the store's wall clock may be set."""
 
 MAX_SCOPES = 10_000
 """How many scopes are kept in memory; the one that was used longest ago is forgotten."""
@@ -163,6 +166,8 @@ class Scope:
         self.name = name
         self.fences: dict[str, int] = {}
         """The newest claim here of each route, while nothing can have been missed since."""
+        self.read_at: float | None = None
+        """When all that was settled by then was known here; None while nothing is."""
         self.users = 0
         self._clock = clock
         self._since = clock()
@@ -237,12 +242,22 @@ class Scope:
                 self._awaited.drop(key)
 
 
+class Load(Protocol):
+    """Returns what a store remembers of a scope."""
+
+    def __call__(self, scope: str, *, within: timedelta) -> Awaitable[bytes]: ...
+
+
 class Remembered:
-    """The scopes in use, each read from the store when this process may have missed something."""
+    """The scopes in use.
+
+    Of each is read from the store what this process may have missed since it read the last time:
+    processes that claim a busy webhook in turn do not read two days of it at each claim.
+    """
 
     def __init__(
         self,
-        load: Callable[[str], Awaitable[bytes]],
+        load: Load,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -264,12 +279,14 @@ class Remembered:
         self._scopes[name] = scope  # the latest is the last of all
         scope.users += 1
         is_only = scope.fences.keys() <= {claim.route}
+        now = self._clock()
         try:
             if not (claim.previous and is_only and scope.fences.get(claim.route) == claim.previous):
-                scope.load(await self._load(name))
+                scope.load(await self._load(name, within=_missed(scope, now)))
         except BaseException:
             self.leave(scope, claim, is_sure=False)
             raise
+        scope.read_at = now
         scope.fences[claim.route] = claim.fence
         return scope
 
@@ -286,3 +303,10 @@ class Remembered:
                 break
             del self._scopes[forgotten.name]
             self._total -= self._sizes.pop(forgotten.name)
+
+
+def _missed(scope: Scope, now: float) -> timedelta:
+    """Return the time of which it is not known what was settled in a scope."""
+    if scope.read_at is None:
+        return DUPLICATES_KNOWN_FOR
+    return timedelta(seconds=now - scope.read_at) + OVERLAP

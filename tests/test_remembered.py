@@ -224,13 +224,15 @@ class Loads:
     def __init__(self, **packed: bytes) -> None:
         self.packed = packed
         self.names: list[str] = []
+        self.within: list[timedelta] = []
         self.error: Exception | None = None
 
-    async def __call__(self, name: str) -> bytes:
-        self.names.append(name)
+    async def __call__(self, scope: str, *, within: timedelta) -> bytes:
+        self.names.append(scope)
+        self.within.append(within)
         if self.error is not None:
             raise self.error
-        return self.packed.get(name, b"")
+        return self.packed.get(scope, b"")
 
 
 def claim(route: str, fence: int, previous: int = 0) -> Claim:
@@ -269,6 +271,29 @@ async def test_scope_of_two_routes_is_read_each_time() -> None:
     assert len(loads.names) == 3
 
 
+async def test_of_a_scope_is_read_what_may_have_been_missed_since_the_last_time() -> None:
+    loads, clock = Loads(s=pack(made("1"))), Clock()
+    remembered = Remembered(loads, clock=clock)
+    first = claim("a", 1)
+    remembered.leave(await remembered.enter("s", first), first, is_sure=True)
+    clock.now += 10  # somebody else had the claim between
+    third = claim("a", 3, previous=2)
+    loads.packed = {"s": pack(made("2"))}
+    scope = await remembered.enter("s", third)
+    assert scope.take(pack(made("1")), third) is Sight.KNOWN
+    assert scope.take(pack(made("2")), third) is Sight.KNOWN
+    remembered.leave(scope, third, is_sure=True)
+    clock.now += 10
+    await remembered.enter("s", claim("a", 4, previous=3))  # nobody had
+    clock.now += 30
+    await remembered.enter("s", claim("a", 6, previous=5))
+    assert loads.within == [
+        timedelta(hours=48),
+        timedelta(seconds=10) + module.OVERLAP,
+        timedelta(seconds=30) + module.OVERLAP,
+    ]
+
+
 async def test_scope_that_could_not_be_read_is_read_by_the_next() -> None:
     loads = Loads()
     remembered = Remembered(loads)
@@ -278,6 +303,7 @@ async def test_scope_that_could_not_be_read_is_read_by_the_next() -> None:
     loads.error = None
     await remembered.enter("s", claim("a", 2, previous=1))
     assert loads.names == ["s", "s"]
+    assert loads.within == [timedelta(hours=48)] * 2
 
 
 @pytest.mark.parametrize("bound", ["MAX_SCOPES", "MAX_KEYS"])

@@ -1662,6 +1662,16 @@ async def test_settled_events_are_remembered_in_order_and_by_scope(store: Store)
     assert await store.remembered("12") == b""
 
 
+async def test_events_that_were_settled_a_short_time_ago_are_told_without_the_others(
+    store: Store, clock: Clock
+) -> None:
+    await remember(store, "12", b"one", b"two")
+    clock.now += 1
+    assert await store.remembered("12", within=timedelta(minutes=1)) == b"onetwo"
+    assert await store.remembered("12", within=timedelta()) == b""
+    assert await store.remembered("12", within=timedelta(days=20)) == b"onetwo"
+
+
 async def test_events_are_remembered_when_a_claim_goes_on(store: Store) -> None:
     await put(store, 1)
     claim = await take(store)

@@ -321,8 +321,11 @@ class Store(Protocol):
         """
         ...
 
-    async def remembered(self, scope: str) -> bytes:
-        """Return the events that were settled in this scope within 48 hours, oldest first."""
+    async def remembered(self, scope: str, *, within: timedelta = DUPLICATES_KNOWN_FOR) -> bytes:
+        """Return the events that were settled in this scope within this time, oldest first.
+
+        They are known for 48 hours. By the store's clock; some may be older than was asked for.
+        """
         ...
 
     async def counts(self) -> Counts:

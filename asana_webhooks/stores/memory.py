@@ -12,7 +12,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -82,7 +82,7 @@ class MemoryStore:
         self._letters_of: Counter[str] = Counter()  # each route
         self._known_digests: dict[bytes, datetime] = {}
         self._learnt: deque[tuple[float, bytes, datetime]] = deque()
-        self._remembered: dict[str, deque[bytes]] = {}
+        self._remembered: dict[str, deque[tuple[float, bytes]]] = {}
         self._settled: deque[tuple[float, str]] = deque()  # the scopes of what is remembered
         self._states: dict[str, State] = {}
         self._writes: dict[str, _Write] = {}
@@ -372,8 +372,9 @@ class MemoryStore:
             self._try_again(queue, retry)
         letters = tuple(map(self._bury, settlement.letters))
         if settlement.events:
-            self._remembered.setdefault(settlement.scope, deque()).append(settlement.events)
-            self._settled.append((self._clock(), settlement.scope))
+            now = self._clock()
+            self._remembered.setdefault(settlement.scope, deque()).append((now, settlement.events))
+            self._settled.append((now, settlement.scope))
         return letters
 
     async def end_claim(
@@ -384,9 +385,13 @@ class MemoryStore:
             self._give_back(self._queues[claim.route], crashes=0)
         return letters
 
-    async def remembered(self, scope: str) -> bytes:
-        self._forget_what_is_old(self._clock())
-        return b"".join(self._remembered.get(scope, ()))
+    async def remembered(self, scope: str, *, within: timedelta = DUPLICATES_KNOWN_FOR) -> bytes:
+        now = self._clock()
+        self._forget_what_is_old(now)
+        since = now - within.total_seconds()
+        newest_first = reversed(self._remembered.get(scope, ()))
+        settled = itertools.takewhile(lambda each: each[0] >= since, newest_first)
+        return b"".join(reversed([events for _, events in settled]))
 
     async def counts(self) -> Counts:
         self._purge(self._clock())

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -325,9 +325,10 @@ class PostgresStore:
             self._batcher.look_again()
         return settled
 
-    async def remembered(self, scope: str) -> bytes:
+    async def remembered(self, scope: str, *, within: timedelta = DUPLICATES_KNOWN_FOR) -> bytes:
         server = self._opened()
-        ((events, damaged),) = await server.call("list_events", scope, DUPLICATES_KNOWN_FOR)
+        known_for = min(within, DUPLICATES_KNOWN_FOR)
+        ((events, damaged),) = await server.call("list_events", scope, known_for)
         if damaged:
             message = (
                 "%d records of events that were handled cannot be read at %s, they were damaged:"

@@ -43,7 +43,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -347,8 +347,9 @@ class RedisStore:
     ) -> Coroutine[Any, Any, bool]:
         return self._settle(self._opened(), claim, settlement or Settlement(), ends=True)
 
-    async def remembered(self, scope: str) -> bytes:
-        return events_of(*await self._opened().run(_scripts.REMEMBERED, scope, KNOWN_FOR))
+    async def remembered(self, scope: str, *, within: timedelta = DUPLICATES_KNOWN_FOR) -> bytes:
+        known_for = min(within // MICROSECOND, KNOWN_FOR)
+        return events_of(*await self._opened().run(_scripts.REMEMBERED, scope, known_for))
 
     async def counts(self) -> Counts:
         return counts_of(*await self._opened().run(_scripts.COUNTS))

@@ -280,7 +280,7 @@ function calls.settle()
     return 1
 end
 
--- ARGV: scope, for how long events are known. Returns since when, and the strings that may hold
+-- ARGV: scope, for how long before now events are wanted. Returns since when, and the strings that may hold
 -- some, oldest first. One that something else has written to is left out.
 function calls.remembered()
     local at, found = now(), {}

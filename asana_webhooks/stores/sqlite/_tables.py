@@ -7,6 +7,7 @@ import itertools
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Generator, Sequence
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from ...errors import StoreError
 from ...models import Claim, Counts, DeadLetter, Delivery, Settlement
 from .. import (
+    DUPLICATES_KNOWN_FOR,
     MAX_CLAIM_BYTES,
     MAX_HELD,
     MAX_HELD_BYTES,
@@ -21,7 +23,7 @@ from .. import (
     inbox_full,
     page_of,
 )
-from .._codec import letter_of, to_micros
+from .._codec import MICROSECOND, letter_of, to_micros
 from .._encryption import SecretCipher
 from ._file import SQL, text_of
 from ._routes import Routes
@@ -355,8 +357,9 @@ class Tables(Routes, States, Writes):
         self._run("end_claim", claim.route)
         return letters
 
-    def remembered(self, scope: str) -> bytes:
-        rows = self._run("find_remembered", scope, wall_clock(), KNOWN_FOR)
+    def remembered(self, scope: str, *, within: timedelta = DUPLICATES_KNOWN_FOR) -> bytes:
+        now, known_for = wall_clock(), min(within // MICROSECOND, KNOWN_FOR)
+        rows = self._run("find_remembered", scope, now - known_for, now + KNOWN_FOR)
         return b"".join(events for (events,) in rows)
 
     def _settle(self, route: str, claimed: set[str], settlement: Settlement) -> tuple[str, ...]:

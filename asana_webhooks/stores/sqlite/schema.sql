@@ -145,6 +145,8 @@ CREATE TABLE states (
 -- writes are kept, each with the resources that it names and the events that its parts caused.
 -- name: version_5
 CREATE INDEX routes_account ON routes (account);
+DROP INDEX remembered_scope;
+CREATE INDEX remembered_scope ON remembered (scope, at);
 CREATE INDEX dead_letters_route ON dead_letters (route);
 CREATE TABLE holders (
     name TEXT NOT NULL,

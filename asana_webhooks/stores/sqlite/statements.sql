@@ -330,7 +330,7 @@ INSERT INTO remembered (scope, at, events) VALUES (?, ?, ?)
 
 -- name: find_remembered
 SELECT events FROM remembered
-WHERE scope = ? AND abs(? - at) <= ? AND typeof(events) = 'blob' ORDER BY id
+WHERE scope = ? AND at BETWEEN ? AND ? AND typeof(events) = 'blob' ORDER BY at, id
 
 -- name: end_claim
 UPDATE queues SET leased = 0, claimed = NULL, due = (
