@@ -25,7 +25,7 @@ LAYERS = (
         "stores._codec",
         "stores._encryption",
     },
-    {"_remembered"},
+    {"_remembered", "_writes"},
     {"_arrivals", "_attempt", "_continuity", "_dead_letters", "_dispatch", "api", "auth"}
     | {"router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
