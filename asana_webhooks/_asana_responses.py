@@ -44,8 +44,8 @@ __all__ = [
     "accept",
     "decode_created",
     "decode_events",
-    "decode_gid",
     "decode_nothing",
+    "decode_record",
     "decode_webhook",
     "decode_webhooks",
     "decode_workspaces",
@@ -228,7 +228,7 @@ _workspace = msgspec.json.Decoder(Resource)
 _resource = msgspec.json.Decoder(_Single[Resource])
 _sync = msgspec.json.Decoder(_Sync)
 _events = msgspec.json.Decoder(_Events)
-_nothing = msgspec.json.Decoder(_Single[dict[str, Any]])
+_object = msgspec.json.Decoder(_Single[dict[str, Any]])
 
 
 def decode_webhook(body: bytes) -> Webhook:
@@ -259,9 +259,10 @@ def decode_workspaces(body: bytes) -> Records[Resource]:
     return _records(_workspace, body)
 
 
-def decode_gid(body: bytes) -> str:
-    """Return the gid of the object below ``data``; raises DecodeError when there is none."""
-    return _decode(_resource, body).data.gid
+def decode_record(body: bytes) -> dict[str, Any]:
+    """Return the object below ``data``, with its gid; raises DecodeError when there is none."""
+    _decode(_resource, body)
+    return _decode(_object, body).data
 
 
 def decode_events(body: bytes) -> StreamPage:
@@ -275,7 +276,7 @@ def decode_events(body: bytes) -> StreamPage:
 
 def decode_nothing(body: bytes) -> None:
     """Return None for ``data`` with any object; raises DecodeError when there is none."""
-    _decode(_nothing, body)
+    _decode(_object, body)
 
 
 def _records(decoder: msgspec.json.Decoder[T], body: bytes) -> Records[T]:

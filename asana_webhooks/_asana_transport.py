@@ -9,9 +9,10 @@ POST                   429 only: it was refused, so it had no effect; after any 
 =====================  ==========================================================================
 
 Up to 5 tries, with exponential back-off and jitter; none follows a failure that comes later than
-45 seconds after the start of the first. A ``Retry-After`` of up to a minute is waited for. A
-longer one, or one that outlasts a timeout of anyio around the call, is the caller's to wait: the
-error is raised at once.
+45 seconds after the start of the first, without what was waited for Asana's permission. A
+``Retry-After`` of up to a minute is waited for, by all calls of the token. A longer one is the
+caller's to wait: the error is raised at once, as it is when a timeout of anyio around the call
+would end before the next try. Before all that a call waits for its place in the token's budget.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import hashlib
 import logging
 import os
 import random
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Self
 from urllib.parse import urlencode
 
@@ -35,6 +37,7 @@ import msgspec
 
 from ._asana_connections import CALL_SECONDS, CONNECT_SECONDS, Connections
 from ._asana_responses import accept, is_untrusted, unanswered
+from ._budget import LONG_WAIT, Budget, Kind, Priority, Slot, budget_of
 from ._options import Rule, optional
 from .errors import (
     AsanaWebhooksError,
@@ -42,6 +45,7 @@ from .errors import (
     RateLimitedError,
     ServerError,
 )
+from .models import BudgetState
 
 __all__ = ["HTTP_CLIENT", "TOKEN_VARIABLES", "AsanaTransport", "NoToken", "find_auth"]
 
@@ -60,6 +64,11 @@ LONGEST_PAUSE = 10.0
 JITTER = 1.0
 LONGEST_RETRY_AFTER = 60.0
 
+LIMITED = (
+    "calls wait for more than a minute: they are more than Asana's limits, or calls_per_minute, let"
+    " the token make"
+)
+
 QUIET_SECONDS = 5.0
 """A call that waits for its next try beyond so many seconds says so, once."""
 
@@ -74,6 +83,7 @@ def _is_client(value: object) -> bool:
 HTTP_CLIENT = optional(Rule((object,), "an httpx.AsyncClient, or what is used as one", _is_client))
 
 _TOKEN = re.compile(r"[!-~]+")
+_DIGEST_KEY = os.urandom(32)
 
 
 class NoToken(httpx.Auth):
@@ -85,11 +95,30 @@ class NoToken(httpx.Auth):
         raise RuntimeError(msg)
 
 
+class _LongWaits:
+    """Tells once that calls wait for longer than a minute, and again when that had ended."""
+
+    def __init__(self) -> None:
+        self._are = False
+        self.tell: Callable[[str], None] = lambda detail: None
+
+    def begin(self) -> None:
+        if not self._are:
+            self._are = True
+            self.tell(LIMITED)
+
+    def over(self) -> None:
+        if self._are:
+            self._are = False
+            self.tell("")
+
+
 class AsanaTransport:
     """Sends calls to the Asana at ``base_url``, and repeats those that may be repeated.
 
     Calls may run concurrently, in one event loop. Raises ValueError for a token or a base URL that
-    cannot work, before any I/O.
+    cannot work, before any I/O. ``calls_per_minute`` limits how many calls a token makes; None:
+    Asana's refusals alone do.
     """
 
     def __init__(
@@ -98,6 +127,7 @@ class AsanaTransport:
         *,
         base_url: str | None,
         http_client: httpx.AsyncClient | None,
+        calls_per_minute: int | None = None,
     ) -> None:
         self._connections = Connections(base_url, http_client)
         self._auth = find_auth(token, http_client)
@@ -105,6 +135,11 @@ class AsanaTransport:
         self._closed = False
         self._asked_at = -ASK_AFTER  # for the time, by the monotonic clock
         self._asking = anyio.Lock()
+        self._priority = Priority.PROGRAM
+        self._slot: Slot | None = None  # in which the calls are made
+        self._budgets: tuple[asyncio.AbstractEventLoop, Budget] | None = None
+        self._waits = _LongWaits()
+        self.calls_per_minute = calls_per_minute
         self.base_url = self._connections.base_url
         self.clock = self._connections.clock
 
@@ -117,6 +152,7 @@ class AsanaTransport:
         other = copy.copy(self)
         other._auth = token if isinstance(token, httpx.Auth) else _bearer("token", token)
         other._is_shared, other._closed = True, False
+        other._budgets, other._waits = None, _LongWaits()
         return other
 
     async def aclose(self) -> None:
@@ -153,6 +189,29 @@ class AsanaTransport:
             with contextlib.suppress(AsanaWebhooksError), anyio.move_on_after(ASK_SECONDS):
                 await self.call("GET", "/users/me", {"opt_fields": "gid"}, seconds=ASK_SECONDS)
 
+    def at(self, priority: Priority) -> Self:
+        """Return the same calls, which wait for those of a higher priority."""
+        other = copy.copy(self)
+        other._priority = priority
+        return other
+
+    async def take_slot(self, kind: Kind) -> Self:
+        """Return the same calls, in one slot of the budget that is taken now: see ``leave_slot``.
+
+        They are made one after the other, and wait for no other call. Raises what ``call`` raises
+        before a call is made.
+        """
+        self.check_not_closed()
+        slot = await self._enter(kind)
+        other = copy.copy(self)
+        other._slot = slot
+        return other
+
+    def leave_slot(self) -> None:
+        """Give back the slot that was taken; may be called twice."""
+        if self._slot is not None:
+            self._slot.leave()
+
     async def call(
         self,
         method: str,
@@ -161,30 +220,110 @@ class AsanaTransport:
         *,
         content: dict[str, Any] | None = None,
         seconds: float | None = None,
+        within: float | None = None,
     ) -> bytes:
         """Return the body of Asana's answer.
 
         Each try ends after ``seconds``; None: after 30, or earlier by the client's own timeouts.
+        All of them end ``within`` so many seconds from when the budget has room for the call.
         Raises the ApiError of the last refusal, ConnectionFailedError when no answer came.
         """
         request = self._prepared(method, path, query, content)
         if seconds is not None:
             request["timeout"] = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-        started, quiet, tries = time.monotonic(), True, 0
+        self.check_not_closed()
+        slot = self._slot or await self._enter(_kind_of(method, path))
+        try:
+            if within is None:
+                return await self._tries(slot, request, seconds or CALL_SECONDS)
+            return await self._tries_within(within, slot, request, seconds or CALL_SECONDS)
+        finally:
+            if slot is not self._slot:
+                slot.leave()
+
+    async def _tries_within(
+        self, within: float, slot: Slot, request: dict[str, Any], seconds: float
+    ) -> bytes:
+        try:
+            with anyio.fail_after(within):
+                return await self._tries(slot, request, seconds)
+        except TimeoutError:
+            msg = f"no complete answer from {self._connections.host} within {within:g} s"
+            raise ConnectionFailedError(msg) from None
+
+    async def _tries(self, slot: Slot, request: dict[str, Any], seconds: float) -> bytes:
+        started, waited, quiet, tries = time.monotonic(), 0.0, True, 0
         while True:
+            waited += await slot.turn()
             tries += 1
             try:
-                return await self._try(request, seconds or CALL_SECONDS)
+                return await self._try(request, seconds)
             except AsanaWebhooksError as error:
-                spent = time.monotonic() - started
-                pause = _pause_after(error, method=method, tries=tries, spent=spent)
+                spent = time.monotonic() - started - waited
+                pause = _pause_after(error, method=request["method"], tries=tries, spent=spent)
+                if isinstance(error, RateLimitedError):
+                    self._hold(error, pause)
                 if pause is None:
                     raise
-                if quiet and spent + pause > QUIET_SECONDS:
+                if quiet and spent + waited + pause > QUIET_SECONDS:
                     quiet = False
                     text = "%s %s waits for Asana, the next try follows in %.0f s: %s"
-                    logger.info(text, method, path, pause, error)
+                    path = request["url"].removeprefix(self.base_url).partition("?")[0]
+                    logger.info(text, request["method"], path, pause, error)
+                if isinstance(error, RateLimitedError):
+                    continue
             await asyncio.sleep(pause)
+
+    # The budget
+
+    @property
+    def holder(self) -> str:
+        """The name of the token's budget among those of other processes."""
+        return self._budget().holder
+
+    @property
+    def calls_made(self) -> int:
+        """The number of calls that this process made by the token, in this event loop."""
+        return self._budget().calls_made
+
+    def share(self, holders: int) -> None:
+        """Take one part of the token's slots, of as many as processes share it."""
+        self._budget().share(holders)
+
+    def budget_state(self, account: str = "") -> BudgetState:
+        """Return what is under way by this token, and what waits."""
+        return self._budget().state(account)
+
+    def tell_long_waits(self, tell: Callable[[str], None]) -> None:
+        """Call ``tell`` with a line when calls wait for more than a minute, with '' at the end."""
+        self._waits.tell = tell
+
+    def _budget(self) -> Budget:
+        """Return the budget of this token in the event loop that runs."""
+        loop = asyncio.get_running_loop()
+        if self._budgets is None or self._budgets[0] is not loop:
+            budget = budget_of(self._whose(), self.base_url)
+            budget.limit_rate(self.calls_per_minute)
+            self._budgets = loop, budget
+        return self._budgets[1]
+
+    def _whose(self) -> object:
+        """Return by what the token is known in this process."""
+        if isinstance(self._auth, _BearerAuth):
+            return self._auth.digest
+        return self._connections.client() if self._auth is None else self._auth
+
+    async def _enter(self, kind: Kind) -> Slot:
+        budget = self._budget()
+        if budget.is_idle:
+            self._waits.over()
+        return await budget.enter(kind, self._priority, on_long_wait=self._waits.begin)
+
+    def _hold(self, error: RateLimitedError, pause: float | None) -> None:
+        """Have all calls of the token wait, after one was refused."""
+        self._budget().hold(error.retry_after or 0.0 if pause is None else pause)
+        if pause is not None and pause >= LONG_WAIT:
+            self._waits.begin()
 
     def _prepared(
         self,
@@ -245,6 +384,12 @@ async def _read(response: httpx.Response) -> bytes | None:
     return bytes(body)
 
 
+def _kind_of(method: str, path: str) -> Kind:
+    if method == "GET":
+        return Kind.READ
+    return Kind.CREATE if (method, path) == ("POST", "/webhooks") else Kind.WRITE
+
+
 def _pause_after(
     error: AsanaWebhooksError, *, method: str, tries: int, spent: float
 ) -> float | None:
@@ -253,13 +398,15 @@ def _pause_after(
         return None
     jitter = random.uniform(0.0, JITTER)  # noqa: S311 - nothing to be guessed
     if isinstance(error, RateLimitedError) and error.retry_after is not None:
-        # All who were refused hear the same number; the jitter keeps them from coming back as one.
-        pause = error.retry_after + jitter
-        left = anyio.current_effective_deadline() - anyio.current_time()
-        return pause if error.retry_after <= LONGEST_RETRY_AFTER and pause < left else None
-    if isinstance(error, RateLimitedError) or (method != "POST" and _is_transient(error)):
-        return min(FIRST_PAUSE * 2.0 ** (tries - 1), LONGEST_PAUSE) + jitter
-    return None
+        # Processes that were refused hear the same number; jitter keeps them from coming as one.
+        pause = error.retry_after
+        is_worth_it = pause <= LONGEST_RETRY_AFTER
+    else:
+        pause = min(FIRST_PAUSE * 2.0 ** (tries - 1), LONGEST_PAUSE)
+        is_refused = isinstance(error, RateLimitedError)
+        is_worth_it = is_refused or (method != "POST" and _is_transient(error))
+    left = anyio.current_effective_deadline() - anyio.current_time()
+    return pause + jitter if is_worth_it and pause + jitter < left else None
 
 
 def _is_transient(error: AsanaWebhooksError) -> bool:
@@ -269,8 +416,11 @@ def _is_transient(error: AsanaWebhooksError) -> bool:
 
 
 class _BearerAuth(httpx.Auth):
+    """Sends a token. ``digest`` tells it from others in this process, and gives nothing away."""
+
     def __init__(self, token: str) -> None:
         self._header = f"Bearer {token}"
+        self.digest = hashlib.blake2b(token.encode(), key=_DIGEST_KEY).digest()
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         request.headers["Authorization"] = self._header

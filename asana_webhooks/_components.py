@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import anyio
 
+from ._asana_transport import AsanaTransport
 from ._background import background_task
+from ._budget import Priority
 from ._clock import Clock
 from ._desired import DesiredWebhooks
 from ._endpoint import Endpoint
@@ -22,6 +25,7 @@ from ._logging import ThrottledLogger
 from ._ownership import Ownership
 from ._receiver_aiohttp import Receiver
 from ._reconciliation import Reconciliation
+from ._sharing import BudgetShares
 from ._upkeep import Upkeep
 from .api import WebhooksApi
 from .models import Notice, Route
@@ -64,6 +68,8 @@ class Components(NamedTuple):
     counters: Counters
     telemetry: Telemetry
     clock: Clock
+    shares: BudgetShares
+    transports: Callable[[], Mapping[str, AsanaTransport]]
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Enter all of them, to be left with the stack. Raises what one of them raises."""
@@ -78,6 +84,7 @@ class Components(NamedTuple):
             except OSError as error:
                 step = _NEXT_STEPS.get(error.errno or 0, "check host, port or unix_socket")
                 raise OSError(error.errno, f"{error.strerror}; {step}") from None
+        await stack.enter_async_context(background_task(self.shares.run(), "sharing the budget"))
         await stack.enter_async_context(background_task(self.heartbeats.run(), "heartbeats"))
         keeping = background_task(self.desired.run(), "looking after")
         self.clock.follow(await stack.enter_async_context(keeping))
@@ -87,7 +94,10 @@ class Components(NamedTuple):
     async def stats(self) -> Stats:
         """Return a snapshot of what is counted and stored."""
         counts, routes = await self.store.counts(), await self.store.list_routes()
-        return self.counters.snapshot(counts, routes, await self.reconciliation.continuity())
+        continuity = await self.reconciliation.continuity()
+        transports = self.transports().items()
+        budgets = [transport.budget_state(account) for account, transport in transports]
+        return self.counters.snapshot(counts, routes, continuity, budgets)
 
     async def _observe(self) -> None:
         """Have the telemetry take its snapshots, until cancelled; what it raises is logged."""
@@ -124,9 +134,14 @@ def join(
         clock=clock,
         handler_timeout=options["handler_timeout"],
     )
+    api._transport.tell_long_waits(partial(notices.limited, ""))
+
+    def transports() -> Mapping[str, AsanaTransport]:
+        return {"": api._transport}
+
     prefix = public_url.rstrip("/") + "/"
     reconciliation = Reconciliation(
-        api,
+        api._at(Priority.STREAMS),
         store,
         notices,
         clock,
@@ -167,7 +182,7 @@ def join(
         notices.tell("restored", source_of(route), "it was established again")
 
     establishment = Establishment(
-        api,
+        api._at(Priority.ESTABLISHING),
         store,
         public_url=public_url,
         workspace=options["workspace"],
@@ -176,7 +191,7 @@ def join(
         on_established=tell_established,
     )
     upkeep = Upkeep(
-        api,
+        api._at(Priority.LOOKING_AFTER),
         store,
         establishment,
         notices,
@@ -210,6 +225,8 @@ def join(
         counters=counters,
         telemetry=observer,
         clock=clock,
+        shares=BudgetShares(store, transports),
+        transports=transports,
     )
 
 

@@ -15,15 +15,17 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
 import msgspec
 
 from ._addresses import is_public
+from ._asana_transport import AsanaTransport
+from ._budget import Kind
 from ._vocabulary import ACTIONS, warn_about_filter
-from .api import TokenUser, WebhooksApi, check_filter_list, check_timeout, walk_webhooks
+from .api import WebhooksApi, check_filter_list, check_timeout, walk_webhooks
 from .errors import (
     ApiError,
     AsanaWebhooksError,
@@ -146,7 +148,7 @@ class Establishment:
         before_create: Callable[[Route], Awaitable[None]] | None = None,
         on_established: Callable[[Route], None] = lambda route: None,
     ) -> None:
-        self.user = TokenUser(api)
+        self.user = api._user
         self._api = api
         self._store = store
         self.prefix = public_url.rstrip("/") + "/"
@@ -160,9 +162,7 @@ class Establishment:
     ) -> Webhook:
         """Return a new webhook, its secret stored. See WebhooksClient.establish for the errors."""
         check_wanted(resource, filters, timeout)
-        route = await self._new_route(resource, filters)
-        await self._reserve(route, timeout)
-        return await self._create(route, timeout)
+        return await self._make(await self._new_route(resource, filters, timeout), timeout)
 
     async def establish_if_free(
         self, resource: str, *, filters: Sequence[WebhookFilter] | None, timeout: float
@@ -172,10 +172,11 @@ class Establishment:
         Calls at once, in any process that shares the store, make one webhook: the reservation is
         what they compete for.
         """
-        route = await self._new_route(resource, filters)
-        if not await self._reserve(route, timeout, exclusive=True):
-            return None
-        return await self._create(route, timeout)
+        route = await self._new_route(resource, filters, timeout)
+        async with self._slot() as creating:
+            if not await self._reserve(route, timeout, exclusive=True):
+                return None
+            return await self._create(creating, route, timeout)
 
     async def replace(
         self,
@@ -186,21 +187,41 @@ class Establishment:
         timeout: float,
     ) -> Webhook:
         """Return a new webhook, in whose place these routes are leaving from now on."""
-        route = await self._new_route(resource, filters)
-        await self._reserve(route, timeout)
-        return await self._create(route, timeout, replaced=replaced)
+        route = await self._new_route(resource, filters, timeout)
+        return await self._make(route, timeout, replaced=replaced)
 
     def is_ours(self, route: Route) -> bool:
         """Return whether a route is below our public URL."""
         return route.target == self.prefix + route.id
 
-    async def _new_route(self, resource: str, filters: Sequence[WebhookFilter] | None) -> Route:
+    async def _make(
+        self, route: Route, timeout: float, *, replaced: Sequence[Route] = ()
+    ) -> Webhook:
+        async with self._slot() as creating:
+            await self._reserve(route, timeout)
+            return await self._create(creating, route, timeout, replaced=replaced)
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[AsanaTransport]:
+        """Take the create call's place in the budget, so that no reservation waits for it.
+
+        It is left when the call has ended: what undoes it needs places of its own.
+        """
+        creating = await self._api._transport.take_slot(Kind.CREATE)
+        try:
+            yield creating
+        finally:
+            creating.leave_slot()
+
+    async def _new_route(
+        self, resource: str, filters: Sequence[WebhookFilter] | None, timeout: float
+    ) -> Route:
         route_id = secrets.token_urlsafe(ROUTE_ID_LENGTH * 3 // 4)
         return Route(
             id=route_id,
             target=self.prefix + route_id,
             resource=resource,
-            user=await self.user.gid(),
+            user=await self.user.gid(within=timeout),
             filters=None if filters is None else tuple(filters),
         )
 
@@ -231,13 +252,21 @@ class Establishment:
     # A new webhook
 
     async def _create(
-        self, route: Route, timeout: float, *, replaced: Sequence[Route] = ()
+        self,
+        creating: AsanaTransport,
+        route: Route,
+        timeout: float,
+        *,
+        replaced: Sequence[Route] = (),
     ) -> Webhook:
         started = time.monotonic()
         try:
-            if self._before_create is not None:
-                await self._before_create(route)
-            webhook = await self._post(route, timeout)
+            try:
+                if self._before_create is not None:
+                    await self._before_create(route)
+                webhook = await self._post(self._api._over(creating), route, timeout)
+            finally:
+                creating.leave_slot()
         except AsanaWebhooksError as error:
             if not _is_lost(error):
                 await self._undo_reservation(route)
@@ -250,10 +279,10 @@ class Establishment:
             raise
         return await self._confirm(route, webhook, started, replaced)
 
-    async def _post(self, route: Route, timeout: float) -> Webhook:
+    async def _post(self, api: WebhooksApi, route: Route, timeout: float) -> Webhook:
         try:
             with anyio.fail_after(timeout):
-                return await self._api.create_webhook(
+                return await api.create_webhook(
                     route.resource, route.target, filters=route.filters, timeout=timeout
                 )
         except TimeoutError:

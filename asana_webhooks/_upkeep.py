@@ -116,7 +116,7 @@ class Upkeep:
             )
             await self._delete_replaced(resource, theirs=[route.id for route in replaced])
             return webhook
-        deadline, pause = time.monotonic() + timeout, FIRST_POLL
+        deadline, pause = None, FIRST_POLL
         while True:
             found = await self._existing(
                 resource, filters
@@ -126,6 +126,7 @@ class Upkeep:
             if found is not None:
                 await self._delete_replaced(resource)
                 return found
+            deadline = deadline or time.monotonic() + timeout
             left = deadline - time.monotonic()
             if left <= 0:
                 msg = (

@@ -5,7 +5,6 @@ Source: https://developers.asana.com/reference/webhooks
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime
@@ -18,15 +17,16 @@ import httpx
 from ._asana_responses import (
     Records,
     decode_created,
-    decode_gid,
     decode_nothing,
+    decode_record,
     decode_webhook,
     decode_webhooks,
     decode_workspaces,
 )
 from ._asana_transport import HTTP_CLIENT, AsanaTransport
+from ._budget import Priority
 from ._logging import ThrottledLogger
-from ._options import NAMES, SECONDS, TEXT, Rule, check_options, optional
+from ._options import COUNT, NAMES, SECONDS, TEXT, Rule, check_options, optional
 from .errors import ApiError, BadRequestError, NotFoundError, PermissionDeniedError
 from .models import Page, Resource, Webhook, WebhookFilter, check_gid
 
@@ -60,6 +60,10 @@ class WebhooksApi:
     token when the client authenticates by itself. Each try ends after 30 seconds, and earlier
     where the given client's own timeouts say so.
 
+    All calls of a token in one event loop, whichever object makes them, share its budget: 50 GETs
+    and 15 other calls at once, no more than ``calls_per_minute`` (None: no such limit), and none
+    while Asana's ``Retry-After`` wants none. What exceeds it waits, for its turn.
+
     Calls may run concurrently, in one event loop. Each raises an ApiError when Asana refuses it,
     ConnectionFailedError when no answer came, DecodeError when the answer is none of Asana's, and
     RuntimeError after ``aclose``, unless the object was entered again.
@@ -73,13 +77,23 @@ class WebhooksApi:
         *,
         base_url: str | None = None,
         http_client: httpx.AsyncClient | None = None,
+        calls_per_minute: int | None = None,
     ) -> None:
-        check_options(_OPTIONS, {"base_url": base_url, "http_client": http_client})
-        self._call_over(AsanaTransport(token, base_url=base_url, http_client=http_client))
+        given = {
+            "base_url": base_url,
+            "http_client": http_client,
+            "calls_per_minute": calls_per_minute,
+        }
+        check_options(_OPTIONS, given)
+        transport = AsanaTransport(
+            token, base_url=base_url, http_client=http_client, calls_per_minute=calls_per_minute
+        )
+        self._call_over(transport)
 
-    def _call_over(self, transport: AsanaTransport) -> None:
+    def _call_over(self, transport: AsanaTransport, user: TokenUser | None = None) -> None:
         """Make all calls over this transport, with its token."""
         self._transport = transport
+        self._user = user or TokenUser(transport)
         self._log = ThrottledLogger(logger)
 
     async def __aenter__(self) -> Self:
@@ -97,8 +111,16 @@ class WebhooksApi:
 
     def _plain(self) -> WebhooksApi:
         """Return these calls over the same connections, without what a subclass makes of them."""
+        return self._over(self._transport)
+
+    def _at(self, priority: Priority) -> WebhooksApi:
+        """Return these calls plainly, with another priority."""
+        return self._over(self._transport.at(priority))
+
+    def _over(self, transport: AsanaTransport) -> WebhooksApi:
+        """Return these calls plainly, over another transport with the same token."""
         api = WebhooksApi.__new__(WebhooksApi)
-        api._call_over(self._transport)
+        api._call_over(transport, self._user)
         return api
 
     async def aclose(self) -> None:
@@ -256,28 +278,41 @@ class WebhooksApi:
 
 
 class TokenUser:
-    """The user whose token makes the calls; Asana is asked once."""
+    """The user whose token makes the calls; Asana is asked once.
 
-    def __init__(self, api: WebhooksApi) -> None:
-        self._transport = api._transport
+    Source: https://developers.asana.com/reference/getuser
+    """
+
+    def __init__(self, transport: AsanaTransport) -> None:
+        self._transport = transport
         self._lock = anyio.Lock()
-        self._asked = False
-        self._gid: str | None = None
+        self._record: dict[str, Any] | PermissionDeniedError | None = None
 
-    async def gid(self) -> str | None:
+    async def gid(self, *, within: float | None = None) -> str | None:
         """Return the user's gid; None when the token may not know it, for lack of a scope.
 
-        Raises what any call raises.
-
-        Source: https://developers.asana.com/reference/getuser
+        Raises what any call raises; ``within`` is for how many seconds it may take, once the budget
+        has room for it.
         """
+        record = await self._ask(within)
+        return None if isinstance(record, PermissionDeniedError) else record["gid"]
+
+    async def record(self) -> dict[str, Any]:
+        """Return Asana's record of the user. Raises what any call raises."""
+        record = await self._ask(None)
+        if isinstance(record, PermissionDeniedError):
+            raise record.with_traceback(None)
+        return record
+
+    async def _ask(self, within: float | None) -> dict[str, Any] | PermissionDeniedError:
         async with self._lock:
-            if not self._asked:
-                with contextlib.suppress(PermissionDeniedError):
-                    query = {"opt_fields": "gid"}
-                    self._gid = decode_gid(await self._transport.call("GET", "/users/me", query))
-                self._asked = True
-        return self._gid
+            if self._record is None:
+                try:
+                    body = await self._transport.call("GET", "/users/me", {}, within=within)
+                    self._record = decode_record(body)
+                except PermissionDeniedError as error:
+                    self._record = error
+        return self._record
 
 
 async def walk_webhooks(
@@ -309,7 +344,11 @@ async def walk_webhooks(
             refusals[each.gid] = error
 
 
-_OPTIONS = {"base_url": optional(TEXT), "http_client": HTTP_CLIENT}
+_OPTIONS = {
+    "base_url": optional(TEXT),
+    "http_client": HTTP_CLIENT,
+    "calls_per_minute": optional(COUNT, "None for no limit but Asana's"),
+}
 _QUERY = {
     "limit": optional(Rule((int,), "1 to 100", lambda value: 1 <= value <= 100)),
     "offset": optional(TEXT),

@@ -80,6 +80,7 @@ _OPTIONS = {
     "keepalive_timeout": optional(SECONDS),
     **INBOX_OPTIONS,
     "answer_gone": FLAG,
+    "calls_per_minute": ANY,  # likewise
     "look_after": optional(SECONDS, "None for never"),
     "reconcile": optional(SECONDS, "None for never"),
     "telemetry": optional(Rule((Telemetry,), "a Telemetry")),
@@ -130,7 +131,9 @@ class WebhooksClient(WebhooksApi):
     several processes listen on one port, where the system can (Linux, BSD). At the start and every
     ``look_after`` seconds all webhooks of the store are looked after, by lists; None: never. At
     least every ``reconcile`` seconds Asana's events stream of each resource is compared with what
-    was delivered, and what is missing is recovered; None: never.
+    was delivered, and what is missing is recovered; None: never. ``calls_per_minute`` is the most
+    that a token's calls come to, in all processes that share the store; None: what Asana refuses
+    alone limits them.
     ``telemetry`` is an ``otel.OpenTelemetry``, or a ``telemetry.Telemetry`` of one's own.
 
     Up to ``concurrency`` events are handled side by side: with the ``order`` "resource" those of
@@ -171,6 +174,7 @@ class WebhooksClient(WebhooksApi):
         answer_gone: bool = False,
         look_after: float | None = 900.0,
         reconcile: float | None = 3600.0,
+        calls_per_minute: int | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         check_options(_OPTIONS, locals())
@@ -178,7 +182,12 @@ class WebhooksClient(WebhooksApi):
         _check_receiver(serve=serve, unix_socket=unix_socket, options=options)
         if workspace is not None:
             check_gid("workspace", workspace)
-        super().__init__(token, base_url=base_url, http_client=http_client)
+        super().__init__(
+            token,
+            base_url=base_url,
+            http_client=http_client,
+            calls_per_minute=calls_per_minute,
+        )
         self._router = Router()
         self._clock = Clock()
         self._transport.clock.driven = self._clock.driven

@@ -19,6 +19,7 @@ from msgspec.structs import force_setattr
 from .errors import DecodeError
 
 __all__ = [
+    "BudgetState",
     "Change",
     "Claim",
     "Continuity",
@@ -506,6 +507,23 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     median: float
     p99: float
+
+
+class BudgetState(msgspec.Struct, frozen=True, kw_only=True):
+    """The calls of a token at a moment.
+
+    ``reads`` and ``writes`` are under way; at most ``most_reads`` and ``most_writes`` may be in
+    this process. ``waiting`` have no slot yet. ``held_for`` is for how many seconds Asana wants no
+    call, 0.0 for none. ``account`` is "" without accounts.
+    """
+
+    account: str = ""
+    reads: int
+    writes: int
+    most_reads: int
+    most_writes: int
+    waiting: int
+    held_for: float
 
 
 class Continuity(msgspec.Struct, frozen=True, kw_only=True):

@@ -207,6 +207,14 @@ class Notices:
         """Tell that something for a confirmed route was altered on its way."""
         self.tell("mangled", source_of(route), detail)
 
+    def limited(self, account: str, detail: str) -> None:
+        """Tell that calls of an account wait long for their turn; '' when they do no longer."""
+        source = Source(webhook="", resource="", account=account)
+        if detail:
+            self.tell("limited", source, detail)
+        else:
+            self.over("limited", source)
+
     def over(self, kind: NoticeKind, source: Source) -> None:
         """Note that a state is over without a word, so that it is told when it begins again."""
         self._told.get((source.account, source.resource), set()).discard(kind)

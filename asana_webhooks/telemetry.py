@@ -19,10 +19,10 @@ from typing import Literal, ParamSpec, TypeAlias, TypeVar
 import msgspec
 
 from ._logging import ThrottledLogger
-from .models import Continuity, Counts, Delivery, Event, Notice, NoticeKind, Route
+from .models import BudgetState, Continuity, Counts, Delivery, Event, Notice, NoticeKind, Route
 from .protocol import Request, Response
 
-__all__ = ["Counters", "Outcome", "Stats", "Telemetry", "Together", "WebhookStats"]
+__all__ = ["BudgetState", "Counters", "Outcome", "Stats", "Telemetry", "Together", "WebhookStats"]
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +231,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     again; ``recovered`` events, taken from the events stream; ``failures``, each of one handler
     with one event; ``notices``, by kind; requests ``refused``, by reason. ``gaps`` is how many are
     open, and ``dropped`` how many events Asana never delivered, since the webhooks were made.
+    ``budgets`` are of the tokens that this process makes calls with, in no order.
     """
 
     waiting: int
@@ -250,6 +251,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     notices: dict[NoticeKind, int]
     refused: dict[str, int]
     webhooks: tuple[WebhookStats, ...]
+    budgets: tuple[BudgetState, ...] = ()
 
 
 class Counters(Telemetry):
@@ -300,7 +302,11 @@ class Counters(Telemetry):
         self.recovered_events += count
 
     def snapshot(
-        self, counts: Counts, routes: Iterable[Route], continuity: Sequence[Continuity] = ()
+        self,
+        counts: Counts,
+        routes: Iterable[Route],
+        continuity: Sequence[Continuity] = (),
+        budgets: Iterable[BudgetState] = (),
     ) -> Stats:
         """Return what is counted here together with what a store has told."""
         now = datetime.now(UTC)
@@ -326,6 +332,7 @@ class Counters(Telemetry):
             webhooks=tuple(
                 self._silence(route, now, proven.get(route.gid or "")) for route in routes
             ),
+            budgets=tuple(budgets),
         )
 
     def _silence(self, route: Route, now: datetime, proven_until: datetime | None) -> WebhookStats:

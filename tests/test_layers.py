@@ -17,7 +17,7 @@ LAYERS = (
     {"_addresses", "_background", "_clock", "_deadline", "_logging", "_options"}
     | {"_signals", "_vocabulary", "models", "signature"},
     {"_asana_responses"},
-    {"_asana_connections"},
+    {"_asana_connections", "_budget"},
     {
         "_asana_transport",
         "protocol",
@@ -30,7 +30,7 @@ LAYERS = (
     | {"router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
     {"notices"},
-    {"_ledger", "_stream"},
+    {"_ledger", "_sharing", "_stream"},
     {"_endpoint", "_establish", "_handlers", "_heartbeats", "_listener", "otel", "stores.urls"},
     {"_failures", "_ownership", "_upkeep"},
     {"_active_claim"},

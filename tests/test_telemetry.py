@@ -28,7 +28,15 @@ from asana_webhooks import telemetry as module
 from asana_webhooks.models import Counts, Delivery, Route
 from asana_webhooks.protocol import UNKNOWN_ROUTE, Request, Response
 from asana_webhooks.simulator import AsanaSimulator
-from asana_webhooks.telemetry import Counters, Outcome, Stats, Telemetry, Together, WebhookStats
+from asana_webhooks.telemetry import (
+    BudgetState,
+    Counters,
+    Outcome,
+    Stats,
+    Telemetry,
+    Together,
+    WebhookStats,
+)
 from asana_webhooks.testing import make_event
 
 MakeClient = Callable[..., WebhooksClient]
@@ -443,6 +451,9 @@ async def last_body(asana: AsanaSimulator) -> bytes:
     return asana.deliveries[-1].body
 
 
+IDLE_BUDGET = BudgetState(reads=0, writes=0, most_reads=50, most_writes=15, waiting=0, held_for=0.0)
+
+
 async def test_snapshot_of_a_client_that_did_nothing_is_empty(make_client: MakeClient) -> None:
     async with make_client() as client:
         assert await client.stats() == Stats(
@@ -463,6 +474,7 @@ async def test_snapshot_of_a_client_that_did_nothing_is_empty(make_client: MakeC
             notices={},
             refused={},
             webhooks=(),
+            budgets=(IDLE_BUDGET,),
         )
 
 
