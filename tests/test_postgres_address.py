@@ -214,7 +214,7 @@ async def test_store_works_behind_a_pooler_that_parts_transactions(
         await asyncio.gather(*(put(store, number) for number in range(20)))
         claim = await take(store)
         assert numbers(claim) == list(range(20))
-        assert await store.end_claim(claim, handled(claim.deliveries))
+        assert await store.end_claim(claim, handled(claim.deliveries)) is not None
         await store.listen(lambda: None)  # it hears nothing, and takes no connection
         calls = [store.counts() for _ in range(20)]
         assert {counts.waiting for counts in await asyncio.gather(*calls)} == {0}

@@ -257,7 +257,7 @@ async def test_workers_of_two_processes_handle_each_delivery_once(
     async def work(store: PostgresStore) -> None:
         while claim := await store.claim(limit=3, lease=30):
             seen.extend(numbers(claim))
-            assert await store.end_claim(claim, handled(claim.deliveries))
+            assert await store.end_claim(claim, handled(claim.deliveries)) is not None
 
     async with anyio.create_task_group() as tasks:
         for store in (real, other, real, other):
@@ -273,10 +273,10 @@ async def test_dead_workers_delivery_is_taken_over_and_its_late_word_refused(
     claim = await eventually(partial(other.claim, limit=1, lease=30))
     assert numbers(claim) == numbers(late)
     assert claim.fence > late.fence
-    assert not await real.end_claim(late, handled(late.deliveries))
-    assert not await real.settle(late, handled(late.deliveries))
+    assert await real.end_claim(late, handled(late.deliveries)) is None
+    assert await real.settle(late, handled(late.deliveries)) is None
     assert not await real.renew(late, lease=30)
-    assert await other.end_claim(claim, handled(claim.deliveries))
+    assert await other.end_claim(claim, handled(claim.deliveries)) is not None
 
 
 async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_refused(
@@ -289,9 +289,9 @@ async def test_word_of_a_worker_from_before_a_failover_that_lost_its_lease_is_re
     await put(real, 2)
     mine = await take(real)
     assert mine.previous == 0
-    assert not await real.end_claim(late, handled(late.deliveries))
+    assert await real.end_claim(late, handled(late.deliveries)) is None
     assert (await real.counts()).waiting == 1
-    assert await real.end_claim(mine, handled(mine.deliveries))
+    assert await real.end_claim(mine, handled(mine.deliveries)) is not None
 
 
 async def test_delivery_that_a_dead_worker_still_held_counts_a_crash_and_no_other_does(
@@ -304,7 +304,7 @@ async def test_delivery_that_a_dead_worker_still_held_counts_a_crash_and_no_othe
     await put(real, 4)
     alone = await take(other)
     assert (numbers(alone), alone.deliveries[0].crashes) == ([2], 1)
-    assert await other.end_claim(alone, handled(alone.deliveries))
+    assert await other.end_claim(alone, handled(alone.deliveries)) is not None
     last = await take(other)
     assert numbers(last) == [3, 4]
     assert (
@@ -378,7 +378,7 @@ async def settle_events(store: PostgresStore, *records: bytes) -> Claim:
     await put(store, 1)
     claim = await take(store, lease=3600)
     for events in records:
-        assert await store.settle(claim, Settlement(scope="12", events=events))
+        assert await store.settle(claim, Settlement(scope="12", events=events)) is not None
     return claim
 
 
@@ -1011,7 +1011,7 @@ async def test_events_that_the_server_lost_are_left_out_and_the_others_remembere
         async with PostgresStore(server.dsn, schema=schema) as store:
             assert [await store.remembered("12") for _ in range(2)] == [b"onethree"] * 2
             assert await store.claim_more(claim, limit=10) == ()
-            assert await store.end_claim(claim, handled(claim.deliveries))
+            assert await store.end_claim(claim, handled(claim.deliveries)) is not None
             assert numbers(await take(store)) == [3]
             assert [dead.body for dead in await store.dead_letters()] == [b""]
     first, second = (record.message for record in caplog.records if record.levelname == "ERROR")

@@ -5,12 +5,16 @@ time is the server's. Puts, and look-ups, that come while a round trip is under 
 the next one. The keys, all in one slot of a cluster through the hash tag ``{asana-webhooks}``:
 
 ==============================  =============  ====================================================
-``version``, ``number``         string         of this layout, the last id of a delivery or fence
-``clock``                       hash           the last reading, how much is added to the server's
+``version``                     string         of this layout
+``clock``                       hash           the last reading, how much is added to the server's;
+                                               the last id of a delivery, or fence
 ``route:ROUTE``                 hash           the route's fields, see below for its secrets
 ``routes``, ``resource:GID``    sorted set     routes that are not retired, in order of arrival
+``account:ACCOUNT``             sorted set     all routes of an account, in order of arrival
 ``expiries``                    sorted set     reserved and retired routes, by when they end
 ``owners``                      hash           until when each holder has the store, for which URL
+``holders:NAME``                sorted set     who holds a name, by when that ends
+``names:HOLDER``                set            the names that somebody holds
 ``seen:DIGEST``                 string         when it was received; expires an hour late
 ``waiting``, ``held``           string         how many deliveries wait, how many are held
 ``deliveries:ROUTE``            hash           time of receipt, digest and body of each delivery
@@ -18,13 +22,22 @@ the next one. The keys, all in one slot of a cluster through the hash tag ``{asa
 ``traces:ROUTE``                hash           traces of those that have one
 ``queue:ROUTE``                 sorted set     claimable deliveries, by when they are due
 ``held:SLOT:ROUTE``             list           deliveries held for a candidate
-``agenda``                      sorted set     routes, by when they may be claimed
-``leases``                      hash           the fence of each leased route
+``agenda:ACCOUNT``              sorted set     an account's routes, by when they may be claimed
+``agendas``                     sorted set     accounts, by when the first of these may be or before
+``leases``                      hash           fence and account of each leased route
 ``claimed:ROUTE``               string         deliveries that its last claim holds
 ``fence:ROUTE``                 string         the fence of its last claim; expires after 48 hours
 ``events:HOUR:SCOPE``           string         events settled in an hour of the clock; expires
+``settled``                     sorted set     scopes of such events, by their last hour
 ``letters``                     stream         dead letters
+``letters:ROUTE``               set            the ids of those of a route
+``write:ID``                    hash           a write, and which events its parts caused; expires
+``writes:ACCOUNT``              sorted set     writes of an account, by when they end
+``written:ACCOUNT/RESOURCE``    sorted set     those that name a resource, in order of arrival
 ``states``                      hash           version and text of each scope's state
+``scopes``                      sorted set     scopes of states, in the order of their letters
+``agenda``, ``number``          string, hash   nothing: these refuse the programs of layouts before
+                                               4, which had keys of other types there
 ==============================  =============  ====================================================
 
 In a route's hash, ``secret`` and ``candidate1`` to ``candidate4`` are fingerprints, and ``seal``
@@ -42,12 +55,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
+from msgspec.structs import replace
 
 from ..._options import COUNT, TEXT, check_options
 from ...errors import StoreError
@@ -61,6 +75,7 @@ from ...models import (
     Settlement,
     State,
     WebhookFilter,
+    Write,
 )
 from .. import (
     DUPLICATES_KNOWN_FOR,
@@ -70,6 +85,7 @@ from .. import (
     MAX_HELD_BYTES,
     MAX_WAITING,
     RETIRED_KNOWN_FOR,
+    check_account,
     check_ids,
     check_limit,
     held_full,
@@ -81,6 +97,7 @@ from . import _scripts
 from ._batch import Batcher
 from ._records import (
     DELIVERY_ID,
+    EVENTS_KNOWN_FOR,
     FULL,
     HELD_FULL,
     KEPT,
@@ -117,7 +134,7 @@ logger = logging.getLogger(__name__)
 CLOSE_TIMEOUT = 5.0
 """For how many seconds closing waits for what is under way."""
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 KEPT_RETIRED = RETIRED_KNOWN_FOR // MICROSECOND
 KNOWN_FOR = DUPLICATES_KNOWN_FOR // MICROSECOND
@@ -239,9 +256,12 @@ class RedisStore:
             return None
         return await self._found(self._lookups.ask(id_))
 
-    async def list_routes(self, resource: str | None = None) -> list[Route]:
-        which = () if resource is None else (resource,)
-        found = await self._opened().run(_scripts.LIST_ROUTES, *which)
+    async def list_routes(
+        self, resource: str | None = None, *, account: str | None = None
+    ) -> list[Route]:
+        wanted = (("resource", resource), ("account", account))
+        indexes = [f"{name}:{value}" for name, value in wanted if value is not None]
+        found = await self._opened().run(_scripts.LIST_ROUTES, *(indexes or ["routes"]))
         listed = [route for packed in found if (route := self._listed(packed)) is not None]
         return sorted(listed, key=lambda route: route.created_at)
 
@@ -288,6 +308,10 @@ class RedisStore:
     async def disown(self, holder: str) -> None:
         await self._opened().run(_scripts.DISOWN, holder)
 
+    async def hold(self, name: str, *, holder: str, ttl: float, limit: int | None = None) -> int:
+        most = () if limit is None else (limit,)
+        return int(await self._opened().run(_scripts.HOLD, name, holder, micros(ttl), *most))
+
     # Inbox
 
     def put(
@@ -320,17 +344,19 @@ class RedisStore:
         """
         await self._opened().subscribe(arrived)
 
-    async def claim(self, *, limit: int, lease: float) -> Claim | None:
+    async def claim(
+        self, *, limit: int, lease: float, skip_accounts: Collection[str] = ()
+    ) -> Claim | None:
         check_limit(limit)
         self._opened()
-        return await self._take(self._claim(limit, lease), self._end)
+        return await self._take(self._claim(limit, lease, skip_accounts), self._end)
 
-    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+    async def claim_more(self, claim: Claim, *, limit: int) -> Claim | None:
         check_limit(limit)
         self._opened()
 
-        async def put_back(taken: tuple[Delivery, ...]) -> None:
-            retries = tuple(Retry(delivery=delivery, delay=0.0) for delivery in taken)
+        async def put_back(more: Claim) -> None:
+            retries = tuple(Retry(delivery=delivery, delay=0.0) for delivery in more.deliveries)
             await self._settle(self._server, claim, Settlement(retries=retries))
 
         return await self._take(self._claim_more(claim, limit), put_back)
@@ -339,12 +365,14 @@ class RedisStore:
         arguments = (*lease_of(claim), micros(lease))
         return bool(await self._opened().run(_scripts.RENEW, *arguments))
 
-    def settle(self, claim: Claim, settlement: Settlement) -> Coroutine[Any, Any, bool]:
+    def settle(
+        self, claim: Claim, settlement: Settlement
+    ) -> Coroutine[Any, Any, tuple[str, ...] | None]:
         return self._settle(self._opened(), claim, settlement)
 
     def end_claim(
         self, claim: Claim, settlement: Settlement | None = None
-    ) -> Coroutine[Any, Any, bool]:
+    ) -> Coroutine[Any, Any, tuple[str, ...] | None]:
         return self._settle(self._opened(), claim, settlement or Settlement(), ends=True)
 
     async def remembered(self, scope: str, *, within: timedelta = DUPLICATES_KNOWN_FOR) -> bytes:
@@ -377,14 +405,35 @@ class RedisStore:
         known = filter(LETTER_ID.fullmatch, ids)
         return int(await self._opened().run(_scripts.DISCARD, *known))
 
-    # Continuity
+    # Writes
+
+    def put_write(self, write: Write) -> Coroutine[Any, Any, None]:
+        named = (write.id, write.account, write.text)
+        run = self._opened().run
+        return _nothing(run(_scripts.PUT_WRITE, *named, KNOWN_FOR, *write.resources))
+
+    async def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
+        found = await self._opened().run(_scripts.LIST_WRITES, account, *resources)
+        ordered = sorted(found, key=lambda entry: int(entry[0]))
+        listed = [self._write(account, *entry) for _, *entry in ordered]
+        return [write for write in listed if write is not None]
+
+    async def take_write(self, id: str, part: str, key: bytes) -> bool:
+        return bool(await self._opened().run(_scripts.TAKE_WRITE, id, part, key))
+
+    async def forget_account(self, account: str) -> bool:
+        check_account(account)
+        return bool(await self._opened().run(_scripts.FORGET_ACCOUNT, account, EVENTS_KNOWN_FOR))
+
+    # States
 
     async def get_state(self, scope: str) -> State | None:
         kept = await self._opened().run(_scripts.GET_STATE, scope)
         return None if kept is None else self._state(scope.encode(), kept)
 
-    async def list_states(self) -> list[State]:
-        found = await self._opened().run(_scripts.LIST_STATES)
+    async def list_states(self, account: str | None = None) -> list[State]:
+        which = () if account is None else (account,)
+        found = await self._opened().run(_scripts.LIST_STATES, *which)
         listed = [self._state(*each) for each in zip(found[::2], found[1::2], strict=True)]
         states = [state for state in listed if state is not None]
         return sorted(states, key=lambda state: state.scope)
@@ -420,6 +469,15 @@ class RedisStore:
             self._say(f"the state of {name!r} was damaged on the server, and is taken for empty")
             text = ""
         return State(scope=name, version=int(kept[:VERSION_DIGITS]), text=text)
+
+    def _write(self, account: str, id_: bytes, text: bytes, resources: bytes) -> Write | None:
+        """Return a write; None when it is damaged."""
+        try:
+            named = tuple(resources.decode().split())
+            return Write(id=id_.decode(), account=account, resources=named, text=text.decode())
+        except UnicodeDecodeError:
+            self._say("a write is left out: it was damaged on the server")
+            return None
 
     async def _is_kept(self, *question: Hidden) -> bool:
         answer = await self._puts.ask(*question)
@@ -474,29 +532,32 @@ class RedisStore:
         found: list[bytes | None] = await self._server.run(_scripts.GET_ROUTES, *ids)
         return found
 
-    async def _claim(self, limit: int, lease: float) -> Claim | None:
-        arguments = (limit, micros(lease), MAX_CLAIM_BYTES, LAST_CLAIM_KNOWN_FOR)
-        while (found := await self._server.run(_scripts.CLAIM, *arguments)) is not None:
+    async def _claim(self, limit: int, lease: float, skipped: Collection[str]) -> Claim | None:
+        limits = (limit, micros(lease), MAX_CLAIM_BYTES, LAST_CLAIM_KNOWN_FOR)
+        while (found := await self._server.run(_scripts.CLAIM, *limits, *skipped)) is not None:
             first, *rest = found
             damage = damage_of(first.decode(errors="replace"))
             if damage is None:
-                route, (fence, previous, taken) = first.decode(), rest
+                route, (fence, previous, has_writes, taken) = first.decode(), rest
                 return Claim(
                     route=route,
                     fence=int(fence),
                     deliveries=tuple(delivery_of(route, *each) for each in taken),
                     previous=int(previous),
+                    has_writes=bool(has_writes),
                 )
             gid, resource = (part.decode(errors="replace") or None for part in rest)
             self._set_aside(webhook_name(gid, resource), damage)
         return None
 
-    async def _claim_more(self, claim: Claim, limit: int) -> tuple[Delivery, ...] | None:
+    async def _claim_more(self, claim: Claim, limit: int) -> Claim | None:
         arguments = (*lease_of(claim), limit, MAX_CLAIM_BYTES)
-        taken = await self._server.run(_scripts.CLAIM_MORE, *arguments)
-        if taken is None:
+        found = await self._server.run(_scripts.CLAIM_MORE, *arguments)
+        if found is None:
             return None
-        return tuple(delivery_of(claim.route, *each) for each in taken)
+        has_writes, taken = found
+        deliveries = tuple(delivery_of(claim.route, *each) for each in taken)
+        return replace(claim, deliveries=deliveries, has_writes=bool(has_writes))
 
     async def _take(
         self, call: Coroutine[Any, Any, T | None], give_back: Callable[[T], Awaitable[object]]
@@ -517,26 +578,31 @@ class RedisStore:
         claiming: asyncio.Task[T | None], give_back: Callable[[T], Awaitable[object]]
     ) -> None:
         try:
-            if taken := await claiming:
+            if (taken := await claiming) is not None:
                 await give_back(taken)
         except StoreError as error:
             logger.warning("a claim that nobody waits for ends with its lease: %s", error)
 
-    def _end(self, claim: Claim) -> Awaitable[bool]:
+    def _end(self, claim: Claim) -> Awaitable[object]:
         return self._settle(self._server, claim, Settlement(), ends=True)
 
     @staticmethod
     def _settle(
         server: Server, claim: Claim, settlement: Settlement, *, ends: bool = False
-    ) -> Coroutine[Any, Any, bool]:
+    ) -> Coroutine[Any, Any, tuple[str, ...] | None]:
         arguments = (*lease_of(claim), int(ends), *settlement_of(settlement))
-        return _truth(server.run(_scripts.SETTLE, *arguments))
+        return _letters_of(server.run(_scripts.SETTLE, *arguments))
 
     async def _upgrade(self) -> None:
-        """Bring what an earlier version wrote up to date; another process may do so meanwhile."""
+        """Bring what an earlier version wrote up to date; another process may do so meanwhile.
+
+        Programs of that version are refused from the first step on.
+        """
+        await self._server.run(_scripts.UPGRADE, MAX_CANDIDATES)
         await self._walk(_scripts.UPGRADE_ROUTES, KEPT_RETIRED)
         await self._walk(_scripts.UPGRADE_TRIES)
-        await self._server.run(_scripts.UPGRADE, LAYOUT_VERSION, MAX_CANDIDATES)
+        await self._walk(_scripts.UPGRADE_LETTERS)
+        await self._server.run(_scripts.UPGRADED, LAYOUT_VERSION)
 
     async def _walk(self, script: Script, *arguments: int) -> None:
         cursor = b""
@@ -557,3 +623,12 @@ class RedisStore:
 
 async def _truth(call: Awaitable[Any]) -> bool:
     return bool(await call)
+
+
+async def _nothing(call: Awaitable[Any]) -> None:
+    await call
+
+
+async def _letters_of(call: Awaitable[Any]) -> tuple[str, ...] | None:
+    letters = await call
+    return None if letters is None else tuple(letter.decode() for letter in letters)

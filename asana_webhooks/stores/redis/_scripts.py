@@ -50,9 +50,11 @@ def _script(file: str, call: str, flags: str) -> Script:
 
 
 OPEN = _script("opening.lua", "open", DRAINS)
+UPGRADE = _script("opening.lua", "upgrade", DRAINS)
 UPGRADE_ROUTES = _script("opening.lua", "upgrade_routes", DRAINS)
 UPGRADE_TRIES = _script("opening.lua", "upgrade_tries", DRAINS)
-UPGRADE = _script("opening.lua", "upgrade", DRAINS)
+UPGRADE_LETTERS = _script("opening.lua", "upgrade_letters", DRAINS)
+UPGRADED = _script("opening.lua", "upgraded", DRAINS)
 LIST_SECRETS = _script("opening.lua", "list_secrets", DRAINS)
 RENEW_SECRETS = _script("opening.lua", "renew_secrets", DRAINS)
 
@@ -67,6 +69,7 @@ RETIRE = _script("routes.lua", "retire", WRITES)
 DROP = _script("routes.lua", "drop", DRAINS)
 OWN = _script("routes.lua", "own", WRITES)
 DISOWN = _script("routes.lua", "disown", DRAINS)
+HOLD = _script("routes.lua", "hold", WRITES)
 
 PUT = _script("inbox.lua", "put", WRITES)
 CLAIM = _script("inbox.lua", "claim", DRAINS)
@@ -75,6 +78,11 @@ RENEW = _script("inbox.lua", "renew", DRAINS)
 SETTLE = _script("inbox.lua", "settle", DRAINS)
 REMEMBERED = _script("inbox.lua", "remembered", READS)
 COUNTS = _script("inbox.lua", "counts", DRAINS)
+
+PUT_WRITE = _script("writes.lua", "put_write", WRITES)
+LIST_WRITES = _script("writes.lua", "list_writes", DRAINS)
+TAKE_WRITE = _script("writes.lua", "take_write", WRITES)
+FORGET_ACCOUNT = _script("writes.lua", "forget_account", DRAINS)
 
 GET_STATE = _script("states.lua", "get_state", DRAINS)
 LIST_STATES = _script("states.lua", "list_states", DRAINS)

@@ -15,19 +15,18 @@ end
 
 -- ARGV: the ids of letters. One that cannot be read stays where it is.
 function calls.replay()
-    local letters, at, count = base .. 'letters', tick(), 0
+    local at, count = tick(), 0
     for i = 1, #ARGV do
-        local found = call('XRANGE', letters, ARGV[i], ARGV[i])
+        local found = call('XRANGE', base .. 'letters', ARGV[i], ARGV[i])
         local letter = found[1] and found[1][2] or {}
         local route, kind, progress, record = letter[2], letter[3], letter[4], letter[8]
         local handled = kind == 'done' and tonumber(progress) -- as layouts before 3 have it
         if is_readable(record) and (handled or kind == 'progress') then
-            local delivery = add_number(at)
+            local delivery = add_number()
             call('HSET', base .. 'deliveries:' .. route, delivery, record)
             set_progress(route, delivery, 0, 0, handled and progress_after(handled) or progress)
             enqueue(route, delivery, at)
-            call('XDEL', letters, ARGV[i])
-            count = count + 1
+            count = count + unbury(route, ARGV[i])
         end
     end
     call('INCRBY', base .. 'waiting', count)
@@ -38,7 +37,8 @@ end
 function calls.discard()
     local count = 0
     for i = 1, #ARGV do
-        count = count + call('XDEL', base .. 'letters', ARGV[i])
+        local found = call('XRANGE', base .. 'letters', ARGV[i], ARGV[i])[1]
+        count = count + (found and unbury(found[2][2], ARGV[i]) or 0)
     end
     return count
 end

@@ -4,15 +4,14 @@
 -- Returns for each: k kept, n not, f full, h too many are held, or an error that names a damaged
 -- key. A digest is forgotten an hour late, since the clocks of receivers may differ.
 function calls.put()
-    local at = tick()
+    local at, number = tick((#ARGV - 4) / 7)
     local most, most_held, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
     local known_for = tonumber(ARGV[4])
     local kept_for = text(known_for / 1000 + 3600000)
     local waiting, added, held, offers = counter('waiting'), 0, 0, {}
-    local number = add_numbers((#ARGV - 4) / 7, at)
 
     local function add(route, record, trace)
-        local delivery = string.format('%016d', number + added + held + 1)
+        local delivery = format_number(number + added + held + 1)
         call('HSET', base .. 'deliveries:' .. route, delivery, record)
         if trace ~= '' then
             call('HSET', base .. 'traces:' .. route, delivery, trace)
@@ -24,8 +23,9 @@ function calls.put()
         if waiting + added >= most then
             return 'f'
         end
+        local account = offers[route] or account_of(route, at)
         call('ZADD', base .. 'queue:' .. route, text(at), add(route, record, trace))
-        offers[route] = true
+        offers[route] = account
         added = added + 1
         return 'k'
     end
@@ -76,11 +76,13 @@ function calls.put()
         local answer, damage = try(put, unpack(ARGV, i, i + 6))
         answers[#answers + 1] = answer or damage
     end
-    for route in pairs(offers) do
-        offer(route, at)
+    for route, account in pairs(offers) do
+        offer(route, account, at)
     end
     call('INCRBY', base .. 'waiting', added)
-    call('INCRBY', base .. 'held', held)
+    if held > 0 then
+        call('INCRBY', base .. 'held', held)
+    end
     return answers
 end
 
@@ -118,50 +120,93 @@ local function take(route, due, at, most_bytes, is_new)
     return taken, ids
 end
 
--- ARGV: limit, lease, how many bytes of bodies, for how many seconds the claim is known as the last.
--- Returns route, fence, that of the route's claim before it or 0, and what take returns of each
--- delivery. A route with a damaged key holds up no other, it is set aside: returns the error, gid
--- and resource.
+-- Returns an account that is not skipped, and the route of it whose turn it is: the one that is due
+-- first of all. Nothing when none is due. An account is in agendas by the time of the first route in
+-- its agenda or an earlier one, which is corrected here when it matters.
+local function find_turn(at, skipped, count)
+    while true do
+        local found = call('ZRANGEBYSCORE', base .. 'agendas', '-inf', text(at), 'WITHSCORES',
+            'LIMIT', 0, count + 2)
+        local account, next_turn
+        for i = 1, #found, 2 do
+            if account and not skipped[found[i]] then
+                next_turn = found[i + 1]
+                break
+            elseif not skipped[found[i]] then
+                account = found[i]
+            end
+        end
+        if not account then
+            return
+        end
+        local first = call('ZRANGE', base .. 'agenda:' .. account, 0, 0, 'WITHSCORES')
+        if first[1] and tonumber(first[2]) <= tonumber(next_turn or at) then
+            return account, first[1]
+        elseif first[1] then
+            call('ZADD', base .. 'agendas', first[2], account)
+        else
+            call('ZREM', base .. 'agendas', account)
+        end
+    end
+end
+
+-- Whether writes of an account are kept; so it is when nobody can tell.
+local function has_writes(account, at)
+    local last, damage = try(call, 'ZRANGE', base .. 'writes:' .. account, -1, -1, 'WITHSCORES')
+    return (damage or last[1] and tonumber(last[2]) > at) and 1 or 0
+end
+
+-- ARGV: limit, lease, how many bytes of bodies, for how many seconds the claim is known as the last,
+-- then the accounts that are skipped. Returns route, fence, that of the route's claim before it or 0,
+-- whether there are writes, and what take returns of each delivery. A route with a damaged key holds
+-- up no other, it is set aside: returns the error, gid and resource.
 function calls.claim()
-    local function lease(route, at)
+    local function lease(account, route, at)
         count_crashes(route)
         local due = call('ZRANGEBYSCORE', base .. 'queue:' .. route, '-inf', text(at),
             'LIMIT', 0, ARGV[1])
         local taken, ids = take(route, due, at, tonumber(ARGV[3]), true)
         if ids[1] then
-            local fence = add_number(at)
+            local leased_at, number = tick(1)
+            local fence = format_number(number + 1)
             local previous = call('SET', base .. 'fence:' .. route, fence, 'GET', 'EX', ARGV[4])
-            call('ZADD', base .. 'agenda', text(tick() + ARGV[2]), route)
-            call('HSET', base .. 'leases', route, fence)
+            call('ZADD', base .. 'agenda:' .. account, text(leased_at + ARGV[2]), route)
+            call('HSET', base .. 'leases', route, fence .. account)
             set_claimed(route, ids)
-            return {route, fence, text(tonumber(previous or 0) or 0), taken}
+            previous = text(tonumber(previous or 0) or 0)
+            return {route, fence, previous, has_writes(account, at), taken}
         end
-        give_back(route)
+        give_back(route, account)
     end
 
-    local at = now()
+    local at, skipped = now(), {}
+    for i = 5, #ARGV do
+        skipped[ARGV[i]] = true
+    end
+    purge(at)
     while true do
-        local first = call('ZRANGEBYSCORE', base .. 'agenda', '-inf', text(at), 'LIMIT', 0, 1)
-        if not first[1] then
+        local account, route = find_turn(at, skipped, #ARGV - 4)
+        if not account then
             return false
         end
-        local claim, damage = try(lease, first[1], at)
+        local claim, damage = try(lease, account, route, at)
         if claim then
             return claim
         elseif damage then
-            call('ZREM', base .. 'agenda', first[1])
-            call('HDEL', base .. 'leases', first[1])
-            local known = try(call, 'HMGET', base .. 'route:' .. first[1], 'gid', 'resource') or {}
+            call('ZREM', base .. 'agenda:' .. account, route)
+            call('HDEL', base .. 'leases', route)
+            local known = try(call, 'HMGET', base .. 'route:' .. route, 'gid', 'resource') or {}
             return {damage, known[1] or '', known[2] or ''}
         end
     end
 end
 
--- ARGV: route, fence, limit, how many bytes of bodies. Returns what take returns of each delivery
--- that the claim holds from now on, or nil.
+-- ARGV: route, fence, limit, how many bytes of bodies. Returns whether there are writes, and what take
+-- returns of each delivery that the claim holds from now on; or nil.
 function calls.claim_more()
     local route, limit = ARGV[1], tonumber(ARGV[3])
-    if not is_leased(route, ARGV[2]) then
+    local account = find_lease(route, ARGV[2])
+    if not account then
         return false
     end
     local at, claimed, due = now(), claimed_of(route), {}
@@ -177,15 +222,16 @@ function calls.claim_more()
         claimed[#claimed + 1] = delivery
     end
     set_claimed(route, claimed)
-    return taken
+    return {has_writes(account, at), taken}
 end
 
 -- ARGV: route, fence, lease
 function calls.renew()
-    if not is_leased(ARGV[1], ARGV[2]) then
+    local account = find_lease(ARGV[1], ARGV[2])
+    if not account then
         return 0
     end
-    call('ZADD', base .. 'agenda', text(tick() + ARGV[3]), ARGV[1])
+    call('ZADD', base .. 'agenda:' .. account, text(tick() + ARGV[3]), ARGV[1])
     return 1
 end
 
@@ -204,9 +250,12 @@ local function put_off(route, at, delivery, delay, attempts, progress)
 end
 
 local function remember(at, scope, events, known_for)
-    local key, entry = events_key(scope, hour_of(at)), struct.pack('>i8I4', at, #events) .. events
+    local hour, entry = hour_of(at), struct.pack('>i8I4', at, #events) .. events
+    local key = events_key(scope, hour)
     if call('APPEND', key, entry) == #entry then
         call('SET', key, entry, 'EX', known_for)
+        call('ZREMRANGEBYSCORE', base .. 'settled', '-inf', text(hour - known_for / 3600 - 1))
+        call('ZADD', base .. 'settled', text(hour), scope)
     end
 end
 
@@ -234,14 +283,15 @@ end
 -- seconds they are known, how many deliveries are removed, kept and tried again; then of each that
 -- is removed its number; kept: number, attempts, progress; tried again: number or nothing, delay or
 -- 0, attempts, progress, and of a new one record and trace; for each letter: route, progress, note,
--- record. What the claim does not hold is passed over.
+-- record. What the claim does not hold is passed over. Returns the ids of the letters, or nil.
 --
 -- Deliveries are removed last, so that a damaged key, which ends a script midway, loses none; and
 -- no event is remembered whose letter cannot be written.
 function calls.settle()
-    local route = ARGV[1]
-    if not is_leased(route, ARGV[2]) then
-        return 0
+    local route, letters = ARGV[1], {}
+    local account = find_lease(route, ARGV[2])
+    if not account then
+        return false
     end
     local first_kept = 10 + ARGV[7]
     local first_retry = first_kept + 3 * ARGV[8]
@@ -256,7 +306,7 @@ function calls.settle()
         remember(at, unpack(ARGV, 4, 6))
     end
     for i = first_letter, #ARGV, 4 do
-        bury(unpack(ARGV, i, i + 3))
+        letters[#letters + 1] = bury(unpack(ARGV, i, i + 3))
     end
     for i = first_kept, first_retry - 1, 3 do
         if is_claimed[ARGV[i]] then
@@ -265,7 +315,7 @@ function calls.settle()
     end
     for i = first_retry, first_letter - 1, 6 do
         if ARGV[i] == '' then
-            add_delivery(route, at, at + ARGV[i + 1], unpack(ARGV, i + 2, i + 5))
+            add_delivery(route, at + ARGV[i + 1], unpack(ARGV, i + 2, i + 5))
         elseif is_claimed[ARGV[i]] then
             put_off(route, at, unpack(ARGV, i, i + 3))
             is_claimed[ARGV[i]] = nil
@@ -273,11 +323,11 @@ function calls.settle()
     end
     remove_claimed(route, 10, first_kept - 1, is_claimed)
     if ARGV[3] == '1' then
-        give_back(route)
+        give_back(route, account)
     else
         set_claimed(route, remaining_of(claimed, is_claimed))
     end
-    return 1
+    return letters
 end
 
 -- ARGV: scope, for how long before now events are wanted. Returns since when, and the strings that may hold
@@ -302,10 +352,12 @@ function calls.counts()
 
     purge(now())
     local oldest
-    for _, route in ipairs(call('ZRANGE', base .. 'agenda', 0, -1)) do
-        local at = try(received_at, route)
-        if at and at < (oldest or math.huge) then
-            oldest = at
+    for _, account in ipairs(call('ZRANGE', base .. 'agendas', 0, -1)) do
+        for _, route in ipairs(call('ZRANGE', base .. 'agenda:' .. account, 0, -1)) do
+            local at = try(received_at, route)
+            if at and at < (oldest or math.huge) then
+                oldest = at
+            end
         end
     end
     local waiting, letters = counter('waiting') + counter('held'), call('XLEN', base .. 'letters')

@@ -17,15 +17,57 @@ local function walk(cursor, beginning, f)
     return found[1]
 end
 
+-- Takes over the agenda, which had the routes of all accounts, and the last number. Both keys are of
+-- another type from then on, so that a script of an earlier layout ends at them before it puts or claims.
+local function split_agenda(number)
+    local at, last = tick()
+    for _, id in ipairs(call('HKEYS', base .. 'leases')) do
+        call('HSET', base .. 'leases', id, call('HGET', base .. 'leases', id) .. account_of(id, at))
+    end
+    local agenda = call('ZRANGE', base .. 'agenda', 0, -1, 'WITHSCORES')
+    for i = 1, #agenda, 2 do
+        local account = account_of(agenda[i], at)
+        call('ZADD', base .. 'agenda:' .. account, agenda[i + 1], agenda[i])
+        call('ZADD', base .. 'agendas', 'LT', agenda[i + 1], account)
+    end
+    call('HSET', base .. 'clock', 'number', text(math.max(last, tonumber(number or 0) or 0)))
+    call('SET', base .. 'agenda', 'of layouts before 4')
+    call('DEL', base .. 'number')
+    call('HSET', base .. 'number', 'of', 'layouts before 4')
+end
+
+-- ARGV: how many candidates there may be. Counts what is held apart from what waits, where it was not,
+-- and has layouts before 4 refused.
+function calls.upgrade()
+    if call('GET', base .. 'version') == '1' and call('EXISTS', base .. 'held') == 0 then
+        local held = 0
+        for _, id in ipairs(call('ZRANGE', base .. 'expiries', 0, -1)) do
+            for slot = 1, ARGV[1] do
+                held = held + call('LLEN', base .. 'held:' .. slot .. ':' .. id)
+            end
+        end
+        call('DECRBY', base .. 'waiting', held)
+        call('SET', base .. 'held', held)
+    end
+    local number, is_another = try(call, 'GET', base .. 'number')
+    if not is_another then
+        split_agenda(number)
+    end
+    for _, scope in ipairs(call('HKEYS', base .. 'states')) do
+        call('ZADD', base .. 'scopes', 0, scope)
+    end
+end
+
 -- ARGV: where to go on, for how long retired routes stay known. Gives an end to the routes that were
--- retired when there was none, and a time to those that were confirmed without. Returns where to go
--- on.
+-- retired when there was none, a time to those that were confirmed without, and to each a place among
+-- those of its account. Returns where to go on.
 function calls.upgrade_routes()
     local at = tick()
     return walk(ARGV[1], 'route:', function(id)
         local key = base .. 'route:' .. id
-        local state, expires, confirmed_at, created_at =
-            unpack(call('HMGET', key, 'state', 'expires', 'confirmed_at', 'created_at'))
+        local state, expires, confirmed_at, created_at, account, number = unpack(call('HMGET', key,
+            'state', 'expires', 'confirmed_at', 'created_at', 'account', 'number'))
+        call('ZADD', base .. 'account:' .. (account or ''), tonumber(number or 0) or 0, id)
         if state == 'retired' and not expires then
             set_end(id, at + ARGV[2])
         elseif state == 'confirmed' and not confirmed_at and created_at then
@@ -48,19 +90,20 @@ function calls.upgrade_tries()
     end)
 end
 
--- ARGV: the version of the layout, how many candidates there may be. Counts what is held apart from
--- what waits, where it was not.
-function calls.upgrade()
-    if call('GET', base .. 'version') == '1' then
-        local held = 0
-        for _, id in ipairs(call('ZRANGE', base .. 'expiries', 0, -1)) do
-            for slot = 1, ARGV[2] do
-                held = held + call('LLEN', base .. 'held:' .. slot .. ':' .. id)
-            end
-        end
-        call('DECRBY', base .. 'waiting', held)
-        call('SET', base .. 'held', held)
+-- ARGV: the letter behind which to go on, or 0. Keeps which letters each route has. Returns the last that
+-- was looked at, 0 at the end.
+function calls.upgrade_letters()
+    local last = '0'
+    local letters = call('XRANGE', base .. 'letters', '(' .. ARGV[1], '+', 'COUNT', 10000)
+    for _, letter in ipairs(letters) do
+        last = letter[1]
+        try(call, 'SADD', base .. 'letters:' .. letter[2][2], last)
     end
+    return last
+end
+
+-- ARGV: the version of the layout
+function calls.upgraded()
     call('SET', base .. 'version', ARGV[1])
 end
 

@@ -19,7 +19,7 @@ end
 function calls.reserve()
     local id, prefix, resource, account = ARGV[1], ARGV[4], ARGV[5], ARGV[6]
     local key, of_resource = base .. 'route:' .. id, base .. 'resource:' .. resource
-    local at = tick()
+    local at, last = tick(1)
     purge(at)
     if call('EXISTS', key) == 1 then
         return 0
@@ -31,7 +31,7 @@ function calls.reserve()
             end
         end
     end
-    local expires, number = text(at + ARGV[2]), add_number(at)
+    local expires, number = text(at + ARGV[2]), format_number(last + 1)
     call('HSET', key, 'id', id, 'state', 'reserved', 'place', prefix, 'resource', resource,
         'account', account, 'created_at', ARGV[7], 'expires', expires, 'number', number)
     for i = 8, #ARGV, 2 do
@@ -39,6 +39,8 @@ function calls.reserve()
     end
     call('ZADD', base .. 'routes', number, id)
     call('ZADD', of_resource, number, id)
+    call('ZADD', base .. 'account:' .. account, number, id)
+    move_turn(id, '', account)
     call('ZADD', base .. 'expiries', expires, id)
     return 1
 end
@@ -53,13 +55,17 @@ function calls.get_routes()
     return found
 end
 
--- ARGV: nothing for all routes, or a resource. Returns what get_routes returns.
+-- ARGV: the name of an index of routes, or of two. Returns what get_routes returns of those that are
+-- in each and not retired.
 function calls.list_routes()
     local at, found = now(), {}
-    local index = ARGV[1] and 'resource:' .. ARGV[1] or 'routes'
-    for _, id in ipairs(call('ZRANGE', base .. index, 0, -1)) do
-        local route, damage = try(find, id, at)
-        found[#found + 1] = damage or route and cmsgpack.pack(route) or nil
+    for _, id in ipairs(call('ZRANGE', base .. ARGV[1], 0, -1)) do
+        if not ARGV[2] or call('ZSCORE', base .. ARGV[2], id) then
+            local route, damage = try(find, id, at)
+            if damage or route and route.state ~= 'retired' then
+                found[#found + 1] = damage or cmsgpack.pack(route)
+            end
+        end
     end
     return found
 end
@@ -174,7 +180,31 @@ function calls.own()
     return false
 end
 
+-- ARGV: name, holder, for how long, how many others may hold it, or nothing. Returns how many hold it,
+-- or 0.
+function calls.hold()
+    local at, holders, holder = tick(), base .. 'holders:' .. ARGV[1], ARGV[2]
+    local names = base .. 'names:' .. holder
+    call('ZREMRANGEBYSCORE', holders, '-inf', text(at))
+    local ends = math.max(at + ARGV[3], tonumber(call('ZSCORE', holders, holder) or 0))
+    call('ZREM', holders, holder)
+    local others = call('ZCARD', holders)
+    if ARGV[4] and others >= tonumber(ARGV[4]) then
+        call('SREM', names, ARGV[1])
+        return 0
+    end
+    call('ZADD', holders, text(ends), holder)
+    call('SADD', names, ARGV[1])
+    keep_for(holders, ends - at)
+    keep_for(names, ends - at)
+    return others + 1
+end
+
 -- ARGV: holder
 function calls.disown()
     call('HDEL', base .. 'owners', ARGV[1])
+    for _, name in ipairs(call('SMEMBERS', base .. 'names:' .. ARGV[1])) do
+        call('ZREM', base .. 'holders:' .. name, ARGV[1])
+    end
+    call('DEL', base .. 'names:' .. ARGV[1])
 end

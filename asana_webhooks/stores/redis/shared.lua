@@ -2,6 +2,7 @@ local calls = {}
 local base = KEYS[1]
 local HEADER = 40 -- the bytes of a record before the body: time of receipt and digest
 local CHUNK = 1000 -- how many arguments a command is given, of which Lua bears some thousands
+local FENCE_DIGITS = 16
 local HOUR = 3600 * 1000000
 local FRESH = string.rep('0', 30) -- what tries_in returns of a delivery that was never tried
 
@@ -39,10 +40,15 @@ local function text(number)
     return string.format('%.0f', number)
 end
 
+-- Returns the server's time, and what is kept of the clock: the last reading, how much is added, and
+-- the last number that was given.
 local function reading()
     local time = redis.call('TIME')
-    local known = call('HMGET', base .. 'clock', 'last', 'ahead')
-    return time[1] * 1000000 + time[2], tonumber(known[1] or 0) or 0, tonumber(known[2] or 0) or 0
+    local known = call('HMGET', base .. 'clock', 'last', 'ahead', 'number')
+    for i = 1, 3 do
+        known[i] = tonumber(known[i] or 0) or 0
+    end
+    return time[1] * 1000000 + time[2], unpack(known)
 end
 
 local function now()
@@ -50,20 +56,40 @@ local function now()
     return math.max(time + ahead, last)
 end
 
-local function tick()
-    local time, last, ahead = reading()
+-- Moves the clock on, and gives so many numbers, or none. Returns the time, and the number before them.
+local function tick(count)
+    local time, last, ahead, number = reading()
     ahead = math.max(ahead, last - time)
-    call('HSET', base .. 'clock', 'last', text(time + ahead), 'ahead', text(ahead))
-    return time + ahead
+    number = math.max(number, time + ahead)
+    call('HSET', base .. 'clock', 'last', text(time + ahead), 'ahead', text(ahead),
+        'number', text(number + (count or 0)))
+    return time + ahead, number
+end
+
+local function format_number(number)
+    return string.format('%016d', number)
+end
+
+-- Has the server forget a key an hour after so many microseconds, unless it does so later.
+local function keep_for(key, span)
+    local kept_for = span / 1000 + HOUR / 1000
+    if call('PTTL', key) < kept_for then
+        call('PEXPIRE', key, text(kept_for))
+    end
 end
 
 local function is_over(route, at)
     return route.expires and (tonumber(route.expires) or 0) <= at
 end
 
--- A retired route stays known while something of it waits.
+local function has_waiting(id)
+    return call('EXISTS', base .. 'queue:' .. id) == 1
+end
+
+-- A retired route stays known while a delivery of it waits, or a dead letter of it is left.
 local function is_needed(route)
-    return route.state == 'retired' and call('EXISTS', base .. 'queue:' .. route.id) == 1
+    return route.state == 'retired'
+        and (has_waiting(route.id) or call('EXISTS', base .. 'letters:' .. route.id) == 1)
 end
 
 local function find(id, at)
@@ -75,6 +101,29 @@ local function find(id, at)
     route.id = fields[1] and id
     if route.id and not (is_over(route, at) and not is_needed(route)) then
         return route
+    end
+end
+
+-- Returns the account of a route; the one without a name when the route is not known, or damaged.
+local function account_of(id, at)
+    local known = try(call, 'HMGET', base .. 'route:' .. id, 'account', 'state', 'expires') or {}
+    local route = {id = id, state = known[2], expires = known[3]}
+    if is_over(route, at) and not is_needed(route) then
+        return ''
+    end
+    return known[1] or ''
+end
+
+-- Has what waits of a route wait for another account.
+local function move_turn(id, account, other)
+    local turn, lease = call('ZSCORE', base .. 'agenda:' .. account, id), call('HGET', base .. 'leases', id)
+    if turn and account ~= other then
+        call('ZREM', base .. 'agenda:' .. account, id)
+        call('ZADD', base .. 'agenda:' .. other, turn, id)
+        call('ZADD', base .. 'agendas', 'LT', turn, other)
+        if lease then
+            call('HSET', base .. 'leases', id, lease:sub(1, FENCE_DIGITS) .. other)
+        end
     end
 end
 
@@ -120,6 +169,8 @@ end
 local function forget(route)
     drop_candidates(route)
     unlist(route.id, route.resource or '')
+    call('ZREM', base .. 'account:' .. (route.account or ''), route.id)
+    move_turn(route.id, route.account or '', '')
     call('DEL', base .. 'route:' .. route.id, base .. 'fence:' .. route.id)
 end
 
@@ -138,25 +189,22 @@ local function counter(name)
     return tonumber(call('GET', base .. name) or 0) or 0
 end
 
-local function add_numbers(count, at)
-    local last = math.max(counter('number'), at)
-    call('SET', base .. 'number', text(last + count))
-    return last
+local function add_number()
+    local _, number = tick(1)
+    return format_number(number + 1)
 end
 
-local function add_number(at)
-    return string.format('%016d', add_numbers(1, at) + 1)
-end
-
-local function offer(route, at)
+local function offer(route, account, at)
     if call('HEXISTS', base .. 'leases', route) == 0 then
-        call('ZADD', base .. 'agenda', 'LT', text(at), route)
+        call('ZADD', base .. 'agenda:' .. account, 'LT', text(at), route)
+        call('ZADD', base .. 'agendas', 'LT', text(at), account)
     end
 end
 
 local function enqueue(route, delivery, at)
+    local account = account_of(route, at)
     call('ZADD', base .. 'queue:' .. route, text(at), delivery)
-    offer(route, at)
+    offer(route, account, at)
 end
 
 -- Returns attempts, crashes and bytes of progress of a delivery, of ten digits each, and its
@@ -182,8 +230,8 @@ local function set_progress(route, delivery, attempts, crashes, progress)
 end
 
 -- Adds a delivery that is no duplicate of any, and takes room though there may be none.
-local function add_delivery(route, at, due, attempts, progress, record, trace)
-    local delivery = add_number(at)
+local function add_delivery(route, due, attempts, progress, record, trace)
+    local delivery = add_number()
     call('HSET', base .. 'deliveries:' .. route, delivery, record)
     if attempts ~= '0' or progress ~= '' then
         set_progress(route, delivery, attempts, 0, progress)
@@ -245,8 +293,10 @@ local function count_crashes(route)
     call('DEL', base .. 'claimed:' .. route)
 end
 
-local function is_leased(route, fence)
-    return call('HGET', base .. 'leases', route) == fence
+-- Returns the account in whose agenda a route is while this claim has it, or nil.
+local function find_lease(route, fence)
+    local lease = call('HGET', base .. 'leases', route)
+    return lease and lease:sub(1, FENCE_DIGITS) == fence and lease:sub(FENCE_DIGITS + 1) or nil
 end
 
 -- Runs a command with all of these arguments; returns the sum of the answers.
@@ -272,14 +322,15 @@ local function remove(route, deliveries)
     end
 end
 
-local function give_back(route)
+local function give_back(route, account)
     call('HDEL', base .. 'leases', route)
     call('DEL', base .. 'claimed:' .. route)
     local first = call('ZRANGE', base .. 'queue:' .. route, 0, 0, 'WITHSCORES')
     if first[1] then
-        call('ZADD', base .. 'agenda', first[2], route)
+        call('ZADD', base .. 'agenda:' .. account, first[2], route)
+        call('ZADD', base .. 'agendas', 'LT', first[2], account)
     else
-        call('ZREM', base .. 'agenda', route)
+        call('ZREM', base .. 'agenda:' .. account, route)
     end
 end
 
@@ -292,9 +343,24 @@ local function is_readable(record)
     return received_at > -62135596800000000 and received_at < 253402300799000000
 end
 
+-- Returns the id of the dead letter. A damaged index of a route's letters hinders none.
 local function bury(route, progress, note, record)
-    call('XADD', base .. 'letters', '*',
+    local letter = call('XADD', base .. 'letters', '*',
         'route', route, 'progress', progress, 'note', note, 'record', record)
+    try(call, 'SADD', base .. 'letters:' .. route, letter)
+    return letter
+end
+
+-- Removes a dead letter of a route; returns how many were removed.
+local function unbury(route, letter)
+    try(call, 'SREM', base .. 'letters:' .. route, letter)
+    return call('XDEL', base .. 'letters', letter)
+end
+
+-- Returns the scopes of an account that have a state. They are kept in the order of their letters, and '0'
+-- is the one behind '/'.
+local function scopes_of(account)
+    return call('ZRANGEBYLEX', base .. 'scopes', '[' .. account .. '/', '(' .. account .. '0')
 end
 
 -- What is remembered of a scope's events: a string for each hour of the store's clock.

@@ -1,5 +1,5 @@
 -- A state is a field of one hash: its version, of 16 digits, and its text.
-local STATES = base .. 'states'
+local STATES, SCOPES = base .. 'states', base .. 'scopes'
 local UNREADABLE = '\255' -- which is no text in UTF-8
 
 -- Returns what is kept of a state. A version that cannot be read begins again above any that a
@@ -18,9 +18,19 @@ function calls.get_state()
     return kept and mended(ARGV[1], kept)
 end
 
--- Returns scope and state of each, one after the other.
+-- ARGV: nothing for all states, or an account. Returns scope and state of each, one after the other.
 function calls.list_states()
-    local states = call('HGETALL', STATES)
+    local states = {}
+    if ARGV[1] then
+        local scopes = scopes_of(ARGV[1])
+        for i, kept in ipairs(fetch(STATES, scopes)) do
+            if kept then
+                states[#states + 1], states[#states + 2] = scopes[i], kept
+            end
+        end
+    else
+        states = call('HGETALL', STATES)
+    end
     for i = 1, #states, 2 do
         states[i + 1] = mended(states[i], states[i + 1])
     end
@@ -35,15 +45,17 @@ end
 -- Raises the error that names it if one of the keys is damaged that a delivery is added to: so it is
 -- known before anything is written.
 local function check_keys(routes)
-    for route in pairs(routes) do
+    for route, account in pairs(routes) do
         for _, kind in ipairs({'deliveries:', 'progress:', 'traces:'}) do
             call('HLEN', base .. kind .. route)
         end
         call('ZCARD', base .. 'queue:' .. route)
+        call('ZCARD', base .. 'agenda:' .. account)
     end
-    call('ZCARD', base .. 'agenda')
+    call('ZCARD', base .. 'agendas')
     call('HLEN', base .. 'leases')
     call('INCRBY', base .. 'waiting', 0)
+    call('ZCARD', base .. 'scopes')
 end
 
 -- ARGV: scope, version, the next version, text, then for each delivery: route, attempts, progress,
@@ -54,22 +66,27 @@ function calls.put_state()
     end
     local at, routes = tick(), {}
     for i = 5, #ARGV, 5 do
-        routes[ARGV[i]] = true
+        routes[ARGV[i]] = routes[ARGV[i]] or account_of(ARGV[i], at)
     end
     check_keys(routes)
     for i = 5, #ARGV, 5 do
-        add_delivery(ARGV[i], at, at, unpack(ARGV, i + 1, i + 4))
+        add_delivery(ARGV[i], at, unpack(ARGV, i + 1, i + 4))
     end
-    for route in pairs(routes) do
-        offer(route, at)
+    for route, account in pairs(routes) do
+        offer(route, account, at)
     end
     call('HSET', STATES, ARGV[1], ARGV[3] .. ARGV[4])
+    call('ZADD', SCOPES, 0, ARGV[1])
     return 1
 end
 
 -- ARGV: scope, version
 function calls.drop_state()
-    return has_version(ARGV[1], ARGV[2]) and call('HDEL', STATES, ARGV[1]) or 0
+    if not has_version(ARGV[1], ARGV[2]) then
+        return 0
+    end
+    call('ZREM', SCOPES, ARGV[1])
+    return call('HDEL', STATES, ARGV[1])
 end
 
 -- Returns the first so many deliveries of a route behind this one, by their numbers. To sort all that
