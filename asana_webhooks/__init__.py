@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ._version import __version__
 from .errors import (
+    AccountTokenError,
     ApiError,
     AsanaWebhooksError,
     AuthenticationError,
@@ -43,6 +44,7 @@ from .signature import sign, verify_signature
 from .telemetry import Stats, WebhookStats
 
 if TYPE_CHECKING:
+    from .account import Account
     from .api import WebhooksApi
     from .client import WebhooksClient
     from .serving import serve
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from .stores.sqlite import SqliteStore
 
 __all__ = [
+    "Account",
+    "AccountTokenError",
     "ApiError",
     "AsanaWebhooksError",
     "AuthenticationError",
@@ -99,6 +103,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Account": ".account",
     "MemoryStore": ".stores.memory",
     "PostgresStore": ".stores.postgres",
     "RedisStore": ".stores.redis",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
+from ._accounts import AccountParts, Accounts
 from ._asana_transport import AsanaTransport
 from ._background import background_task
 from ._budget import Priority
@@ -59,9 +60,7 @@ class Components(NamedTuple):
     inbox: Inbox
     endpoint: Endpoint
     receiver: Receiver | None
-    establishment: Establishment
-    upkeep: Upkeep
-    desired: DesiredWebhooks
+    accounts: Accounts
     heartbeats: FirstHeartbeats
     reconciliation: Reconciliation
     notices: Notices
@@ -86,7 +85,8 @@ class Components(NamedTuple):
                 raise OSError(error.errno, f"{error.strerror}; {step}") from None
         await stack.enter_async_context(background_task(self.shares.run(), "sharing the budget"))
         await stack.enter_async_context(background_task(self.heartbeats.run(), "heartbeats"))
-        keeping = background_task(self.desired.run(), "looking after")
+        self.accounts.begin()
+        keeping = background_task(self.accounts.run(), "looking after")
         self.clock.follow(await stack.enter_async_context(keeping))
         reading = background_task(self.reconciliation.run(), "reading streams")
         self.clock.follow(await stack.enter_async_context(reading))
@@ -113,15 +113,25 @@ class Components(NamedTuple):
 
 
 def join(
-    api: WebhooksApi, router: Router, clock: Clock, store: Store, options: Mapping[str, Any]
+    router: Router,
+    clock: Clock,
+    store: Store,
+    options: Mapping[str, Any],
+    *,
+    api_of: Callable[[str], WebhooksApi],
+    knows: Callable[[str], bool],
+    forget_account: Callable[[str], None],
 ) -> Components:
     """Return the parts of a client with these options of its constructor.
 
-    ``api`` makes the calls as Asana has them, without what the client makes of them.
+    ``api_of`` returns the calls of an account as Asana has them, without what the client makes of
+    them, and ``knows`` whether its token can be asked for. ``forget_account`` is called with the
+    name of one that is no more.
     """
     public_url, telemetry = options["public_url"], options["telemetry"]
     counters = Counters()
     observer = counters if telemetry is None else Together(counters, telemetry)
+    asana_now = api_of("").asana_now
 
     def note(notice: Notice) -> None:
         observer.noticed(notice)
@@ -130,24 +140,25 @@ def join(
 
     notices = Notices(
         count=note,
-        now=api.asana_now,
+        now=asana_now,
         clock=clock,
         handler_timeout=options["handler_timeout"],
     )
-    api._transport.tell_long_waits(partial(notices.limited, ""))
 
     def transports() -> Mapping[str, AsanaTransport]:
-        return {"": api._transport}
+        return {parts.name: parts.api._transport for parts in accounts.all()}
 
     prefix = public_url.rstrip("/") + "/"
     reconciliation = Reconciliation(
-        api._at(Priority.STREAMS),
+        lambda name: api_of(name)._at(Priority.STREAMS),
         store,
         notices,
         clock,
         interval=options["reconcile"],
+        learn_time=lambda: accounts.learn_time(),  # noqa: PLW0108 - which are made later
         is_ours=lambda route: route.target == prefix + route.id,
-        owned=lambda routes: upkeep.owned(routes),  # noqa: PLW0108 - which is made later
+        knows=knows,
+        owned=lambda account, routes: accounts.get(account).upkeep.owned(routes),
         arrived=lambda: inbox.arrived(),  # noqa: PLW0108 - likewise
         recovered=observer.recovered,
     )
@@ -166,13 +177,12 @@ def join(
         on_arrival=inbox.arrived,
         max_body=options["max_body"],
         answer_gone=options["answer_gone"],
-        now=api.asana_now,
-        learn_time=api._transport.learn_time,
+        now=asana_now,
+        learn_time=lambda: accounts.learn_time(),  # noqa: PLW0108 - likewise
         telemetry=observer,
         on_mangled=notices.mangled,
         machine_time=clock.now,
     )
-
     heartbeats = FirstHeartbeats(store, clock)
 
     def tell_established(route: Route) -> None:
@@ -181,44 +191,59 @@ def join(
         notices.tell("established", source_of(route), "its handshake was answered here")
         notices.tell("restored", source_of(route), "it was established again")
 
-    establishment = Establishment(
-        api._at(Priority.ESTABLISHING),
+    def parts_of(name: str) -> AccountParts:
+        api = api_of(name)
+        api._transport.tell_long_waits(partial(notices.limited, name))
+        establishment = Establishment(
+            api._at(Priority.ESTABLISHING),
+            store,
+            public_url=public_url,
+            account=name,
+            workspace=options["workspace"],
+            seen=endpoint.seen,
+            before_create=reconciliation.begin,
+            on_established=tell_established,
+        )
+        upkeep = Upkeep(
+            api._at(Priority.LOOKING_AFTER),
+            store,
+            establishment,
+            notices,
+            account=name,
+            workspace=options["workspace"],
+            now=clock.now,
+            forget=endpoint.forget,
+            on_filtered=reconciliation.filtered,
+        )
+        desired = DesiredWebhooks(
+            upkeep,
+            notices,
+            clock,
+            account=name,
+            interval=options["look_after"],
+            filters_for=lambda resource: router.wanted_filters(resource, name),
+            on_wish=lambda: accounts.start(name),
+            waits_for_server=not options["serve"],
+            was_reached=lambda: bool(counters.refused or counters.outcomes),
+        )
+        return AccountParts(name, api, establishment, upkeep, desired)
+
+    accounts = Accounts(
         store,
-        public_url=public_url,
-        workspace=options["workspace"],
-        seen=endpoint.seen,
-        before_create=reconciliation.begin,
-        on_established=tell_established,
-    )
-    upkeep = Upkeep(
-        api._at(Priority.LOOKING_AFTER),
-        store,
-        establishment,
-        notices,
-        workspace=options["workspace"],
-        now=clock.now,
-        forget=endpoint.forget,
-        on_filtered=reconciliation.filtered,
-    )
-    desired = DesiredWebhooks(
-        upkeep,
-        notices,
         clock,
+        make=parts_of,
+        knows=knows,
         interval=options["look_after"],
-        filters_for=router.wanted_filters,
-        waits_for_server=not options["serve"],
-        was_reached=lambda: bool(counters.refused or counters.outcomes),
+        forget=forget_account,
     )
-    router.on_change = desired.wake
+    router.on_change = accounts.wake
     return Components(
         store=store,
         ownership=ownership,
         inbox=inbox,
         endpoint=endpoint,
         receiver=_receiver(endpoint, options) if options["serve"] else None,
-        establishment=establishment,
-        upkeep=upkeep,
-        desired=desired,
+        accounts=accounts,
         heartbeats=heartbeats,
         reconciliation=reconciliation,
         notices=notices,

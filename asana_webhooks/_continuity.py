@@ -497,6 +497,11 @@ def scope_of(account: str, resource: str) -> str:
     return f"{account}/{resource}"
 
 
+def is_stream(scope: str) -> bool:
+    """Return whether a state of this scope is a watch: that of a resource."""
+    return parts_of(scope)[1].isdecimal()
+
+
 def parts_of(scope: str) -> tuple[str, str]:
     """Return the account and the resource of a scope."""
     account, _, resource = scope.rpartition("/")

@@ -2,9 +2,10 @@
 
 Asana deletes a webhook after 24 hours without a success and tells nobody. Only a look shows it.
 
-A trouble is one webhook's, as a deleted project is, or everybody's: Asana is out of reach, the
-token is refused, no handshake arrives. Each webhook that has one of its own waits longer and longer
-while the others go on. In a trouble of everybody all wait, and one is tried at a time.
+They are one account's. A trouble is one webhook's, as a deleted project is, or the account's: Asana
+is out of reach, the token is refused, no handshake arrives. Each webhook that has one of its own
+waits longer and longer while the others go on. In a trouble of the account all of its webhooks
+wait, and one is tried at a time.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 from ._clock import Clock
@@ -35,10 +36,19 @@ from .errors import (
 from .models import Route, Source, Webhook
 from .notices import Notices
 
-__all__ = ["DesiredWebhooks", "WantedFilters"]
+__all__ = ["DesiredWebhooks", "Turns", "WantedFilters"]
 
 AT_ONCE = 5
-"""How many webhooks are established side by side."""
+"""How many webhooks of an account are established side by side."""
+
+LOOKS_AT_ONCE, ALL_AT_ONCE = 20, 50
+"""How many accounts look side by side, and how many webhooks of all accounts are established."""
+
+MAX_WEBHOOKS = 10_000
+"""How many webhooks Asana lets a token have."""
+
+MAX_NAMED = 10
+"""How many webhooks an error names one by one."""
 
 ALONE = 3
 """Up to so many webhooks that the store has are asked for by gid; more are looked for in lists."""
@@ -55,14 +65,11 @@ START_PAUSE = 0.3
 QUIET = 15.0
 """Seconds from the start in which a missing handshake is no news: a server or tunnel starts."""
 
-EVERYBODYS = (
+ACCOUNTS = (
     *(AuthenticationError, ConnectionFailedError, HandshakeMissingError, RateLimitedError),
     *(ServerError, StoreError),
 )
 """Errors that have another cause than one resource."""
-
-EVERYBODY = Source(webhook="", resource="")
-"""The source of notices that are of no single webhook."""
 
 WantedFilters: TypeAlias = Filters | EllipsisType
 """Filters, None for every event, or the ellipsis: those that the handlers need."""
@@ -74,8 +81,11 @@ logger = logging.getLogger(__name__)
 class _Desired:
     """One webhook that is wanted, and how far that has come.
 
+    ``is_single`` says that it is wanted by its resource, and not only by those that follow what the
+    resource is in, the ``followers``. ``is_spare`` says that all works without it too.
     ``gid`` and ``route`` are of the webhook that was there last, ``applied`` are the filters that
-    it was given. ``is_kept`` says that ``filters`` come from ``keep``. ``is_fresh`` is true until
+    it was given; ``is_stale`` says that others may be wanted since it is being established.
+    ``is_kept`` says that ``filters`` come from ``keep``. ``is_fresh`` is true until
     it is known whether the store has one, ``was_held`` whether it had one when that was last tried.
     ``cause`` is why it is not established; ``said`` is the last one that was logged.
     """
@@ -83,9 +93,13 @@ class _Desired:
     resource: str
     filters: WantedFilters
     timeout: float
+    is_single: bool = False
+    is_spare: bool = False
+    followers: set[str] = field(default_factory=set)
     gid: str | None = None
     route: str | None = None
     applied: WantedFilters = ...
+    is_stale: bool = False
     is_kept: bool = False
     established: bool = False
     is_fresh: bool = True
@@ -99,7 +113,7 @@ class _Desired:
 
 @dataclass(slots=True)
 class _Trouble:
-    """A trouble of everybody: how often in a row, until when all wait, and why.
+    """A trouble of all of an account: how often in a row, until when all wait, and why.
 
     ``said`` is the last cause that was logged. ``is_of_receiver`` is true when Asana was reached,
     and did not reach us.
@@ -112,15 +126,24 @@ class _Trouble:
     is_of_receiver: bool = False
 
 
+class Turns:
+    """Limits of what all accounts do side by side; for one event loop."""
+
+    def __init__(self) -> None:
+        self.looking = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self.establishing = asyncio.Semaphore(ALL_AT_ONCE)
+
+
 class DesiredWebhooks:
-    """Establishes what is kept, and looks after it and after what was ensured.
+    """Establishes what one account keeps, and looks after it and after what was ensured.
 
     A look at all that the store holds follows another after ``interval`` seconds; None: there is
     none. What a program changes meanwhile stays as the program wants it. A webhook that was deleted
     on purpose, here or in another process that shares the store, is wanted no longer.
 
-    ``filters_for`` returns what the handlers need of a resource. ``waits_for_server`` says that
-    another server has to begin to listen first; ``was_reached`` whether any request came by now.
+    ``on_wish`` is called when there is something to do while it does not run. ``filters_for``
+    returns what the handlers need of a resource. ``waits_for_server`` says that another server has
+    to begin to listen first; ``was_reached`` whether any request came by now.
     """
 
     def __init__(
@@ -129,8 +152,10 @@ class DesiredWebhooks:
         notices: Notices,
         clock: Clock,
         *,
+        account: str = "",
         interval: float | None,
         filters_for: Callable[[str], Filters],
+        on_wish: Callable[[], None] = lambda: None,
         waits_for_server: bool = False,
         was_reached: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -138,13 +163,18 @@ class DesiredWebhooks:
         self._notices = notices
         self._clock = clock
         self._interval = math.inf if interval is None else interval
+        self._everything = Source(webhook="", resource="", account=account)
+        self._of_account = f" of account {account!r}" if account else ""
         self._filters_for = filters_for
+        self._on_wish = on_wish
         self._waits_for_server = waits_for_server
         self._was_reached = was_reached
         self._desired: dict[str, _Desired] = {}
         self._trouble = _Trouble()
         self._look_at = -math.inf  # by the clock
         self._started_at = -math.inf
+        self._has_stale_filters = False  # whether any webhook may be to have others by now
+        self._turns = Turns()
         self._ends_leaving = False  # whether a webhook is to be deleted that could not be before
         self._changed: asyncio.Event | None = None  # while it runs
         self._progress = asyncio.Event()  # replaced at each step of any webhook
@@ -157,25 +187,86 @@ class DesiredWebhooks:
     # What a program wants
 
     def keep(self, resource: str, *, filters: WantedFilters, timeout: float) -> None:
-        """Want a webhook of this resource, with these filters, from now on."""
-        desired = self._desired.setdefault(resource, _Desired(resource, filters, timeout))
-        desired.filters, desired.timeout, desired.try_at = filters, timeout, -math.inf
-        desired.is_kept = True
-        self.wake()
+        """Want a webhook of this resource, with these filters, from now on.
 
-    async def kept(self, timeout: float | None) -> None:
+        Raises EstablishmentError when the account would have more webhooks than Asana lets it have.
+        """
+        desired = self._wanted(resource, filters, timeout)
+        desired.filters, desired.timeout, desired.try_at = filters, timeout, -math.inf
+        desired.is_kept = desired.is_single = True
+        self.wake(has_stale_filters=True)
+
+    def follow(
+        self,
+        resource: str,
+        *,
+        follower: str,
+        filters: WantedFilters,
+        timeout: float,
+        is_spare: bool = False,
+    ) -> None:
+        """Want a webhook of this resource for as long as this follower does, or another.
+
+        What a program wants of the resource itself goes first. Raises what ``keep`` raises.
+        """
+        desired = self._wanted(resource, filters, timeout)
+        desired.followers.add(follower)
+        if not desired.is_single:
+            desired.filters, desired.timeout, desired.is_spare = filters, timeout, is_spare
+        self.wake(has_stale_filters=True)
+
+    async def unfollow(self, resource: str, follower: str) -> None:
+        """Delete the webhook of this resource, unless a program or another follower wants it."""
+        desired = self._desired.get(resource)
+        if desired is not None:
+            desired.followers.discard(follower)
+        if desired is None or not (desired.is_single or desired.followers):
+            await self.leave(resource)
+
+    def has_any(self) -> bool:
+        """Return whether any webhook is wanted."""
+        return bool(self._desired)
+
+    def is_wanted(self, resource: str) -> bool:
+        """Return whether a webhook of this resource is wanted, by whomever."""
+        return resource in self._desired
+
+    def is_single(self, resource: str) -> bool:
+        """Return whether a program wants a webhook of this resource itself."""
+        desired = self._desired.get(resource)
+        return desired is not None and desired.is_single
+
+    def count_established(self, resources: Iterable[str]) -> int:
+        """Return how many of these have the webhook that is wanted of them."""
+        found = (self._desired.get(resource) for resource in resources)
+        return sum(desired is not None and desired.established for desired in found)
+
+    def _wanted(self, resource: str, filters: WantedFilters, timeout: float) -> _Desired:
+        desired = self._desired.get(resource)
+        if desired is not None:
+            return desired
+        if len(self._desired) >= MAX_WEBHOOKS:
+            msg = (
+                f"no webhook of {resource}: Asana lets a token have {MAX_WEBHOOKS} webhooks, and"
+                " so many are kept; leave some, or watch what is in a workspace or a team by it"
+            )
+            raise EstablishmentError(msg)
+        return self._desired.setdefault(resource, _Desired(resource, filters, timeout))
+
+    async def kept(self) -> None:
         """Return when there is a webhook, with the filters that are wanted, for all of them.
 
-        Raises TimeoutError, which names each that is not there and why, after so many seconds.
+        For one that is spare it is enough that it was tried.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                while self._has_pending():
-                    await self._progress.wait()
-        except TimeoutError:
-            waiting = (f"{each.resource}: {self._cause(each)}" for each in self._pending())
-            msg = f"not established after {timeout:g} s: {'; '.join(waiting)}"
-            raise TimeoutError(msg) from None
+        while self._has_pending():
+            await self._progress.wait()
+
+    def pending(self) -> list[str]:
+        """Return what is not established and why, one line each, of the first ten."""
+        pending = self._needed()
+        lines = [f"{each.resource}: {self._cause(each)}" for each in pending[:MAX_NAMED]]
+        more = len(pending) - len(lines)
+        return [*lines, f"and {more} more"] if more else lines
 
     async def ensure(
         self, resource: str, *, filters: Filters, timeout: float, replace: bool = False
@@ -185,9 +276,9 @@ class DesiredWebhooks:
             webhook = await self._upkeep.ensure(
                 resource, filters=filters, timeout=timeout, replace=replace
             )
-            desired = self._desired.setdefault(resource, _Desired(resource, filters, timeout))
+            desired = self._wanted(resource, filters, timeout)
             _override(desired, filters)
-            desired.timeout = timeout
+            desired.timeout, desired.is_single = timeout, True
             await self._note_established(desired, webhook, filters)
             self.wake()
             return webhook
@@ -201,15 +292,19 @@ class DesiredWebhooks:
 
     async def leave(self, resource: str) -> None:
         """Want no webhook of this resource any longer, and delete what there is."""
-        desired = self._desired.pop(resource, None)
-        if desired is not None and desired.task is not None:
-            desired.task.cancel()  # which undoes what it has begun
+        self._forget(resource)
         self._step()
         async with self.lock(resource):
             if not await self._upkeep.leave(resource):
                 self._ends_leaving = True
                 self._trouble.until = self._clock.monotonic() + FIRST_PAUSE
                 self.wake()
+
+    def drop_all(self) -> None:
+        """Want no webhook any longer, and end what is being established."""
+        for resource in list(self._desired):
+            self._forget(resource)
+        self._step()
 
     def drop(self, gid: str) -> None:
         """Want this webhook no longer: it was deleted."""
@@ -224,10 +319,18 @@ class DesiredWebhooks:
                 self._note_lost(desired)
         self.wake()
 
-    def wake(self) -> None:
+    def wake(self, *, has_stale_filters: bool = False) -> None:
         """Look whether there is something to do: handlers or wishes have changed."""
+        self._has_stale_filters |= has_stale_filters
         if self._changed is not None:
             self._changed.set()
+        elif self._desired or self._ends_leaving:
+            self._on_wish()
+
+    def _forget(self, resource: str) -> None:
+        desired = self._desired.pop(resource, None)
+        if desired is not None and desired.task is not None:
+            desired.task.cancel()  # which undoes what it has begun
 
     def _drop(self, desired: _Desired) -> None:
         self._desired.pop(desired.resource, None)
@@ -236,9 +339,13 @@ class DesiredWebhooks:
     def _pending(self) -> list[_Desired]:
         return [each for each in self._desired.values() if not each.established]
 
+    def _needed(self) -> list[_Desired]:
+        """Return those that are pending and not spare, or were not tried yet."""
+        return [each for each in self._pending() if not (each.is_spare and each.failures)]
+
     def _has_pending(self) -> bool:
         self._update_filters()
-        return bool(self._pending())
+        return bool(self._needed())
 
     def _cause(self, desired: _Desired) -> str:
         return desired.cause or self._trouble.cause or "it was not tried yet"
@@ -250,25 +357,23 @@ class DesiredWebhooks:
 
     # The work
 
-    def run(self) -> Coroutine[Any, Any, None]:
-        """Return what establishes and looks after what is wanted, until cancelled.
-
-        From this call on nothing counts as established that was in a run before.
-        """
+    def begin(self) -> None:
+        """Have nothing count as established that was in a run before."""
         self._trouble = _Trouble()
-        self._started_at = self._clock.monotonic()
-        self._look_at = self._started_at if math.isfinite(self._interval) else math.inf
         for desired in self._desired.values():
             desired.established, desired.is_fresh = False, True
             desired.failures, desired.try_at = 0, -math.inf
         self._step()
+
+    async def run(self, turns: Turns) -> None:
+        """Establish and look after what is wanted, until cancelled."""
+        self._turns = turns
+        self._changed = changed = asyncio.Event()
+        self._started_at = self._clock.monotonic()
+        self._look_at = self._started_at if math.isfinite(self._interval) else math.inf
+        self._ends_leaving = True
         if self._waits_for_server:
             self._trouble.until = self._started_at + START_PAUSE
-        self._ends_leaving = True
-        return self._run()
-
-    async def _run(self) -> None:
-        self._changed = changed = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as workers:
                 while True:
@@ -285,7 +390,7 @@ class DesiredWebhooks:
             await self._look_if_due()
         except Exception as error:  # noqa: BLE001 - all that is wanted depends on this task
             self._fail(error)
-            if isinstance(error, EVERYBODYS):
+            if isinstance(error, ACCOUNTS):
                 if math.isfinite(self._interval):
                     self._look_at = self._clock.monotonic()
                 return
@@ -304,11 +409,13 @@ class DesiredWebhooks:
     async def _look_if_due(self) -> None:
         wants_look = await self._wants_look()
         if self._ends_leaving or wants_look:
-            if await self._upkeep.has_leaving():
-                await self._upkeep.finish_leaving()
+            async with self._turns.looking:
+                if await self._upkeep.has_leaving():
+                    await self._upkeep.finish_leaving()
             self._ends_leaving = False
         if wants_look:
-            await self._look()
+            async with self._turns.looking:
+                await self._look()
             if not self._trouble.is_of_receiver:
                 self._recover()
 
@@ -330,7 +437,11 @@ class DesiredWebhooks:
 
     def _update_filters(self) -> None:
         """Have the filters changed of each webhook that is to have others by now."""
+        if not self._has_stale_filters:
+            return
+        self._has_stale_filters = False
         for desired in self._desired.values():
+            desired.is_stale = desired.task is not None
             if desired.established and desired.task is None:
                 wanted, applied = self._filters_of(desired), desired.applied
                 if isinstance(applied, EllipsisType) or not same_filters(applied, wanted):
@@ -343,7 +454,7 @@ class DesiredWebhooks:
     async def _establish(self, desired: _Desired) -> None:
         """Establish one webhook, or note why it cannot be."""
         try:
-            async with self.lock(desired.resource):
+            async with self._turns.establishing, self.lock(desired.resource):
                 if self._desired.get(desired.resource) is not desired or desired.established:
                     return
                 filters = self._filters_of(desired)
@@ -357,7 +468,7 @@ class DesiredWebhooks:
         finally:
             desired.task = None
             self._step()
-            self.wake()
+            self.wake(has_stale_filters=desired.is_stale)
 
     async def _note_established(
         self, desired: _Desired, webhook: Webhook, filters: Filters
@@ -370,7 +481,8 @@ class DesiredWebhooks:
         desired.gid, desired.route, desired.applied = gid, route, filters
         desired.established, desired.is_fresh = True, False
         desired.failures, desired.cause, desired.said = 0, "", ""
-        self._notices.over("unauthorized", Source(webhook=gid, resource=desired.resource))
+        source = Source(webhook=gid, resource=desired.resource, account=self._everything.account)
+        self._notices.over("unauthorized", source)
         self._recover()
         self._step()
 
@@ -417,7 +529,9 @@ class DesiredWebhooks:
             desired.is_fresh = False
 
     def _plan_look(self) -> None:
-        part = random.uniform(1 - JITTER, 1)  # noqa: S311 - jitter is no secret
+        is_first = self._look_at <= self._started_at
+        least = 0.0 if is_first and self._everything.account else 1 - JITTER  # so that they spread
+        part = random.uniform(least, 1)  # noqa: S311 - jitter is no secret
         self._look_at = self._clock.monotonic() + self._interval * part
 
     async def _adopt(self, routes: Sequence[Route], webhooks: Mapping[str, Webhook]) -> None:
@@ -454,8 +568,8 @@ class DesiredWebhooks:
             if await self._upkeep.was_lost(desired.route):
                 self._note_lost(desired)
             elif self._desired.get(desired.resource) is desired:
-                text = "webhook %s of %s was deleted by another: it is looked after no longer"
-                logger.warning(text, desired.gid, desired.resource)
+                text = "webhook %s of %s%s was deleted by another: it is looked after no longer"
+                logger.warning(text, desired.gid, desired.resource, self._of_account)
                 self._drop(desired)
 
     # What goes wrong
@@ -468,7 +582,7 @@ class DesiredWebhooks:
             desired.established, desired.cause = False, cause
             desired.failures += 1
             desired.try_at = now + _pause_after(1 if is_quiet else desired.failures)
-        if isinstance(error, EVERYBODYS):
+        if isinstance(error, ACCOUNTS):
             self._trouble.failures += 1
             self._trouble.until = now + _pause_after(1 if is_quiet else self._trouble.failures)
             if isinstance(error, RateLimitedError) and error.retry_after is not None:
@@ -481,10 +595,11 @@ class DesiredWebhooks:
     def _say(self, error: Exception, cause: str, desired: _Desired | None, *, quiet: bool) -> None:
         """Say each cause once, until it is over."""
         if isinstance(error, AuthenticationError):
-            self._notices.tell("unauthorized", EVERYBODY, cause)
+            self._notices.tell("unauthorized", self._everything, cause)
         elif isinstance(error, RateLimitedError):
-            self._notices.tell("limited", EVERYBODY, cause)
+            self._notices.tell("limited", self._everything, cause)
         whose = "the webhooks" if desired is None else f"the webhook of {desired.resource}"
+        whose += self._of_account
         is_new = desired is not None and not desired.was_held
         what = f"{whose} could not be {'established' if is_new else 'looked after'}"
         if quiet or cause in (self._trouble.said, desired and desired.said):
@@ -492,7 +607,7 @@ class DesiredWebhooks:
             return
         if desired is not None:
             desired.said = cause
-        if desired is None or isinstance(error, EVERYBODYS):
+        if desired is None or isinstance(error, ACCOUNTS):
             self._trouble.said = cause
         if isinstance(error, AsanaWebhooksError):
             logger.warning("%s: %s", what, cause)
@@ -508,8 +623,8 @@ class DesiredWebhooks:
     def _recover(self) -> None:
         """Note that Asana can be reached, and reaches us."""
         self._trouble = _Trouble()
-        self._notices.over("limited", EVERYBODY)
-        self._notices.over("unauthorized", EVERYBODY)
+        self._notices.over("limited", self._everything)
+        self._notices.over("unauthorized", self._everything)
 
 
 def _override(desired: _Desired, filters: Filters) -> None:

@@ -128,7 +128,7 @@ def check_given_filters(filters: Sequence[WebhookFilter] | None) -> None:
 
 
 class Establishment:
-    """Makes webhooks whose targets are routes below ``public_url``.
+    """Makes webhooks of one account, whose targets are routes below ``public_url``.
 
     ``workspace`` limits where a webhook is looked for when the answer to its creation was lost;
     None looks into each that the token sees. ``seen`` tells, one line each, what handshakes
@@ -143,6 +143,7 @@ class Establishment:
         store: Store,
         *,
         public_url: str,
+        account: str = "",
         workspace: str | None,
         seen: Callable[[str, float], tuple[str, ...]],
         before_create: Callable[[Route], Awaitable[None]] | None = None,
@@ -152,6 +153,7 @@ class Establishment:
         self._api = api
         self._store = store
         self.prefix = public_url.rstrip("/") + "/"
+        self._account = account
         self._workspace = workspace
         self._seen = seen
         self._before_create = before_create
@@ -221,6 +223,7 @@ class Establishment:
             id=route_id,
             target=self.prefix + route_id,
             resource=resource,
+            account=self._account,
             user=await self.user.gid(within=timeout),
             filters=None if filters is None else tuple(filters),
         )
@@ -242,10 +245,9 @@ class Establishment:
         """
         return [
             other
-            for other in await self._store.list_routes(route.resource)
+            for other in await self._store.list_routes(route.resource, account=route.account)
             if other.state == "confirmed"
             and not (other.leaving or self.is_ours(other))
-            and other.account == route.account
             and other.user in (None, route.user)
         ]
 

@@ -9,6 +9,7 @@ from ._continuity import (
     Tally,
     Watch,
     continuity_of,
+    is_stream,
     parts_of,
     scope_of,
 )
@@ -77,7 +78,7 @@ async def list_continuity(
     watches = {
         state.scope: _watch_of(state).counted((tallies or {}).get(state.scope, Tally()))
         for state in await store.list_states()
-        if state.scope != MARK
+        if is_stream(state.scope)
     }
     told = [
         continuity_of(
@@ -96,7 +97,7 @@ async def list_continuity(
 async def close_gap(store: Store, id_: str) -> bool:
     """Close an open gap; False when there is none with this id. Raises StoreError."""
     for _ in range(TRIES):
-        states = [state for state in await store.list_states() if state.scope != MARK]
+        states = [state for state in await store.list_states() if is_stream(state.scope)]
         for state in states:
             watch = _watch_of(state)
             if all(gap.id != id_ for gap in watch.gaps):

@@ -11,28 +11,30 @@ import heapq
 import logging
 import math
 import zlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import anyio
 
 from ._claims import Ledger
 from ._clock import Clock
-from ._continuity import Tally, Watch, parts_of, scope_of
+from ._continuity import Tally, Watch, is_stream, parts_of, scope_of
 from ._ledger import MARK, is_watched, keep, list_continuity, load
 from ._logging import ThrottledLogger
 from ._recovery import EVERYBODYS, Recovery, was_deleted
 from ._stream import STREAM_LASTS
 from .api import WebhooksApi
-from .errors import AsanaWebhooksError, RateLimitedError
+from .errors import AsanaWebhooksError, RateLimitedError, StoreError
 from .models import Continuity, Route, Source, State
 from .notices import Notices
 from .stores import Store
 
 __all__ = ["Reconciliation"]
 
-AT_ONCE = 2
-"""How many streams are read side by side: other calls to Asana go first."""
+AT_ONCE, ALL_AT_ONCE = 2, 20
+"""How many streams of an account, and of all, are read side by side: other calls go first."""
 
 SWEEP = 900.0
 """Seconds between looks at all that the store holds."""
@@ -61,35 +63,57 @@ MAX_TALLIES = 10_000
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Account:
+    """The readings for one account, and their failures: how many in a row, and until when."""
+
+    visits: int = 0
+    held_back: deque[str] = field(default_factory=deque)  # scopes that are due, and wait for these
+    failures: int = 0
+    until: float = -math.inf  # by the clock
+
+    @property
+    def has_room(self) -> bool:
+        return self.visits < (1 if self.failures else AT_ONCE)
+
+
 class Reconciliation(Ledger):
     """Reads the streams at least every ``interval`` seconds; None: never.
 
-    ``owned`` returns those of some routes that the token may speak for, ``is_ours`` says whether a
+    A trouble of one account holds up no other. ``learn_time`` has Asana asked for the time, unless
+    it is known. ``api_of`` returns the calls of an account, and
+    ``knows`` whether its token can be asked for. ``owned`` returns those of some routes of an
+    account that its token may speak for, ``is_ours`` says whether a
     route is below our public URL. ``arrived`` is called when something was put into the inbox, and
     ``recovered`` with how many events.
     """
 
     def __init__(
         self,
-        api: WebhooksApi,
+        api_of: Callable[[str], WebhooksApi],
         store: Store,
         notices: Notices,
         clock: Clock,
         *,
         interval: float | None,
+        learn_time: Callable[[], Awaitable[None]],
         is_ours: Callable[[Route], bool],
-        owned: Callable[[Sequence[Route]], Awaitable[list[Route]]],
+        knows: Callable[[str], bool],
+        owned: Callable[[str, Sequence[Route]], Awaitable[list[Route]]],
         arrived: Callable[[], None],
         recovered: Callable[[int], None],
     ) -> None:
-        self._recovery = Recovery(api, store, notices, clock, arrived=arrived, recovered=recovered)
-        self._learn_time = api._transport.learn_time
-        self._now = api.asana_now
+        self._recovery = Recovery(
+            api_of, store, notices, clock, arrived=arrived, recovered=recovered
+        )
+        self._learn_time = learn_time
+        self._now = api_of("").asana_now
         self._store = store
         self._notices = notices
         self._clock = clock
         self._interval = interval
         self._is_ours = is_ours
+        self._knows = knows
         self._owned = owned
         self._log = ThrottledLogger(logger)
         self._begin()
@@ -97,6 +121,8 @@ class Reconciliation(Ledger):
     def _begin(self) -> None:
         """Be as new: it may be run again, in another event loop too."""
         self._due: dict[str, float] = {}  # by scope, by the clock
+        self._queue: list[tuple[float, str]] = []  # a heap of these, with older ones among them
+        self._accounts: dict[str, _Account] = {}
         self._urgent: set[str] = set()
         self._filtered_at: dict[str, datetime] = {}
         self._sync_errors: dict[str, str] = {}
@@ -143,16 +169,25 @@ class Reconciliation(Ledger):
         """Note that a webhook is there, with these filters, from now on."""
         scope = scope_of(route.account, route.resource)
         self._filtered_at[scope] = self._now()
-        self._due[scope] = -math.inf
+        self._plan(scope, self._clock.monotonic())
         self._wake()
 
     def restored(self, source: Source) -> None:
         """Read a stream at once: its webhook had a trouble, which is over."""
         if source.resource:
             scope = scope_of(source.account, source.resource)
-            self._urgent.add(scope)
-            self._due[scope] = -math.inf
+            self._hurry(scope)
             self._wake()
+
+    def _plan(self, scope: str, at: float) -> None:
+        """Visit a scope at this moment of the clock."""
+        self._due[scope] = at
+        heapq.heappush(self._queue, (at, scope))
+
+    def _hurry(self, scope: str) -> None:
+        """Visit a scope before those that are not urgent."""
+        self._urgent.add(scope)
+        self._plan(scope, -math.inf)
 
     def _wake(self) -> None:
         if self._changed is not None:
@@ -217,53 +252,92 @@ class Reconciliation(Ledger):
         except Exception as error:  # noqa: BLE001 - all streams depend on this task
             self._fail(error)
             return
-        due = (scope for scope, at in self._due.items() if at <= now and scope not in self._visits)
-        order = heapq.nsmallest(
-            self._room(), due, key=lambda scope: (scope not in self._urgent, self._due[scope])
-        )
-        for scope in order:
+        while len(self._visits) < ALL_AT_ONCE and (scope := self._next_due()) is not None:
+            self._account_of(scope).visits += 1
             task = visits.create_task(self._visit(scope), name=f"asana-webhooks reading {scope}")
             self._visits[scope] = task
             self._clock.follow(task)
 
-    def _room(self) -> int:
-        limit = 1 if self._failures else AT_ONCE
-        return max(0, limit - len(self._visits))
+    def _account_of(self, scope: str) -> _Account:
+        return self._accounts.setdefault(parts_of(scope)[0], _Account())
+
+    def _next_due(self) -> str | None:
+        """Return a scope to be visited now, whose account has room for it; None: there is none."""
+        now = self._clock.monotonic()
+        while self._queue and self._queue[0][0] <= now:
+            at, scope = heapq.heappop(self._queue)
+            if self._due.get(scope) != at or scope in self._visits:
+                continue
+            account = self._account_of(scope)
+            if account.until > now:
+                self._plan(scope, account.until)
+            elif account.has_room:
+                return scope
+            elif scope in self._urgent:
+                account.held_back.appendleft(scope)
+            else:
+                account.held_back.append(scope)
+        return None
+
+    def _end_visit(self, scope: str) -> None:
+        """Have another scope of the account take the place of one that was visited."""
+        del self._visits[scope]
+        account = self._account_of(scope)
+        account.visits -= 1
+        if account.held_back:
+            following = account.held_back.popleft()
+            if following in self._due:
+                self._plan(following, self._due[following])
+        elif not (account.visits or account.failures):
+            del self._accounts[parts_of(scope)[0]]
+        self._wake()
 
     def _pause(self) -> float:
         """Return for how many seconds there is nothing to do unless something changes."""
         now = self._clock.monotonic()
         moments = [self._sweep_at]
         moments += [self._mark_at] if self._due else []
-        if self._room():
-            moments += [at for scope, at in self._due.items() if scope not in self._visits]
+        if self._queue and len(self._visits) < ALL_AT_ONCE:
+            moments.append(self._queue[0][0])
         return max(0.0, min(moments) - now, self._until - now)
 
     async def _sweep(self) -> None:
         """Look at all that the store holds: what is to be visited, and what is over."""
-        states = {state.scope: state for state in await self._store.list_states()}
+        states = {
+            state.scope: state
+            for state in await self._store.list_states()
+            if is_stream(state.scope)
+        }
         held = await self._held()
+        if held:
+            await self._learn_time()
         is_away = not self._has_looked and bool(held) and await self._was_away()
         for scope in held - self._due.keys():
-            self._due[scope] = -math.inf
             if is_away:
-                self._urgent.add(scope)
-        for scope in states.keys() - held - {MARK}:
+                self._hurry(scope)
+            else:
+                self._plan(scope, self._clock.monotonic())
+        for scope in states.keys() - held:
             await self._end_if_over(scope, states[scope])
         self._has_looked = True
         self._sweep_at = self._clock.monotonic() + SWEEP
 
     async def _held(self) -> set[str]:
         """Return the scopes whose webhooks are there."""
-        routes = await self._watched(await self._store.list_routes())
+        routes = filter(self._is_to_read, await self._store.list_routes())
         return {scope_of(route.account, route.resource) for route in routes}
 
-    async def _watched(self, routes: Sequence[Route]) -> list[Route]:
-        ours = [route for route in routes if is_watched(route) and self._is_ours(route)]
-        if not ours:
+    def _is_to_read(self, route: Route) -> bool:
+        return is_watched(route) and self._is_ours(route) and self._knows(route.account)
+
+    async def _watched(self, scope: str) -> list[Route]:
+        """Return the routes of a scope that are there, and that the token may speak for."""
+        routes = list(filter(self._is_to_read, await self._routes_of(scope)))
+        if not routes:
             return []
+        account = routes[0].account
         await self._learn_time()
-        return await self._owned(ours)
+        return await self._owned(account, routes)
 
     async def _was_away(self) -> bool:
         """Return whether no program was there for ten minutes."""
@@ -298,8 +372,7 @@ class Reconciliation(Ledger):
 
     async def _routes_of(self, scope: str) -> list[Route]:
         account, resource = parts_of(scope)
-        routes = await self._store.list_routes(resource)
-        return [route for route in routes if route.account == account]
+        return await self._store.list_routes(resource, account=account)
 
     # One scope
 
@@ -310,31 +383,40 @@ class Reconciliation(Ledger):
         self._due[scope] = math.inf
         try:
             await self._look(scope, is_urgent=is_urgent)
-        except EVERYBODYS as error:
-            if is_urgent:
-                self._urgent.add(scope)
-            self._due[scope] = -math.inf
+        except StoreError as error:
+            self._put_off(scope, is_urgent=is_urgent)
             self._fail(error)
+        except EVERYBODYS as error:
+            self._put_off(scope, is_urgent=is_urgent)
+            self._fail_account(parts_of(scope)[0], error)
         except Exception as error:  # noqa: BLE001 - the others go on, and so does this one later
-            self._due[scope] = self._clock.monotonic() + LONGEST_PAUSE
+            self._plan(scope, self._clock.monotonic() + LONGEST_PAUSE)
             self._say(f"the events stream of {parts_of(scope)[1]} could not be read", error)
         else:
             self._failures, self._until = 0, -math.inf
+            account = self._account_of(scope)
+            account.failures, account.until = 0, -math.inf
         finally:
-            self._visits.pop(scope, None)
-            self._wake()
+            self._end_visit(scope)
+
+    def _put_off(self, scope: str, *, is_urgent: bool) -> None:
+        """Visit a scope as soon as it can be again."""
+        if is_urgent:
+            self._hurry(scope)
+        else:
+            self._plan(scope, self._clock.monotonic())
 
     async def _look(self, scope: str, *, is_urgent: bool) -> int:
         """Read or judge a scope, or begin with it; return how many events were recovered."""
         async with self._locks.setdefault(scope, asyncio.Lock()):
-            routes = await self._watched(await self._routes_of(scope))
+            routes = await self._watched(scope)
             if not routes:
                 self._due.pop(scope, None)
                 self._locks.pop(scope, None)
                 return 0
             recovered = await self._step(scope, routes, is_urgent=is_urgent)
             watch, _ = await load(self._store, scope)
-            self._due[scope] = min(self._due.get(scope, math.inf), self._next(watch))
+            self._plan(scope, min(self._due.get(scope, math.inf), self._next(watch)))
             return recovered
 
     async def _step(self, scope: str, routes: list[Route], *, is_urgent: bool) -> int:
@@ -343,7 +425,7 @@ class Reconciliation(Ledger):
             scope, routes, filtered_at=filtered_at, sync_error=sync_error
         )
         if prepared is None:  # somebody else changes it
-            self._due[scope] = self._clock.monotonic() + SOON
+            self._plan(scope, self._clock.monotonic() + SOON)
             if is_urgent:
                 self._urgent.add(scope)
             return 0
@@ -386,16 +468,29 @@ class Reconciliation(Ledger):
     # What goes wrong
 
     def _fail(self, error: Exception) -> None:
-        """Note a failure of Asana or of the store, and when to ask again."""
+        """Note a failure of the store, and when to ask again."""
         self._failures += 1
-        pause = min(FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10), LONGEST_PAUSE)
+        self._until = self._clock.monotonic() + _pause_after(self._failures)
+        self._say("events streams cannot be read", error)
+
+    def _fail_account(self, name: str, error: AsanaWebhooksError) -> None:
+        """Note that Asana could not be asked with an account's token, and when to ask again."""
+        account = self._accounts.setdefault(name, _Account())
+        account.failures += 1
+        pause = _pause_after(account.failures)
         if isinstance(error, RateLimitedError) and error.retry_after is not None:
             pause = max(pause, error.retry_after)
-        self._until = self._clock.monotonic() + pause
-        self._say("events streams cannot be read", error)
+        account.until = self._clock.monotonic() + pause
+        whose = f" of account {name!r}" if name else ""
+        self._say(f"events streams{whose} cannot be read", error)
 
     def _say(self, what: str, error: Exception) -> None:
         if isinstance(error, AsanaWebhooksError):
             self._log.log(logging.WARNING, what, "%s: %s", what, error)
         else:
             logger.error("%s", what, exc_info=error)
+
+
+def _pause_after(failures: int) -> float:
+    """Return for how many seconds to wait after so many failures in a row."""
+    return min(FIRST_PAUSE * 2.0 ** min(failures - 1, 10), LONGEST_PAUSE)

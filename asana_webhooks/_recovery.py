@@ -20,6 +20,7 @@ from ._attempt import Attempt
 from ._clock import Clock
 from ._continuity import Judgement, Known, Pending, Tally, Watch, gap_of, parts_of
 from ._ledger import keep, load
+from ._logging import ThrottledLogger
 from ._remembered import pack
 from ._stream import Part, Stream
 from .api import WebhooksApi
@@ -62,14 +63,14 @@ logger = logging.getLogger(__name__)
 class Recovery:
     """Begins, reads and judges scopes, each in one task at a time.
 
-    ``arrived`` is called when something was put into the inbox, ``recovered`` with how many events.
-    ``tallies`` are by scope what is not kept in the store yet. Every call raises StoreError, and
-    those that ask Asana what a call raises.
+    ``api_of`` returns the calls of an account. ``arrived`` is called when something was put into
+    the inbox, ``recovered`` with how many events. ``tallies`` are by scope what is not kept in the
+    store yet. Every call raises StoreError, and those that ask Asana what a call raises.
     """
 
     def __init__(
         self,
-        api: WebhooksApi,
+        api_of: Callable[[str], WebhooksApi],
         store: Store,
         notices: Notices,
         clock: Clock,
@@ -79,13 +80,17 @@ class Recovery:
     ) -> None:
         self.reader = secrets.token_hex(8)
         self.tallies: dict[str, Tally] = {}
-        self._now = api.asana_now
-        self._stream = Stream(api, clock)
+        self._api_of = api_of
+        self._now = api_of("").asana_now
+        self._stream_log = ThrottledLogger(logger)
         self._store = store
         self._notices = notices
         self._clock = clock
         self._arrived = arrived
         self._recovered = recovered
+
+    def _stream_of(self, route: Route) -> Stream:
+        return Stream(self._api_of(route.account), self._clock, self._stream_log)
 
     # Beginning
 
@@ -102,7 +107,7 @@ class Recovery:
         """Return a watch with a first token, or without a stream; None to ask again later."""
         at = self._now()
         try:
-            sync = await self._stream.first_token(route.resource)
+            sync = await self._stream_of(route).first_token(route.resource)
         except EVERYBODYS:
             raise
         except ApiError as error:
@@ -161,7 +166,7 @@ class Recovery:
         recovered, is_first = 0, True
         try:
             while True:
-                part = await self._stream.read(
+                part = await self._stream_of(route).read(
                     route.resource,
                     watch.cursor,
                     watch.cursor_at or began_at,

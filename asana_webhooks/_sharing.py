@@ -54,7 +54,8 @@ class BudgetShares:
                         self._counted[account] = transport.calls_made
                         holders.add(transport.holder)
                         await self._divide(account, transport)
-                self._counted = {name: self._counted[name] for name in self._transports()}
+                used = self._transports()
+                self._counted = {name: made for name, made in self._counted.items() if name in used}
                 await anyio.sleep(RENEW_AFTER)
         finally:
             with anyio.move_on_after(DISOWN_TIMEOUT, shield=True):

@@ -46,12 +46,12 @@ class Part(NamedTuple):
 
 
 class Stream:
-    """Reads events streams; times are by Asana's clock."""
+    """Reads events streams with one token; times are by Asana's clock."""
 
-    def __init__(self, api: WebhooksApi, clock: Clock) -> None:
+    def __init__(self, api: WebhooksApi, clock: Clock, log: ThrottledLogger) -> None:
         self._transport = api._transport
         self._clock = clock
-        self._log = ThrottledLogger(logger)
+        self._log = log
 
     async def first_token(self, resource: str) -> str:
         """Return a token for what comes from now on, '' when Asana gave none.

@@ -19,8 +19,10 @@ import msgspec
 from ._establish import ROUTE_ID_LENGTH, Establishment, check_wanted, same_filters
 from .api import REFUSALS, WebhooksApi
 from .errors import (
+    AccountTokenError,
     ApiError,
     AsanaWebhooksError,
+    AuthenticationError,
     EstablishmentError,
     NotFoundError,
     PermissionDeniedError,
@@ -45,6 +47,9 @@ FIELDS = (
 )
 """The fields of webhooks that a list is asked for; it tells few of them unless asked."""
 
+LEAVE_AT_ONCE = 5
+"""How many webhooks of an account that is removed are deleted side by side."""
+
 MANY = 10
 """More webhooks than these are not lost one by one: something happened to all of them."""
 
@@ -67,11 +72,12 @@ class Listed(NamedTuple):
 
 
 class Upkeep:
-    """Looks after the webhooks of this public URL that the store holds.
+    """Looks after the webhooks of one account, at this public URL, that the store holds.
 
-    ``workspace`` is the only one in which they are listed; None: each that the token sees. ``now``
-    tells the time by which heartbeats are noted, ``forget`` is called with the id of a route that
-    changed, ``on_filtered`` with a route whose webhook has other filters from now on.
+    ``api`` makes its calls. ``workspace`` is the only one in which they are listed; None: each that
+    the token sees. ``now`` tells the time by which heartbeats are noted, ``forget`` is called with
+    the id of a route that changed, ``on_filtered`` with a route whose webhook has other filters
+    from now on.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Upkeep:
         establishment: Establishment,
         notices: Notices,
         *,
+        account: str = "",
         workspace: str | None,
         now: Callable[[], datetime],
         forget: Callable[[str], None],
@@ -90,6 +97,7 @@ class Upkeep:
         self._store = store
         self._establishment = establishment
         self._notices = notices
+        self._account = account
         self._workspace = workspace
         self._now = now
         self._forget = forget
@@ -141,11 +149,15 @@ class Upkeep:
         """Return the confirmed routes below our URL that stay, oldest first."""
         return [
             route
-            for route in await self._store.list_routes(resource)
+            for route in await self._listed(resource)
             if route.state == "confirmed"
             and not route.leaving
             and self._establishment.is_ours(route)
         ]
+
+    async def _listed(self, resource: str | None = None) -> list[Route]:
+        """Return the reserved and confirmed routes of the account, oldest first."""
+        return await self._store.list_routes(resource, account=self._account)
 
     async def held_filters(self, resource: str) -> Filters:
         """Return the filters of the store's webhook of the resource; None without one, or any."""
@@ -153,7 +165,7 @@ class Upkeep:
 
     async def is_being_made(self, resource: str) -> bool:
         """Return whether some process is establishing a webhook of the resource."""
-        routes = await self._store.list_routes(resource)
+        routes = await self._listed(resource)
         return any(route.state == "reserved" for route in routes)
 
     async def was_lost(self, route: str) -> bool:
@@ -274,7 +286,7 @@ class Upkeep:
 
         Raises what a call raises but for what is of one webhook, which is logged.
         """
-        all_of_them = Source(webhook="", resource="")
+        all_of_them = Source(webhook="", resource="", account=self._account)
         if len(missing) > MANY:
             detail = f"{len(missing)} webhooks are missing from Asana's list; each is asked for now"
             self._notices.tell("lost", all_of_them, detail)
@@ -315,9 +327,7 @@ class Upkeep:
         Those are leaving from now on: ``finish_leaving`` tells it. Raises EstablishmentError for
         another user's, and for one that Asana refuses to delete.
         """
-        routes = [
-            route for route in await self._store.list_routes(resource) if route.state == "confirmed"
-        ]
+        routes = [route for route in await self._listed(resource) if route.state == "confirmed"]
         for route in routes:
             await self.check_owner(route)
             await self._store.leave(route.id)
@@ -328,30 +338,69 @@ class Upkeep:
             except PermissionDeniedError as error:
                 raise _hidden(route, error) from error
             except AsanaWebhooksError as error:
-                done = False
-                text = "webhook %s of %s is deleted as soon as Asana can be told: %s"
-                logger.warning(text, route.gid, resource, error)
+                done = self._left(route, error)
         return done
+
+    async def leave_all(self) -> bool:
+        """Delete all webhooks of the account; False when Asana could not be told of all now.
+
+        Those are leaving from now on. Those that Asana refuses to the token are given up, which is
+        logged: nothing answers them any more, so Asana deletes them after a day.
+        """
+        routes = [route for route in await self._listed() if route.state == "confirmed"]
+        for route in routes:
+            await self._store.leave(route.id)
+        waiting, done = iter(routes), True
+
+        async def end_some() -> None:
+            nonlocal done
+            for route in waiting:
+                done &= await self._end_or_give_up(route)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(min(len(routes), LEAVE_AT_ONCE)):
+                tasks.start_soon(end_some)
+        return done
+
+    async def _end_or_give_up(self, route: Route) -> bool:
+        try:
+            try:
+                await self._delete(route)
+            except (AuthenticationError, PermissionDeniedError) as error:
+                if isinstance(error, AccountTokenError) and not error.is_final:
+                    raise
+                text = "webhook %s of %s is left at Asana, which ends it within a day: %s"
+                logger.warning(text, route.gid, route.resource, error)
+            await self._retire(route)
+        except AsanaWebhooksError as error:
+            return self._left(route, error)
+        return True
+
+    def _left(self, route: Route, error: AsanaWebhooksError) -> bool:
+        """Say that a webhook is deleted later; return False."""
+        text = "webhook %s of %s is deleted as soon as Asana can be told: %s"
+        logger.warning(text, route.gid, route.resource, error)
+        return False
 
     async def finish_leaving(self) -> None:
         """Delete the webhooks that are leaving, wherever they deliver to.
 
         Raises what a call raises but for a refusal of one webhook, which is said once.
         """
-        for route in await self.owned(await self._store.list_routes()):
+        for route in await self.owned(await self._listed()):
             if route.leaving:
                 await self._end_if_allowed(route)
 
     async def has_leaving(self) -> bool:
         """Return whether a webhook is to be deleted."""
-        return any(route.leaving for route in await self._store.list_routes())
+        return any(route.leaving for route in await self._listed())
 
     async def forget(self, gid: str) -> None:
         """Drop a webhook from the store alone. Raises ValueError when the store does not hold it.
 
         Processes that share the store, and want a webhook of the resource, make another one.
         """
-        for route in await self._store.list_routes():
+        for route in await self._listed():
             if route.gid == gid:
                 await self._store.retire(route.id, lost=True)
                 self._forget(route.id)
@@ -361,7 +410,7 @@ class Upkeep:
 
     async def _delete_replaced(self, resource: str, *, theirs: Sequence[str] = ()) -> None:
         """Delete those in whose place another came; ``theirs`` are retired even if refused."""
-        leaving = [route for route in await self._store.list_routes(resource) if route.leaving]
+        leaving = [route for route in await self._listed(resource) if route.leaving]
         owned = await self.owned(leaving)
         try:
             with anyio.fail_after(DELETE_TIMEOUT):
@@ -385,6 +434,9 @@ class Upkeep:
 
     async def _end(self, route: Route) -> None:
         await self._delete(route)
+        await self._retire(route)
+
+    async def _retire(self, route: Route) -> None:
         await self._store.retire(route.id)
         self._forget(route.id)
         self._refused_leaving.discard(route.id)

@@ -7,18 +7,18 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
-from types import EllipsisType
 from typing import TYPE_CHECKING, Literal, Self
 
 import anyio
 import httpx
 
+from ._accounts import AccountAuth, LoadToken, check_account_name, is_loader
 from ._background import background_task
 from ._clock import Clock
 from ._components import Components, join
 from ._dead_letters import iter_dead_letters
 from ._endpoint import Endpoint
-from ._establish import advising_to_keep, check_given_filters, check_public_url, check_wanted
+from ._establish import check_public_url
 from ._inbox import INBOX_OPTIONS
 from ._ledger import close_gap
 from ._options import (
@@ -35,15 +35,13 @@ from ._options import (
 )
 from ._receiver_aiohttp import MAX_CONNECTIONS, aiohttp_app
 from ._receiver_asgi import AsgiApp
+from .account import Account
 from .api import WebhooksApi
 from .models import (
     Continuity,
     DeadLetter,
     Event,
     NoticeKind,
-    Route,
-    Webhook,
-    WebhookFilter,
     check_gid,
 )
 from .notices import N
@@ -63,6 +61,7 @@ HANDLERS_PAUSE = 0.1
 
 _OPTIONS = {
     "token": ANY,  # refused without being quoted, where it is found
+    "tokens": optional(Rule((object,), "an async def, which takes an account", is_loader)),
     "public_url": optional(TEXT),
     "store": Rule((str, Store), "the URL of a store, as 'sqlite:///hooks.db', or a store object"),
     "encryption_keys": optional(NAMES),
@@ -87,7 +86,7 @@ _OPTIONS = {
 }
 """Rules for the constructor's options."""
 
-_SECRETS = {"token", "encryption_keys", "store"}
+_SECRETS = {"token", "tokens", "encryption_keys", "store"}
 """Options that stay out of tables, and so of other frames."""
 
 _LETTERS = {"limit": COUNT, "after": TEXT}
@@ -114,12 +113,18 @@ def _check_receiver(*, serve: bool, unix_socket: str | None, options: Mapping[st
         raise ValueError(msg)
 
 
-class WebhooksClient(WebhooksApi):
+class WebhooksClient(Account):
     """Establishes webhooks, receives their deliveries and hands their events to handlers.
 
     With ``public_url``, the address at which the internet reaches the receiver, entering the
     client opens the store and, unless ``serve`` is false, listens on ``host`` and ``port``, or on
     ``unix_socket``. Without it the client is a REST client: no port, no file.
+
+    ``token`` is as for ``WebhooksApi``. For many Asana users there is ``tokens`` instead, an
+    ``async def`` that returns the token of an account, a name of your own, or an ``httpx.Auth`` for
+    it: it is called when the first call of an account is made, and after Asana refused its token.
+    A LookupError that it raises says that there is none. ``account`` returns the calls and webhooks
+    of one of them; the client itself is the account "".
 
     ``store`` is a URL (see ``stores.urls.open_store``) or a store object, which the client opens
     and closes. ``encryption_keys``, the newest first, go with a URL: Fernet keys that encrypt the
@@ -150,6 +155,7 @@ class WebhooksClient(WebhooksApi):
         self,
         token: str | httpx.Auth | None = None,
         *,
+        tokens: LoadToken | None = None,
         public_url: str | None = None,
         store: str | Store = "sqlite:///asana-webhooks.db",
         encryption_keys: Sequence[str] | None = None,
@@ -182,8 +188,19 @@ class WebhooksClient(WebhooksApi):
         _check_receiver(serve=serve, unix_socket=unix_socket, options=options)
         if workspace is not None:
             check_gid("workspace", workspace)
-        super().__init__(
-            token,
+        if token is not None and tokens is not None:
+            msg = (
+                "give either token=, for one Asana user, or tokens=, for many; the client's own"
+                ' calls go with what tokens returns for the account ""'
+            )
+            raise ValueError(msg)
+        self.name = ""
+        self._load = tokens
+        self._accounts: dict[str, Account] = {}
+        own = token if tokens is None else AccountAuth("", tokens)
+        WebhooksApi.__init__(
+            self,
+            own,
             base_url=base_url,
             http_client=http_client,
             calls_per_minute=calls_per_minute,
@@ -199,7 +216,17 @@ class WebhooksClient(WebhooksApi):
         if public_url is not None:
             check_public_url(public_url, self._transport.base_url)
             opened = store_of(store, encryption_keys=encryption_keys)
-            self._components = join(self._plain(), self._router, self._clock, opened, options)
+            self._components = join(
+                self._router,
+                self._clock,
+                opened,
+                options,
+                api_of=lambda name: self.account(name)._plain(),
+                knows=self._knows_account,
+                forget_account=self._forget_account,
+            )
+            if tokens is None:
+                self._components.accounts.get("")  # it is looked after though nothing is kept
 
     async def __aenter__(self) -> Self:
         """Open the store, then listen.
@@ -265,7 +292,7 @@ class WebhooksClient(WebhooksApi):
             finally:
                 self._stack = None  # not before: handlers that end may still use the client
                 with anyio.CancelScope(shield=True):
-                    await super().aclose()
+                    await WebhooksApi.aclose(self)
 
     def _listen(
         self, host: str | None = None, port: int | None = None, *, reuse_port: bool | None = None
@@ -291,167 +318,51 @@ class WebhooksClient(WebhooksApi):
         receiver = None if self._components is None else self._components.receiver
         return None if receiver is None else receiver.port
 
-    # Webhooks
+    # Accounts
 
-    async def establish(
-        self,
-        resource: str,
-        *,
-        filters: Sequence[WebhookFilter] | None = None,
-        timeout: float = 60.0,
-    ) -> Webhook:
-        """Return a new webhook for the resource: handshake answered, secret stored, verified.
+    def account(self, name: str) -> Account:
+        """Return the account with this name: calls and webhooks of one Asana user.
 
-        ``timeout`` is in seconds, for the create call. Whatever goes wrong, and when cancelled,
-        nothing of it is left at Asana or in the store, as far as Asana can be reached.
-
-        Raises ValueError for filters that Asana would refuse; HandshakeMissingError when the
-        handshake did not reach this receiver or its store, with what did; HandshakeMismatchError
-        when Asana's secret is another one; ApiError and ConnectionFailedError like
-        ``create_webhook``; StoreError.
+        It costs nothing until it is used. The account "" is the client itself. Raises ValueError
+        for a name that is not 1 to 200 characters without a slash and control characters, and
+        RuntimeError for a client without ``tokens``.
         """
-        establishment = self._opened().establishment
-        check_given_filters(filters)
-        with advising_to_keep():
-            return await establishment.establish(resource, filters=filters, timeout=timeout)
+        if name == "":
+            return self
+        found = self._accounts.get(check_account_name(name))
+        if found is None:
+            if self._load is None:
+                msg = (
+                    "this client has one token: give it tokens=, an async def that returns the"
+                    " token of an account, in place of token="
+                )
+                raise RuntimeError(msg)
+            transport = self._transport.for_token(AccountAuth(name, self._load))
+            found = self._accounts[name] = Account(self, name, transport)
+        return found
 
-    def keep(
-        self,
-        resource: str,
-        *,
-        filters: Sequence[WebhookFilter] | EllipsisType | None = ...,
-        timeout: float = 60.0,
-    ) -> None:
-        """Want a webhook of the resource while the client is entered; it may not be yet.
+    def of(self, event: Event) -> Account:
+        """Return the account of an event: the one whose webhook it came from."""
+        return self.account(event.source.account)
 
-        It is established beside all else as soon as the receiver can be reached, and again
-        whenever it is lost, until ``leave`` or ``delete_webhook``; what keeps it from that is
-        logged. Filters that are left out are those that the handlers need, and follow them; None:
-        every event. ``timeout`` is in seconds, for each create call.
+    async def remove_account(self, name: str) -> None:
+        """Leave all webhooks of an account, and forget it.
 
-        Raises ValueError for what Asana would refuse.
+        Its deliveries are still handled; then all that the store has of it is deleted, dead letters
+        too. What Asana or the store cannot do now is done as soon as they can, by the next process
+        too. Webhooks that its token may not delete any more are left to Asana, which ends them
+        within a day. An account that is used again while it is removed stays. Raises ValueError
+        for what is no name, and for the account "".
         """
-        given = None if isinstance(filters, EllipsisType) else filters
-        check_wanted(resource, given, timeout)
-        check_given_filters(given)
-        self._configured().desired.keep(resource, filters=filters, timeout=timeout)
+        check_account_name(name)
+        await self._opened().accounts.remove(name)
 
-    async def kept(self, *, timeout: float | None = 60.0) -> None:
-        """Return when each webhook that is kept, or was ensured, is established.
+    def _knows_account(self, name: str) -> bool:
+        """Return whether there is a token to ask for."""
+        return not name or self._load is not None
 
-        Raises TimeoutError after ``timeout`` seconds (None: never), which names each that is not,
-        and why.
-        """
-        check_options({"timeout": optional(SECONDS, "None for no limit")}, locals())
-        await self._opened().desired.kept(timeout)
-
-    async def leave(self, resource: str) -> None:
-        """Delete the store's webhooks of a resource, and keep none of it any longer.
-
-        What was received before is still handled. When Asana cannot be reached the intent is
-        stored, and carried out as soon as it can be, by the next process too. Raises
-        EstablishmentError for a webhook of another user, or one that Asana refuses to delete.
-        """
-        check_gid("resource", resource)
-        await self._opened().desired.leave(resource)
-
-    async def ensure(
-        self,
-        resource: str,
-        *,
-        filters: Sequence[WebhookFilter] | None = None,
-        timeout: float = 60.0,
-        replace: bool = False,
-    ) -> Webhook:
-        """Return the webhook that the store holds for the resource, alive and with these filters.
-
-        One that Asana does not know any more, or calls inactive, is replaced; filters that differ
-        are updated. Without one, or for another ``public_url``, it is established, and the one of
-        the other URL is deleted. Calls at once make one webhook. From then on it is looked after
-        (see ``look_after``) until it is deleted with ``leave`` or ``delete_webhook``, here or in
-        another process that shares the store, or by ``asana-webhooks delete``; one that is replaced
-        has another gid. ``timeout`` is in seconds, for the create call, and for waiting for another
-        call that makes the webhook. With ``replace`` a new webhook takes the place of what the
-        store holds, whoever made that.
-
-        ``filters=None`` is every event. For a resource that is kept, the filters given here
-        override those of ``keep`` until ``keep`` is called again; a warning says so when they
-        differ.
-
-        Raises what ``establish``, ``get_webhook`` and ``update_webhook`` raise, and
-        EstablishmentError when another call is not done in time, when the store's webhook was made
-        by another user, and when Asana refuses it to this token.
-        """
-        desired = self._opened().desired
-        check_wanted(resource, filters, timeout)
-        check_given_filters(filters)
-        with advising_to_keep():
-            return await desired.ensure(resource, filters=filters, timeout=timeout, replace=replace)
-
-    async def forget(self, gid: str) -> None:
-        """Drop a webhook from the store, and leave it alone at Asana.
-
-        For one that Asana refuses to the token. Its deliveries are answered 404 from then on; if a
-        webhook of its resource is kept, another one is established. Raises ValueError when the
-        store does not hold it.
-        """
-        parts = self._opened()
-        await parts.upkeep.forget(check_gid("gid", gid))
-        parts.desired.lose(gid)
-
-    async def prune(self, *, workspace: str | None = None, dry_run: bool = False) -> list[Webhook]:
-        """Delete the webhooks that lead to ``public_url`` but whose secret the store does not hold.
-
-        Returns them. Their deliveries are refused anyway. With ``dry_run`` nothing is deleted.
-        ``workspace`` is the only one that is looked into; None: the client's, else each that the
-        token sees.
-        """
-        parts = self._opened()
-        if workspace is not None:
-            check_gid("workspace", workspace)
-        orphans = await parts.upkeep.find_orphans(workspace)
-        for webhook in () if dry_run else orphans:
-            await super().delete_webhook(webhook.gid)
-        return orphans
-
-    async def update_webhook(
-        self,
-        gid: str,
-        *,
-        filters: Sequence[WebhookFilter],
-        opt_fields: Sequence[str] | None = None,
-    ) -> Webhook:
-        """Replace a webhook's filters at Asana, and in the store if it holds the webhook."""
-        route = await self._route_of(gid)
-        if route is None:
-            return await super().update_webhook(gid, filters=filters, opt_fields=opt_fields)
-        parts = self._opened()
-        async with parts.desired.lock(route.resource):
-            webhook = await super().update_webhook(gid, filters=filters, opt_fields=opt_fields)
-            await parts.store.set_filters(route.id, filters)
-            parts.desired.set_filters(gid, filters)
-            parts.reconciliation.filtered(route)
-            return webhook
-
-    async def delete_webhook(self, gid: str) -> None:
-        """Delete a webhook at Asana, and retire its route if the store holds it.
-
-        What was received before is still handled; what comes later is answered 404, by other
-        processes that share the store within a second. It is looked after no longer, here and
-        by them.
-        """
-        route = await self._route_of(gid)
-        if route is None:
-            await super().delete_webhook(gid)
-            if self._components is not None:  # the store has none either while it is to be replaced
-                self._components.desired.drop(gid)
-            return
-        parts = self._opened()
-        async with parts.desired.lock(route.resource):
-            await super().delete_webhook(gid)
-            parts.desired.drop(gid)
-            await parts.store.retire(route.id)
-            parts.endpoint.forget(route.id)
+    def _forget_account(self, name: str) -> None:
+        self._accounts.pop(name, None)
 
     # Events
 
@@ -621,6 +532,9 @@ class WebhooksClient(WebhooksApi):
             raise RuntimeError(msg)
         return self._components
 
+    def _has_store(self) -> bool:
+        return self._components is not None and self._stack is not None
+
     def _opened(self) -> Components:
         parts = self._configured()
         self._transport.check_not_closed()
@@ -634,12 +548,6 @@ class WebhooksClient(WebhooksApi):
         if self._loop is not _running_loop():
             msg = "the client is open in another event loop; use it there, or make one for each"
             raise RuntimeError(msg)
-
-    async def _route_of(self, gid: str) -> Route | None:
-        if self._components is None or self._stack is None:
-            return None
-        routes = await self._components.store.list_routes()
-        return next((route for route in routes if route.gid == gid), None)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

@@ -6,7 +6,8 @@
     ├── ApiError                     Asana answered with an error status
     │   ├── BadRequestError          400
     │   ├── AuthenticationError      401
-    │   │   └── LoginRequiredError   nobody is logged in by OAuth, or the access was revoked
+    │   │   ├── LoginRequiredError   nobody is logged in by OAuth, or the access was revoked
+    │   │   └── AccountTokenError    there is no token for an account
     │   ├── PermissionDeniedError    403
     │   │   └── DuplicateWebhookError  403, a webhook for this resource and target exists
     │   ├── NotFoundError            404
@@ -29,6 +30,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AccountTokenError",
     "ApiError",
     "AsanaWebhooksError",
     "AuthenticationError",
@@ -118,6 +120,20 @@ class LoginRequiredError(AuthenticationError):
         """Return what happened and what to do next; it may be that Asana answered nothing."""
         said = "; ".join(self.errors) or "the access is over"
         return f"{said} ({self.hint})"
+
+
+class AccountTokenError(AuthenticationError):
+    """The client's ``tokens`` gave none for an account, so Asana was not asked.
+
+    ``is_final`` says that there is none, and not only now: ``tokens`` raised a LookupError.
+    """
+
+    is_final: bool = False
+    hint = "have tokens= return one, or remove the account with client.remove_account(...)"
+
+    def __str__(self) -> str:
+        """Return why there is none and what to do next."""
+        return f"{'; '.join(self.errors) or 'there is no token'} ({self.hint})"
 
 
 class PermissionDeniedError(ApiError):

@@ -206,7 +206,8 @@ def _leave(context: AbstractContextManager[object], error: BaseException | None)
 class WebhookStats(msgspec.Struct, frozen=True, kw_only=True):
     """The silence of one webhook, in seconds.
 
-    ``gid`` is None until the webhook is established. ``since_delivery`` is of deliveries with
+    ``gid`` is None until the webhook is established, ``account`` is empty without accounts.
+    ``since_delivery`` is of deliveries with
     events that this process received, None before the first; ``since_heartbeat`` is of heartbeats
     at whatever process, which Asana sends at the handshake and every eight hours: one that is
     older than that is a webhook to look after. ``since_proven`` is the age of the last event of
@@ -215,6 +216,7 @@ class WebhookStats(msgspec.Struct, frozen=True, kw_only=True):
 
     gid: str | None
     resource: str
+    account: str = ""
     since_delivery: float | None
     since_heartbeat: float | None
     since_proven: float | None = None
@@ -340,6 +342,7 @@ class Counters(Telemetry):
         return WebhookStats(
             gid=route.gid,
             resource=route.resource,
+            account=route.account,
             since_delivery=None if delivered is None else time.monotonic() - delivered,
             since_heartbeat=_age(route.heartbeat_at, now),
             since_proven=_age(proven_until, now),

@@ -128,7 +128,7 @@ def test_client_that_looks_after_a_deleted_webhook_does_not_make_it_again(
     with shell.portal.wrap_async_context_manager(client):
         webhook = shell.portal.call(client.ensure, shell.asana.project)
         assert shell.run("delete", webhook.gid, "--yes").exit_code == 0
-        desired = shell.portal.call(client._opened).desired
+        desired = shell.portal.call(client._parts).desired
         shell.portal.call(desired._look)
         assert "is looked after no longer" in caplog.text
     assert not shell.asana.webhooks

@@ -54,7 +54,7 @@ def watched(asana: AsanaSimulator) -> list[str]:
 
 
 def desired_of(client: WebhooksClient) -> DesiredWebhooks:
-    return client._opened().desired
+    return client._parts().desired
 
 
 @pytest.fixture(autouse=True)
@@ -442,7 +442,7 @@ async def test_webhook_that_a_list_lacks_but_asana_knows_is_kept(
 
 def lists_nothing(client: WebhooksClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Have Asana's lists be empty, and return the list of gids that are asked for."""
-    api, asked = client._opened().upkeep._api, list[str]()
+    api, asked = client._parts().upkeep._api, list[str]()
     original = api.get_webhook
 
     async def nothing(*_: object, **__: object) -> AsyncIterator[Webhook]:
@@ -463,7 +463,7 @@ async def test_webhook_that_was_confirmed_after_a_list_began_cannot_be_missing_f
     make: MakeClient, asana: AsanaSimulator
 ) -> None:
     async with make() as client:
-        upkeep = client._opened().upkeep
+        upkeep = client._parts().upkeep
         listed = await upkeep.list_webhooks()
         webhook = await client.ensure(asana.project)
         (route,) = await upkeep.routes()
@@ -477,7 +477,7 @@ async def test_workspace_that_is_refused_proves_nothing(
 ) -> None:
     async with make() as client:
         webhook = await client.ensure(asana.project)
-        upkeep = client._opened().upkeep
+        upkeep = client._parts().upkeep
         (route,) = await upkeep.routes()
         listed = await upkeep.list_webhooks()
         gone = listed._replace(webhooks={}, everywhere=False)
@@ -589,7 +589,7 @@ async def test_lists_that_are_refused_are_made_good_by_asking_for_each(
     async with make() as client:
         webhook = await client.ensure(asana.project)
         remove(asana, webhook.gid)
-        monkeypatch.setattr(client._opened().upkeep, "list_webhooks", refused)
+        monkeypatch.setattr(client._parts().upkeep, "list_webhooks", refused)
         await advance(asana, LOOK, client=client)
         await client.kept()
         assert watched(asana) == [asana.project]
@@ -619,7 +619,7 @@ async def test_token_that_is_refused_is_a_notice_and_is_tried_again(
         error.retry_after = 120.0
     async with make() as client:
         webhook = await client.ensure(asana.project)
-        upkeep = client._opened().upkeep
+        upkeep = client._parts().upkeep
         original, failures = upkeep.list_webhooks, [error, error]
 
         async def list_webhooks() -> object:
@@ -787,7 +787,7 @@ def held_after_reading(
 ) -> tuple[asyncio.Event, asyncio.Event]:
     """Hold the next reading of a webhook between the reading and what is done then."""
     reached, go_on = asyncio.Event(), asyncio.Event()
-    api = client._opened().upkeep._api
+    api = client._parts().upkeep._api
     original = api.get_webhook
 
     async def get_webhook(gid: str) -> Webhook:
@@ -885,7 +885,7 @@ async def test_webhook_that_another_process_replaced_is_still_kept(
     async with make() as client:
         first = await client.ensure(asana.project)
         await delete_beside(client, asana, first.gid)
-        second = await client._opened().establishment.establish(
+        second = await client._parts().establishment.establish(
             asana.project, filters=None, timeout=60.0
         )
         await advance(asana, LOOK, client=client)
@@ -978,7 +978,7 @@ async def test_what_could_not_be_ensured_is_not_kept(
         raise ConnectionFailedError(msg)
 
     async with make() as client:
-        monkeypatch.setattr(client._opened().upkeep, "ensure", fail)
+        monkeypatch.setattr(client._parts().upkeep, "ensure", fail)
         with pytest.raises(ConnectionFailedError):
             await client.ensure(asana.project)
         await client.kept(timeout=1.0)

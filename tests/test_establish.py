@@ -58,7 +58,7 @@ async def client(
 
 def api_of(client: WebhooksClient) -> WebhooksApi:
     """Return the calls by which the client establishes."""
-    return client._opened().establishment._api
+    return client._parts().establishment._api
 
 
 async def held(store: MemoryStore) -> Claim | None:

@@ -38,7 +38,9 @@ LAYERS = (
     {"_workers"},
     {"_inbox", "_reconciliation"},
     {"_desired", "_receiver_aiohttp", "_receiver_asgi", "simulator"},
+    {"_accounts"},
     {"_components"},
+    {"account"},
     {"client"},
     {"serving", "testing"},
     {""},  # the package itself, which shows what is public

@@ -81,6 +81,7 @@ def shown(value: object) -> str:
 
 WRONG: dict[tuple[Make, str], tuple[Any, ...]] = {
     (client, "token"): (7, b"a-token", True, "two words"),
+    (client, "tokens"): (7, True, "a-token", str, print, object()),
     (client, "public_url"): (*NO_TEXTS, "", "hooks"),
     (client, "store"): (None, Path("hooks.db"), 7, True, "", "hooks.db", object()),
     (client, "encryption_keys"): NO_NAMES,

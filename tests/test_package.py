@@ -11,7 +11,7 @@ import asana_webhooks
 from asana_webhooks import errors
 
 PUBLIC_MODULES = [
-    *("api", "auth", "cli", "client", "errors", "models", "notices", "otel", "protocol"),
+    *("account", "api", "auth", "cli", "client", "errors", "models", "notices", "otel", "protocol"),
     *(
         "pytest_plugin",
         "router",

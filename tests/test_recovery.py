@@ -125,15 +125,17 @@ def make(store: Store, now: Now, script: Script, notices: list[Notice]) -> Calla
 
     def make() -> Recovery:
         clock = Clock()
+        api = WebhooksApi("a-token")
         recovery = Recovery(
-            WebhooksApi("a-token"),
+            lambda account: api,
             store,
             Notices(count=notices.append, now=now, clock=clock),
             clock,
             arrived=lambda: None,
             recovered=lambda count: None,
         )
-        recovery._now, recovery._stream = now, script  # type: ignore[assignment]
+        recovery._now = now
+        recovery._stream_of = lambda route: script  # type: ignore[assignment, method-assign, return-value]
         return recovery
 
     return make

@@ -42,7 +42,7 @@ class OtherUser:
 
 
 def become_other_user(client: WebhooksClient) -> None:
-    client._configured().establishment.user = OtherUser()  # type: ignore[assignment] # a stand-in
+    client._configured().accounts.get("").establishment.user = OtherUser()  # type: ignore[assignment] # a stand-in
 
 
 def refuse(
@@ -53,7 +53,7 @@ def refuse(
     async def refused(*_: object, **__: object) -> Webhook:
         raise error
 
-    monkeypatch.setattr(client._configured().upkeep._api, call, refused)
+    monkeypatch.setattr(client._configured().accounts.get("").upkeep._api, call, refused)
 
 
 async def states(store: MemoryStore) -> list[tuple[str, bool]]:
@@ -118,7 +118,7 @@ async def test_kept_webhook_of_another_user_is_named_and_its_absence_proves_noth
     become_other_user(other)
     other.keep(asana.project)
     async with other:
-        await until(lambda: other._configured().desired._pending()[0].cause)
+        await until(lambda: other._configured().accounts.get("").desired._pending()[0].cause)
         with pytest.raises(TimeoutError, match="is user 1201's"):
             await other.kept(timeout=0.01)
         del asana.webhooks[webhook.gid]  # type: ignore[attr-defined] # its face is read-only
@@ -239,7 +239,7 @@ async def test_webhook_that_two_processes_find_lost_is_one_notice(
 ) -> None:
     async with make_client(store=store) as client:
         webhook = await client.establish(asana.project)
-        upkeep = client._configured().upkeep
+        upkeep = client._configured().accounts.get("").upkeep
         (route,) = await upkeep.routes()
         del asana.webhooks[webhook.gid]  # type: ignore[attr-defined] # its face is read-only
         assert await upkeep.find(route) is None

@@ -36,5 +36,5 @@ async def _ensure(
     timeout: float,
 ) -> Webhook:
     if filters is None:
-        filters = await client._opened().upkeep.held_filters(resource)
+        filters = await client._parts().upkeep.held_filters(resource)
     return await client.ensure(resource, filters=filters, timeout=timeout)

@@ -9,6 +9,8 @@ import httpx
 from aiohttp import web
 
 from asana_webhooks import (
+    Account,
+    AccountTokenError,
     ApiError,
     AsanaWebhooksError,
     AuthenticationError,
@@ -556,6 +558,29 @@ async def try_a_strict_asana() -> None:
 
 
 # Continuity
+
+
+async def serves_many_users() -> None:
+    async def load(account: str) -> str | httpx.Auth:
+        return httpx.BasicAuth(account, "secret") if account else "a-token"
+
+    client = WebhooksClient(tokens=load, public_url="https://hooks.example.com")
+    acme = client.account("acme")
+    assert_type(acme, Account)
+    acme.keep("1204619")
+    await acme.kept()
+    assert_type(await acme.ensure("1204619"), Webhook)
+    assert_type(acme.name, str)
+    takes_any_client(acme)
+
+    @client.on("task", account="acme")
+    async def handle(event: Event) -> None:
+        try:
+            assert_type(client.of(event), Account)
+        except AccountTokenError as error:
+            assert_type(error.is_final, bool)
+
+    await client.remove_account("acme")
 
 
 async def tells_what_is_proven(client: WebhooksClient) -> None:
