@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import itertools
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,8 +43,8 @@ from asana_webhooks.models import (
     WebhookFilter,
     Write,
 )
-from asana_webhooks.stores import RETIRED_KNOWN_FOR
-from asana_webhooks.stores.sqlite import SqliteStore, _file, _statements, _writer
+from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, RETIRED_KNOWN_FOR
+from asana_webhooks.stores.sqlite import SqliteStore, _digests, _file, _statements, _writer
 from asana_webhooks.stores.sqlite._file import SQL
 from asana_webhooks.stores.sqlite._tables import Tables
 
@@ -982,6 +983,7 @@ asyncio.run(main())
     [
         *("confirm", "count_held", "drop", "find_candidate", "forget_routes"),
         *("free_held", "get_route", "count_crashes", "end_claim", "find_due", "find_digests"),
+        *("find_seen", "find_last_digest", "forget_digests", "forget_last_digests"),
         *("get_claimed", "keep", "remove", "renew", "take", "take_more"),
         *("find_deliveries", "find_remembered"),
         *("get_dead_letter", "list_dead_letters"),
@@ -1173,6 +1175,10 @@ async def test_duplicates_of_what_an_old_file_knows_are_recognised(
     async with open_old() as store:
         for number in range(1, 10):
             assert not await store.put(delivery(number))
+        later = NOON + DUPLICATES_KNOWN_FOR + timedelta(seconds=10)
+        await gather(*(store.put(replace(delivery(n), received_at=later)) for n in range(10, 300)))
+        assert await execute(store, "SELECT count(*) FROM seen") == [(0,)]
+        assert await store.put(replace(delivery(1), received_at=later))
 
 
 async def test_room_in_an_old_file_is_counted_without_what_is_held(path: Path) -> None:
@@ -1905,9 +1911,66 @@ async def test_route_whose_row_cannot_be_read_is_set_aside(
     assert await store.get_route("r2") is not None
 
 
+def delivery_with_a_time(number: int) -> Delivery:
+    at = f"2026-03-01T12:{number // 60:02}:{number % 60:02}.000Z"
+    body = b'{"events":[{"action":"changed","created_at":"%b"}]}' % at.encode()
+    return replace(delivery(number), body=body)
+
+
+async def pages_written(store: SqliteStore, path: Path, numbers: range) -> int:
+    """Return how many pages the log grew by when these were put at once."""
+    before = size_of(log_of(path))
+    await gather(*(store.put(delivery_with_a_time(number)) for number in numbers))
+    return (size_of(log_of(path)) - before) // (4096 + 24)
+
+
+async def test_deliveries_that_come_together_change_few_pages(
+    store: SqliteStore, path: Path
+) -> None:
+    await execute(store, "PRAGMA wal_autocheckpoint = 0")
+    await pages_written(store, path, range(2000))
+    assert await pages_written(store, path, range(2000, 2050)) <= 20  # of random digests 40 more
+
+
+@pytest.mark.parametrize("make", [delivery, delivery_with_a_time])
+async def test_digests_are_forgotten_while_others_come(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, make: Callable[[int], Delivery]
+) -> None:
+    monkeypatch.setattr(_digests, "PRUNE_EVERY", 8)
+    old, others = [make(number) for number in range(100)], map(make, range(100, 1000))
+    for each in old:
+        assert await store.put(each)
+    for each in old:
+        assert not await store.put(each)
+    await execute(store, "UPDATE digests SET at = at - 2 * 86400000000 - 1")
+    assert await store.put(old[0])
+    for each in itertools.islice(others, 200):  # and twice as many are looked at
+        assert await store.put(each)
+    assert await execute(store, "SELECT count(*) FROM digests") == [(201,)]
+    assert not await store.put(old[0])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b'{"events":[]}',
+        b'{"events":[{"created_at":"',
+        b'{"events":[{"created_at":""}]}',
+        b'{"events":[{"created_at":"%b"}]}' % (b"2" * 100),
+    ],
+    ids=["empty", "no events", "cut", "no time", "a long time"],
+)
+async def test_repeat_is_recognised_whatever_its_body_is(store: SqliteStore, body: bytes) -> None:
+    for number in range(2):
+        each = replace(delivery(number), body=body)
+        assert await store.put(each)
+        assert not await store.put(each)
+
+
 async def test_digest_that_cannot_be_read_is_unknown(store: SqliteStore) -> None:
     await store.put(delivery(0), reason="odd")
-    await execute(store, "UPDATE seen SET at = 'x'")
+    await execute(store, "UPDATE digests SET at = 'x'")
     assert await store.put(delivery(0), reason="odd")
     assert not await store.put(delivery(0), reason="odd")
 
@@ -1997,7 +2060,7 @@ async def test_damaged_text_is_quoted_nowhere(
     assert "canary" not in caplog.text
 
 
-@pytest.mark.parametrize("broken", ["candidates", "routes", "seen", "meta"])
+@pytest.mark.parametrize("broken", ["candidates", "routes", "digests", "meta"])
 async def test_traceback_of_a_failing_store_shows_no_secret(
     store: SqliteStore, broken: str
 ) -> None:
@@ -2123,7 +2186,7 @@ async def test_what_has_come_to_its_end_is_forgotten_though_nothing_new_comes(
     monkeypatch.setattr(_writer, "IDLE", 0.02)
     monkeypatch.setattr(_writer, "FORGET_EVERY", 0.0)
     now = [1000.0]
-    tables = ("routes", "queues", "owners", "holders", "seen", "remembered", "writes")
+    tables = ("routes", "queues", "owners", "holders", "digests", "remembered", "writes")
 
     async def left(store: SqliteStore) -> list[str]:
         rows = [await execute(store, f"SELECT count(*) FROM {table}") for table in tables]

@@ -20,7 +20,7 @@ T = TypeVar("T")
 KNOWN_FOR = DUPLICATES_KNOWN_FOR // MICROSECOND
 
 PRUNE_EVERY = 256
-"""How many digests, batches of events, or writes, are kept before old ones are forgotten."""
+"""How many batches of events, or writes, are kept before old ones are forgotten."""
 
 LONGEST_CHUNK = 128
 """Rows of one statement: it has at most 999 parameters in older versions of SQLite."""
@@ -34,7 +34,7 @@ class Statements:
         self._connection = connection
         self._clock = clock
         self._now = clock()
-        self._unpruned = {"forget_digests": 0, "forget_events": 0, "forget_writes": 0}
+        self._unpruned = {"forget_events": 0, "forget_writes": 0}
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:

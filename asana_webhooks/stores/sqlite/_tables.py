@@ -25,6 +25,7 @@ from .. import (
 )
 from .._codec import MICROSECOND, letter_of, to_micros
 from .._encryption import SecretCipher
+from ._digests import Digests, key_of
 from ._file import SQL, text_of
 from ._routes import Routes
 from ._rows import (
@@ -41,7 +42,7 @@ from ._rows import (
     letter_of_row,
     time_of,
 )
-from ._statements import KNOWN_FOR, chunks, placeholders, wall_clock
+from ._statements import KNOWN_FOR, wall_clock
 from ._states import States
 from ._writes import Writes
 
@@ -71,7 +72,7 @@ Put: TypeAlias = tuple[Delivery, str | None, str | None]
 """A delivery, and its candidate and reason."""
 
 
-class Tables(Routes, States, Writes):
+class Tables(Digests, Routes, States, Writes):
     """All calls of the store: each a part of a transaction of the writer."""
 
     def __init__(
@@ -127,14 +128,16 @@ class Tables(Routes, States, Writes):
 
         Each statement lets go of the interpreter, and has to wait for it while a handler computes.
         """
-        intake = _Intake(self._known_digests(puts), self._max_waiting - self._count_waiting())
-        answers = [self._admit(intake, *put) for put in puts]
-        self._insert("learn_digests", intake.learnt)
+        keys = [key_of(delivery) for delivery, _, _ in puts]
+        digests = {key: put[0].digest for key, put in zip(keys, puts, strict=True)}
+        known = self._find_digests(digests)
+        intake = _Intake(known, self._max_waiting - self._count_waiting())
+        answers = [self._admit(intake, key, *put) for key, put in zip(keys, puts, strict=True)]
         self._insert("put", intake.deliveries)
         self._insert("offer", [(route, self._now) for route in intake.offers])
         self._bury(intake.letters)
         if intake.learnt:
-            self._forget("forget_digests", len(intake.learnt), intake.learnt[-1][1])
+            self._learn_digests(intake.learnt)
         return answers
 
     def _count_waiting(self) -> int:
@@ -147,20 +150,17 @@ class Tables(Routes, States, Writes):
             row = self._run("count_waiting").fetchone()
         return int(row[0])
 
-    def _known_digests(self, puts: list[Put]) -> dict[bytes, int]:
-        digests = [delivery.digest for delivery, _, _ in puts]
-        found: dict[bytes, int] = {}
-        for chunk in chunks(digests):
-            statement = placeholders(SQL["find_digests"], len(chunk))
-            found.update(self._execute(statement, chunk).fetchall())
-        return found
-
     def _admit(
-        self, intake: _Intake, delivery: Delivery, candidate: str | None, reason: str | None
+        self,
+        intake: _Intake,
+        key: bytes,
+        delivery: Delivery,
+        candidate: str | None,
+        reason: str | None,
     ) -> bool | StoreError:
         at = to_micros(delivery.received_at)
         found = (None,) if candidate is None else self._find_candidate(delivery.route, candidate)
-        if found is None or intake.knows(delivery.digest, at):
+        if found is None or intake.knows(key, at):
             return False
         (holder,) = found
         if reason is not None:
@@ -175,7 +175,7 @@ class Tables(Routes, States, Writes):
             intake.offers[delivery.route] = None
         else:
             return inbox_full(self._max_waiting)
-        intake.learn(delivery.digest, at)
+        intake.learn(key, at)
         return True
 
     def _may_hold(self, intake: _Intake, holder: int, size: int) -> bool:
@@ -429,6 +429,7 @@ class Tables(Routes, States, Writes):
             self._run("forget_routes", self._now)
             self._run("forget_owners", self._now)
             self._run("forget_holders", self._now)
+            self._forget_digests(FORGOTTEN_AT_ONCE, wall_clock())
             for name in self._unpruned:
                 self._run(name, FORGOTTEN_AT_ONCE, wall_clock(), KNOWN_FOR)
             (fence,) = self._run("find_forgotten_fence").fetchone()
@@ -454,22 +455,22 @@ class _Intake:
     ``held`` is how many deliveries and bytes each candidate holds.
     """
 
-    def __init__(self, known_digests: dict[bytes, int], remaining_capacity: int) -> None:
+    def __init__(self, known: dict[bytes, int], remaining_capacity: int) -> None:
         self.remaining_capacity = remaining_capacity
         self.learnt: list[tuple[bytes, int]] = []
         self.deliveries: list[tuple[Any, ...]] = []
         self.letters: list[DeadLetter] = []
         self.offers: dict[str, None] = {}
         self.held: dict[int, tuple[int, int]] = {}
-        self._known_digests = known_digests
+        self._known = known
 
-    def knows(self, digest: bytes, at: int) -> bool:
-        known = self._known_digests.get(digest)
+    def knows(self, key: bytes, at: int) -> bool:
+        known = self._known.get(key)
         return isinstance(known, int) and abs(at - known) <= KNOWN_FOR
 
-    def learn(self, digest: bytes, at: int) -> None:
-        self._known_digests[digest] = at
-        self.learnt.append((digest, at))
+    def learn(self, key: bytes, at: int) -> None:
+        self._known[key] = at
+        self.learnt.append((key, at))
 
     def take(self, delivery: Delivery, at: int, due: float, holder: int | None) -> None:
         self.deliveries.append(

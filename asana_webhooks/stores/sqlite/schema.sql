@@ -141,9 +141,12 @@ CREATE TABLE states (
     text TEXT NOT NULL
 );
 
--- From then on a retired route is known while a dead letter of it is left; names have holders; and
--- writes are kept, each with the resources that it names and the events that its parts caused.
+-- From then on the key of a digest begins with the time of the delivery's first event, so that those
+-- that come together lie together: deliveries that came before are known by seen, which gets no more
+-- rows. A retired route is known while a dead letter of it is left; names have holders; and writes
+-- are kept, each with the resources that it names and the events that its parts caused.
 -- name: version_5
+CREATE TABLE digests (key BLOB PRIMARY KEY NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX routes_account ON routes (account);
 DROP INDEX remembered_scope;
 CREATE INDEX remembered_scope ON remembered (scope, at);

@@ -76,8 +76,20 @@ DELETE FROM owners WHERE expires <= ?
 -- name: forget_holders
 DELETE FROM holders WHERE expires <= ?
 
+-- name: find_last_digest
+SELECT key FROM digests WHERE key > ? ORDER BY key LIMIT 1 OFFSET ?
+
 -- name: forget_digests
+DELETE FROM digests WHERE key > ? AND key <= ? AND abs(? - at) > ?
+
+-- name: forget_last_digests
+DELETE FROM digests WHERE key > ? AND abs(? - at) > ?
+
+-- name: forget_seen
 DELETE FROM seen WHERE id IN (SELECT id FROM seen ORDER BY id LIMIT ?) AND abs(? - at) > ?
+
+-- name: has_seen
+SELECT EXISTS (SELECT 1 FROM seen)
 
 -- name: forget_events
 DELETE FROM remembered
@@ -256,10 +268,13 @@ SELECT waiting FROM meta
 SELECT count(*), coalesce(sum(length(body)), 0) FROM deliveries WHERE candidate = ?
 
 -- name: find_digests
+SELECT key, at FROM digests WHERE key IN ({})
+
+-- name: find_seen
 SELECT digest, at FROM seen WHERE digest IN ({})
 
 -- name: learn_digests
-INSERT OR REPLACE INTO seen (digest, at) VALUES {}
+INSERT OR REPLACE INTO digests (key, at) VALUES {}
 
 -- name: put
 INSERT INTO deliveries (route, digest, received_at, due, candidate, trace, body) VALUES {}
