@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ._attempt import Attempt
 from ._dispatch import Line
+from ._echoes import ClaimEchoes
 from ._handlers import HandlerError
 from ._remembered import KEY_SIZE, Scope
 from .models import Claim, DeadLetter, Delivery, Event, Retry, Settlement, Source
@@ -21,12 +22,13 @@ class Item:
 
     ``lane`` is what it keeps its order in, ``entry`` what is remembered of it. ``handlers`` are
     those that it is for, None before it begins; so many of them have ``run``, and of those are the
-    ``failures``.
+    ``failures``. ``judged_at`` is when it was asked first whether it is an echo, None before, and
+    ``is_judged`` whether that is known.
     """
 
     __slots__ = (
-        *("attempt", "entry", "event", "failures", "handlers", "index", "lane", "line", "run"),
-        *("work",),
+        *("attempt", "entry", "event", "failures", "handlers", "index", "is_judged", "judged_at"),
+        *("lane", "line", "run", "work"),
     )
 
     def __init__(
@@ -49,6 +51,8 @@ class Item:
         self.handlers: tuple[Subscription, ...] | None = None
         self.run = 0
         self.failures: tuple[HandlerError, ...] = ()
+        self.judged_at: float | None = None
+        self.is_judged = work.echoes is None
 
     @property
     def is_left(self) -> bool:
@@ -114,13 +118,15 @@ class ActiveClaim:
     It is dangerous when it has crashed, and suspect when a process ended, without a word, while it
     handled this delivery alone. One suspect is handled at a time in a process, and nothing is
     claimed meanwhile, so that the end of the process counts for none that only stood near.
-    ``is_sure`` is False once nobody knows what the store has settled.
+    ``is_sure`` is False once nobody knows what the store has settled. ``echoes`` is set once there
+    are writes that may have caused its events.
     """
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.source = Source(webhook="", resource="")
         self.scope: Scope | None = None
+        self.echoes: ClaimEchoes | None = None
         self.line: Line[Item] | None = None
         self.waiting = deque(claim.deliveries)
         self.unfinished = len(claim.deliveries)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from ._active_claim import ActiveClaim, Buried, Item, Outbox
 from ._attempt import DAMAGED, NO_DIGEST, Attempt, SyncError, Undecodable, body_of, event_letter
 from ._dispatch import Line
+from ._echoes import Echoes
 from ._failures import BackOff, Verdict, described, reason_of
 from ._logging import ThrottledLogger
 from ._remembered import KEY_SIZE, Remembered, Sight, came_afterwards, pack
@@ -64,6 +65,7 @@ class ClaimSettings(NamedTuple):
     may_claim: Callable[[], bool]
     on_gap: Callable[[Source, str], object]
     ledger: Ledger
+    echoes: Echoes | None
 
 
 class Ledger:
@@ -179,12 +181,21 @@ class Claims:
     async def _prepare(self, work: ActiveClaim) -> None:
         """Learn whose it is, and what is known of it; a suspect waits until it is alone."""
         source = work.source = await self._source_of(work.claim.route)
+        self._look_for_echoes(work, work.claim)
         if source.resource:
             name = f"{source.account}/{source.resource}"
             work.scope = await self._remembered.enter(name, work.claim)
         line = work.line = Line(source.account, lambda: self._refill(work, line))
         if work.is_suspect:
             await self._no_claim.wait()  # until no claim can bring another one
+
+    def _look_for_echoes(self, work: ActiveClaim, claim: Claim) -> None:
+        """Have the events of what was claimed judged, if there are writes of its account."""
+        if not claim.has_writes or self._settings.echoes is None:
+            return
+        if work.echoes is None:
+            work.echoes = self._settings.echoes.of(work.source.account)
+        work.echoes.add(claim.deliveries)
 
     async def _source_of(self, id_: str) -> Source:
         known = self._sources.get(id_)
@@ -216,6 +227,7 @@ class Claims:
         if more is None:
             self._lose(work)
             return False
+        self._look_for_echoes(work, more)
         self._buffered += work.add(more.deliveries)
         return bool(more.deliveries)
 

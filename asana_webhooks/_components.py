@@ -18,16 +18,19 @@ from ._background import background_task
 from ._budget import Priority
 from ._clock import Clock
 from ._desired import DesiredWebhooks
+from ._echoes import Echoes
 from ._endpoint import Endpoint
 from ._establish import Establishment
 from ._heartbeats import FirstHeartbeats
 from ._inbox import INBOX_OPTIONS, Inbox
 from ._logging import ThrottledLogger
 from ._ownership import Ownership
+from ._ping_pong import PingPong
 from ._receiver_aiohttp import Receiver
 from ._reconciliation import Reconciliation
 from ._sharing import BudgetShares
 from ._upkeep import Upkeep
+from ._writes import Writes
 from .api import WebhooksApi
 from .models import Notice, Route
 from .notices import Notices, source_of
@@ -69,6 +72,7 @@ class Components(NamedTuple):
     clock: Clock
     shares: BudgetShares
     transports: Callable[[], Mapping[str, AsanaTransport]]
+    writes: Writes
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Enter all of them, to be left with the stack. Raises what one of them raises."""
@@ -171,6 +175,9 @@ def join(
         on_gap=reconciliation.sync_error,
         ledger=reconciliation,
         router=router,
+        echoes=Echoes(
+            store, asana_now, ping_pong=PingPong() if options["ping_pong_guard"] else None
+        ),
     )
     endpoint = Endpoint(
         store,
@@ -252,6 +259,7 @@ def join(
         clock=clock,
         shares=BudgetShares(store, transports),
         transports=transports,
+        writes=Writes(store, asana_now),
     )
 
 

@@ -67,6 +67,10 @@ class Line(Generic[ItemT]):
                 break
         return None
 
+    def put_back(self, item: ItemT) -> None:
+        """Make an item ready again that was taken; its lane has waited for it."""
+        self._ready.append(item)
+
     def done(self, item: ItemT) -> None:
         """Make the next item of a lane ready."""
         waiting = self._lanes[item.lane]

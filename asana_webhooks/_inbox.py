@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -12,10 +13,11 @@ from typing import Literal, Self
 
 import anyio
 
-from ._active_claim import ActiveClaim
+from ._active_claim import ActiveClaim, Item
 from ._arrivals import listen_for_arrivals, notify_arrivals
 from ._background import background_task
 from ._claims import LEASE, POLL, Claims, ClaimSettings, Ledger
+from ._echoes import Echoes
 from ._failures import BackOff
 from ._options import COUNT, SECONDS, Rule, check_options, optional
 from ._workers import Tasks, Workers, WorkerSettings
@@ -65,7 +67,8 @@ class Inbox:
     being worked on. ``telemetry`` is told of each attempt, and of what becomes of deliveries. While
     ``may_claim`` answers False nothing is claimed. ``on_gap`` is called when Asana says that it
     did not send all, ``ledger`` is told of what it delivers; ``router`` has the handlers that
-    ``drain`` is given, if it ever is.
+    ``drain`` is given, if it ever is. ``echoes`` tells the events that the program has caused;
+    None: nobody asks.
 
     A handler has ``handler_timeout`` seconds, None: no limit. What failed is tried again after
     ``first_delay`` seconds, which double up to ``longest_delay``, until it has failed
@@ -92,6 +95,7 @@ class Inbox:
         on_gap: Callable[[Source, str], object] = _log_gap,
         ledger: Ledger | None = None,
         router: Router | None = None,
+        echoes: Echoes | None = None,
     ) -> None:
         check_options(INBOX_OPTIONS, locals())
         if longest_delay < first_delay:
@@ -109,6 +113,7 @@ class Inbox:
             may_claim=may_claim,
             on_gap=on_gap,
             ledger=ledger or Ledger(),
+            echoes=echoes,
         )
         self._worker_settings = WorkerSettings(
             concurrency=concurrency, handler_timeout=handler_timeout, poll=poll, grace=grace
@@ -197,10 +202,11 @@ class Inbox:
         self._listen()
         await self._workers.run(router)
 
-    async def stream(self) -> AsyncGenerator[Event, None]:
+    async def stream(self, *, echoes: bool = False) -> AsyncGenerator[Event, None]:
         """Yield events, webhook by webhook; one is handled when the next is asked for.
 
-        What was yielded last when the stream is closed is yielded again by the next one.
+        Echoes are left out, unless ``echoes``. What was yielded last when the stream is closed is
+        yielded again by the next one.
         """
         while (work := await self._next_claim()) is not None:
             line = work.line
@@ -212,7 +218,9 @@ class Inbox:
                         await self._claims.settle(work)
                     if line.is_closed:
                         break
-                    yield item.event
+                    await _judge(item)
+                    if echoes or not item.event.echo:
+                        yield item.event
                     if work not in self._claims.active:
                         return
                     self._claims.finish(item)
@@ -263,3 +271,13 @@ class Inbox:
         except StoreError:  # whoever needs it says so
             return False
         return oldest_at is not None and (datetime.now(UTC) - oldest_at).total_seconds() > IDLE_FOR
+
+
+async def _judge(item: Item) -> None:
+    """Learn whether an event is an echo, and wait while that is not known."""
+    since = time.monotonic()
+    echoes = item.work.echoes
+    pause = 0.0 if echoes is None else await echoes.judge(item.event, since)
+    while echoes is not None and pause:
+        await anyio.sleep(pause)
+        pause = await echoes.judge(item.event, since)

@@ -112,6 +112,7 @@ class Workers:
         self._arrived = arrived
         self._router = Router()
         self._feeding: asyncio.Task[None] | None = None
+        self._is_stopped = False
         self._free = 0
         self._slot_freed = asyncio.Event()
         self._drained = asyncio.Event()
@@ -132,6 +133,7 @@ class Workers:
             msg = "deliveries are being handed to handlers already"
             raise RuntimeError(msg)
         self._drained.clear()
+        self._is_stopped = False
         self._router = router
         self._free = self._settings.concurrency
         self._slot_freed.set()
@@ -139,7 +141,7 @@ class Workers:
         try:
             await asyncio.wait([feeding])
         finally:
-            feeding.cancel()
+            self.stop()
             try:
                 await self._let_workers_end()
             finally:
@@ -156,6 +158,7 @@ class Workers:
     def stop(self) -> None:
         """End ``run`` as if it were cancelled."""
         if self._feeding is not None:
+            self._is_stopped = True
             self._feeding.cancel()
 
     async def wait(self) -> None:
@@ -177,7 +180,7 @@ class Workers:
 
     def _is_stopping(self) -> bool:
         feeding = self._feeding
-        return feeding is None or feeding.done() or feeding.cancelling() > 0
+        return self._is_stopped or feeding is None or feeding.done()
 
     # Slots
 
@@ -426,6 +429,9 @@ class Workers:
             return
         if item.handlers is None:
             item.handlers = self._handlers_of(item)
+        if item.handlers and not item.is_judged and (pause := await self._judge(item)):
+            self._set_aside(worker, item, pause)
+            return
         if item.is_left:
             try:
                 with self._telemetry.processing(item.attempt.delivery, item.event):
@@ -454,6 +460,37 @@ class Workers:
             self._note_unwanted(item.event)
         done = item.attempt.handled_by(item.index)
         return tuple(each for each in handlers if each.name not in done) if done else handlers
+
+    async def _judge(self, item: Item) -> float:
+        """Leave out of an event's handlers those that want no echo, if it is one.
+
+        Returns for how many seconds the event is to wait before it is judged; 0.0: it was.
+        """
+        if item.work.echoes is None:
+            return 0.0
+        if item.judged_at is None:
+            item.judged_at = time.monotonic()
+        pause = await item.work.echoes.judge(item.event, item.judged_at)
+        item.is_judged = not pause
+        if item.event.echo and not item.attempt.pending:
+            item.handlers = tuple(
+                each for each in item.handlers or () if each.wants_echo(item.event)
+            )
+        return pause
+
+    def _set_aside(self, worker: _Worker, item: Item, pause: float) -> None:
+        """Go on without an event, which keeps its place in its lane, for so many seconds."""
+        if self._is_stopping():
+            self._leave(worker)
+            return
+        worker.item = None
+        item.work.running -= 1
+        asyncio.get_running_loop().call_later(pause, self._take_up, item)
+
+    def _take_up(self, item: Item) -> None:
+        item.line.put_back(item)
+        self._dispatcher.add(item.line)
+        self._fill_slots()
 
     async def _run(self, worker: _Worker, item: Item) -> None:
         """Run the handlers one after the other. Raises the first one's HandlerError in the end."""

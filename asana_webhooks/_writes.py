@@ -141,22 +141,21 @@ class Call:
 
 
 class Writes:
-    """Keeps the calls of a program that change something; ``now`` is the time by Asana's clock."""
+    """Keeps the calls of an account that change something; ``now`` is the time by Asana's clock."""
 
-    def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, now: Callable[[], datetime], *, account: str = "") -> None:
         self._store = store
         self._now = now
+        self._account = account
         self._log = ThrottledLogger(logger)
+
+    def of(self, account: str) -> Writes:
+        """Return what keeps the calls of another account."""
+        return Writes(self._store, self._now, account=account)
 
     @asynccontextmanager
     async def note(
-        self,
-        *,
-        account: str,
-        user: str | None,
-        method: str,
-        path: str,
-        data: Mapping[str, Any] | None,
+        self, *, user: str | None, method: str, path: str, data: Mapping[str, Any] | None
     ) -> AsyncGenerator[Call, None]:
         """Keep a call that is made within this context, all of its tries together.
 
@@ -174,7 +173,7 @@ class Writes:
             return
         write_id, began = secrets.token_hex(16), time.monotonic()
         written = Written(user=user, effects=effects, started=self._now())
-        await self._put(write_id, account, written)
+        await self._put(write_id, written)
         try:
             yield call
         finally:
@@ -182,21 +181,21 @@ class Writes:
             started = ended - timedelta(seconds=time.monotonic() - began)  # both by one clock
             written = replace(written, started=started, ended=ended, made=call.made)
             with anyio.move_on_after(RESULT_TIMEOUT, shield=True):
-                await self._keep_result(write_id, account, written)
+                await self._keep_result(write_id, written)
 
-    async def _put(self, write_id: str, account: str, written: Written) -> None:
+    async def _put(self, write_id: str, written: Written) -> None:
         await self._store.put_write(
             Write(
                 id=write_id,
-                account=account,
+                account=self._account,
                 resources=written.resources(),
                 text=written.encode(),
             )
         )
 
-    async def _keep_result(self, write_id: str, account: str, written: Written) -> None:
+    async def _keep_result(self, write_id: str, written: Written) -> None:
         try:
-            await self._put(write_id, account, written)
+            await self._put(write_id, written)
         except StoreError as error:
             text = "the events that a call causes may be taken for others' events: %s"
             self._log.log(logging.WARNING, "result", text, error)

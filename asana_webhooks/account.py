@@ -30,6 +30,7 @@ class Account(WebhooksApi):
 
     def __init__(self, client: Account, name: str, transport: AsanaTransport) -> None:
         self._call_over(transport)
+        self._writes = client._writes and client._writes.of(name)
         self._client = client
         self.name = name
 

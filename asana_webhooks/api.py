@@ -27,6 +27,7 @@ from ._asana_transport import HTTP_CLIENT, AsanaTransport
 from ._budget import Priority
 from ._logging import ThrottledLogger
 from ._options import COUNT, NAMES, SECONDS, TEXT, Rule, check_options, optional
+from ._writes import Writes
 from .errors import ApiError, BadRequestError, NotFoundError, PermissionDeniedError
 from .models import Page, Resource, Webhook, WebhookFilter, check_gid
 
@@ -95,6 +96,7 @@ class WebhooksApi:
         self._transport = transport
         self._user = user or TokenUser(transport)
         self._log = ThrottledLogger(logger)
+        self._writes: Writes | None = None  # kept by a client that has a store
 
     async def __aenter__(self) -> Self:
         """Return it. After ``aclose`` it may be entered again, in another event loop too."""

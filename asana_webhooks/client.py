@@ -82,6 +82,7 @@ _OPTIONS = {
     "calls_per_minute": ANY,  # likewise
     "look_after": optional(SECONDS, "None for never"),
     "reconcile": optional(SECONDS, "None for never"),
+    "ping_pong_guard": FLAG,
     "telemetry": optional(Rule((Telemetry,), "a Telemetry")),
 }
 """Rules for the constructor's options."""
@@ -138,7 +139,8 @@ class WebhooksClient(Account):
     least every ``reconcile`` seconds Asana's events stream of each resource is compared with what
     was delivered, and what is missing is recovered; None: never. ``calls_per_minute`` is the most
     that a token's calls come to, in all processes that share the store; None: what Asana refuses
-    alone limits them.
+    alone limits them. When this program and another one answer each other's writes,
+    ``ping_pong_guard`` pauses the handlers of what they change.
     ``telemetry`` is an ``otel.OpenTelemetry``, or a ``telemetry.Telemetry`` of one's own.
 
     Up to ``concurrency`` events are handled side by side: with the ``order`` "resource" those of
@@ -181,6 +183,7 @@ class WebhooksClient(Account):
         look_after: float | None = 900.0,
         reconcile: float | None = 3600.0,
         calls_per_minute: int | None = None,
+        ping_pong_guard: bool = True,
         telemetry: Telemetry | None = None,
     ) -> None:
         check_options(_OPTIONS, locals())
@@ -227,6 +230,7 @@ class WebhooksClient(Account):
             )
             if tokens is None:
                 self._components.accounts.get("")  # it is looked after though nothing is kept
+            self._writes = self._components.writes
 
     async def __aenter__(self) -> Self:
         """Open the store, then listen.
@@ -375,6 +379,7 @@ class WebhooksClient(Account):
         field: str | None = None,
         resource: str | None = None,
         account: str | None = None,
+        echoes: bool = False,
         name: str | None = None,
     ) -> Callable[[H], H]:
         """Return a decorator that registers an ``async def`` handler for the events that fit.
@@ -389,6 +394,7 @@ class WebhooksClient(Account):
             field=field,
             resource=resource,
             account=account,
+            echoes=echoes,
             name=name,
         )
 
@@ -428,12 +434,14 @@ class WebhooksClient(Account):
             msg = "no handler is registered: use @client.on(...) first, or client.events()"
             raise RuntimeError(msg)
 
-    def events(self) -> AsyncGenerator[Event, None]:
+    def events(self, *, echoes: bool = False) -> AsyncGenerator[Event, None]:
         """Return an iterator over events; one counts as handled when the next is asked for.
 
-        It ends when the client is closed. What it gave last when a loop is left is given again.
+        Those that the program itself has caused, through ``request``, are left out, unless
+        ``echoes``. It ends when the client is closed. What it gave last when a loop is left is
+        given again.
         """
-        return self._opened().inbox.stream()
+        return self._opened().inbox.stream(echoes=echoes)
 
     async def dead_letters(self, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
         """Return what was given up, oldest first, from behind the one with the id ``after``."""

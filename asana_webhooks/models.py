@@ -100,8 +100,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     new at Asana. ``user`` is None for changes by Asana itself, ``parent`` is set for ``added`` and
     ``removed``, ``change`` for most of ``changed``. ``raw`` is the event's JSON as it was signed.
     ``source`` tells which webhook it came from; its gids are empty for an event that was made by
-    hand or decoded alone. It is no part of ``==``: two webhooks that see one change see equal
-    events.
+    hand or decoded alone. ``echo`` is whether the program itself has caused it, through
+    ``request``. Neither is a part of ``==``: two webhooks that see one change see equal events.
 
     Source: https://developers.asana.com/reference/events
     """
@@ -113,12 +113,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     parent: Resource | None = None
     change: Change | None = None
     type: str | None = None
-    # Both are set after decoding, never by Asana.
+    # These are set after decoding, never by Asana.
     raw: bytes = msgspec.field(default=b"", name="(raw)")
     source: Source = msgspec.field(default=NO_SOURCE, name="(source)")
+    echo: bool = msgspec.field(default=False, name="(echo)")
 
     def __eq__(self, other: object) -> bool:
-        """Return whether it is the same in all but its source."""
+        """Return whether it is the same in all but its source, and whose echo it is."""
         if not isinstance(other, Event):
             return NotImplemented
         return _compared(self) == _compared(other)
@@ -148,7 +149,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return _shown(self, hidden=self._hidden())
 
     def _hidden(self) -> set[str]:
-        return {"raw", "source"} if self.source is NO_SOURCE else {"raw"}
+        unset = {"source": self.source is NO_SOURCE, "echo": not self.echo}
+        return {"raw", *(name for name, is_unset in unset.items() if is_unset)}
 
     def json(self) -> dict[str, Any]:
         """Return the whole event, fields that this class does not know included; decoded anew.
@@ -593,7 +595,10 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _compared(event: Event) -> tuple[object, ...]:
-    return tuple(getattr(event, name) for name in Event.__struct_fields__ if name != "source")
+    return tuple(getattr(event, name) for name in _COMPARED)
+
+
+_COMPARED = tuple(name for name in Event.__struct_fields__ if name not in ("source", "echo"))
 
 
 def event_digest(event: Event) -> bytes:
@@ -695,6 +700,8 @@ def _as_signed(event: Event, raw: bytes, source: Source) -> Event:
     """Return the event with its JSON text, its source, and its time in UTC."""
     force_setattr(event, "raw", raw)
     force_setattr(event, "source", source)
+    if event.echo:  # a name of ours that somebody has sent
+        force_setattr(event, "echo", False)  # noqa: FBT003 - the value of a field
     if event.created_at.tzinfo is not UTC:
         with contextlib.suppress(OverflowError):  # on the first and the last day of all
             force_setattr(event, "created_at", event.created_at.astimezone(UTC))

@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import msgspec
 
-from ._options import DELAY, TEXT, Rule, check_options, optional
+from ._options import DELAY, FLAG, TEXT, Rule, check_options, optional
 from ._vocabulary import ACTIONS, warn_about_pattern
 from .models import DeadLetter, Event, WebhookFilter, check_gid
 
@@ -35,6 +35,7 @@ MEMORY = 4096
 _PATTERN = ("resource_type", "subtype", "action", "field", "resource", "account")
 _OPTIONS: Mapping[str, Rule] = {
     **dict.fromkeys(_PATTERN, optional(TEXT, "None for any")),
+    "echoes": FLAG,
     "name": optional(TEXT, "None for module:function"),
 }
 
@@ -98,6 +99,7 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True):
     field: str | None = None
     resource: str | None = None
     account: str | None = None
+    echoes: bool = False
 
     def fits(self, event: Event) -> bool:
         """Return whether the event is such a one."""
@@ -124,8 +126,12 @@ class Subscription(msgspec.Struct, frozen=True):
     patterns: tuple[Pattern, ...] = (Pattern(),)
 
     def wants(self, event: Event) -> bool:
-        """Return whether the handler gets this event."""
+        """Return whether the handler gets this event, unless it is an echo."""
         return any(pattern.fits(event) for pattern in self.patterns)
+
+    def wants_echo(self, event: Event) -> bool:
+        """Return whether the handler gets this event also as an echo."""
+        return any(pattern.echoes and pattern.fits(event) for pattern in self.patterns)
 
 
 class FailureSubscription(msgspec.Struct, frozen=True):
@@ -169,12 +175,14 @@ class Router:
         field: str | None = None,
         resource: str | None = None,
         account: str | None = None,
+        echoes: bool = False,
         name: str | None = None,
     ) -> Callable[[H], H]:
         """Return a decorator that registers a coroutine function for the events that fit.
 
         What is None fits any event. ``field`` is that of the event's change; ``resource`` is the
-        gid of what the webhook watches, ``account`` whose webhook it is. A handler that is
+        gid of what the webhook watches, ``account`` whose webhook it is. Events that the program
+        itself has caused, through ``request``, are left out, unless ``echoes``. A handler that is
         registered several times gets the events that fit any of it, each once.
 
         ``name`` is what the handler is known by over restarts; it is ``module:function`` unless
@@ -196,6 +204,7 @@ class Router:
             field=field,
             resource=resource,
             account=account,
+            echoes=echoes,
         )
 
         def register(handler: H) -> H:
@@ -235,7 +244,7 @@ class Router:
         router._parents.add(self)
 
     def handlers(self, event: Event) -> tuple[Subscription, ...]:
-        """Return the handlers that want the event, in the order in which they run."""
+        """Return the handlers that want the event, echo or not, in the order in which they run."""
         resource, change, source = event.resource, event.change, event.source
         watched = source.resource if source.resource in self._named_resources else None
         account = source.account if source.account in self._named_accounts else None

@@ -57,6 +57,16 @@ def test_first_of_each_lane_is_ready_and_the_others_follow_it() -> None:
     assert names(line.take()) == ["x3"]
 
 
+def test_item_that_was_put_back_keeps_its_place_in_its_lane() -> None:
+    line = line_of("", "x", "x", "y")
+    first = line.take()
+    assert first is not None
+    line.put_back(first)
+    assert names(line.take(), line.take(), line.take()) == ["y2", "x0", ""]
+    line.done(first)
+    assert names(line.take()) == ["x1"]
+
+
 def test_lane_that_came_to_its_end_begins_anew() -> None:
     line = line_of("", "x")
     first = line.take()

@@ -26,6 +26,8 @@ LAYERS = (
         "stores._encryption",
     },
     {"_remembered", "_writes"},
+    {"_ping_pong"},
+    {"_echoes"},
     {"_arrivals", "_attempt", "_continuity", "_dead_letters", "_dispatch", "api", "auth"}
     | {"router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},

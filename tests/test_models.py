@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import force_setattr
 from rich.pretty import pretty_repr
 
 from asana_webhooks.errors import DecodeError
@@ -565,6 +566,19 @@ def test_source_is_no_part_of_what_makes_events_equal() -> None:
     assert delivered.key == bare.key
     assert delivered != event(action="deleted")
     assert delivered != "an event"
+
+
+def test_echo_is_no_part_of_what_makes_events_equal_and_is_shown() -> None:
+    echo, bare = event(), event()
+    force_setattr(echo, "echo", True)  # noqa: FBT003 - the value of a field
+    assert echo == bare
+    assert (hash(echo), echo.key) == (hash(bare), bare.key)
+    assert "echo=True" in repr(echo)
+    assert "echo" not in repr(bare)
+
+
+def test_echo_is_never_taken_from_asana() -> None:
+    assert not decode_event(event_text(**{"echo": True, "(echo)": True})).echo
 
 
 def test_source_is_shown() -> None:

@@ -107,6 +107,7 @@ WRONG: dict[tuple[Make, str], tuple[Any, ...]] = {
     (client, "look_after"): NO_SECONDS,
     (client, "reconcile"): NO_SECONDS,
     (client, "calls_per_minute"): tuple(value for value in NO_COUNTS if value is not None),
+    (client, "ping_pong_guard"): NO_FLAGS,
     (client, "telemetry"): (7, True, "telemetry", object()),
     (api, "token"): (7, b"a-token", True, ""),
     (api, "base_url"): (*NO_TEXTS, "", "asana"),

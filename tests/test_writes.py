@@ -205,7 +205,7 @@ async def kept(store: MemoryStore, *resources: str, account: str = "") -> list[W
 
 
 def note(writes: Writes, path: str = "/tasks/5/stories", **fields: Any) -> Any:
-    usual: dict[str, Any] = {"account": "", "user": "8", "method": "POST", "data": {"text": "a"}}
+    usual: dict[str, Any] = {"user": "8", "method": "POST", "data": {"text": "a"}}
     return writes.note(**{**usual, "path": path, **fields})
 
 
@@ -226,7 +226,7 @@ async def test_call_is_kept_before_it_is_made_and_when_it_has_ended() -> None:
 
 async def test_call_is_kept_for_its_account() -> None:
     store = MemoryStore()
-    async with note(Writes(store, Clock()), account="acme"):
+    async with note(Writes(store, Clock()).of("acme")):
         pass
     assert len(await kept(store, "5", account="acme")) == 1
     assert await kept(store, "5") == []

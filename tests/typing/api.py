@@ -157,6 +157,7 @@ async def everything(event: Event) -> None: ...
 async def celebrate(event: Event) -> int:
     assert_type(event.source.webhook, str)
     assert_type(event.source.received_at, datetime | None)
+    assert_type(event.echo, bool)
     return len(event.resource.gid)
 
 
@@ -165,7 +166,7 @@ client.include(handlers)
 
 
 @handlers.on("task", action="added", resource="1204619", account="acme", name="greet")
-@handlers.on("task", action="undeleted", resource="1204619")
+@handlers.on("task", action="undeleted", resource="1204619", echoes=True)
 async def greet(event: Event) -> None:
     if event.user is None:
         raise GiveUp("nobody to greet")
