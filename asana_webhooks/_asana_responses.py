@@ -43,9 +43,11 @@ __all__ = [
     "StreamPage",
     "accept",
     "decode_created",
+    "decode_data",
     "decode_events",
     "decode_nothing",
     "decode_record",
+    "decode_records",
     "decode_webhook",
     "decode_webhooks",
     "decode_workspaces",
@@ -226,6 +228,8 @@ _list = msgspec.json.Decoder(_List)
 _webhook = msgspec.json.Decoder(Webhook)
 _workspace = msgspec.json.Decoder(Resource)
 _resource = msgspec.json.Decoder(_Single[Resource])
+_dict = msgspec.json.Decoder(dict[str, Any])
+_any = msgspec.json.Decoder(_Single[Any])
 _sync = msgspec.json.Decoder(_Sync)
 _events = msgspec.json.Decoder(_Events)
 _object = msgspec.json.Decoder(_Single[dict[str, Any]])
@@ -252,6 +256,16 @@ def decode_webhooks(body: bytes) -> Records[Webhook]:
     A record that is no webhook costs itself, not the page.
     """
     return _records(_webhook, body)
+
+
+def decode_records(body: bytes) -> Records[dict[str, Any]]:
+    """Return a page of any objects like ``decode_webhooks``."""
+    return _records(_dict, body)
+
+
+def decode_data(body: bytes) -> Any:
+    """Return what stands below ``data``; raises DecodeError when nothing does."""
+    return _decode(_any, body).data
 
 
 def decode_workspaces(body: bytes) -> Records[Resource]:

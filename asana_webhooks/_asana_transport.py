@@ -47,7 +47,7 @@ from .errors import (
 )
 from .models import BudgetState
 
-__all__ = ["HTTP_CLIENT", "TOKEN_VARIABLES", "AsanaTransport", "NoToken", "find_auth"]
+__all__ = ["HTTP_CLIENT", "TOKEN_VARIABLES", "AsanaTransport", "NoToken", "find_auth", "kind_of"]
 
 TOKEN_VARIABLES = ("ASANA_ACCESS_TOKEN", "ASANA_PAT", "ASANA_PERSONAL_ACCESS_TOKEN")
 ASK_SECONDS, ASK_AFTER = 2.0, 60.0
@@ -232,7 +232,7 @@ class AsanaTransport:
         if seconds is not None:
             request["timeout"] = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
         self.check_not_closed()
-        slot = self._slot or await self._enter(_kind_of(method, path))
+        slot = self._slot or await self._enter(kind_of(method, path))
         try:
             if within is None:
                 return await self._tries(slot, request, seconds or CALL_SECONDS)
@@ -285,6 +285,11 @@ class AsanaTransport:
     def calls_made(self) -> int:
         """The number of calls that this process made by the token, in this event loop."""
         return self._budget().calls_made
+
+    @property
+    def written_at(self) -> float:
+        """The monotonic time at which the last call ended that may have changed something."""
+        return self._budget().written_at
 
     def share(self, holders: int) -> None:
         """Take one part of the token's slots, of as many as processes share it."""
@@ -384,7 +389,8 @@ async def _read(response: httpx.Response) -> bytes | None:
     return bytes(body)
 
 
-def _kind_of(method: str, path: str) -> Kind:
+def kind_of(method: str, path: str) -> Kind:
+    """Return of which kind a call is."""
     if method == "GET":
         return Kind.READ
     return Kind.CREATE if (method, path) == ("POST", "/webhooks") else Kind.WRITE

@@ -148,6 +148,8 @@ class Budget:
         self.holder = secrets.token_hex(16)
         """Its name among those that share the token."""
         self.calls_made = 0
+        self.written_at = -math.inf
+        """When the last call ended that may have changed something, by the monotonic clock."""
         self._keeps = keeps  # by whose identity it is found
         self._slots = Slots()
         self._queues = {
@@ -198,6 +200,8 @@ class Budget:
     def leave(self, kind: Kind) -> None:
         """Note that a call has ended."""
         self._slots.under_way[kind] -= 1
+        if kind is not Kind.READ:
+            self.written_at = time.monotonic()
         if self._waiting:
             self._wake()
 

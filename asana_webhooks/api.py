@@ -5,8 +5,10 @@ Source: https://developers.asana.com/reference/webhooks
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,19 +19,23 @@ import httpx
 from ._asana_responses import (
     Records,
     decode_created,
+    decode_data,
     decode_nothing,
     decode_record,
+    decode_records,
     decode_webhook,
     decode_webhooks,
     decode_workspaces,
 )
-from ._asana_transport import HTTP_CLIENT, AsanaTransport
+from ._asana_transport import HTTP_CLIENT, AsanaTransport, kind_of
 from ._budget import Priority
+from ._fetch import Fetches, path_of
 from ._logging import ThrottledLogger
 from ._options import COUNT, NAMES, SECONDS, TEXT, Rule, check_options, optional
-from ._writes import Writes
+from ._request import Params, Request, check_request
+from ._writes import Call, Writes
 from .errors import ApiError, BadRequestError, NotFoundError, PermissionDeniedError
-from .models import Page, Resource, Webhook, WebhookFilter, check_gid
+from .models import Event, Page, Resource, Webhook, WebhookFilter, check_gid
 
 __all__ = [
     "REFUSALS",
@@ -43,9 +49,13 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T", Webhook, Resource)
+R = TypeVar("R", Webhook, Resource, dict[str, Any])
 
 MAX_RESTARTS = 2
 """How often a list is begun anew because the place to go on from expired at Asana."""
+
+GONE = (404, 410)
+"""Statuses by which Asana says that there is no such object."""
 
 REFUSALS = (402, 403, 404, 451)
 """Statuses by which Asana refuses to list a workspace, and which say nothing of others."""
@@ -95,6 +105,7 @@ class WebhooksApi:
         """Make all calls over this transport, with its token."""
         self._transport = transport
         self._user = user or TokenUser(transport)
+        self._fetches: Fetches | None = None
         self._log = ThrottledLogger(logger)
         self._writes: Writes | None = None  # kept by a client that has a store
 
@@ -128,6 +139,107 @@ class WebhooksApi:
     async def aclose(self) -> None:
         """Close the connections; a client that was given stays open. May be called twice."""
         await self._transport.aclose()
+
+    # Any call
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return the decoded ``data`` of Asana's answer: a dict, or a list.
+
+        ``path`` is below ``base_url``, as "/tasks/1204619"; what stands in it besides letters and
+        digits is percent-encoded. ``params`` are of the query: lists are joined by commas, None is
+        left out. ``data`` are the fields that POST and PUT send, without "data" around them. Files
+        cannot be sent. GET, PUT and DELETE are repeated after no answer and 5xx, all after 429.
+
+        Raises ValueError or TypeError for a call that cannot be meant, before any I/O, and what
+        each call raises. When a POST raises no ApiError below 500, Asana may have done it or not.
+
+        Source: https://developers.asana.com/reference/rest-api-reference
+        """
+        call = check_request(method, path, params=params, data=data)
+        if call.method == "GET":
+            return decode_data(await self._transport.call("GET", call.path, call.query))
+        transport = await self._transport.take_slot(kind_of(call.method, call.path))
+        try:
+            async with self._noting(call) as noted:
+                answer = decode_data(
+                    await transport.call(call.method, call.path, call.query, content=call.content)
+                )
+                noted.answered(answer)
+                return answer
+        finally:
+            transport.leave_slot()
+
+    @asynccontextmanager
+    async def _noting(self, request: Request) -> AsyncIterator[Call]:
+        """Surround a call that may change something, which is told what was answered."""
+        if self._writes is None or not self._has_store():
+            yield Call()
+            return
+        method, path, _, content = request
+        user = await self._user.gid()
+        async with self._writes.note(user=user, method=method, path=path, data=content) as call:
+            yield call
+
+    def _has_store(self) -> bool:
+        """Return whether there is a store, and it is open."""
+        return False
+
+    async def iter_pages(
+        self, path: str, *, params: Params | None = None
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield the pages of a list, each a list of dicts, in Asana's order.
+
+        ``path`` and ``params`` are those of ``request``; a ``limit`` among them is the size of a
+        page, 100 unless given. When the place to go on from expires the list is begun anew, without
+        what was yielded. Raises what ``request`` raises.
+
+        Source: https://developers.asana.com/docs/pagination
+        """
+        call = check_request("GET", path, params={"limit": 100, **(params or {})}, data=None)
+        async for page in self._pages(call.path, call.query, decode_records):
+            yield page
+
+    async def fetch(
+        self, what: Event | Resource, *, opt_fields: Sequence[str] | None = None
+    ) -> dict[str, Any] | None:
+        """Return the object that an event names, as it is now; None when it is gone.
+
+        It is not older than the event: calls at once for the same object and fields are one, whose
+        answer serves all events that were received before it began, until something is written by
+        the token, and for ten seconds at most. Of a ``deleted`` event Asana is not asked. Without
+        ``opt_fields`` Asana chooses the fields.
+
+        Raises PermissionDeniedError when the token may not see it, ValueError for an object whose
+        type is not told or has no path of its own, and what each call raises.
+        """
+        _check_fetched(what)
+        event = what if isinstance(what, Event) else None
+        path = path_of(what.resource if isinstance(what, Event) else what)
+        query = _query(opt_fields=opt_fields)
+        if event is not None and event.action == "deleted":
+            return None
+        if self._fetches is None:
+            self._fetches = Fetches(self._transport)
+        try:
+            return decode_record(await self._fetches.get(path, query, event))
+        except ApiError as error:
+            if error.status in GONE:
+                return None
+            raise
+
+    async def me(self) -> dict[str, Any]:
+        """Return Asana's record of the token's user; Asana is asked once.
+
+        Source: https://developers.asana.com/reference/getuser
+        """
+        return copy.deepcopy(await self._user.record())
 
     def asana_now(self) -> datetime:
         """Return the time by Asana's clock, as its last answer told it; before any, by ours."""
@@ -247,6 +359,14 @@ class WebhooksApi:
     async def _iterate(
         self, path: str, query: dict[str, str], decode: Callable[[bytes], Records[T]]
     ) -> AsyncIterator[T]:
+        async for page in self._pages(path, query, decode):
+            for entry in page:
+                yield entry
+
+    async def _pages(
+        self, path: str, query: dict[str, str], decode: Callable[[bytes], Records[R]]
+    ) -> AsyncIterator[list[R]]:
+        """Yield the pages of a list, without entries that were yielded before."""
         yielded: set[str] = set()
         offsets: set[str] = set()
         restarts, page_query = 0, query
@@ -260,10 +380,9 @@ class WebhooksApi:
                 restarts, page_query = restarts + 1, query
                 offsets.clear()
                 continue
-            for entry in page:
-                if entry.gid not in yielded:
-                    yielded.add(entry.gid)
-                    yield entry
+            fresh = [entry for entry in page if _gid_of(entry) not in yielded]
+            yielded.update(gid for gid in map(_gid_of, fresh) if gid)
+            yield fresh
             if page.offset is None:
                 return
             if page.offset in offsets:
@@ -272,7 +391,7 @@ class WebhooksApi:
             offsets.add(page.offset)
             page_query = {**query, "offset": page.offset}
 
-    def _page(self, path: str, records: Records[T]) -> Page[T]:
+    def _page(self, path: str, records: Records[R]) -> Page[R]:
         if records.odd:
             text = "%d records of %s are not of the documented shape, and are left out: %s"
             self._log.log(logging.WARNING, path, text, len(records.odd), path, records.odd[0])
@@ -372,6 +491,16 @@ def check_filter_list(filters: object) -> None:
     given = f"a list of {type(wrong[0]).__name__}" if items is filters else type(filters).__name__
     msg = f"filters must be a list of WebhookFilter(...), also when there is one, not {given}"
     raise TypeError(msg)
+
+
+def _check_fetched(what: object) -> None:
+    if not isinstance(what, Event | Resource):
+        msg = f"fetch takes an Event or a Resource, not {type(what).__name__}"
+        raise TypeError(msg)
+
+
+def _gid_of(entry: Webhook | Resource | dict[str, Any]) -> str | None:
+    return entry.get("gid") if isinstance(entry, dict) else entry.gid
 
 
 def _path(gid: str) -> str:

@@ -25,7 +25,7 @@ LAYERS = (
         "stores._codec",
         "stores._encryption",
     },
-    {"_remembered", "_writes"},
+    {"_fetch", "_remembered", "_request", "_writes"},
     {"_ping_pong"},
     {"_echoes"},
     {"_arrivals", "_attempt", "_continuity", "_dead_letters", "_dispatch", "api", "auth"}

@@ -357,6 +357,14 @@ async def call(api: WebhooksApi) -> None:
         assert_type(updated, Webhook)
         await api.delete_webhook(created.gid)
         assert_type(api.asana_now(), datetime)
+        fields = {"opt_fields": ["name"], "completed": True, "limit": 5, "since": None}
+        assert_type(await api.request("GET", "/tasks/1", params=fields), Any)
+        await api.request("POST", "/tasks/1/stories", data={"text": "Thanks"})
+        async for records in api.iter_pages("/projects/1/tasks", params=fields):
+            assert_type(records, list[dict[str, Any]])
+        task = Resource(gid="1", resource_type="task")
+        assert_type(await api.fetch(task, opt_fields=("name",)), dict[str, Any] | None)
+        assert_type(await api.me(), dict[str, Any])
     await api.aclose()
 
 
