@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -42,6 +42,9 @@ MAX_CONNECTIONS = 500
 CALL_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 
+DRIFT = 1e-4
+"""By how much, as a part of the time, two clocks go apart."""
+
 MAX_ANNOUNCED = 100
 """So many changes of the API are announced; an endless supply is not kept."""
 
@@ -53,11 +56,13 @@ _CHANGES = re.compile(r",(?=\s*name=)")
 class AsanaClock:
     """Tells the time by Asana's clock, as its last answer told it; before any, by ours.
 
-    From then on it goes by the uptime, so that no change of our wall clock moves it.
+    From then on it goes by the uptime, so that no change of our wall clock moves it. Each answer
+    tells a whole second only; several of them tell between which times it is.
     """
 
     def __init__(self) -> None:
         self._noted: tuple[datetime, float] | None = None  # Asana's time, and our uptime then
+        self._ahead: _Ahead | None = None
         self.driven: Callable[[], float] = lambda: 0.0
         """By how many seconds a test has driven this program's timers ahead of real time."""
 
@@ -73,15 +78,51 @@ class AsanaClock:
         at, noted = self._noted
         return at + timedelta(seconds=self._uptime() - noted)
 
-    def note(self, headers: httpx.Headers) -> None:
-        """Go by the headers of an answer, if they are Asana's and tell the time."""
+    def span(self) -> tuple[datetime, datetime]:
+        """Return between which times, aware, it is now at Asana; before any answer by our clock."""
+        if self._ahead is None:
+            now = datetime.now(UTC)
+            return now, now
+        earliest, latest = self._ahead.at(now := self.uptime())
+        return datetime.fromtimestamp(now + earliest, UTC), datetime.fromtimestamp(
+            now + latest, UTC
+        )
+
+    def note(self, headers: httpx.Headers, asked_at: float) -> None:
+        """Go by the headers of an answer, if they are Asana's and tell the time.
+
+        ``asked_at`` is the uptime when the call was sent.
+        """
         # A hotel's page has the time of the hotel; Asana's answers are JSON.
         at = parse_date(headers.get("Date"))
         if at is not None and headers.get("Content-Type", "").startswith("application/json"):
-            self._noted = at, self._uptime()
+            now = self.uptime()
+            self._noted = at, now
+            told = _Ahead(at.timestamp() - now, at.timestamp() + 1.0 - asked_at, now)
+            self._ahead = told if self._ahead is None else told.within(self._ahead)
 
-    def _uptime(self) -> float:
+    def uptime(self) -> float:
+        """Return the seconds for which the machine runs, driven ones included."""
         return _uptime() + self.driven()
+
+
+class _Ahead(NamedTuple):
+    """Between how many seconds Asana's clock was ahead of the uptime, when that was ``noted``."""
+
+    earliest: float
+    latest: float
+    noted: float
+
+    def at(self, uptime: float) -> tuple[float, float]:
+        """Return between how many seconds it is at another time: the clocks go apart."""
+        drift = DRIFT * (uptime - self.noted)
+        return self.earliest - drift, self.latest + drift
+
+    def within(self, before: _Ahead) -> _Ahead:
+        """Return what is true by both; this alone if they contradict, for a clock was set."""
+        earliest, latest = before.at(self.noted)
+        earliest, latest = max(self.earliest, earliest), min(self.latest, latest)
+        return _Ahead(earliest, latest, self.noted) if earliest <= latest else self
 
 
 def _uptime() -> float:

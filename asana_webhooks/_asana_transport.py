@@ -350,6 +350,7 @@ class AsanaTransport:
         self.check_not_closed()
         client = self._connections.client()
         auth = {} if self._auth is None else {"auth": self._auth}
+        asked_at = self.clock.uptime()
         try:
             request = client.build_request(**prepared)
             if self._is_shared:
@@ -366,7 +367,7 @@ class AsanaTransport:
         logger.debug("%s %s: %d", request.method, request.url, status)
         self._connections.announce(headers.get("Asana-Change", ""))
         content = accept(status, headers.get("Retry-After"), body)
-        self.clock.note(headers)
+        self.clock.note(headers, asked_at)
         return content
 
 

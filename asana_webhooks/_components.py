@@ -259,7 +259,7 @@ def join(
         clock=clock,
         shares=BudgetShares(store, transports),
         transports=transports,
-        writes=Writes(store, asana_now),
+        writes=Writes(store, api_of("")._transport.clock.span),
     )
 
 

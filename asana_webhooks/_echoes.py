@@ -26,9 +26,8 @@ from .stores import Store
 
 __all__ = ["ClaimEchoes", "Echoes", "Suspect", "suspects"]
 
-EARLY = timedelta(seconds=0.25)
-LATE = timedelta(seconds=1.25)
-"""By how much an event may be dated before and behind its call: Asana tells whole seconds."""
+MARGIN = timedelta(seconds=0.25)
+"""By how much an event may be dated before or behind its call: Asana has many clocks."""
 
 LONGEST_CALL = timedelta(minutes=2)
 """A call is over by then, with all of its tries; one without a result has lost its process."""
@@ -67,9 +66,9 @@ def suspects(event: Event, writes: Mapping[str, Written], now: datetime) -> list
 
 def _is_in_time(at: datetime, written: Written, now: datetime) -> bool:
     if written.ended is not None:
-        return written.started - EARLY <= at <= written.ended + LATE
+        return written.started - MARGIN <= at <= written.ended + MARGIN
     over = written.started + LONGEST_CALL
-    return written.started - EARLY <= at <= over and now <= over
+    return written.started - MARGIN <= at <= over and now <= over
 
 
 def _is_by(event: Event, written: Written) -> bool:

@@ -141,17 +141,22 @@ class Call:
 
 
 class Writes:
-    """Keeps the calls of an account that change something; ``now`` is the time by Asana's clock."""
+    """Keeps the calls of an account that change something.
 
-    def __init__(self, store: Store, now: Callable[[], datetime], *, account: str = "") -> None:
+    ``times`` returns between which times it is now, by Asana's clock.
+    """
+
+    def __init__(
+        self, store: Store, times: Callable[[], tuple[datetime, datetime]], *, account: str = ""
+    ) -> None:
         self._store = store
-        self._now = now
+        self._times = times
         self._account = account
         self._log = ThrottledLogger(logger)
 
     def of(self, account: str) -> Writes:
         """Return what keeps the calls of another account."""
-        return Writes(self._store, self._now, account=account)
+        return Writes(self._store, self._times, account=account)
 
     @asynccontextmanager
     async def note(
@@ -172,14 +177,14 @@ class Writes:
             yield call
             return
         write_id, began = secrets.token_hex(16), time.monotonic()
-        written = Written(user=user, effects=effects, started=self._now())
+        written = Written(user=user, effects=effects, started=self._times()[0])
         await self._put(write_id, written)
         try:
             yield call
         finally:
-            ended = self._now()
-            started = ended - timedelta(seconds=time.monotonic() - began)  # both by one clock
-            written = replace(written, started=started, ended=ended, made=call.made)
+            ended = self._times()  # which the answer may have told
+            started = ended[0] - timedelta(seconds=time.monotonic() - began)
+            written = replace(written, started=started, ended=ended[1], made=call.made)
             with anyio.move_on_after(RESULT_TIMEOUT, shield=True):
                 await self._keep_result(write_id, written)
 

@@ -519,6 +519,46 @@ async def test_time_at_asana_is_learnt_from_its_answers(
     assert api.asana_now() == theirs + timedelta(hours=1)
 
 
+async def test_answers_narrow_down_the_time_at_asana(
+    api: WebhooksApi, asana: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uptime, clock = [1000.0], api._transport.clock
+    monkeypatch.setattr(_asana_connections, "_uptime", lambda: uptime[0])
+    set_ahead = datetime(2026, 3, 1, tzinfo=UTC)
+
+    def now() -> datetime:
+        return set_ahead + timedelta(seconds=uptime[0])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        uptime[0] += 0.03
+        date = {"Date": format_datetime(now().replace(microsecond=0), usegmt=True)}
+        uptime[0] += 0.05
+        return httpx.Response(200, json=ONE, headers=date)
+
+    async def span() -> timedelta:
+        await api.get_webhook("1")
+        earliest, latest = clock.span()
+        assert earliest <= now() <= latest
+        return latest - earliest
+
+    asana.get("/webhooks/1").mock(side_effect=answer)
+    assert timedelta(seconds=1) <= await span() < timedelta(seconds=1.1)
+    for _ in range(30):
+        uptime[0] += 0.3
+        width = await span()
+    assert width < timedelta(seconds=0.15)
+    uptime[0] += 86400.0
+    assert clock.span()[0] < now() < clock.span()[1]
+    set_ahead -= timedelta(minutes=5)  # the clock is set back
+    assert await span() >= timedelta(seconds=1)
+
+
+async def test_time_at_asana_is_ours_before_any_answer(api: WebhooksApi) -> None:
+    earliest, latest = api._transport.clock.span()
+    assert earliest == latest
+    assert abs(latest - datetime.now(UTC)) < timedelta(seconds=5)
+
+
 @pytest.mark.parametrize(
     "answer",
     [

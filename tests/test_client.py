@@ -35,7 +35,7 @@ from asana_webhooks.stores.urls import open_store
 MakeClient = Callable[..., WebhooksClient]
 
 
-def gids_of(client: WebhooksClient, **wanted: str) -> list[str]:
+def gids_of(client: WebhooksClient, **wanted: Any) -> list[str]:
     """Register a handler, and return the list in which it notes the gids of its events."""
     gids: list[str] = []
 

@@ -12,7 +12,7 @@ from conftest import eventually, until
 from support.inboxes import confirm, draining, is_empty
 
 from asana_webhooks import Event, MemoryStore, Router
-from asana_webhooks._echoes import EARLY, LATE, LONGEST_CALL, Echoes, suspects
+from asana_webhooks._echoes import LONGEST_CALL, MARGIN, Echoes, suspects
 from asana_webhooks._inbox import Inbox
 from asana_webhooks._ping_pong import FLIPS, PingPong
 from asana_webhooks._writes import Writes, Written, effects_of
@@ -102,10 +102,10 @@ def test_other_users_change_is_not_the_programs(user: str | None) -> None:
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (-EARLY.total_seconds() - 0.001, []),
-        (-EARLY.total_seconds(), [("w0", False)]),
-        (1 + LATE.total_seconds(), [("w0", False)]),
-        (1 + LATE.total_seconds() + 0.001, []),
+        (-MARGIN.total_seconds() - 0.001, []),
+        (-MARGIN.total_seconds(), [("w0", False)]),
+        (1 + MARGIN.total_seconds(), [("w0", False)]),
+        (1 + MARGIN.total_seconds() + 0.001, []),
     ],
 )
 def test_change_outside_of_the_times_of_a_call_is_not_its(
@@ -263,7 +263,7 @@ def people_and_programs(
             now[gid, field] = start
             continue
         ended = start + rng.choice([0.05, 0.3, 2.0])
-        margin = LATE.total_seconds() + EARLY.total_seconds() + 0.01
+        margin = MARGIN.total_seconds() + MARGIN.total_seconds() + 0.01
         start, ended = start + margin, ended + margin
         effects = effects_of("PUT", f"/tasks/{gid}", {field: "x"})
         writes[f"w{len(writes)}"] = Written(
@@ -513,7 +513,7 @@ async def test_two_programs_that_answer_each_other_are_stopped(
 ) -> None:
     """The other program undoes within a second what a handler writes."""
     seen = Seen()
-    writes = Writes(routed, lambda: at(len(seen.events) * 2))
+    writes = Writes(routed, lambda: (at(len(seen.events) * 2),) * 2)
 
     async def answer(found: Event) -> None:
         await seen(found)

@@ -196,8 +196,8 @@ class Clock:
     def __init__(self) -> None:
         self.now = NOON
 
-    def __call__(self) -> datetime:
-        return self.now
+    def __call__(self) -> tuple[datetime, datetime]:
+        return self.now - timedelta(seconds=0.1), self.now + timedelta(seconds=0.1)
 
 
 async def kept(store: MemoryStore, *resources: str, account: str = "") -> list[Written]:
@@ -213,13 +213,13 @@ async def test_call_is_kept_before_it_is_made_and_when_it_has_ended() -> None:
     store, clock = MemoryStore(), Clock()
     async with note(Writes(store, clock)) as call:
         (written,) = await kept(store, "5")
-        assert (written.user, written.started, written.ended) == ("8", NOON, None)
+        assert (written.user, written.started, written.ended) == ("8", clock()[0], None)
         assert await kept(store, MADE) == [written]
         clock.now += timedelta(seconds=3)
         call.answered({"gid": "50", "text": "a"})
     (written,) = await kept(store, "5")
-    assert (written.ended, written.made) == (clock.now, "50")
-    assert clock.now - timedelta(seconds=1) < written.started <= clock.now  # by one clock
+    assert (written.ended, written.made) == (clock()[1], "50")
+    assert clock()[0] - timedelta(seconds=1) < written.started <= clock()[0]  # by one clock
     assert await kept(store, "50") == [written]
     assert await kept(store, MADE) == []
 
@@ -255,7 +255,7 @@ async def test_call_that_fails_is_kept_with_its_times() -> None:
         async with note(Writes(store, Clock())):
             raise RuntimeError
     (written,) = await kept(store, "5")
-    assert written.ended == NOON
+    assert written.ended == Clock()()[1]
     assert written.made == ""
 
 
@@ -265,7 +265,7 @@ async def test_call_that_is_cancelled_is_kept_with_its_times() -> None:
         async with note(Writes(store, Clock())):
             await anyio.sleep_forever()
     (written,) = await kept(store, "5")
-    assert written.ended == NOON
+    assert written.ended == Clock()()[1]
 
 
 class Away(MemoryStore):
