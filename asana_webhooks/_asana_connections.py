@@ -76,16 +76,18 @@ class AsanaClock:
         if self._noted is None:
             return datetime.now(UTC)
         at, noted = self._noted
-        return at + timedelta(seconds=self._uptime() - noted)
+        return at + timedelta(seconds=self.uptime() - noted)
 
     def span(self) -> tuple[datetime, datetime]:
         """Return between which times, aware, it is now at Asana; before any answer by our clock."""
         if self._ahead is None:
             now = datetime.now(UTC)
             return now, now
-        earliest, latest = self._ahead.at(now := self.uptime())
-        return datetime.fromtimestamp(now + earliest, UTC), datetime.fromtimestamp(
-            now + latest, UTC
+        uptime = self.uptime()
+        earliest, latest = self._ahead.at(uptime)
+        return (
+            datetime.fromtimestamp(uptime + earliest, UTC),
+            datetime.fromtimestamp(uptime + latest, UTC),
         )
 
     def note(self, headers: httpx.Headers, asked_at: float) -> None:
