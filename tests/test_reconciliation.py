@@ -36,8 +36,8 @@ from asana_webhooks._ledger import MARK, keep, load
 from asana_webhooks._stream import Stream
 from asana_webhooks.models import Delivery, State
 from asana_webhooks.simulator import AsanaSimulator, Call
+from asana_webhooks.simulator.groups.events import EventCalls
 from asana_webhooks.simulator.responses import Refused
-from asana_webhooks.simulator.streams import EventCalls
 from asana_webhooks.stores import Store
 from asana_webhooks.testing import advance
 

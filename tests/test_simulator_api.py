@@ -13,11 +13,11 @@ from support.local_asana import World
 from support.plain_http import NO_TLS
 
 from asana_webhooks.simulator import AsanaSimulator, http_sender
+from asana_webhooks.simulator.groups.events import EventCalls
 from asana_webhooks.simulator.input import Pages
 from asana_webhooks.simulator.middleware import announcement
 from asana_webhooks.simulator.responses import Refused
 from asana_webhooks.simulator.state import State
-from asana_webhooks.simulator.streams import EventCalls
 from asana_webhooks.simulator.subscriptions import check_room
 
 WHOLE = {

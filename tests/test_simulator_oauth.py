@@ -14,7 +14,7 @@ from support.plain_http import NO_TLS
 from yarl import URL
 
 from asana_webhooks.simulator import AsanaSimulator
-from asana_webhooks.simulator.oauth import required_scope
+from asana_webhooks.simulator.operations import DESCRIBED
 from asana_webhooks.simulator.state import State
 
 BACK = "https://app.example.com/back?from=asana"
@@ -314,28 +314,24 @@ async def test_next_access_token_sees_the_webhooks_of_the_one_before(app: App) -
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "scope"),
+    ("operation", "scope"),
     [
-        ("GET", "/webhooks", "webhooks:read"),
-        ("GET", "/webhooks/1", "webhooks:read"),
-        ("POST", "/webhooks", "webhooks:write"),
-        ("PUT", "/webhooks/1", "webhooks:write"),
-        ("DELETE", "/webhooks/1", "webhooks:delete"),
-        ("GET", "/events", None),
-        ("GET", "/tasks/1/events", None),
-        ("GET", "/projects/1/tasks", "tasks:read"),
-        ("POST", "/tasks/1/subtasks", "tasks:write"),
-        ("POST", "/tasks/1/stories", "stories:write"),
-        ("POST", "/tasks/1/addProject", "tasks:write"),
-        ("POST", "/sections/1/addTask", "tasks:write"),
-        ("POST", "/projects/1/sections", None),
-        ("DELETE", "/tags/1", None),
-        ("GET", "/users/me", "users:read"),
-        ("GET", "/nothing", None),
+        ("getWebhooks", "webhooks:read"),
+        ("createWebhook", "webhooks:write"),
+        ("updateWebhook", "webhooks:write"),
+        ("deleteWebhook", "webhooks:delete"),
+        ("getEvents", ""),
+        ("getTasksForProject", "tasks:read"),
+        ("createSubtaskForTask", "tasks:write"),
+        ("createStoryForTask", "stories:write"),
+        ("addTaskForSection", "tasks:write"),
+        ("createSectionForProject", ""),
+        ("deleteTag", ""),
+        ("getUser", "users:read"),
     ],
 )
-def test_scope_of_a_call_is_the_documented_one(method: str, path: str, scope: str | None) -> None:
-    assert required_scope(method, f"/api/1.0{path}") == scope
+def test_scope_of_an_operation_is_the_documented_one(operation: str, scope: str) -> None:
+    assert DESCRIBED[operation].scope == scope
 
 
 @pytest.mark.parametrize("verb", ["read", "write", "delete"])

@@ -206,12 +206,12 @@ def test_answer_that_is_not_as_described_is_found(
 
 
 def test_call_that_is_not_described_is_not_judged() -> None:
-    assert not asana_openapi.validate(answer("GET", "/tasks/1", {"data": 1}))
+    assert not asana_openapi.validate(answer("GET", "/nothing/1", {"data": 1}))
     assert not asana_openapi.validate(answer("PATCH", "/webhooks/1", {"data": 1}))
 
 
 def test_each_difference_from_the_description_has_its_reason_and_is_needed() -> None:
     for schema, name, allowed, reason in asana_openapi.DIFFERENCES:
         assert len(reason) > 10, (schema, name)
-        text = str(asana_openapi.COMPONENTS["schemas"][schema])
-        assert f"'{name}'" not in text or allowed == {"type": "null"}
+        described = str(asana_openapi.COMPONENTS["schemas"][schema])
+        assert f"'{name}': {allowed}" not in described

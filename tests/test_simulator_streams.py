@@ -382,7 +382,7 @@ async def both(world: World, *faults: str) -> tuple[list[dict[str, Any]], list[d
     sync = await first_token(world)
     await world.asana.create_task("New", project="8675309")
     await world.put("/tasks/1301", assignee="1202", completed=True)
-    await world.post("/tasks/1301/addFollowers", followers=["1202"])
+    await world.post("/tasks/1301/addFollowers", followers=["1201"])
     world.asana.faults |= set(faults)
     told = [event for events in await world.told(webhook) for event in events]
     streamed = (await look(world, sync)).json()["data"]

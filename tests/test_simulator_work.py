@@ -9,8 +9,10 @@ import pytest
 from support import local_asana
 from support.local_asana import World
 
-from asana_webhooks.simulator.objects import AsanaObject, seers
-from asana_webhooks.simulator.seed import seed_objects
+from asana_webhooks.simulator.objects import seers
+from asana_webhooks.simulator.seed import fill
+from asana_webhooks.simulator.state import State
+from asana_webhooks.simulator.stories import STORY
 
 USER = {"gid": "1201", "resource_type": "user"}
 BUGS = {"gid": "8675309", "resource_type": "project"}
@@ -65,7 +67,7 @@ async def test_user_is_found_by_gid_by_address_and_as_me(world: World, name: str
 async def test_record_of_a_task_is_whole_with_compact_links(world: World) -> None:
     task = await world.get("/tasks/1301")
     moment = "2026-01-05T09:00:00.000Z"
-    assert task == {
+    expected = {
         "gid": "1301",
         "resource_type": "task",
         "resource_subtype": "default_task",
@@ -92,6 +94,7 @@ async def test_record_of_a_task_is_whole_with_compact_links(world: World) -> Non
         "tags": [],
         "workspace": {"gid": "1331", "resource_type": "workspace", "name": "example.com"},
     }
+    assert {name: task[name] for name in expected} == expected
 
 
 async def test_nested_fields_are_found_through_links(world: World) -> None:
@@ -315,9 +318,11 @@ async def test_event_is_delivered_once_to_a_webhook_that_sees_it_in_two_ways(wor
 
 
 def test_tasks_and_their_parts_are_not_seen_above_their_projects() -> None:
-    things = seed_objects()
+    state = State()
+    fill(state)
+    things = state.things
     task, section, project = things["1301"], things["1400"], things["8675309"]
-    story = AsanaObject(gid="1", resource_type="story", owner=task)
+    story = state.new(STORY, {}, gid="1", owner=task)
     assert seers(task) == {"1301", "8675309"}
     assert seers(task, section) == {"1301", "1400", "8675309"}
     assert seers(story, task) == {"1", "1301", "8675309"}
@@ -548,10 +553,10 @@ ONE_OF = "Must specify exactly one of project, tag, section, or assignee + works
         ("GET", "/tasks/8675309", None, 404, "task: Unknown object: 8675309"),
         ("GET", "/workspaces/1331/tasks/search", None, 402, "Payment Required"),
         ("POST", "/tasks", {}, 400, "You should specify one of workspace, parent, projects"),
-        ("POST", "/tasks", {"workspace": "1"}, 404, "workspace: Unknown object: 1"),
-        ("POST", "/tasks", {"parent": 1301}, 404, "parent: Unknown object: 1301"),
+        ("POST", "/tasks", {"workspace": "1"}, 400, "workspace: Unknown object: 1"),
+        ("POST", "/tasks", {"parent": 1301}, 400, "parent: Unknown object: 1301"),
         ("POST", "/tasks", {"projects": {"a": 1}}, 400, "projects: Value is not an array"),
-        ("POST", "/tasks", {"projects": ["1"]}, 404, "projects: Unknown object: 1"),
+        ("POST", "/tasks", {"projects": ["1"]}, 400, "projects: [0]: Unknown object: 1"),
         (
             *("POST", "/tasks", {"memberships": ["8675309"]}, 400),
             "memberships: Value is not an array of objects",
@@ -564,7 +569,7 @@ ONE_OF = "Must specify exactly one of project, tag, section, or assignee + works
         ("PUT", "/tasks/1301", {"name": None}, 400, "name: Value is not a string"),
         ("PUT", "/tasks/1301", {"completed": 1}, 400, "completed: Value is not a boolean"),
         ("PUT", "/tasks/1301", {"completed": "1"}, 400, "completed: Value is not a boolean"),
-        ("PUT", "/tasks/1301", {"assignee": "x"}, 404, "assignee: Unknown object: x"),
+        ("PUT", "/tasks/1301", {"assignee": "x"}, 400, "assignee: Unknown object: x"),
         (
             *("PUT", "/tasks/1301", {"due_on": "tomorrow"}, 400),
             "due_on: Date must be in ISO-8601 (yyyy-mm-dd) format, not: tomorrow",
@@ -574,7 +579,7 @@ ONE_OF = "Must specify exactly one of project, tag, section, or assignee + works
             "resource_subtype: Value is none of approval, default_task, milestone",
         ),
         ("POST", "/tasks/1301/stories", {"text": ""}, 400, "text: Missing input"),
-        ("POST", "/tasks/1301/addTag", {"tag": "1"}, 404, "tag: Unknown object: 1"),
+        ("POST", "/tasks/1301/addTag", {"tag": "1"}, 400, "tag: Unknown object: 1"),
         ("POST", "/tasks/1301/addProject", {}, 400, "project: Missing input"),
         ("POST", "/tasks/1301/setParent", {}, 400, "parent: Missing input"),
         ("POST", "/tasks/1301/addFollowers", {}, 400, "followers: Missing input"),
@@ -582,7 +587,7 @@ ONE_OF = "Must specify exactly one of project, tag, section, or assignee + works
             *("POST", "/tasks/1301/addFollowers", {"followers": 7}, 400),
             "followers: Value is not an array",
         ),
-        ("POST", "/tasks/1301/subtasks", {"followers": ["x"]}, 404, "followers: Unknown object: x"),
+        ("POST", "/tasks/1301/subtasks", {"followers": ["x"]}, 400, "followers: Unknown object: x"),
         (
             *("PUT", "/tasks/1301", {"due_at": "noon"}, 400),
             "due_at: Time must be in ISO-8601 format, not: noon",
@@ -594,7 +599,7 @@ ONE_OF = "Must specify exactly one of project, tag, section, or assignee + works
         ("POST", "/projects", {"name": "x"}, 400, "workspace: Missing input"),
         ("POST", "/projects/8675309/sections", {}, 400, "name: Missing input"),
         ("POST", "/teams", {"name": "x"}, 400, "organization: Missing input"),
-        ("POST", "/teams/1350/addUser", {"user": "1"}, 404, "user: Unknown object: 1"),
+        ("POST", "/teams/1350/addUser", {"user": "1"}, 400, "user: Unknown object: 1"),
     ],
 )
 async def test_call_with_a_mistake_is_refused(
@@ -616,5 +621,5 @@ async def test_milestone_says_so_in_its_record_and_its_events(world: World) -> N
         "resource_type": "task",
         "resource_subtype": "milestone",
     }
-    unchanged = await world.put(f"/tasks/{task['gid']}", resource_subtype="approval")
-    assert unchanged["resource_subtype"] == "milestone"
+    changed = await world.put(f"/tasks/{task['gid']}", resource_subtype="approval")
+    assert (changed["resource_subtype"], changed["approval_status"]) == ("approval", "pending")

@@ -123,6 +123,11 @@ def _limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[...
 )
 @_seconds("--sync-lasts", 86_400.0, "How long a sync token of the stream of events is good.")
 @_seconds("--stream-lag", 0.0, "How much later than it happens an event is in the stream.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse with 501 what it does not keep of a call, instead of saying so.",
+)
 @click.option("--quiet", is_flag=True, help="Do not tell of calls, handshakes and deliveries.")
 @click.option(
     "--list-faults",
@@ -184,13 +189,12 @@ def _say(text: str) -> None:
 
 
 def _introduction(asana: AsanaSimulator) -> str:
-    from ..simulator.seed import seed_objects
+    from ..simulator.seed import fill
+    from ..simulator.state import State
 
-    shown = ("workspace", "project", "user", "task")
-    held = sorted(
-        (each for each in seed_objects().values() if each.resource_type in shown),
-        key=lambda each: shown.index(each.resource_type),
-    )
+    state = State()
+    fill(state)
+    held = [each for kind in ("workspace", "project", "user", "task") for each in state.all(kind)]
     return "\n".join(
         [
             "The local Asana listens. It holds",

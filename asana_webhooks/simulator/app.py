@@ -1,68 +1,147 @@
-"""The application: which calls there are.
+"""The application: which operations there are.
 
 Source: https://developers.asana.com/reference/rest-api-reference
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Mapping
+from functools import partial
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from .containers import ContainerCalls
+from .call import ApiCall, Operation, Service
+from .caller import caller_of
 from .control import CONTROL, Driven, control
-from .crud import CrudCalls
-from .deliveries import Start
 from .faults import Faults
-from .input import Pages
+from .groups import portfolios, projects, sections, stories, tags, tasks, teams, users, workspaces
+from .groups.events import EVENT, EventCalls
+from .groups.webhooks import WEBHOOK, WebhookCalls
+from .input import inputs
 from .middleware import Middleware, be_away, check_host
 from .oauth import OAuthCalls, Tokens
+from .objects import Kind
 from .observers import Watch, observe_calls
-from .state import State
-from .streams import EventCalls
-from .tasks import TaskCalls
-from .user_actions import UserActions
-from .webhook_creation import WebhookCreation
-from .webhooks import WebhookCalls
+from .operations import DESCRIBED, OLD_PATHS, Described
+from .responses import Refused
 
-__all__ = ["API", "application"]
+__all__ = ["API", "KINDS", "OPERATIONS", "application"]
 
 API = "/api/1.0"
+
+SERVED = (portfolios, projects, sections, stories, tags, tasks, teams, users, workspaces)
+"""The groups of operations, each a module."""
+
+OPERATIONS: Mapping[str, Operation] = {
+    name: each for group in SERVED for name, each in group.OPERATIONS.items()
+}
+"""What is served by the names of Asana's operations, without webhooks and events."""
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (*(kind for group in SERVED for kind in group.KINDS), EVENT, WEBHOOK)
+}
+"""The records by their types."""
+
+IGNORED = "Asana-Simulator"
+"""The header that names what of a call was passed over."""
+
+MOST_SAID = 10_000
+"""How many ignored names are remembered, so that none is said twice."""
+
+logger = logging.getLogger(__name__)
 
 
 def application(
     *,
-    state: State,
-    actions: UserActions,
+    service: Service,
+    webhooks: WebhookCalls,
     streams: EventCalls,
     tokens: Tokens,
     middleware: Middleware,
-    creation: WebhookCreation,
     faults: Faults,
-    start: Start,
     asana: Driven,
     watch: Watch,
     host_names: Collection[str],
 ) -> web.Application:
     """Return the API, the calls of OAuth, and those that drive ``asana``.
 
-    Create calls run as tasks that ``start`` starts; ``watch`` is told of each call.
-    ``host_names`` are those that it is called by, besides addresses and localhost.
+    ``watch`` is told of each call. ``host_names`` are those that it is called by, besides addresses
+    and localhost.
     """
-    pages = Pages(state.now)
+    operations = {**OPERATIONS, **webhooks.operations(), **streams.operations()}
     api = web.Application(middlewares=[middleware.pass_through])
-    api.add_routes(
-        [
-            *WebhookCalls(state, creation, faults, start, pages).routes(),
-            *streams.routes(),
-            *TaskCalls(state, actions).routes(),
-            *ContainerCalls(state, actions).routes(),
-            *CrudCalls(state, actions, pages).routes(),
-        ]
-    )
+    api.add_routes(_Router(service, tokens, operations).routes())
     outage = be_away(faults, but=CONTROL)
     app = web.Application(middlewares=[outage, observe_calls(watch), check_host(host_names)])
     app.add_routes(OAuthCalls(tokens).routes())
     app.add_subapp(API, api)
     app.add_subapp(CONTROL, control(asana))
     return app
+
+
+class _Router:
+    """Has calls answered by the operations that their paths name."""
+
+    def __init__(
+        self, service: Service, tokens: Tokens, operations: Mapping[str, Operation]
+    ) -> None:
+        self._service = service
+        self._tokens = tokens
+        self._operations = operations
+        self._said: set[tuple[str, str]] = set()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the calls by method and path below the API, also of what is not served."""
+        places = [(each.method, each.path, each) for each in DESCRIBED.values()]
+        places += [(method, path, DESCRIBED[name]) for (method, path), name in OLD_PATHS.items()]
+        # A path without variables goes before one that it would fit.
+        return [
+            web.route(method, f"{path}{{slash:/?}}", self._handler(described))
+            for method, path, described in sorted(
+                places, key=lambda each: each[1].replace("{", "~")
+            )
+        ]
+
+    def _handler(self, described: Described) -> Handler:
+        operation = self._operations.get(described.name)
+        if operation is None:
+            return partial(_refuse, described.name)
+        return partial(self._serve, described, operation)
+
+    async def _serve(
+        self, described: Described, operation: Operation, request: web.Request
+    ) -> web.StreamResponse:
+        caller = caller_of(request)
+        self._tokens.check_scope(caller.token, described.scope)
+        given = await inputs(request)
+        is_get = described.method == "GET"
+        ignored = operation.ignored(given, self._service.kinds, get=is_get)
+        if ignored:
+            self._say(described.name, ignored)
+        response = await operation.answer(ApiCall(self._service, described, request, caller, given))
+        if ignored:
+            response.headers[IGNORED] = f"ignored={','.join(map(_printable, ignored))}"
+        return response
+
+    def _say(self, operation: str, ignored: Collection[str]) -> None:
+        """Refuse what is ignored, or say it once; the log of a long run must not fill with it."""
+        named = ", ".join(map(_printable, ignored))
+        if self._service.strict:
+            raise Refused(501, f"The local Asana does not keep {named} of {operation}")
+        said = {(operation, name) for name in ignored}
+        if not said <= self._said:
+            logger.warning("the local Asana ignores %s of %s", named, operation)
+        if len(self._said) < MOST_SAID:
+            self._said |= said
+
+
+async def _refuse(operation: str, request: web.Request) -> web.StreamResponse:
+    raise Refused(501, f"The local Asana does not serve {operation} of Asana's API")
+
+
+def _printable(name: str) -> str:
+    text = name[:100]
+    return text if text.isascii() and text.isprintable() and "," not in text else ascii(text)

@@ -77,7 +77,7 @@ class EventLog:
 
     def _has_access(self, webhook: WebhookRecord) -> bool:
         things = self._state.things
-        return may_see(self._state, things[webhook.user], things[webhook.resource])
+        return may_see(things[webhook.user], things[webhook.resource])
 
     def since(self, resource: str, position: int, *, lag: timedelta = timedelta()) -> Stretch:
         """Return at most 100 of the events on a resource from a position on.

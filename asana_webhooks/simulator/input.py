@@ -1,208 +1,115 @@
-"""The inputs of calls: bodies, their fields, and the pages of lists.
+"""The inputs of calls: bodies, options, the names of fields to show, and the pages of lists.
 
-Fields that are not named here are passed over. Asana's own wordings for most mistakes in them are
-not documented: those here are ours, in its manner.
-
-Sources: https://developers.asana.com/reference/rest-api-reference,
+Sources: https://developers.asana.com/docs/inputoutput-options,
 https://developers.asana.com/docs/pagination
 """
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
+from multidict import MultiMapping
 
-from .access import PRIVACY, check_access
-from .objects import AsanaObject
-from .responses import Refused, answer, unknown
-from .state import State, timestamp
+from .responses import Refused, answer
 
-__all__ = [
-    "Pages",
-    "flag",
-    "input_fields",
-    "link",
-    "links",
-    "moment",
-    "required_text",
-    "user_of",
-    "users_of",
-    "writable",
-]
+__all__ = ["OPTIONS", "Inputs", "Pages", "inputs", "names_of_fields"]
 
-Fields = Mapping[str, Any]
-Check = Callable[[State, str, Any], Any]
-
-SUBTYPES = frozenset({"default_task", "milestone", "approval"})
+OPTIONS = frozenset(
+    {"opt_fields", "opt_pretty", "opt_expand", "opt_jsonp", "opt_silent", "options"}
+)
+"""Parameters of every call, which are no inputs of the operation."""
 
 
-def writable(state: State, resource_type: str, given: Fields) -> dict[str, Any]:
-    """Return the fields that a call gives an object of this type, with users as Things.
+class Inputs(NamedTuple):
+    """The inputs of a call: ``given`` are its fields, ``names`` those that it wants to be shown.
 
-    Raises Refused when a value is of the wrong kind.
+    ``given`` is what is in the body and, beneath that, in the query.
     """
-    checks = WRITABLE[resource_type]
-    return {name: checks[name](state, name, given[name]) for name in checks if name in given}
+
+    given: Mapping[str, Any]
+    names: Sequence[str] = ()
 
 
-def required_text(given: Fields, name: str) -> str:
-    """Return a text that must not be missing or empty; raises Refused when it is."""
-    value = given.get(name)
-    if not isinstance(value, str) or not value:
-        raise Refused(400, f"{name}: Missing input")
-    return value
+async def inputs(request: web.Request) -> Inputs:
+    """Return what a call gives.
 
-
-def link(
-    state: State, given: Fields, name: str, resource_type: str | None = None
-) -> AsanaObject | None:
-    """Return the object whose gid a field is, None when there is no such field.
-
-    Raises Refused when there is no such object of the type that is named as the field.
+    Raises Refused when the body is not what it says it is, or is JSON and holds no ``data``.
     """
-    value = given.get(name)
-    if value is None:
-        return None
-    return _found(state, name, value, resource_type or name)
+    queried = {name: value for name, value in request.query.items() if name not in OPTIONS}
+    options = _options(request.query.get("options"))
+    data: Mapping[str, Any] = {}
+    if request.method in ("POST", "PUT") and request.body_exists:
+        data, more = await _body(request)
+        options = {**options, **more}
+    texts = [*request.query.getall("opt_fields", ()), *_names(options.get("fields"))]
+    return Inputs({**queried, **data}, names_of_fields(",".join(texts)))
 
 
-def links(state: State, given: Fields, name: str, resource_type: str) -> list[AsanaObject]:
-    """Return the objects whose gids a field lists, in a form with commas between them."""
-    value = given.get(name)
-    gids = value.split(",") if isinstance(value, str) else value or []
-    if not isinstance(gids, list):
-        raise Refused(400, f"{name}: Value is not an array")
-    return list(dict.fromkeys(_found(state, name, gid, resource_type) for gid in gids))
-
-
-def user_of(state: State, name: str, value: Any) -> AsanaObject:
-    """Return the user that a call means by a gid, an email address, or ``me``."""
-    if value == "me":
-        return state.user
-    users = state.all("user")
-    found = next((each for each in users if value in (each.gid, each.fields["email"])), None)
-    if found is None:
-        raise unknown(name, str(value))
-    return found
-
-
-def users_of(state: State, given: Fields, name: str) -> list[AsanaObject]:
-    """Return the users that a field lists, each once, in a form with commas between them."""
-    values = given.get(name) or []
-    values = values.split(",") if isinstance(values, str) else values
-    if not isinstance(values, list):
-        raise Refused(400, f"{name}: Value is not an array")
-    return list(dict.fromkeys(user_of(state, name, value) for value in values))
-
-
-def flag(name: str, value: Any) -> bool:
-    """Return a boolean, or one that a form or a query spells, in Python's clients as ``True``.
-
-    Raises Refused when it is none.
-    """
-    spelt = {"true": True, "false": False}
-    found = spelt.get(value.lower()) if isinstance(value, str) else value
-    if not isinstance(found, bool):
-        raise Refused(400, f"{name}: Value is not a boolean")
-    return found
-
-
-def moment(name: str, text: str) -> str:
-    """Return a time as Asana writes it, for one with any offset from UTC, of which none is UTC.
-
-    Raises Refused when the text is no time.
-    """
+async def _body(request: web.Request) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    if request.content_type != "application/json":
+        return await _form(request), {}
     try:
-        time = datetime.fromisoformat(text)
-        return timestamp(time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC))
-    except (ValueError, OverflowError):
-        raise Refused(400, f"{name}: Time must be in ISO-8601 format, not: {text}") from None
+        body = msgspec.json.decode(await request.read())
+    except (ValueError, RecursionError):
+        raise Refused(400, "Could not parse request data, invalid JSON") from None
+    if isinstance(body, dict):
+        _check_top(body)
+    fields = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(fields, dict):
+        raise Refused(400, "data: Missing input")
+    options = body.get("options")
+    return fields, options if isinstance(options, dict) else {}
 
 
-def _found(state: State, name: str, gid: Any, resource_type: str) -> AsanaObject:
-    thing = state.find(gid, resource_type) if isinstance(gid, str) else None
-    if thing is None:
-        raise unknown(name, str(gid))
-    return check_access(state, name, thing)
+def _check_top(body: Mapping[str, Any]) -> None:
+    unknown = next((name for name in body if name not in ("data", "options")), None)
+    if unknown is not None:
+        raise Refused(
+            400,
+            f"Unrecognized request field {unknown}. The only allowed keys at the top level are:"
+            " data, options.",
+        )
 
 
-def _text(state: State, name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise Refused(400, f"{name}: Value is not a string")
-    return value
-
-
-def _text_or_null(state: State, name: str, value: Any) -> str | None:
-    return None if value is None else _text(state, name, value)
-
-
-def _flag(state: State, name: str, value: Any) -> bool:
-    return flag(name, value)
-
-
-def _day(state: State, name: str, value: Any) -> str | None:
-    text = _text_or_null(state, name, value)
+async def _form(request: web.Request) -> Mapping[str, Any]:
     try:
-        return text and date.fromisoformat(text).isoformat()
-    except ValueError:
-        message = f"{name}: Date must be in ISO-8601 (yyyy-mm-dd) format, not: {text}"
-        raise Refused(400, message) from None
+        return dict(await request.post())
+    except (ValueError, LookupError):  # what aiohttp lets out: bytes, a charset, a missing boundary
+        raise Refused(400, "Could not parse request data, invalid form") from None
 
 
-def _moment(state: State, name: str, value: Any) -> str | None:
-    return None if value is None else moment(name, _text(state, name, value))
+def _options(text: str | None) -> Mapping[str, Any]:
+    try:
+        options = msgspec.json.decode(text or "{}")
+    except (ValueError, RecursionError):
+        raise Refused(400, "options: Could not parse request data, invalid JSON") from None
+    return options if isinstance(options, dict) else {}
 
 
-def _user(state: State, name: str, value: Any) -> AsanaObject | None:
-    return None if value is None else user_of(state, name, value)
+def _names(value: Any) -> Iterable[str]:
+    names = value if isinstance(value, list) else [value]
+    return [name for name in names if isinstance(name, str)]
 
 
-def _subtype(state: State, name: str, value: Any) -> str:
-    if _text(state, name, value) not in SUBTYPES:
-        raise Refused(400, f"{name}: Value is none of {', '.join(sorted(SUBTYPES))}")
-    return str(value)
+ALTERNATIVES = re.compile(r"([^,(]*)\(([^()]*)\)([^,]*)")
 
 
-def _privacy(state: State, name: str, value: Any) -> str:
-    if _text(state, name, value) not in PRIVACY:
-        raise Refused(400, f"{name}: Value is none of {', '.join(PRIVACY)}")
-    return str(value)
-
-
-DATES: Mapping[str, Check] = {"due_on": _day, "start_on": _day}
-NOTED: Mapping[str, Check] = {"name": _text, "notes": _text}
-
-WRITABLE: Mapping[str, Mapping[str, Check]] = {
-    "task": {
-        **NOTED,
-        "completed": _flag,
-        "assignee": _user,
-        "due_at": _moment,
-        "resource_subtype": _subtype,
-        **DATES,
-    },
-    "portfolio": {"name": _text, "color": _text_or_null, "public": _flag, **DATES},
-    "project": {
-        **NOTED,
-        "archived": _flag,
-        "color": _text_or_null,
-        "owner": _user,
-        "privacy_setting": _privacy,
-        **DATES,
-    },
-    "section": {"name": _text},
-    "tag": {**NOTED, "color": _text_or_null},
-    "story": {"text": _text, "is_pinned": _flag},
-    "team": {"name": _text, "description": _text},
-    "user": {"name": _text},
-    "workspace": {"name": _text},
-}
-"""The fields that calls may write, by the type of the object."""
+@lru_cache(maxsize=1_000)
+def names_of_fields(text: str) -> Sequence[str]:
+    """Return the names in ``opt_fields``: ``this.x`` is ``x``, ``(a|b).c`` is ``a.c,b.c``."""
+    while found := ALTERNATIVES.search(text):
+        before, inside, after = found.groups()
+        named = ",".join(f"{before}{each}{after}" for each in inside.split("|"))
+        text = text[: found.start()] + named + text[found.end() :]
+    names = (name.strip().removeprefix("this.") for name in text.split(","))
+    return [name for name in names if name]
 
 
 LASTS = timedelta(minutes=15)
@@ -245,7 +152,7 @@ class Pages:
         ``next_page`` is there only when ``limit`` was given, and null on the last page. An offset
         ends after a while, or when the item before it is gone from the list.
         """
-        limit = _limit(request.query.get("limit"))
+        limit = _limit(request.query)
         start = self._start(request, items)
         if limit is None:
             if len(items) - start > WHOLE:
@@ -282,34 +189,11 @@ class Pages:
         return {"offset": offset, "path": path, "uri": str(uri)}
 
 
-def _limit(text: str | None) -> int | None:
+def _limit(query: MultiMapping[str]) -> int | None:
+    text = query.get("limit")
     if text is None:
         return None
     number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else 0
     if not 1 <= number <= 100:
         raise Refused(400, "limit: Must be a number between 1 and 100")
     return number
-
-
-async def input_fields(request: web.Request) -> Mapping[str, Any]:
-    """Return the fields of a call's body: what is under ``data`` in JSON, or a form as it is.
-
-    Raises Refused when the body is not what it says it is, or is JSON and holds no such object.
-    """
-    if request.content_type != "application/json":
-        return await _form(request)
-    try:
-        body = msgspec.json.decode(await request.read())
-    except (ValueError, RecursionError):
-        raise Refused(400, "Could not parse request data, invalid JSON") from None
-    fields = body.get("data") if isinstance(body, dict) else None
-    if not isinstance(fields, dict):
-        raise Refused(400, "data: Missing input")
-    return fields
-
-
-async def _form(request: web.Request) -> Mapping[str, Any]:
-    try:
-        return dict(await request.post())
-    except (ValueError, LookupError):  # what aiohttp lets out: bytes, a charset, a missing boundary
-        raise Refused(400, "Could not parse request data, invalid form") from None

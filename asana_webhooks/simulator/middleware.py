@@ -1,4 +1,4 @@
-"""The checks that every call passes: token, scope, limits; and announced deprecations.
+"""The checks that every call passes: token, limits; and announced deprecations.
 
 Sources: https://developers.asana.com/docs/authentication,
 https://developers.asana.com/docs/rate-limits, https://developers.asana.com/docs/deprecations
@@ -23,7 +23,7 @@ from yarl import URL
 
 from .caller import CALLER
 from .faults import Fault, Faults
-from .oauth import Tokens, required_scope
+from .oauth import Tokens
 from .responses import Refused
 from .state import State
 
@@ -89,7 +89,7 @@ class Middleware:
         if isinstance(request.match_info.http_exception, web.HTTPNotFound):
             raise request.match_info.http_exception  # Asana looks for the route first
         token = token_of(request)
-        self._tokens.check(token, required_scope(request.method, request.path))
+        self._tokens.check(token)
         caller = request[CALLER] = self._tokens.caller(token)
         await self._limit_rate(request, token)
         with self._limits.admitted(token, request.method), self._state.acting_as(caller.user):

@@ -29,36 +29,15 @@ from yarl import URL
 
 from .caller import Caller
 from .objects import AsanaObject
+from .operations import DESCRIBED
 from .responses import Refused
 from .state import State
 
-__all__ = ["KNOWN", "Issued", "OAuthCalls", "OAuthError", "Tokens", "required_scope"]
+__all__ = ["KNOWN", "Issued", "OAuthCalls", "OAuthError", "Tokens"]
 
-GRANULAR = frozenset(
-    {
-        *("projects:read", "projects:write", "projects:delete"),
-        *("stories:read", "stories:write", "stories:delete"),
-        *("tags:read", "tags:write"),
-        *("tasks:read", "tasks:write", "tasks:delete"),
-        *("teams:read", "users:read", "workspaces:read"),
-        *("webhooks:read", "webhooks:write", "webhooks:delete"),
-    }
-)
+GRANULAR = frozenset(each.scope for each in DESCRIBED.values() if each.scope)
 KNOWN = GRANULAR | {"default", "openid", "email", "profile"}
 """The scopes that an app may ask for; ``default`` stands for everything."""
-
-VERBS = {"GET": "read", "DELETE": "delete"}
-MEANT = {"subtasks": "tasks", "addTask": "tasks"}
-COLLECTIONS = frozenset(scope.partition(":")[0] for scope in GRANULAR) | {"sections", "events"}
-
-
-def required_scope(method: str, path: str) -> str | None:
-    """Return the scope that a call to this path needs, None when any will do."""
-    words = [MEANT.get(word, word) for word in path.split("/")]
-    collection = next((word for word in reversed(words) if word in COLLECTIONS), "")
-    scope = f"{collection}:{VERBS.get(method, 'write')}"
-    return scope if scope in GRANULAR else None
-
 
 CODE_LASTS = timedelta(minutes=10)
 ACCESS_LASTS = timedelta(seconds=3_600)
@@ -140,12 +119,8 @@ class Tokens:
         grant = self._access[token][0]
         return Caller(token, f"client {grant.client} of {grant.user.gid}", grant.user)
 
-    def check(self, token: str, scope: str | None) -> None:
-        """Return when a call with this token may go on, for which this scope is needed.
-
-        Raises Refused: 401 when the token or its user is gone, 403 when the scope was not granted.
-        How Asana words the 403 is not documented.
-        """
+    def check(self, token: str) -> None:
+        """Return when a token is good; raises Refused with 401 when it or its user is gone."""
         if self.caller(token).user.deleted:
             raise Refused(401, "Not Authorized")
         if token not in self._access:
@@ -156,7 +131,16 @@ class Tokens:
         if ends_at <= self._now():
             challenge = f'Bearer error="invalid_token", error_description="{EXPIRED}"'
             raise Refused(401, EXPIRED, headers={"WWW-Authenticate": challenge})
-        if scope and grant.scopes and "default" not in grant.scopes and scope not in grant.scopes:
+
+    def check_scope(self, token: str, scope: str) -> None:
+        """Return when a token has a scope, of which an empty one is needed for nothing.
+
+        Raises Refused with 403 when it was not granted; how Asana words that is not documented.
+        """
+        if token not in self._access:
+            return
+        scopes = self._access[token][0].scopes
+        if scope and scopes and "default" not in scopes and scope not in scopes:
             raise Refused(403, f"Forbidden: the token lacks the required scope {scope}")
 
     def is_known(self, client: str) -> bool:

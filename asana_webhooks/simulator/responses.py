@@ -1,20 +1,17 @@
-"""Answers of the API: envelopes, errors, and the fields of records.
+"""Answers of the API: envelopes and errors.
 
-Sources: https://developers.asana.com/docs/errors,
-https://developers.asana.com/docs/inputoutput-options
+Source: https://developers.asana.com/docs/errors
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from .objects import AsanaObject, living
-
-__all__ = ["Refused", "answer", "choose", "named_fields", "single", "unknown"]
+__all__ = ["Refused", "answer", "unknown"]
 
 HELP = (
     "For more information on API status codes and how to handle them, read the docs on errors: "
@@ -46,7 +43,8 @@ class Refused(Exception):  # noqa: N818 - it is an answer on its way, not a fail
 
 def unknown(what: str, gid: str) -> Refused:
     """Return the refusal for a gid that stands for nothing the caller may see."""
-    return Refused(404, f"{what}: Unknown object: {gid}")
+    is_one = gid.isascii() and gid.isdecimal() and int(gid[:20]) > 0
+    return Refused(404, f"{what}: {'Unknown object' if is_one else 'Not a recognized ID'}: {gid}")
 
 
 def answer(
@@ -57,39 +55,3 @@ def answer(
     return web.Response(
         body=msgspec.json.encode(body), status=status, headers=usual | dict(headers or {})
     )
-
-
-def single(request: web.Request, record: Mapping[str, Any], *, status: int = 200) -> web.Response:
-    """Return the answer that shows one record: whole, or the fields that the call names."""
-    return answer({"data": choose(record, named_fields(request) or list(record))}, status=status)
-
-
-def named_fields(request: web.Request) -> list[str]:
-    """Return the names in ``opt_fields``, none when the call has no such parameter."""
-    text = request.query.get("opt_fields", "")
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def choose(record: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return the gid and the named fields of a record; ``resource.name`` looks one level deeper.
-
-    Names that the record lacks are passed over. Links are shown as compact records, or with the
-    fields of theirs that are named; those to deleted objects are left out of lists.
-    """
-    wanted: dict[str, set[str]] = {}
-    for name in names:
-        head, _, rest = name.partition(".")
-        wanted.setdefault(head, set()).update([rest] if rest else [])
-    gid = {"gid": record["gid"]} if "gid" in record else {}
-    known = ((head, deep) for head, deep in wanted.items() if head in record)
-    return gid | {head: _shown(record[head], deep) for head, deep in known}
-
-
-def _shown(value: Any, names: set[str]) -> Any:
-    if isinstance(value, list):
-        return [_shown(item, names) for item in value if living(item)]
-    if isinstance(value, AsanaObject):
-        return choose(value.record, names or list(value.compact))
-    if isinstance(value, Mapping):
-        return choose(value, names or list(value))
-    return value

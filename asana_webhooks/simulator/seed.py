@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from .objects import AsanaObject, new_membership, new_project, new_task, new_user
+from .groups.projects import PROJECT
+from .groups.sections import SECTION
+from .groups.tasks import TASK
+from .groups.teams import TEAM
+from .groups.users import MEMBERSHIPS, USER, address
+from .groups.workspaces import WORKSPACE
+from .objects import AsanaObject
+from .state import State
 
-__all__ = ["PROJECT", "USER", "WORKSPACE", "seed_objects"]
-
-WORKSPACE, USER, PROJECT = "1331", "1201", "8675309"
+__all__ = ["fill"]
 
 BUILT = "2026-01-05T09:00:00.000Z"
+USERS = {"1201": "Robin Example", "1202": "Sam Example"}
 TASKS = {
     "1301": "The login forgets its visitors",
     "1302": "Umlauts in file names",
@@ -16,35 +22,48 @@ TASKS = {
 }
 
 
-def seed_objects() -> dict[str, AsanaObject]:
-    """Return the first objects by their gids, which are the same in every Asana of this kind."""
-    workspace = AsanaObject(
-        gid=WORKSPACE,
-        resource_type="workspace",
-        fields={"name": "example.com", "is_organization": True, "email_domains": ["example.com"]},
+def fill(state: State) -> None:
+    """Give an empty state its first objects; their gids are the same in every local Asana."""
+    workspace = state.new(
+        WORKSPACE,
+        {"name": "example.com", "is_organization": True, "email_domains": ["example.com"]},
+        gid="1331",
     )
-    users = [new_user(USER, "Robin Example", workspace), new_user("1202", "Sam Example", workspace)]
-    team = AsanaObject(
-        gid="1350",
-        resource_type="team",
-        fields={"name": "Engineering", "description": "", "organization": workspace},
-    )
-    memberships = [
-        new_membership("1360", team, users[0]),
-        new_membership("1361", workspace, users[0]),
-        new_membership("1362", workspace, users[1]),
+    users = [
+        state.new(USER, {"name": name, "email": address(name), "workspaces": [workspace]}, gid=gid)
+        for gid, name in USERS.items()
     ]
-    project = new_project(
-        PROJECT, workspace, BUILT, {"name": "Bugs", "owner": users[0], "team": team}
+    team = state.new(TEAM, {"name": "Engineering", "organization": workspace}, gid="1350")
+    _join(state, "1360", team, users[0])
+    _join(state, "1361", workspace, users[0])
+    _join(state, "1362", workspace, users[1])
+    built = {"created_at": BUILT, "workspace": workspace}
+    project = state.new(
+        PROJECT,
+        {
+            "name": "Bugs",
+            "owner": users[0],
+            "team": team,
+            "members": users[:1],
+            "followers": users[:1],
+            "modified_at": BUILT,
+            **built,
+        },
+        gid="8675309",
     )
-    section = AsanaObject(
-        gid="1400",
-        resource_type="section",
-        owner=project,
-        fields={"name": "Untitled section", "project": project, "created_at": BUILT},
-    )
-    tasks = [new_task(gid, workspace, BUILT, {"name": name}) for gid, name in TASKS.items()]
-    for task in tasks:
+    fields = {"name": "Untitled section", "project": project, "created_at": BUILT}
+    section = state.new(SECTION, fields, gid="1400", owner=project)
+    for gid, name in TASKS.items():
+        task = state.new(
+            TASK,
+            {"name": name, "created_by": users[0], "modified_at": BUILT, **built},
+            gid=gid,
+        )
         task.fields["memberships"].append({"project": project, "section": section})
-    things = [workspace, *users, team, *memberships, project, section, *tasks]
-    return {thing.gid: thing for thing in things}
+        section.holds.append(task)
+    state.workspace, state.first_user, state.project = workspace, users[0], project
+
+
+def _join(state: State, gid: str, group: AsanaObject, user: AsanaObject) -> None:
+    fields = {"user": user, group.resource_type: group}
+    state.new(MEMBERSHIPS[group.resource_type], fields, gid=gid, owner=group)

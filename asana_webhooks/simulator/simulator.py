@@ -17,19 +17,29 @@ import anyio
 import msgspec
 from aiohttp import web
 
-from .app import API, application
+from .app import API, KINDS, application
+from .call import Service
 from .control import CONTROL
 from .deliveries import Deliveries
 from .events import EventLog, PublishedEvent
 from .faults import Faults
+from .groups.events import EventCalls
+from .groups.portfolios import add_portfolio
+from .groups.portfolios import put as put_into_portfolio
+from .groups.projects import add_project
+from .groups.stories import add_comment
+from .groups.tasks import add_task, change_task
+from .groups.users import add_user, remove_user
+from .groups.webhooks import WebhookCalls
 from .http_sender import DeliverySender, HttpSender
+from .input import Pages
 from .losses import Losses
 from .middleware import Limits, Middleware
 from .oauth import Tokens
 from .objects import AsanaObject
 from .observers import Attempt, Call, Dropped, Traffic, Watch
+from .seed import fill
 from .state import State, WebhookRecord
-from .streams import EventCalls
 from .user_actions import UserActions
 from .webhook_creation import Targets, WebhookCreation
 
@@ -77,6 +87,11 @@ class AsanaSimulator:
     create call arrives and when its handshake was answered; ``release_handshake``, ``release_201``
     and ``release_stream`` end the waits of the slow faults.
 
+    An operation of Asana's API that is not served here is answered 501. What else a call gives and
+    this Asana does not keep is said in a warning and in the header ``Asana-Simulator``; ``strict``
+    answers 501 to that too.
+    With ``system_stories`` each change of a task makes a story of the system, and an event of it.
+
     ``watch`` is called with each Call, Handshake and Attempt when its answer is known, and with
     each event that is Dropped; it must not raise. Other processes drive this Asana by HTTP, see
     ``control_url``.
@@ -110,6 +125,8 @@ class AsanaSimulator:
         oauth_clients: Mapping[str, str] | None = None,
         consents: bool = True,
         rotates: bool = False,
+        strict: bool = False,
+        system_stories: bool = False,
         watch: Watch | None = None,
     ) -> None:
         _check_types(locals())
@@ -127,6 +144,7 @@ class AsanaSimulator:
         self._host, self._port = host, port
         self._host_names = _checked_names(host_names)
         self._state = State()
+        fill(self._state)
         self.faults: Faults = Faults()
         self._http = HttpSender(timeout=delivery_timeout)
         self._calls: deque[Call] = deque(maxlen=MOST_CALLS)
@@ -157,7 +175,14 @@ class AsanaSimulator:
             lag=timedelta(seconds=stream_lag),
             release=self.release_stream,
         )
-        self._actions = UserActions(self._state, self._log)
+        self._actions = UserActions(self._state, self._log, system_stories=system_stories)
+        self._service = Service(
+            state=self._state,
+            actions=self._actions,
+            pages=Pages(self._state.now),
+            kinds=KINDS,
+            strict=strict,
+        )
         self.changes: dict[str, str] = dict(changes or {})
         self.oauth: Tokens = Tokens(
             self._state, clients=oauth_clients, consents=consents, rotates=rotates
@@ -251,14 +276,12 @@ class AsanaSimulator:
 
     async def _serve(self) -> None:
         app = application(
-            state=self._state,
-            actions=self._actions,
+            service=self._service,
+            webhooks=WebhookCalls(self._state, self._creation, self.faults, self._start),
             streams=self._streams,
             tokens=self.oauth,
             middleware=self._middleware,
-            creation=self._creation,
             faults=self.faults,
-            start=self._start,
             asana=self,
             watch=self._note,
             host_names=(self._host, *self._host_names),
@@ -317,14 +340,14 @@ class AsanaSimulator:
         if any(each.fields["email"] == email for each in self._state.all("user")):
             msg = f"another user has the address {email}"
             raise ValueError(msg)
-        user = self._actions.add_user(name, email)
+        user = add_user(self._actions, name, email)
         if token is not None:
             self._state.tokens[token] = user
         return user.gid
 
     async def remove_user(self, gid: str) -> None:
         """Remove a user from everything: the user's webhooks are deleted and tokens refused."""
-        self._actions.remove_user(self._state.thing(gid, "user"))
+        remove_user(self._actions, self._state.thing(gid, "user"))
 
     async def create_project(
         self,
@@ -345,14 +368,14 @@ class AsanaSimulator:
                 others = [self._state.thing(gid, "user") for gid in members]
                 fields["members"] = list(dict.fromkeys([creator, *others]))
                 fields["privacy_setting"] = "private"
-            return self._actions.add_project(fields).gid
+            return add_project(self._actions, fields).gid
 
     async def create_portfolio(self, name: str, *, projects: Collection[str] = ()) -> str:
         """Add a portfolio that holds these projects; return its gid."""
         items = [self._state.thing(gid, "project") for gid in projects]
-        portfolio = self._actions.add_portfolio({"name": name})
+        portfolio = add_portfolio(self._actions, {"name": name})
         for project in items:
-            self._actions.put_into_portfolio(portfolio, project)
+            put_into_portfolio(self._actions, portfolio, project)
         return portfolio.gid
 
     async def create_task(self, name: str, *, project: str, user: str | None = None) -> str:
@@ -362,17 +385,17 @@ class AsanaSimulator:
         """
         place = self._state.thing(project, "project")
         with self._acting(user):
-            return self._actions.add_task({"name": name}, places={place: None}).gid
+            return add_task(self._actions, {"name": name}, places={place: None}).gid
 
     async def complete_task(self, task: str, *, user: str | None = None) -> None:
         """Mark a task as completed: two of its fields change in the same instant."""
         with self._acting(user):
-            self._actions.change(self._state.thing(task, "task"), {"completed": True})
+            change_task(self._actions, self._state.thing(task, "task"), {"completed": True})
 
     async def add_comment(self, task: str, text: str, *, user: str | None = None) -> str:
         """Comment on a task; return the gid of the story, whose event names no user."""
         with self._acting(user):
-            return self._actions.add_story(self._state.thing(task, "task"), {"text": text}).gid
+            return add_comment(self._actions, self._state.thing(task, "task"), {"text": text}).gid
 
     async def delete(self, gid: str, *, user: str | None = None) -> None:
         """Delete a task, a story, a project or whatever has this gid."""
@@ -488,6 +511,8 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "oauth_clients": _TEXTS,
     "consents": _FLAG,
     "rotates": _FLAG,
+    "strict": _FLAG,
+    "system_stories": _FLAG,
     "watch": ((Callable, NoneType), "a function, or None"),  # type: ignore[dict-item] # for isinstance
 }
 """The types of the constructor's arguments, and the words for them."""

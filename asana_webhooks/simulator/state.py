@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,7 @@ from typing import Any, overload
 
 from .clock import Clock
 from .faults import WebhookFaults
-from .objects import AsanaObject
-from .seed import PROJECT, USER, WORKSPACE, seed_objects
+from .objects import AsanaObject, Kind
 
 __all__ = ["Event", "Filter", "State", "WebhookRecord", "timestamp"]
 
@@ -62,7 +62,7 @@ class WebhookRecord:
 
 
 class State:
-    """The objects of one workspace, and the webhooks on them.
+    """The objects of one workspace, and the webhooks on them; ``seed.py`` fills it.
 
     ``things`` keeps deleted objects too: a webhook may still watch one, and it may come back.
     ``tokens`` maps tokens to the users whom they stand for; any other one is the first user's.
@@ -78,10 +78,12 @@ class State:
         self._ever: dict[str, WebhookRecord] = {}
         self._gids = itertools.count(1_200_000_000_000_001)
         self._last = datetime.min.replace(tzinfo=UTC)
-        self.things = seed_objects()
+        self.things: dict[str, AsanaObject] = {}
+        self._by_type: defaultdict[str, list[AsanaObject]] = defaultdict(list)
         self.tokens: dict[str, AsanaObject] = {}
-        self.workspace, self.first_user = self.things[WORKSPACE], self.things[USER]
-        self.project = self.things[PROJECT]
+        self.workspace: AsanaObject
+        self.first_user: AsanaObject
+        self.project: AsanaObject
 
     @property
     def user(self) -> AsanaObject:
@@ -110,10 +112,36 @@ class State:
         """Return a gid that nothing has."""
         return str(next(self._gids))
 
-    def add(self, thing: AsanaObject) -> AsanaObject:
-        """Keep a new object, and return it."""
+    def new(
+        self,
+        kind: Kind,
+        fields: Mapping[str, Any],
+        *,
+        gid: str | None = None,
+        owner: AsanaObject | None = None,
+    ) -> AsanaObject:
+        """Return a new object of a kind with these fields, and a gid that nothing has if None."""
+        thing = AsanaObject(
+            gid=gid or self.new_gid(),
+            kind=kind,
+            resource_subtype=kind.subtype,
+            fields=kind.defaults(),
+        )
+        thing.keep(fields)
         self.things[thing.gid] = thing
+        self._by_type[kind.name].append(thing)
+        self.own(thing, owner)
         return thing
+
+    def own(
+        self, thing: AsanaObject, owner: AsanaObject | None, *, place: int | None = None
+    ) -> None:
+        """Make an object a part of another one, or of none; the last, or at a place among all."""
+        if thing.owner is not None:
+            thing.owner.parts.remove(thing)
+        thing.owner = owner
+        if owner is not None:
+            owner.parts.insert(len(owner.parts) if place is None else place, thing)
 
     def find(self, gid: str, resource_type: str | None = None) -> AsanaObject | None:
         """Return the object with this gid that users can see, None when there is none."""
@@ -131,8 +159,7 @@ class State:
 
     def all(self, resource_type: str) -> list[AsanaObject]:
         """Return the objects of a type that users can see, in the order of their creation."""
-        things = self.things.values()
-        return [each for each in things if each.resource_type == resource_type and each.alive]
+        return [each for each in self._by_type[resource_type] if each.alive]
 
     def event(
         self,

@@ -12,18 +12,40 @@ from typing import Any
 
 from aiohttp import web
 
-from .caller import caller_of
-from .deliveries import Start
-from .faults import Fault, Faults
-from .filters import checked_filters
-from .input import Pages, input_fields
-from .responses import Refused, answer, choose, named_fields, single, unknown
-from .state import State, WebhookRecord, timestamp
-from .webhook_creation import WebhookCreation
+from ..call import ApiCall, Operation
+from ..deliveries import Start
+from ..faults import Fault, Faults
+from ..filters import checked_filters
+from ..objects import Field, Kind, choose
+from ..responses import Refused, answer, unknown
+from ..state import State, WebhookRecord, timestamp
+from ..webhook_creation import WebhookCreation
 
-__all__ = ["WebhookCalls"]
+__all__ = ["WEBHOOK", "WebhookCalls"]
 
 COMPACT = ("gid", "resource_type", "active", "resource", "target")
+WEBHOOK = Kind(
+    name="webhook",
+    compact=COMPACT[2:],
+    fields={
+        "resource": Field(),
+        "target": Field(),
+        "active": Field(),
+        "is_workspace_webhook": Field(),
+        "created_at": Field(),
+        "last_failure_at": Field(),
+        "last_failure_content": Field(),
+        "last_success_at": Field(),
+        "filters": Field(
+            of=dict.fromkeys(("resource_type", "resource_subtype", "action", "fields"), "")
+        ),
+        "delivery_retry_count": Field(),
+        "next_attempt_after": Field(),
+        "failure_deletion_timestamp": Field(),
+    },
+)
+"""The record; a ``WebhookRecord`` is what is kept of a webhook."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,82 +53,82 @@ class WebhookCalls:
     """Each call sees only the webhooks that its own app made; create calls run as tasks."""
 
     def __init__(
-        self, state: State, creation: WebhookCreation, faults: Faults, start: Start, pages: Pages
+        self, state: State, creation: WebhookCreation, faults: Faults, start: Start
     ) -> None:
         self._state = state
-        self._pages = pages
         self._creation = creation
         self._faults = faults
         self._start = start
 
-    def routes(self) -> list[web.RouteDef]:
-        """Return the calls by method and path below the API."""
-        return [
-            web.post("/webhooks", self.create),
-            web.get("/webhooks", self.list),
-            web.get("/webhooks/{gid}", self.get),
-            web.put("/webhooks/{gid}", self.update),
-            web.delete("/webhooks/{gid}", self.delete),
-        ]
+    def operations(self) -> Mapping[str, Operation]:
+        """Return what is served, by the names of Asana's operations."""
+        return {
+            "getWebhooks": Operation(self.list, ["workspace", "resource"], WEBHOOK),
+            "createWebhook": Operation(self.create, ["resource", "target", "filters"], WEBHOOK),
+            "getWebhook": Operation(self.get, shows=WEBHOOK),
+            "updateWebhook": Operation(self.update, ["filters"], WEBHOOK),
+            "deleteWebhook": Operation(self.delete),
+        }
 
-    async def create(self, request: web.Request) -> web.Response:
+    async def create(self, call: ApiCall) -> web.Response:
         """Create a webhook; the call goes on even if the caller hangs up."""
-        fields = await input_fields(request)
-        response: web.Response = await self._start(self._create(request, fields), "create call")
-        if response.status == 201 and Fault.LOST_201 in self._faults and request.transport:
-            request.transport.abort()
+        response: web.Response = await self._start(self._create(call), "create call")
+        transport = call.request.transport
+        if response.status == 201 and Fault.LOST_201 in self._faults and transport:
+            transport.abort()
         return response
 
-    async def _create(self, request: web.Request, fields: Mapping[str, Any]) -> web.Response:
+    async def _create(self, call: ApiCall) -> web.Response:
         # A refusal must not leave the task as an exception: it would end all other tasks.
         try:
-            webhook = await self._creation.create(caller_of(request), fields)
+            webhook = await self._creation.create(call.caller, call.given)
         except Refused as refusal:
             return refusal.answer()
         logger.debug("webhook %s on %s is created", webhook.gid, webhook.resource)
         if Fault.SERVER_ERROR in self._faults:
             return Refused(500, "Server Error", phrase="6 sad squid snuggle softly").answer()
-        return self._created(request, webhook)
+        return self._created(call, webhook)
 
-    def _created(self, request: web.Request, webhook: WebhookRecord) -> web.Response:
+    def _created(self, call: ApiCall, webhook: WebhookRecord) -> web.Response:
         record = self._record(webhook)
-        body: dict[str, Any] = {"data": choose(record, named_fields(request) or list(record))}
+        body: dict[str, Any] = {"data": choose(record, call.names or list(record))}
         if Fault.NO_SECRET not in self._faults:
             wrong = Fault.WRONG_SECRET in self._faults
             body["X-Hook-Secret"] = secrets.token_hex(32) if wrong else webhook.secret
         return answer(body, status=201, headers={"Location": f"/api/1.0/webhooks/{webhook.gid}"})
 
-    async def list(self, request: web.Request) -> web.Response:
+    async def list(self, call: ApiCall) -> web.Response:
         """List the caller's webhooks in a workspace, those on one resource if asked."""
-        self._check_workspace(request.query.get("workspace"))
-        names = named_fields(request) or COMPACT
+        self._check_workspace(call.given.get("workspace"))
+        names = call.names or COMPACT
         webhooks = [
             webhook
             for webhook in self._state.webhooks.values()
-            if webhook.app == caller_of(request).app
+            if webhook.app == call.caller.app
             and not self._is_hidden(webhook)
-            and request.query.get("resource") in (None, webhook.resource)
+            and call.given.get("resource") in (None, webhook.resource)
         ]
-        return self._pages.answer(request, webhooks, lambda each: choose(self._record(each), names))
+        return call.service.pages.answer(
+            call.request, webhooks, lambda each: choose(self._record(each), names)
+        )
 
-    async def get(self, request: web.Request) -> web.Response:
+    async def get(self, call: ApiCall) -> web.Response:
         """Show one webhook; its secret is never shown."""
-        return single(request, self._record(self._webhook(request)))
+        return call.one(self._record(self._webhook(call)))
 
-    async def update(self, request: web.Request) -> web.Response:
+    async def update(self, call: ApiCall) -> web.Response:
         """Put other filters in the place of all that a webhook has."""
-        webhook = self._webhook(request)
-        fields = await input_fields(request)
-        if "filters" not in fields:
+        webhook = self._webhook(call)
+        if "filters" not in call.given:
             raise Refused(400, "filters: Missing input")
         resource = self._state.things[webhook.resource]
-        webhook.filters = checked_filters(fields["filters"], resource.resource_type)
-        return single(request, self._record(webhook))
+        webhook.filters = checked_filters(call.given["filters"], resource.resource_type)
+        return call.one(self._record(webhook))
 
-    async def delete(self, request: web.Request) -> web.Response:
+    async def delete(self, call: ApiCall) -> web.Response:
         """Delete a webhook; a post that is under way still arrives, no other follows."""
-        self._state.delete(self._webhook(request))
-        return answer({"data": {}})
+        self._state.delete(self._webhook(call))
+        return call.done()
 
     def _check_workspace(self, gid: str | None) -> None:
         if not gid:
@@ -114,10 +136,10 @@ class WebhookCalls:
         if gid != self._state.workspace.gid:
             raise unknown("workspace", gid)
 
-    def _webhook(self, request: web.Request) -> WebhookRecord:
-        gid = request.match_info["gid"]
+    def _webhook(self, call: ApiCall) -> WebhookRecord:
+        gid = call.gids["webhook_gid"]
         webhook = self._state.webhooks.get(gid)
-        if webhook is None or webhook.app != caller_of(request).app or self._is_hidden(webhook):
+        if webhook is None or webhook.app != call.caller.app or self._is_hidden(webhook):
             raise unknown("webhook", gid)
         return webhook
 

@@ -20,17 +20,33 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import web
 
-from .access import check_access
-from .caller import caller_of
-from .deliveries import Start
-from .events import EventLog
-from .faults import Fault, Faults
-from .filters import part
-from .responses import Refused, answer, choose, named_fields, unknown
-from .state import State, timestamp
-from .subscriptions import check_room
+from ..access import check_access
+from ..call import ApiCall, Operation
+from ..deliveries import Start
+from ..events import EventLog
+from ..faults import Fault, Faults
+from ..filters import part
+from ..objects import Field, Kind, choose
+from ..responses import Refused, answer, unknown
+from ..state import State, timestamp
+from ..subscriptions import check_room
 
 __all__ = ["EventCalls"]
+
+CHANGE = ("field", "action", "new_value", "added_value", "removed_value")
+EVENT = Kind(
+    name="event",
+    fields={
+        "user": Field(of="user"),
+        "created_at": Field(),
+        "action": Field(),
+        "resource": Field(),
+        "parent": Field(),
+        "change": Field(of=dict.fromkeys(CHANGE, "")),
+        "type": Field(),
+    },
+)
+"""The record of an event, as the stream shows it."""
 
 WATCHED = frozenset({"task", "project", "goal"})
 VALUES = frozenset({"new_value", "added_value", "removed_value"})
@@ -77,26 +93,23 @@ class EventCalls:
         self._release = release
         self._readers: dict[str, _Reader] = {}  # the first to end first
 
-    def routes(self) -> list[web.RouteDef]:
-        """Return the calls by method and path below the API."""
-        return [
-            web.get("/events", self.events),
-            web.get("/{kind:tasks|projects|goals}/{gid}/events", self.events),
-        ]
+    def operations(self) -> Mapping[str, Operation]:
+        """Return what is served, by the names of Asana's operations."""
+        return {"getEvents": Operation(self.events, ["resource", "sync"], EVENT)}
 
-    async def events(self, request: web.Request) -> web.Response:
+    async def events(self, call: ApiCall) -> web.Response:
         """Show up to 100 events and the next token; 412 and a fresh token without a good one."""
         if Fault.SLOW_STREAM in self._faults:
             await self._start(self._release.wait(), "call for events")
-        resource, sync = self._resource(request), request.query.get("sync", "")
+        resource, sync = self._resource(call), str(call.given.get("sync", ""))
         reader = self._reader(sync, resource)
         if reader is None:
-            token = self._first_token(caller_of(request).app, resource)
+            token = self._first_token(call.caller.app, resource)
             return answer({"errors": [{"message": TOO_OLD}], "sync": token}, status=412)
         stretch = self._log.since(resource, reader.position, lag=self._lag)
         if Fault.SYNC_FORWARD_ONLY in self._faults:
             self._readers.pop(reader.before, None)
-        names, app = named_fields(request), caller_of(request).app
+        names, app = call.names, call.caller.app
         events = [self._record(event) for event in stretch.events]
         return answer(
             {
@@ -106,8 +119,8 @@ class EventCalls:
             }
         )
 
-    def _resource(self, request: web.Request) -> str:
-        gid = request.match_info.get("gid") or request.query.get("resource")
+    def _resource(self, call: ApiCall) -> str:
+        gid = next(iter(call.gids.values()), None) or call.given.get("resource")
         if not gid:
             raise Refused(400, "resource: Missing input")
         thing = self._state.things.get(gid)
