@@ -113,7 +113,7 @@ class ApiCall:
 
     @property
     def actions(self) -> UserActions:
-        """What users do to objects; here it is the caller who does it."""
+        """The acts of users on objects; here it is the caller who does them."""
         return self.service.actions
 
     # What it is about

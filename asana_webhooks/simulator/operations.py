@@ -6,7 +6,7 @@ Source: https://github.com/Asana/openapi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["DESCRIBED", "OLD_PATHS", "Described"]
@@ -33,7 +33,7 @@ def _read(text: str) -> Iterator[Described]:
 
 
 DESCRIBED = {
-    each.name: each for each in _read((files(__package__) / "operations.txt").read_text("ascii"))
+    each.name: each for each in _read(Path(__file__).with_name("operations.txt").read_text("ascii"))
 }
 """The operations by their names."""
 
