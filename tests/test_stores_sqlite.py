@@ -1079,7 +1079,7 @@ async def test_calls_cost_the_same_however_much_waits(path: Path) -> None:
         for _ in range(50):
             await take(store, lease=3600)
         many = await steps_of_a_day(store, 20_000)
-    assert [round(m / f, 1) for m, f in zip(many, few, strict=True)] == [1.0] * len(few)
+    assert max(round(m / f, 1) for m, f in zip(many, few, strict=True)) == 1.0
 
 
 # Files of earlier versions
@@ -1341,6 +1341,7 @@ async def test_file_that_became_shorter_because_pages_were_given_back_is_no_faul
         await store.counts()
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("DELETE FROM deliveries")
+            other.execute("UPDATE meta SET waiting = 0")
             other.execute("PRAGMA incremental_vacuum(1)")
             other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         assert size_of(path) < size

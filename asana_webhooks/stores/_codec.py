@@ -34,7 +34,7 @@ def from_micros(micros: int) -> datetime:
 
     Raises OverflowError for a time that no calendar has.
     """
-    return EPOCH + timedelta(microseconds=micros)
+    return EPOCH + timedelta(0, 0, micros)  # by name it would take twice as long
 
 
 def encode_filters(filters: Sequence[WebhookFilter] | None) -> str | None:

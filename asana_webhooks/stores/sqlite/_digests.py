@@ -8,6 +8,7 @@ together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ...models import Delivery
@@ -16,23 +17,18 @@ from ._statements import KNOWN_FOR, Statements, chunks, placeholders
 
 __all__ = ["Digests", "key_of"]
 
+DIGEST_SIZE = 32
+
 PRUNE_EVERY = 256
 """How many digests are kept before old ones are looked for."""
 
-TIME = b'"created_at":"'
-
-LONGEST_TIME = 40
-"""How many bytes of a time are looked at."""
+_find_time = re.compile(rb'"created_at":"([^"]{1,40})"').search
 
 
 def key_of(delivery: Delivery) -> bytes:
     """Return what a delivery is known by: the time in its body, if it has one, and its digest."""
-    body = delivery.body
-    start = body.find(TIME) + len(TIME)
-    end = body.find(b'"', start, start + LONGEST_TIME)
-    if start < len(TIME) or end < 0:
-        return delivery.digest
-    return body[start:end] + delivery.digest
+    found = _find_time(delivery.body)
+    return found[1] + delivery.digest if found else delivery.digest
 
 
 class Digests(Statements):
@@ -44,18 +40,20 @@ class Digests(Statements):
     _has_seen = True
     """Whether digests of version 4 of the schema may be left, which stand without a time."""
 
-    def _find_digests(self, keys: dict[bytes, bytes]) -> dict[bytes, int]:
-        """Return when those were received that are known; digests are given by their keys."""
-        found: dict[bytes, int] = {}
-        for chunk in chunks(tuple(keys)):
-            statement = placeholders(SQL["find_digests"], len(chunk))
-            found.update(self._execute(statement, chunk).fetchall())
+    def _find_digests(self, keys: Sequence[bytes]) -> dict[bytes, int]:
+        """Return when those of these keys were received that are known."""
+        found = self._find("find_digests", keys)
         if self._has_seen:
-            key_of_digest = {digest: key for key, digest in keys.items()}
-            for chunk in chunks(tuple(key_of_digest)):
-                statement = placeholders(SQL["find_seen"], len(chunk))
-                rows = self._execute(statement, chunk).fetchall()
-                found.update((key_of_digest[digest], at) for digest, at in rows)
+            of_digest = {key[-DIGEST_SIZE:]: key for key in keys}
+            seen = self._find("find_seen", tuple(of_digest))
+            found.update((of_digest[digest], at) for digest, at in seen.items())
+        return found
+
+    def _find(self, name: str, keys: Sequence[bytes]) -> dict[bytes, int]:
+        found: dict[bytes, int] = {}
+        for chunk in chunks(keys):
+            rows = self._execute(placeholders(SQL[name], len(chunk)), chunk)
+            found.update(rows.fetchall())
         return found
 
     def _learn_digests(self, learnt: Sequence[tuple[bytes, int]]) -> None:

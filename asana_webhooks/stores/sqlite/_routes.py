@@ -118,7 +118,8 @@ class Routes(Statements):
         if candidate is None:
             return False
         self._run("confirm", gid, wall_clock(), candidate, route)
-        if self._run("free_held", self._now, candidate).rowcount:
+        if freed := self._run("free_held", self._now, candidate).rowcount:
+            self._waiting_change += freed
             self._insert("offer", [(route, self._now)])
         self._run("drop_candidates", route)
         for other in leaving:

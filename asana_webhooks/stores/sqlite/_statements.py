@@ -34,6 +34,7 @@ class Statements:
         self._connection = connection
         self._clock = clock
         self._now = clock()
+        self._waiting_change = 0  # of this transaction
         self._unpruned = {"forget_events": 0, "forget_writes": 0}
 
     @contextlib.contextmanager
@@ -42,8 +43,11 @@ class Statements:
         with transaction(self._connection):
             changes = self._connection.total_changes
             self._now = self._clock()
+            self._waiting_change = 0
             yield
-            if self._connection.total_changes != changes:
+            if self._waiting_change:
+                self._run("count_and_set_clock", self._waiting_change, self._now)
+            elif self._connection.total_changes != changes:
                 self._run("set_clock", self._now)
 
     def _run(self, name: str, *values: Any) -> sqlite3.Cursor:
@@ -53,12 +57,17 @@ class Statements:
         self.steps += 1
         return self._connection.execute(statement, values)
 
-    def _run_on(self, ids: Sequence[str], name: str, route: str) -> list[Any]:
-        """Run a statement on the deliveries of a route with these ids; return its rows."""
-        rows: list[Any] = []
-        for chunk in chunks(ids):
-            rows += self._execute(placeholders(SQL[name], len(chunk)), (route, *chunk)).fetchall()
-        return rows
+    def _change(self, ids: Sequence[str], name: str, route: str) -> int:
+        """Change the deliveries of a route with these ids; return how many there were."""
+        return sum(
+            self._execute(placeholders(SQL[name], len(chunk)), (route, *chunk)).rowcount
+            for chunk in chunks(ids)
+        )
+
+    def _try_again(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Add deliveries that wait for another try."""
+        self._insert("try_again", rows)
+        self._waiting_change += len(rows)
 
     def _insert(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
         for chunk in chunks(rows):
@@ -79,10 +88,10 @@ def wall_clock() -> int:
 
 
 def chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Cut into powers of two, so that there are few texts of statements to prepare and keep."""
+    """Cut into multiples of eight and a rest, so that there are few texts to prepare and keep."""
     start = 0
-    while start < len(rows):
-        size = min(1 << (len(rows) - start).bit_length() - 1, LONGEST_CHUNK)
+    while left := len(rows) - start:
+        size = min(left & -8 or left, LONGEST_CHUNK)
         yield rows[start : start + size]
         start += size
 

@@ -41,7 +41,7 @@ class States(Statements):
         if not self._run(name, state.text, state.scope, state.version).rowcount:
             return False
         rows = [from_retry(delivery.route, delivery, self._now) for delivery in deliveries]
-        self._insert("try_again", rows)
+        self._try_again(rows)
         routes = dict.fromkeys(delivery.route for delivery in deliveries)
         self._insert("offer", [(route, self._now) for route in routes])
         return True

@@ -42,7 +42,7 @@ from ._rows import (
     letter_of_row,
     time_of,
 )
-from ._statements import KNOWN_FOR, wall_clock
+from ._statements import KNOWN_FOR, chunks, placeholders, wall_clock
 from ._states import States
 from ._writes import Writes
 
@@ -105,7 +105,7 @@ class Tables(Digests, Routes, States, Writes):
             (fence,) = self._run("read_fence").fetchone()
             if not is_fence(fence):
                 self._mend_fence()
-            self._run("count_waiting_again")
+            self._count_waiting_again()
 
     def _mend_fence(self) -> None:
         self._raise_fence()
@@ -129,11 +129,11 @@ class Tables(Digests, Routes, States, Writes):
         Each statement lets go of the interpreter, and has to wait for it while a handler computes.
         """
         keys = [key_of(delivery) for delivery, _, _ in puts]
-        digests = {key: put[0].digest for key, put in zip(keys, puts, strict=True)}
-        known = self._find_digests(digests)
+        known = self._find_digests(keys)
         intake = _Intake(known, self._max_waiting - self._count_waiting())
         answers = [self._admit(intake, key, *put) for key, put in zip(keys, puts, strict=True)]
         self._insert("put", intake.deliveries)
+        self._waiting_change += intake.waiting
         self._insert("offer", [(route, self._now) for route in intake.offers])
         self._bury(intake.letters)
         if intake.learnt:
@@ -145,10 +145,14 @@ class Tables(Digests, Routes, States, Writes):
         if row is None:
             raise StoreError(META_DAMAGED)
         if not is_count(row[0]):
-            self._run("count_waiting_again")
+            self._count_waiting_again()
             logger.error("the count of table meta was damaged, and what waits is counted again")
             row = self._run("count_waiting").fetchone()
-        return int(row[0])
+        return int(row[0]) + self._waiting_change
+
+    def _count_waiting_again(self) -> None:
+        self._run("count_waiting_again")
+        self._waiting_change = 0
 
     def _admit(
         self,
@@ -171,6 +175,7 @@ class Tables(Digests, Routes, States, Writes):
             intake.take(delivery, at, self._now, holder)
         elif intake.remaining_capacity > 0:
             intake.remaining_capacity -= 1
+            intake.waiting += 1
             intake.take(delivery, at, self._now, None)
             intake.offers[delivery.route] = None
         else:
@@ -203,7 +208,7 @@ class Tables(Digests, Routes, States, Writes):
                 continue
             route, fence, leased, claimed = queue
             if leased and claimed:  # the lease ran out
-                self._run_on(claimed.split(","), "count_crashes", route)
+                self._change(claimed.split(","), "count_crashes", route)
             rows = self._run("take", route, self._now, limit)
             deliveries = self._take(route, rows, crashed=True)
             if not deliveries:  # all of it was put off, or cannot be read
@@ -245,12 +250,20 @@ class Tables(Digests, Routes, States, Writes):
         rows = self._run("take_more", claim.route, self._now, ",".join(claimed), limit)
         deliveries = self._take(claim.route, rows, crashed=False)
         if deliveries:
-            left = self._run_on(claimed, "find_deliveries", claim.route)  # removed ones pile up
-            ids = [*(str(id_) for (id_,) in left), *(delivery.id for delivery in deliveries)]
+            left = self._left(claim.route, claimed)  # removed ones pile up
+            ids = [*left, *(delivery.id for delivery in deliveries)]
             self._run("set_claimed", ",".join(ids), claim.route)
         given[:] = deliveries
         has_writes = self._has_writes(claim.route)
         return replace(claim, deliveries=deliveries, has_writes=has_writes)
+
+    def _left(self, route: str, ids: Sequence[str]) -> list[str]:
+        """Return those of these ids of which there are deliveries."""
+        left: list[str] = []
+        for chunk in chunks(ids):
+            statement = placeholders(SQL["find_deliveries"], len(chunk))
+            left += [str(id_) for (id_,) in self._execute(statement, (route, *chunk))]
+        return left
 
     def give_more_back(self, given: list[Delivery], claim: Claim) -> None:
         claimed = self._claimed(claim)
@@ -312,6 +325,7 @@ class Tables(Digests, Routes, States, Writes):
         for id_, received_at, body in rows:
             self._bury([letter_of_delivery(route, received_at, body)])
             self._run("drop_delivery", id_)
+            self._waiting_change -= 1
             logger.error("delivery %d became a dead letter: %s", id_, UNREADABLE)
 
     def _mend_queue(self, route: Any) -> None:
@@ -324,6 +338,7 @@ class Tables(Digests, Routes, States, Writes):
         self._raise_fence()
         if not isinstance(route, str):  # nobody can name it: its deliveries are of no route
             self._bury_unreadable("", self._run("list_unreadable", *either).fetchall())
+            self._count_waiting_again()  # some may have been held
         self._offer_again()
 
     def _claimed(self, claim: Claim) -> list[str] | None:
@@ -365,7 +380,7 @@ class Tables(Digests, Routes, States, Writes):
     def _settle(self, route: str, claimed: set[str], settlement: Settlement) -> tuple[str, ...]:
         """Keep a result; return the ids of its dead letters."""
         removed = [id_ for id_ in settlement.removed if id_ in claimed]
-        self._run_on(removed, "remove", route)
+        self._waiting_change -= self._change(removed, "remove", route)
         for delivery in settlement.kept:
             if delivery.id in claimed:
                 self._keep(route, delivery, due=None)
@@ -376,7 +391,7 @@ class Tables(Digests, Routes, States, Writes):
                 new.append(from_retry(route, retry.delivery, due))
             elif retry.delivery.id in claimed:
                 self._keep(route, retry.delivery, due=due if retry.delay else None)
-        self._insert("try_again", new)
+        self._try_again(new)
         if settlement.events:
             now = wall_clock()
             self._run("remember", settlement.scope, now, settlement.events)
@@ -417,6 +432,7 @@ class Tables(Digests, Routes, States, Writes):
         if letter is None:
             return False
         self._run("replay", self._now, id_)
+        self._waiting_change += 1
         self._insert("offer", [(letter.route, self._now)])
         self._run("drop_dead_letter", id_)
         return True
@@ -452,11 +468,13 @@ class Tables(Digests, Routes, States, Writes):
 class _Intake:
     """The puts of one batch: the rows to insert, and the reasons against them.
 
-    ``held`` is how many deliveries and bytes each candidate holds.
+    ``waiting`` is how many of them wait from then on, ``held`` how many deliveries and bytes each
+    candidate holds.
     """
 
     def __init__(self, known: dict[bytes, int], remaining_capacity: int) -> None:
         self.remaining_capacity = remaining_capacity
+        self.waiting = 0
         self.learnt: list[tuple[bytes, int]] = []
         self.deliveries: list[tuple[Any, ...]] = []
         self.letters: list[DeadLetter] = []

@@ -146,6 +146,9 @@ CREATE TABLE states (
 -- rows. A retired route is known while a dead letter of it is left; names have holders; and writes
 -- are kept, each with the resources that it names and the events that its parts caused.
 -- name: version_5
+DROP TRIGGER deliveries_more;
+DROP TRIGGER deliveries_fewer;
+DROP TRIGGER deliveries_freed;
 CREATE TABLE digests (key BLOB PRIMARY KEY NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX routes_account ON routes (account);
 DROP INDEX remembered_scope;

@@ -16,6 +16,9 @@ SELECT clock FROM meta
 -- name: set_clock
 UPDATE meta SET clock = ?
 
+-- name: count_and_set_clock
+UPDATE meta SET waiting = waiting + ?, clock = ?
+
 -- name: make_meta
 INSERT INTO meta (waiting, clock, fence) VALUES (0, 0, -1)
 
