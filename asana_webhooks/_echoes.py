@@ -136,7 +136,7 @@ class ClaimEchoes:
         self._echoes = echoes
         self._account = account
         self._unread: list[bytes] = []
-        self._writes: dict[str, Written] = {}
+        self._writes: dict[str, dict[str, Written]] = {}  # by the gids of their resources
         self._reading = asyncio.Lock()
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
@@ -151,37 +151,53 @@ class ClaimEchoes:
         ping_pong = self._echoes.ping_pong
         if ping_pong is not None and (pause := ping_pong.pause_of(event)):
             return pause
-        is_echo = await self._judge(event, waits_since)
+        if self._unread:
+            await self._read()
+        writes = self._about(event)
+        is_echo = await self._judge(event, writes, waits_since) if writes else False
         if is_echo is None:
             return LOOK_AGAIN
         force_setattr(event, "echo", is_echo)
         return ping_pong.note(event) if ping_pong is not None else 0.0
 
-    async def _judge(self, event: Event, waits_since: float) -> bool | None:
+    async def _judge(
+        self, event: Event, writes: dict[str, Written], waits_since: float
+    ) -> bool | None:
         """Return whether an event is an echo; None while it is to wait for the end of a call."""
-        store = self._echoes.store
-        found = suspects(event, await self._read(), self._echoes.now())
+        found = suspects(event, writes, self._echoes.now())
         if any(each.is_open for each in found):
             writes = await self._echoes.read(self._account, _gids_of(event))
-            self._writes |= writes
+            self._keep(writes)
             found = suspects(event, writes, self._echoes.now())
         if not found:
             return False
         key = event_digest(event)
         for each in found:
-            if not each.is_open and await store.take_write(each.write, each.part, key):
+            if not each.is_open and await self._echoes.store.take_write(each.write, each.part, key):
                 return True
         is_late = time.monotonic() - waits_since >= LONGEST_WAIT
         return None if any(each.is_open for each in found) and not is_late else False
 
-    async def _read(self) -> dict[str, Written]:
+    async def _read(self) -> None:
         async with self._reading:
-            if self._unread:
-                bodies = list(self._unread)
-                gids = {gid.decode() for body in bodies for gid in _GID.findall(body)}
-                self._writes |= await self._echoes.read(self._account, gids)
-                del self._unread[: len(bodies)]
-        return self._writes
+            bodies = list(self._unread)
+            gids = {gid.decode() for body in bodies for gid in _GID.findall(body)}
+            if gids:
+                self._keep(await self._echoes.read(self._account, gids))
+            del self._unread[: len(bodies)]
+
+    def _keep(self, writes: Mapping[str, Written]) -> None:
+        for write, written in writes.items():
+            self._writes.get(MADE, {}).pop(write, None)  # what it made may be known by now
+            for gid in written.resources():
+                self._writes.setdefault(gid, {})[write] = written
+
+    def _about(self, event: Event) -> dict[str, Written]:
+        """Return the writes that may have caused an event, by their ids."""
+        found = dict(self._writes.get(MADE, ()))
+        for gid in _gids_of(event):
+            found |= self._writes.get(gid, {})
+        return found
 
 
 def _gids_of(event: Event) -> list[str]:

@@ -216,9 +216,9 @@ class Inbox:
                 while (item := line.take()) is not None:
                     if work.is_dangerous and work.outbox:
                         await self._claims.settle(work)
+                    await _judge(item)
                     if line.is_closed:
                         break
-                    await _judge(item)
                     if echoes or not item.event.echo:
                         yield item.event
                     if work not in self._claims.active:
@@ -274,10 +274,10 @@ class Inbox:
 
 
 async def _judge(item: Item) -> None:
-    """Learn whether an event is an echo, and wait while that is not known."""
-    since = time.monotonic()
-    echoes = item.work.echoes
-    pause = 0.0 if echoes is None else await echoes.judge(item.event, since)
-    while echoes is not None and pause:
-        await anyio.sleep(pause)
+    """Learn whether an event is an echo; wait while that is not known, until its line is closed."""
+    since, echoes = time.monotonic(), item.work.echoes
+    while echoes is not None and not item.line.is_closed:
         pause = await echoes.judge(item.event, since)
+        if not pause:
+            break
+        await anyio.sleep(min(pause, POLL))

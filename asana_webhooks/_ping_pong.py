@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
-from .models import Event, event_digest
+from .models import Event
 
 __all__ = ["PingPong"]
 
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 
 class _Change(NamedTuple):
-    key: bytes
     at: datetime
     writer: str
 
@@ -66,15 +65,15 @@ class PingPong:
         if not field:
             return 0.0
         account, gid = event.source.account, event.resource.gid
-        change = _Change(event_digest(event), event.created_at, _writer_of(event))
+        change = _Change(event.created_at, _writer_of(event))
         changes = self._changes.pop((account, gid, field), None) or deque()
         self._changes[account, gid, field] = changes  # the latest is the last of all
         if len(self._changes) > MAX_FIELDS:
             del self._changes[next(iter(self._changes))]
-        if any(each.key == change.key for each in changes):
+        if change in changes:
             return 0.0  # it is told by another webhook too, or tried again
         if event.echo and not changes:  # what it answers came before there was a write
-            changes.append(_Change(b"", change.at, SOMEBODY))
+            changes.append(_Change(change.at, SOMEBODY))
         changes.append(change)
         while changes[0].at < change.at - WITHIN:
             changes.popleft()

@@ -473,6 +473,7 @@ class Workers:
         pause = await item.work.echoes.judge(item.event, item.judged_at)
         item.is_judged = not pause
         if item.event.echo and not item.attempt.pending:
+            logger.debug("%s is an echo of a call of this program", described(item.event))
             item.handlers = tuple(
                 each for each in item.handlers or () if each.wants_echo(item.event)
             )

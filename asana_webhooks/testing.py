@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from ._background import background_task
 from ._vocabulary import warn_about_pattern
@@ -83,13 +84,15 @@ def make_event(
     field: str | None = None,
     gid: str | None = None,
     source: Source = NO_SOURCE,
+    echo: bool = False,
     **others: Any,
 ) -> Event:
     """Return an event as ``client.on`` with the same arguments would hand it to its handler.
 
-    ``gid`` is the resource's, a new one if None. ``source`` becomes the event's. ``others`` are
-    fields of the event in Asana's JSON shape (``parent``, ``change``, ``user``, ``created_at``, or
-    whatever is new), beside or in place of what is here otherwise: a user, and this moment.
+    ``gid`` is the resource's, a new one if None. ``source`` and ``echo`` become the event's.
+    ``others`` are fields of the event in Asana's JSON shape (``parent``, ``change``, ``user``,
+    ``created_at``, or whatever is new), beside or in place of what is here otherwise: a user, and
+    this moment.
     ``json()`` is the whole of it, to give to ``AsanaSimulator.emit``.
 
     Raises DecodeError when a field has another shape than Asana's. A word that is not known of
@@ -105,7 +108,9 @@ def make_event(
         "parent": None,
     }
     change = {"change": {"field": field, "action": "changed"}} if field else {}
-    return decode_event(msgspec.json.encode(event | change | others), source=source)
+    made = decode_event(msgspec.json.encode(event | change | others), source=source)
+    force_setattr(made, "echo", echo)
+    return made
 
 
 def make_delivery(secret: str, *events: Event) -> Post:

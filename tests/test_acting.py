@@ -205,7 +205,7 @@ from asana_webhooks._writes import Writes
 
 async def write() -> None:
     async with SqliteStore(sys.argv[1]) as store:
-        writes = Writes(store, lambda: (datetime.now(UTC),) * 2)
+        writes = Writes(store, lambda: (datetime.now(UTC), datetime.now(UTC)))
         async with writes.note(
             user="8", method="PUT", path="/tasks/5", data={"completed": True}
         ):

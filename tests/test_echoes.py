@@ -3,6 +3,7 @@
 import asyncio
 import random
 import secrets
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -417,11 +418,11 @@ async def test_store_that_fails_to_tell_writes_loses_no_event(
     class Flaky(MemoryStore):
         failures = 2
 
-        async def list_writes(self, *of: Any) -> list[Write]:
+        async def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
             if self.failures:
                 self.failures -= 1
                 raise ConnectionError
-            return await super().list_writes(*of)
+            return await super().list_writes(account, resources)
 
     await confirm(store := Flaky(), "a")
     await keep(store, "w", written())
@@ -494,6 +495,35 @@ async def test_stream_yields_echoes_if_they_are_wanted(
     assert gids == (["5", "6", "7"] if echoes else ["6", "7"])
 
 
+async def test_stream_that_waits_ends_with_its_inbox(routed: MemoryStore) -> None:
+    await keep(routed, "w", written(ended=None))
+    await deliver(routed, event())
+    async with Inbox(routed, poll=0.001, **options(routed)) as inbox:
+        first = asyncio.create_task(anext(inbox.stream(), None))
+        await until(lambda: any(each.running for each in inbox._claims.active))
+        await anyio.wait_all_tasks_blocked()
+    assert await first is None
+    assert not await is_empty(routed)
+
+
+async def test_what_a_call_made_is_looked_for_no_more_when_it_is_known(
+    routed: MemoryStore,
+) -> None:
+    judging = Echoes(routed, lambda: at(2), ping_pong=None).of("")
+    await keep(routed, "w", written(**COMMENT, ended=None))
+    first, second = comment(gid="50"), comment(gid="51")
+    judging.add([_delivery(first, second)])
+    assert await judging.judge(first, 0.0) == 0.0  # it has waited for long
+    assert not first.echo
+    await keep(routed, "w", written(**COMMENT, made="51"))
+    assert await judging.judge(second, asyncio.get_running_loop().time()) == 0.0
+    assert second.echo
+    await routed.put_write(Write(id="w", resources=("51",), text="{"))  # nobody reads it again
+    other = comment(gid="52")
+    assert await judging.judge(other, 0.0) == 0.0
+    assert not other.echo
+
+
 async def test_stream_waits_for_the_result_of_a_call(
     routed: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -513,7 +543,7 @@ async def test_two_programs_that_answer_each_other_are_stopped(
 ) -> None:
     """The other program undoes within a second what a handler writes."""
     seen = Seen()
-    writes = Writes(routed, lambda: (at(len(seen.events) * 2),) * 2)
+    writes = Writes(routed, lambda: (at(len(seen.events) * 2), at(len(seen.events) * 2)))
 
     async def answer(found: Event) -> None:
         await seen(found)

@@ -106,6 +106,11 @@ def test_field_of_the_wrong_shape_is_refused() -> None:
         make_event(parent="8675309")
 
 
+def test_event_may_be_an_echo() -> None:
+    assert make_event(echo=True).echo
+    assert not make_event().echo
+
+
 async def test_event_may_be_given_to_the_local_asana(
     asana: AsanaSimulator, make_client: Callable[..., WebhooksClient]
 ) -> None:

@@ -179,7 +179,7 @@ def test_call_that_is_not_known_to_cause_events_is_not_kept(call: tuple[str, str
 
 
 def test_every_action_causes_something_of_what_it_names() -> None:
-    one = dict.fromkeys(("project", "task", "tag", "parent", "item"), "1")
+    one: dict[str, str] = dict.fromkeys(("project", "task", "tag", "parent", "item"), "1")
     data = one | dict.fromkeys(("followers", "members", "dependencies", "dependents"), "1,2")
     for action in ACTIONS:
         kind, verb = action.split("/")
