@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import re
-import ssl
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 import httpx
-import httpx_aiohttp
 
 from ._addresses import is_loopback
+from ._asana_http import make_client
 from ._asana_responses import parse_date
-from ._version import __version__
 
 __all__ = [
-    "CALL_SECONDS",
     "AsanaClock",
     "Connections",
     "check_base_url",
     "find_base_url",
     "find_proxy",
-    "make_client",
+    "heads",
 ]
 
 BASE_URL = "https://app.asana.com/api/1.0"
 BASE_URL_VARIABLE = "ASANA_BASE_URL"
-
-MAX_CONNECTIONS = 500
-"""So many calls at once: each token's budget is far below it, so that none waits for another's."""
-
-CALL_SECONDS = 30.0
-CONNECT_SECONDS = 10.0
 
 DRIFT = 1e-4
 """By how much, as a part of the time, two clocks go apart."""
@@ -90,14 +79,14 @@ class AsanaClock:
             datetime.fromtimestamp(uptime + latest, UTC),
         )
 
-    def note(self, headers: httpx.Headers, asked_at: float) -> None:
+    def note(self, headers: Mapping[str, str], asked_at: float) -> None:
         """Go by the headers of an answer, if they are Asana's and tell the time.
 
-        ``asked_at`` is the uptime when the call was sent.
+        The headers are those of ``heads``. ``asked_at`` is the uptime when the call was sent.
         """
         # A hotel's page has the time of the hotel; Asana's answers are JSON.
-        at = parse_date(headers.get("Date"))
-        if at is not None and headers.get("Content-Type", "").startswith("application/json"):
+        at = parse_date(headers.get("date"))
+        if at is not None and headers.get("content-type", "").startswith("application/json"):
             now = self.uptime()
             self._noted = at, now
             told = _Ahead(at.timestamp() - now, at.timestamp() + 1.0 - asked_at, now)
@@ -125,6 +114,15 @@ class _Ahead(NamedTuple):
         earliest, latest = before.at(self.noted)
         earliest, latest = max(self.earliest, earliest), min(self.latest, latest)
         return _Ahead(earliest, latest, self.noted) if earliest <= latest else self
+
+
+def heads(headers: httpx.Headers) -> dict[str, str]:
+    """Return headers by their names in small letters; those that are repeated joined by commas."""
+    known: dict[str, str] = {}
+    for raw_name, raw_value in headers.raw:
+        name, value = raw_name.lower().decode("latin-1"), raw_value.decode("latin-1")
+        known[name] = f"{known[name]}, {value}" if name in known else value
+    return known
 
 
 def _uptime() -> float:
@@ -183,12 +181,19 @@ class Connections:
             raise RuntimeError(msg)
         return self._own
 
+    def chunks(self, response: httpx.Response) -> AsyncIterable[bytes]:
+        """Return what yields the body of a response, decompressed, to be read once."""
+        if self._given is not None or "Content-Encoding" in response.headers:
+            return response.aiter_bytes()
+        stream = response.stream  # nobody has read of it, and nothing has to be undone
+        return stream if isinstance(stream, httpx.AsyncByteStream) else response.aiter_bytes()
+
     def announce(self, changes: str) -> None:
         """Log the changes of the API of an ``Asana-Change``, each once.
 
         Source: https://developers.asana.com/docs/deprecations
         """
-        for change in _CHANGES.split(changes):
+        for change in _CHANGES.split(changes) if changes else ():
             text = change.strip()[:200]
             if text and text not in self._announced and len(self._announced) < MAX_ANNOUNCED:
                 self._announced.add(text)
@@ -232,57 +237,3 @@ def find_proxy(base_url: str) -> str | None:
         return proxy
     msg = f"the proxy for {url.scheme} in the environment is not http://: pass http_client= for it"
     raise ValueError(msg)
-
-
-class _NoCookies(httpx.Cookies):
-    def extract_cookies(self, response: httpx.Response) -> None:
-        """Keep none; to look for them is a tenth of a call."""
-
-
-class _Client(httpx.AsyncClient):
-    """Sends what it is given and the headers below; it has no cookies and no other defaults."""
-
-    cookies = _NoCookies()  # type: ignore[override] # nobody sets others
-
-    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
-        """Return the request; ``headers``, ``content`` and ``timeout`` are understood."""
-        timeout: httpx.Timeout = options.get("timeout", self.timeout)
-        return httpx.Request(
-            method,
-            url,
-            headers=[*_HEADERS, *options["headers"].items()],
-            content=options.get("content"),
-            extensions={"timeout": timeout.as_dict()},
-        )
-
-
-_HEADERS = (
-    ("User-Agent", f"asana-webhooks/{__version__}"),
-    ("Accept-Encoding", "gzip"),  # what httpx offers besides may unpack one chunk to any size
-)
-
-
-def make_client(proxy: str | None) -> httpx.AsyncClient:
-    """Return a client over aiohttp that keeps no cookies and follows no redirects."""
-    context = _trusting(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-
-    def open_session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=context),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy,
-        )
-
-    return _Client(
-        transport=httpx_aiohttp.AiohttpTransport(verify=context, client=open_session),
-        timeout=httpx.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS),
-    )
-
-
-@functools.lru_cache(maxsize=1)
-def _trusting(*_variables: str | None) -> ssl.SSLContext:
-    """Return a context that trusts what the environment's variables, or certifi, say.
-
-    Reading the certificates blocks for 20 ms: once a process, and not for each client and account.
-    """
-    return httpx.create_ssl_context()

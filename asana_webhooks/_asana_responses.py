@@ -9,6 +9,7 @@ and https://developers.asana.com/reference/webhooks
 
 from __future__ import annotations
 
+import functools
 import re
 import socket
 import ssl
@@ -107,6 +108,7 @@ def _seconds_until(date: str) -> float | None:
     return None if at is None else (at - datetime.now(UTC)).total_seconds()
 
 
+@functools.lru_cache(maxsize=16)
 def parse_date(value: str | None) -> datetime | None:
     """Return the time of an HTTP date, aware; None when it is none."""
     try:

@@ -20,13 +20,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import hashlib
 import logging
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterable, Callable, Generator
 from typing import Any, Self
 from urllib.parse import urlencode
 
@@ -35,7 +34,8 @@ import anyio
 import httpx
 import msgspec
 
-from ._asana_connections import CALL_SECONDS, CONNECT_SECONDS, Connections
+from ._asana_connections import Connections, heads
+from ._asana_http import CALL_SECONDS, CONNECT_SECONDS, BearerAuth
 from ._asana_responses import accept, is_untrusted, unanswered
 from ._budget import LONG_WAIT, Budget, Kind, Priority, Slot, budget_of
 from ._options import Rule, optional
@@ -83,7 +83,6 @@ def _is_client(value: object) -> bool:
 HTTP_CLIENT = optional(Rule((object,), "an httpx.AsyncClient, or what is used as one", _is_client))
 
 _TOKEN = re.compile(r"[!-~]+")
-_DIGEST_KEY = os.urandom(32)
 
 
 class NoToken(httpx.Auth):
@@ -314,7 +313,7 @@ class AsanaTransport:
 
     def _whose(self) -> object:
         """Return by what the token is known in this process."""
-        if isinstance(self._auth, _BearerAuth):
+        if isinstance(self._auth, BearerAuth):
             return self._auth.digest
         return self._connections.client() if self._auth is None else self._auth
 
@@ -358,15 +357,17 @@ class AsanaTransport:
             # httpx limits each read; this limits the whole, however slowly it drips.
             async with asyncio.timeout(seconds):
                 response = await client.send(request, stream=True, follow_redirects=False, **auth)
-                async with contextlib.aclosing(response):
-                    body = await _read(response)
+                try:
+                    body = await _read(self._connections.chunks(response))
+                finally:
+                    await response.aclose()
         except (httpx.RequestError, httpx.InvalidURL, aiohttp.ClientError, OSError) as error:
             host = self._connections.host
             raise unanswered(error, method=prepared["method"], host=host) from error
-        status, headers = response.status_code, response.headers
-        logger.debug("%s %s: %d", request.method, request.url, status)
-        self._connections.announce(headers.get("Asana-Change", ""))
-        content = accept(status, headers.get("Retry-After"), body)
+        status, headers = response.status_code, heads(response.headers)
+        logger.debug("%s %s: %d", request.method, prepared["url"], status)
+        self._connections.announce(headers.get("asana-change", ""))
+        content = accept(status, headers.get("retry-after"), body)
         self.clock.note(headers, asked_at)
         return content
 
@@ -377,11 +378,11 @@ def _forget_who_calls(request: httpx.Request) -> None:
         request.headers.pop(name, None)
 
 
-async def _read(response: httpx.Response) -> bytes | None:
+async def _read(chunks: AsyncIterable[bytes]) -> bytes | None:
     """Return the body, None when it is larger than MAX_ANSWER or badly compressed."""
     body = bytearray()
     try:
-        async for chunk in response.aiter_bytes():
+        async for chunk in chunks:
             body += chunk
             if len(body) > MAX_ANSWER:
                 return None
@@ -422,18 +423,6 @@ def _is_transient(error: AsanaWebhooksError) -> bool:
     return isinstance(error, ConnectionFailedError) and not is_untrusted(error)
 
 
-class _BearerAuth(httpx.Auth):
-    """Sends a token. ``digest`` tells it from others in this process, and gives nothing away."""
-
-    def __init__(self, token: str) -> None:
-        self._header = f"Bearer {token}"
-        self.digest = hashlib.blake2b(token.encode(), key=_DIGEST_KEY).digest()
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = self._header
-        yield request
-
-
 def find_auth(
     token: str | httpx.Auth | None, http_client: httpx.AsyncClient | None
 ) -> httpx.Auth | None:
@@ -451,10 +440,10 @@ def find_auth(
     raise ValueError(msg)
 
 
-def _bearer(name: str, token: str) -> _BearerAuth:
+def _bearer(name: str, token: str) -> BearerAuth:
     # Of another type or with another character, it would fail later, in errors that quote it.
     if isinstance(token, str) and _TOKEN.fullmatch(token):
-        return _BearerAuth(token)
+        return BearerAuth(token)
     msg = (
         f"{name} is no access token: it must be text of visible ASCII characters, without blanks"
         " or a line break at the end, and without the word Bearer"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Hashable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ._asana_transport import AsanaTransport
@@ -19,9 +19,6 @@ KEPT = 10.0
 
 MAX_KEPT = 64 * 1024
 """Bytes of an answer that is kept; a larger one serves those who ask before it comes."""
-
-GRACE = timedelta(seconds=1)
-"""Asana's time is known to a second: it is told by whole ones."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -73,7 +70,7 @@ def path_of(resource: Resource) -> str:
 
 
 class _Moment(NamedTuple):
-    """One moment by three clocks: this machine's, Asana's, and one that only grows."""
+    """One moment by three clocks: this machine's, Asana's at the latest, and a monotonic one."""
 
     here: datetime
     there: datetime
@@ -102,7 +99,7 @@ class _Call:
             return False
         received_at = event.source.received_at
         was_received = received_at is not None and received_at <= self.began.here
-        return was_received and event.created_at <= self.began.there + GRACE
+        return was_received and event.created_at <= self.began.there
 
 
 class Fetches:
@@ -157,7 +154,7 @@ class Fetches:
     async def _call(self, call: _Call, path: str, query: dict[str, str]) -> bytes:
         transport = await self._transport.take_slot(Kind.READ)
         try:
-            there = self._transport.clock.now()
+            _, there = self._transport.clock.span()
             call.began = _Moment(datetime.now(UTC), there, time.monotonic())
             return await transport.call("GET", path, query)
         finally:

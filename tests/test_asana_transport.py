@@ -36,7 +36,7 @@ from support.asana_api import (
 )
 from support.postgres_proxies import self_made_certificate
 
-from asana_webhooks import _asana_connections, _asana_transport
+from asana_webhooks import _asana_connections, _asana_http, _asana_transport
 from asana_webhooks._asana_connections import find_proxy
 from asana_webhooks._asana_transport import MAX_ANSWER, TOKEN_VARIABLES, AsanaTransport, NoToken
 from asana_webhooks.api import WebhooksApi
@@ -911,8 +911,8 @@ async def test_certificates_are_judged_as_httpx_does(
     names: list[str] = []
     context = Noting(ssl.PROTOCOL_TLS_CLIENT)
     monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: context)
-    read_now = _asana_connections._trusting.__wrapped__
-    monkeypatch.setattr(_asana_connections, "_trusting", read_now)
+    read_now = _asana_http._trusting.__wrapped__
+    monkeypatch.setattr(_asana_http, "_trusting", read_now)
     async with (
         bytes_at(hang_up, "https") as base_url,
         WebhooksApi(TOKEN, base_url=base_url) as api,
@@ -956,7 +956,7 @@ async def test_answer_that_is_cut_off_gives_its_connection_back(
         while True:
             await response.write(b" " * 65536)
 
-    monkeypatch.setattr(_asana_connections, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(_asana_http, "MAX_CONNECTIONS", 1)
     monkeypatch.setattr(_asana_transport, "MAX_ANSWER", 65536)
     async with asana_at(answer) as api:
         with pytest.raises(DecodeError, match="too large") as caught:

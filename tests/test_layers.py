@@ -16,7 +16,7 @@ LAYERS = (
     {"_version", "errors"},
     {"_addresses", "_background", "_clock", "_deadline", "_logging", "_options"}
     | {"_signals", "_vocabulary", "models", "signature"},
-    {"_asana_responses"},
+    {"_asana_http", "_asana_responses"},
     {"_asana_connections", "_budget"},
     {
         "_asana_transport",
@@ -79,7 +79,8 @@ MAY_DO_IO = {
     "_asana_responses",  # a part of api: knows the exceptions of httpx and aiohttp
     "api",
     "auth",
-    "_asana_connections",  # a part of api: makes its pool
+    "_asana_connections",  # a part of api: keeps its pool
+    "_asana_http",  # a part of api: the client that makes its calls
     "_asana_transport",  # a part of api: sends its calls
     "_listener",  # a part of the receiver: its sockets
     "stores.postgres",

@@ -19,7 +19,8 @@ import aiohttp
 import httpx
 import msgspec
 
-from .._asana_connections import CALL_SECONDS, find_base_url, find_proxy, make_client
+from .._asana_connections import find_base_url, find_proxy
+from .._asana_http import CALL_SECONDS, make_client
 from .._asana_responses import accept, unanswered
 from .._logging import one_line
 from ..errors import ApiError, AuthenticationError, DecodeError, LoginRequiredError

@@ -14,7 +14,8 @@ import click
 import httpx
 import msgspec
 
-from ..._asana_connections import check_base_url, find_proxy, make_client
+from ..._asana_connections import check_base_url, find_proxy
+from ..._asana_http import make_client
 from ..._asana_responses import accept, unanswered
 from ..._asana_transport import find_auth
 from ...api import REFUSALS
