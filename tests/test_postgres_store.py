@@ -177,7 +177,7 @@ async def put_in(
     given = delivery(number)
     one = [[given.route], [given.digest], [given.received_at], [candidate], [None]]
     one += [[given.trace], [given.body]]
-    call = "SELECT * FROM schema.put_all($1, $2, $3, $4, $5, $6, $7, $8, 0, 10, 1000, 10, 10)"
+    call = "SELECT * FROM schema.put_batch($1, $2, $3, $4, $5, $6, $7, $8, 0, 10, 1000, 10, 10)"
     await session.fetch(in_schema(store, call), *one, DUPLICATES_KNOWN_FOR)
 
 
@@ -237,7 +237,7 @@ async def test_delivery_of_a_state_is_claimable_though_a_lease_ends_meanwhile(
         await session.execute(in_schema(real, PUT_STATE))
         ending = asyncio.create_task(real.end_claim(claim, handled(claim.deliveries)))
         await blocked(session)
-    assert await ending
+    assert await ending == ()
     assert [each.body for each in (await take(real)).deliveries] == [b"new"]
 
 
@@ -475,7 +475,7 @@ async def test_delivery_that_is_committed_while_a_lease_ends_is_claimable(
         await put_in(session, real, 2)
         finish = asyncio.create_task(real.end_claim(claim, handled(claim.deliveries)))
         await blocked(session)
-    assert await finish
+    assert await finish == ()
     assert numbers(await take(real)) == [2]
 
 
@@ -746,7 +746,7 @@ async def test_what_is_claimed_more_by_a_cancelled_call_is_given_back(
     async def take_more() -> bool:
         more = await real.claim_more(claim, limit=10)
         assert more is not None
-        taken.extend(number_of(each) for each in more)
+        taken.extend(numbers(more))
         return sorted(taken) == [*arrived, 4]
 
     await eventually(take_more)
@@ -763,7 +763,7 @@ async def test_claim_that_goes_on_and_on_forgets_what_it_settled(
         more = await real.claim_more(claim, limit=10)
         assert more is not None
         await real.settle(claim, handled(held))
-        held = more
+        held = more.deliveries
     claimed = await session.fetchval(in_schema(real, "SELECT claimed FROM schema.queues"))
     assert len(claimed) == 2  # the newest, and what was settled since
 
@@ -1010,7 +1010,9 @@ async def test_events_that_the_server_lost_are_left_out_and_the_others_remembere
         await lose_what_is_large(server, schema)
         async with PostgresStore(server.dsn, schema=schema) as store:
             assert [await store.remembered("12") for _ in range(2)] == [b"onethree"] * 2
-            assert await store.claim_more(claim, limit=10) == ()
+            more = await store.claim_more(claim, limit=10)
+            assert more is not None
+            assert more.deliveries == ()
             assert await store.end_claim(claim, handled(claim.deliveries)) is not None
             assert numbers(await take(store)) == [3]
             assert [dead.body for dead in await store.dead_letters()] == [b""]
@@ -1333,6 +1335,12 @@ async def fourth_version(session: Any, schema: str) -> None:
     await leave_schema_of(4, FILLED_BY_THE_FOURTH_VERSION, session, schema)
 
 
+@pytest.fixture
+async def fifth_version(session: Any, schema: str) -> None:
+    """Leave a schema as the fifth version made and filled it."""
+    await leave_schema_of(5, FILLED_BY_THE_FIFTH_VERSION, session, schema)
+
+
 async def leave_schema_of(version: int, filled: str, session: Any, schema: str) -> None:
     made = (Path(__file__).parent / f"support/postgres_version_{version}.sql").read_text()
     script = f'CREATE SCHEMA "{schema}";{made}{filled}'
@@ -1403,6 +1411,85 @@ SELECT schema.bury(route, fence, (SELECT id FROM schema.deliveries WHERE digest 
     ARRAY['{"events":[6]}']::bytea[])
 FROM schema.queues WHERE route = 'r1';
 """
+
+
+# A route with a leased delivery, a dead letter and remembered events; of "acme" one with a delivery
+# that waits, a retired one that has a dead letter only, and a reserved one.
+FILLED_BY_THE_FIFTH_VERSION = """
+SELECT schema.reserve(id, 'https://h.example/' || id, 'https://h.example', '12', account, NULL,
+    NULL, '2026-03-01 12:00Z', NULL, 3600, false)
+FROM (VALUES ('r1', ''), ('r2', 'acme'), ('r3', 'acme'), ('r4', 'acme')) AS given (id, account);
+SELECT schema.add_candidate(id, 'secret of ' || id, NULL, 4)
+FROM unnest(ARRAY['r1', 'r2', 'r3', 'r4']) AS id;
+SELECT schema.confirm_candidate(id, '77', 'secret of ' || id, '2026-03-01 12:01Z', '{}')
+FROM unnest(ARRAY['r1', 'r2', 'r3']) AS id;
+SELECT schema.put_all(ARRAY['r1', 'r2', 'r3', 'r4'], ARRAY['d1', 'd2', 'd3', 'd4']::bytea[],
+    array_fill('2026-03-01 12:00:00.123457Z'::timestamptz, ARRAY[4]),
+    ARRAY[NULL, NULL, NULL, 'secret of r4'], ARRAY[NULL, NULL, 'odd', NULL],
+    ARRAY['trace', '', '', ''],
+    ARRAY['{"events":[1]}', '{"events":[2]}', '{"events":[3]}', '{"events":[4]}']::bytea[],
+    '48 h', 0, 10, 1000, 10, NULL);
+SELECT schema.retire('r3', 'lost', '48 h');
+UPDATE schema.queues SET due = due - interval '1 min' WHERE route = 'r1';
+SELECT schema.claim_next(10, 1000, 3600);
+SELECT schema.settle('r1', (SELECT fence FROM schema.queues WHERE route = 'r1'), false, '{}',
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    '{r1}', '{given up}', '{2026-03-01 12:00Z}', '{2026-03-02 12:00Z}', ARRAY['{"upto":4}'],
+    ARRAY['{"events":[6]}']::bytea[], '/12', 'settled', '48 h');
+SELECT schema.put_state('acme/12', 0, 'state of acme/12', NULL, NULL, NULL, NULL, NULL, NULL);
+SELECT schema.put_state('/12', 0, 'state of /12', NULL, NULL, NULL, NULL, NULL, NULL);
+"""
+
+
+@pytest.mark.usefixtures("fifth_version")
+async def test_schema_of_the_fifth_version_is_brought_up_to_date_with_what_it_holds(
+    server: PostgresServer, schema: str, session: Any
+) -> None:
+    async with PostgresStore(server.dsn, schema=schema) as store:
+        question = in_schema(store, "SELECT fence FROM schema.queues WHERE leased")
+        leased = Claim(route="r1", fence=await session.fetchval(question), deliveries=())
+        assert await store.counts() == Counts(waiting=3, dead_letters=2, oldest_at=NOON)
+        assert [each.id for each in await store.list_routes(account="acme")] == ["r2", "r4"]
+        assert await store.remembered("/12") == b"settled"
+        acme, nameless = state("acme/12", version=1, text="state of acme/12"), state(version=1)
+        assert await store.list_states("acme") == [acme]
+        assert await store.list_states() == [
+            msgspec.structs.replace(nameless, text="state of /12"),
+            acme,
+        ]
+        odd, given_up = await store.dead_letters()
+        assert (odd.reason, given_up.progress) == ("odd", '{"upto":4}')
+        assert await store.claim(limit=10, lease=30, skip_accounts=["acme"]) is None
+        claim = await take(store)
+        assert (claim.route, numbers(claim)) == ("r2", [2])
+        assert await store.renew(leased, lease=30)  # by a worker that was brought up to date
+        assert not await store.forget_account("acme")
+        assert await store.end_claim(claim, handled(claim.deliveries)) == ()
+        await session.execute(in_schema(store, LET_48_HOURS_GO_BY))
+        assert await store.get_route("r3") is not None
+        assert await store.discard([odd.id]) == 1
+        assert await store.get_route("r3") is None
+
+
+@pytest.mark.usefixtures("fifth_version")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "SELECT schema.put_all('{r1}', '{d9}', '{2026-03-01 12:00Z}', '{NULL}', '{NULL}', '{x}',"
+        " '{x}', '48 h', 0, 10, 1000, 10, NULL)",
+        "SELECT schema.claim_next(10, 1000, 30)",
+        "SELECT schema.claim_next_patiently(10, 1000, 30)",
+        "SELECT schema.settle('r1', 0, false, '{}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,"
+        " NULL, NULL, NULL, NULL, NULL, '', '', '48 h')::boolean",
+        "SELECT schema.list_routes(NULL)",
+        "SELECT schema.list_states()",
+    ],
+    ids=lambda call: call[14:].partition("(")[0],
+)
+async def test_call_of_the_fifth_version_is_refused_from_then_on(
+    server: PostgresServer, schema: str, session: Any, call: str
+) -> None:
+    await assert_refused_after_opening(server, schema, session, call)
 
 
 @pytest.mark.usefixtures("fourth_version")
@@ -1529,8 +1616,8 @@ async def assert_refused_after_opening(
 
 @pytest.mark.parametrize(
     ("version", "filled"),
-    [(1, "UPDATE schema.meta SET version = 1"), (3, ""), (4, "")],
-    ids=["version 1", "version 3", "version 4"],
+    [(1, "UPDATE schema.meta SET version = 1"), (3, ""), (4, ""), (5, "")],
+    ids=["version 1", "version 3", "version 4", "version 5"],
 )
 async def test_schema_that_is_brought_up_to_date_becomes_as_a_new_one_is(
     server: PostgresServer, schema: str, session: Any, version: int, filled: str
@@ -1732,6 +1819,42 @@ async def test_oldest_delivery_is_found_by_one_look_per_queue(
     assert after["deliveries"] - before["deliveries"] == 26
 
 
+async def test_cost_of_a_claim_does_not_grow_with_the_queues_of_accounts_that_are_passed_by(
+    real: PostgresStore, session: Any
+) -> None:
+    read = []
+    for routes in (200, 2000):
+        await session.execute(in_schema(real, "TRUNCATE schema.deliveries, schema.queues"))
+        await session.execute(in_schema(real, MANY_DELIVERIES), 4000)
+        await session.execute(in_schema(real, MANY_ROUTES), routes)
+        await session.execute(in_schema(real, NOISY_ROUTES))
+        read.append(await rows_read(real, session, passed=["noisy", "none"]))
+    assert read[0] == read[1]
+    assert read[0]["queues"] < 90
+
+
+NOISY_ROUTES = """
+UPDATE schema.queues SET account = CASE route WHEN 'r0' THEN 'quiet' ELSE 'noisy' END,
+    due = due + CASE route WHEN 'r0' THEN interval '1 min' ELSE interval '0' END
+"""
+
+
+async def test_claim_passes_by_accounts_in_whatever_place_their_queues_are(
+    real: PostgresStore,
+) -> None:
+    accounts = ["noisy"] * 70 + ["", "quiet", "calm", "", "quiet"]
+    for number, account in enumerate(accounts):
+        assert await real.reserve(route(f"r{number}", account=account, resource="1"), ttl=60)
+        await put(real, number, route=f"r{number}")
+    claimed = []
+    while claim := await real.claim(limit=1, lease=30, skip_accounts=["noisy", "calm"]):
+        claimed.append(claim.route)
+    assert claimed == ["r70", "r71", "r73", "r74"]
+    named = await real.claim(limit=1, lease=30, skip_accounts=["noisy", ""])
+    assert named is not None
+    assert named.route == "r72"
+
+
 # Half of them belong to one route, and half of the routes are leased.
 MANY_DELIVERIES = """
 INSERT INTO schema.deliveries (route, digest, received_at, due, body)
@@ -1746,23 +1869,25 @@ FROM generate_series(0, $1::integer) AS n
 IDLE_ROUTES = "INSERT INTO schema.queues (route) SELECT 'idle ' || n FROM generate_series(1, 999) n"
 
 
-async def rows_read(store: PostgresStore, session: Any) -> dict[str, int]:
+async def rows_read(
+    store: PostgresStore, session: Any, *, passed: list[str] | None = None
+) -> dict[str, int]:
     """Return how many rows of each table a claim and its finish looked at."""
     transaction = session.transaction()
     await transaction.start()
     before = dict(await session.fetch(ROWS_READ, store._schema))
-    rows = await session.fetch(in_schema(store, CLAIM), 1, 1000, 30.0)
+    rows = await session.fetch(in_schema(store, CLAIM), 1, 1000, 30.0, passed)
     assert len(rows) == 1
     claim = claim_of(rows)
     assert claim is not None
     values = values_of(claim, handled(claim.deliveries), is_last=True)
-    assert await session.fetchval(in_schema(store, SETTLE), *values)
+    assert await session.fetchval(in_schema(store, SETTLE), *values) == []
     after = dict(await session.fetch(ROWS_READ, store._schema))
     await transaction.rollback()
     return {table: after[table] - before[table] for table in ("deliveries", "queues")}
 
 
-CLAIM = "SELECT * FROM schema.claim_next($1, $2, $3)"
+CLAIM = "SELECT * FROM schema.claim_next($1, $2, $3, $4)"
 SETTLE = f"SELECT schema.settle({', '.join(f'${number}' for number in range(1, 21))})"
 ROWS_READ = """
 SELECT relname, seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE schemaname = $1

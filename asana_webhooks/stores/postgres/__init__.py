@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +30,7 @@ from ...models import (
     Settlement,
     State,
     WebhookFilter,
+    Write,
 )
 from .. import (
     DUPLICATES_KNOWN_FOR,
@@ -37,6 +38,7 @@ from .. import (
     MAX_CLAIM_BYTES,
     MAX_WAITING,
     RETIRED_KNOWN_FOR,
+    check_account,
     check_ids,
     check_limit,
 )
@@ -51,6 +53,7 @@ from ._rows import (
     deliveries_of,
     is_text,
     letter_of,
+    more_of,
     new_values_of,
     numbers_of,
     route_of,
@@ -187,13 +190,16 @@ class PostgresStore:
         rows = await self._opened().call("find_route", route)
         return self._with_secrets(rows[0]) if rows else None
 
-    async def list_routes(self, resource: str | None = None) -> list[Route]:
-        """Return the reserved and confirmed routes, oldest first, of one resource or of all.
+    async def list_routes(
+        self, resource: str | None = None, *, account: str | None = None
+    ) -> list[Route]:
+        """Return the reserved and confirmed routes, oldest first.
 
-        A route of which a secret cannot be read is said once, and returned without its secrets.
+        Those of one resource or of all, of one account or of all. A route of which a secret cannot
+        be read is said once, and returned without its secrets.
         """
         routes = []
-        for row in await self._opened().call("list_routes", resource):
+        for row in await self._opened().call("list_routes", resource, account):
             try:
                 routes.append(self._with_secrets(row))
             except StoreError as error:
@@ -257,6 +263,10 @@ class PostgresStore:
     async def disown(self, holder: str) -> None:
         await self._opened().call("disown", holder)
 
+    async def hold(self, name: str, *, holder: str, ttl: float, limit: int | None = None) -> int:
+        ((holders,),) = await self._opened().call("hold", name, holder, ttl, limit)
+        return int(holders)
+
     # Inbox
 
     async def put(
@@ -279,10 +289,13 @@ class PostgresStore:
         """
         await self._opened().listen(self._schema, arrived)
 
-    async def claim(self, *, limit: int, lease: float) -> Claim | None:
+    async def claim(
+        self, *, limit: int, lease: float, skip_accounts: Collection[str] = ()
+    ) -> Claim | None:
         check_limit(limit)
         server = self._opened()
-        claiming = server.keep(_claim(server, limit, lease))
+        passed = [*skip_accounts] or None
+        claiming = server.keep(_claim(server, limit, lease, passed))
 
         def give_back(claimed: asyncio.Task[list[Any]]) -> None:
             if claim := claim_of(_rows_of(claimed)):
@@ -290,40 +303,44 @@ class PostgresStore:
 
         return claim_of(await _rows_or_give_back(server, claiming, give_back))
 
-    async def claim_more(self, claim: Claim, *, limit: int) -> tuple[Delivery, ...] | None:
+    async def claim_more(self, claim: Claim, *, limit: int) -> Claim | None:
         check_limit(limit)
         server = self._opened()
         lease = (claim.route, claim.fence)
         claiming = server.start("claim_more", *lease, limit, MAX_CLAIM_BYTES)
 
         def give_back(claimed: asyncio.Task[list[Any]]) -> None:
-            taken = deliveries_of(claim.route, _rows_of(claimed))
-            retries = tuple(Retry(delivery=delivery, delay=0.0) for delivery in taken)
-            if retries:
-                settlement = Settlement(retries=retries)
+            more = more_of(claim, _rows_of(claimed))
+            if more and more.deliveries:
+                retries = (Retry(delivery=delivery, delay=0.0) for delivery in more.deliveries)
+                settlement = Settlement(retries=tuple(retries))
                 server.start("settle", *values_of(claim, settlement, is_last=False))
 
         try:
             rows = await _rows_or_give_back(server, claiming, give_back)
         except DamagedError:  # the next claim makes a dead letter of it
-            return ()
-        return deliveries_of(claim.route, rows) if rows else None
+            return replace(claim, deliveries=())
+        return more_of(claim, rows)
 
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         return await self._opened().ask("renew", claim.route, claim.fence, lease)
 
-    async def settle(self, claim: Claim, settlement: Settlement) -> bool:
+    async def settle(self, claim: Claim, settlement: Settlement) -> tuple[str, ...] | None:
         return await self._settle(claim, settlement, is_last=False)
 
-    async def end_claim(self, claim: Claim, settlement: Settlement | None = None) -> bool:
+    async def end_claim(
+        self, claim: Claim, settlement: Settlement | None = None
+    ) -> tuple[str, ...] | None:
         return await self._settle(claim, settlement or Settlement(), is_last=True)
 
-    async def _settle(self, claim: Claim, settlement: Settlement, *, is_last: bool) -> bool:
+    async def _settle(
+        self, claim: Claim, settlement: Settlement, *, is_last: bool
+    ) -> tuple[str, ...] | None:
         values = values_of(claim, settlement, is_last=is_last)
-        settled = await self._opened().ask("settle", *values)
+        ((letters,),) = await self._opened().call("settle", *values)
         if settlement.retries:
             self._batcher.look_again()
-        return settled
+        return None if letters is None else tuple(map(str, letters))
 
     async def remembered(self, scope: str, *, within: timedelta = DUPLICATES_KNOWN_FOR) -> bytes:
         server = self._opened()
@@ -365,14 +382,41 @@ class PostgresStore:
         ((discarded,),) = await self._opened().call("discard", numbers_of(ids))
         return int(discarded)
 
-    # Continuity
+    # Writes
+
+    async def put_write(self, write: Write) -> None:
+        values = (write.id, write.account, [*write.resources], *hidden([write.text]))
+        await self._opened().call("put_write", *values, DUPLICATES_KNOWN_FOR)
+
+    async def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
+        rows = await self._opened().call("list_writes", account, [*resources])
+        return [write for row in rows if (write := self._write_of(account, *row)) is not None]
+
+    def _write_of(
+        self, account: str, id_: str, resources: list[str], text: str | None
+    ) -> Write | None:
+        """Return the write of a row; None when its text is damaged, which is said."""
+        if text is not None:
+            return Write(id=id_, account=account, resources=tuple(resources), text=text)
+        message = "a write at %s cannot be read, it was damaged: check the disk of the server"
+        throttled.log(logging.ERROR, "write", message, self._address.name)
+        return None
+
+    async def take_write(self, id: str, part: str, key: bytes) -> bool:  # noqa: A002 - as above
+        return await self._opened().ask("take_write", id, part, key)
+
+    async def forget_account(self, account: str) -> bool:
+        check_account(account)
+        return await self._opened().ask("forget_account", account)
+
+    # States
 
     async def get_state(self, scope: str) -> State | None:
         rows = await self._opened().call("find_state", scope)
         return self._state_of(rows[0]) if rows else None
 
-    async def list_states(self) -> list[State]:
-        return [self._state_of(row) for row in await self._opened().call("list_states")]
+    async def list_states(self, account: str | None = None) -> list[State]:
+        return [self._state_of(row) for row in await self._opened().call("list_states", account)]
 
     def _state_of(self, row: Any) -> State:
         """Return the state of a row; its text is empty when it is damaged, which is said."""
@@ -409,13 +453,13 @@ class PostgresStore:
         return self._server
 
 
-async def _claim(server: Server, limit: int, lease: float) -> list[Any]:
+async def _claim(server: Server, limit: int, lease: float, passed: list[str] | None) -> list[Any]:
     """Return the rows of a claim; what is damaged is no hindrance."""
     while True:
         try:
-            return await _claim_readable(server, limit, lease)
+            return await _claim_readable(server, limit, lease, passed)
         except DamagedError:
-            ((buried,),) = await server.start("bury_unreadable", limit)
+            ((buried,),) = await server.start("bury_unreadable", limit, passed)
             if buried is None:
                 raise
         if buried:
@@ -432,9 +476,11 @@ async def _claim(server: Server, limit: int, lease: float) -> list[Any]:
             )
 
 
-async def _claim_readable(server: Server, limit: int, lease: float) -> list[Any]:
+async def _claim_readable(
+    server: Server, limit: int, lease: float, passed: list[str] | None
+) -> list[Any]:
     """Return the rows of a claim; only when no queue is free, wait for one in use."""
-    values = (limit, MAX_CLAIM_BYTES, lease)
+    values = (limit, MAX_CLAIM_BYTES, lease, passed)
     free = await server.start("claim_next", *values)
     return free or await server.start("claim_next_patiently", *values)
 

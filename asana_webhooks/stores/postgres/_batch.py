@@ -83,7 +83,7 @@ class Batcher:
     async def _send(self, batch: list[_Put]) -> list[_Put]:
         """Return those to be sent one by one, lest one bad delivery costs the others theirs."""
         try:
-            (row,) = await self._server.start("put_all", *self._values(batch))
+            (row,) = await self._server.start("put_batch", *self._values(batch))
         except StoreError as error:
             if isinstance(error, UnfitError) and len(batch) > 1:
                 return batch

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ..._logging import ThrottledLogger
 from ...models import Claim, DeadLetter, Delivery, Route, Settlement, WebhookFilter
@@ -22,6 +23,7 @@ __all__ = [
     "deliveries_of",
     "is_text",
     "letter_of",
+    "more_of",
     "new_values_of",
     "numbers_of",
     "route_of",
@@ -123,9 +125,22 @@ def claim_of(rows: list[Any]) -> Claim | None:
     """Return the claim that these rows are, None without any."""
     if not rows:
         return None
-    route, fence, previous = rows[0][:3]
-    deliveries = deliveries_of(route, [row[3:] for row in rows])
-    return Claim(route=route, fence=fence, previous=previous, deliveries=deliveries)
+    route, fence, previous, has_writes = rows[0][:4]
+    return Claim(
+        route=route,
+        fence=fence,
+        previous=previous,
+        has_writes=has_writes,
+        deliveries=deliveries_of(route, [row[4:] for row in rows]),
+    )
+
+
+def more_of(claim: Claim, rows: list[Any]) -> Claim | None:
+    """Return the claim with the deliveries of these rows, None without any row."""
+    if not rows:
+        return None
+    deliveries = deliveries_of(claim.route, [row[1:] for row in rows])
+    return replace(claim, has_writes=rows[0][0], deliveries=deliveries)
 
 
 def deliveries_of(route: str, rows: list[Any]) -> tuple[Delivery, ...]:

@@ -38,6 +38,7 @@ MIGRATIONS = (
     "3_patient_claims",
     "4_crashes_and_owners",
     "5_progress_and_accounts",
+    "6_accounts_and_writes",
 )
 """The files that bring a schema from each version to the next one."""
 

@@ -22,10 +22,14 @@ RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN _at IS NOT NULL THEN least(greatest(_at, '0001-01-02Z'), '9999-12-30Z') END
 $$;
 
-CREATE OR REPLACE FUNCTION schema.is_handled_still(_route text, _state text)
+CREATE OR REPLACE FUNCTION schema.has_waiting(_route text) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM schema.deliveries WHERE route = _route AND candidate IS NULL)
+$$;
+
+CREATE OR REPLACE FUNCTION schema.is_needed(_route text, _state text)
 RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT _state = 'retired'
-        AND EXISTS (SELECT FROM schema.deliveries WHERE route = _route AND candidate IS NULL)
+    SELECT _state = 'retired' AND (schema.has_waiting(_route)
+        OR EXISTS (SELECT FROM schema.dead_letters WHERE route = _route))
 $$;
 
 -- Each candidate is a pair of its mark and its seal.
@@ -37,7 +41,7 @@ SELECT id, target, resource, account, user_gid AS "user", filters, state, gid,
         SELECT ARRAY[c.secret, c.seal] FROM schema.candidates c WHERE c.route = r.id ORDER BY c.id
     ) AS candidates
 FROM schema.routes r
-WHERE expires IS NULL OR expires > schema.clock() OR schema.is_handled_still(id, state);
+WHERE expires IS NULL OR expires > schema.clock() OR schema.is_needed(id, state);
 
 CREATE OR REPLACE FUNCTION schema.purge() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -45,14 +49,22 @@ DECLARE
 BEGIN
     WITH lapsed AS (
         SELECT id FROM schema.routes
-        WHERE expires <= (SELECT schema.clock()) AND NOT schema.is_handled_still(id, state)
+        WHERE expires <= (SELECT schema.clock()) AND NOT schema.is_needed(id, state)
         FOR UPDATE SKIP LOCKED
     ), deleted AS (
         DELETE FROM schema.routes WHERE id IN (SELECT id FROM lapsed) RETURNING id
     )
     SELECT array_agg(id) INTO gone FROM deleted;
-    DELETE FROM schema.queues WHERE route = ANY (gone) AND due IS NULL;
+    IF gone IS NOT NULL THEN
+        PERFORM schema.forget_queues(gone);
+    END IF;
 END $$;
+
+-- What still waits of a route that is not known is of the account without a name.
+CREATE OR REPLACE FUNCTION schema.forget_queues(_routes text[]) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM schema.queues WHERE route = ANY (_routes) AND due IS NULL;
+    UPDATE schema.queues SET account = '' WHERE route = ANY (_routes) AND account <> ''
+$$;
 
 -- By the clock of the server: that of a receiver may be wrong.
 CREATE OR REPLACE FUNCTION schema.forget(_known_for interval, _most integer)
@@ -65,6 +77,10 @@ RETURNS void LANGUAGE sql AS $$
         SELECT ctid FROM schema.events WHERE at < (SELECT schema.clock() - _known_for)
         ORDER BY at LIMIT _most FOR UPDATE SKIP LOCKED
     ));
+    DELETE FROM schema.writes WHERE number IN (
+        SELECT number FROM schema.writes WHERE expires <= (SELECT schema.clock())
+        ORDER BY expires LIMIT _most FOR UPDATE SKIP LOCKED
+    );
 $$;
 
 CREATE OR REPLACE FUNCTION schema.own(
@@ -91,8 +107,30 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION schema.disown(_holder text) RETURNS void LANGUAGE sql AS $$
-    DELETE FROM schema.owners WHERE holder = _holder OR expires <= schema.clock()
+    DELETE FROM schema.owners WHERE holder = _holder OR expires <= schema.clock();
+    DELETE FROM schema.holders WHERE holder = _holder OR expires <= schema.clock()
 $$;
+
+CREATE OR REPLACE FUNCTION schema.hold(
+    _name text, _holder text, _ttl double precision, _most integer
+) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    moment timestamptz;
+    others integer;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(concat('schema.holders ', _name), 0));
+    moment := schema.clock();
+    DELETE FROM schema.holders WHERE name = _name AND expires <= moment;
+    SELECT count(*) INTO others FROM schema.holders WHERE name = _name AND holder <> _holder;
+    IF others >= _most THEN
+        DELETE FROM schema.holders WHERE name = _name AND holder = _holder;
+        RETURN 0;
+    END IF;
+    INSERT INTO schema.holders AS h (name, holder, expires)
+    VALUES (_name, _holder, moment + make_interval(secs => _ttl))
+    ON CONFLICT (name, holder) DO UPDATE SET expires = greatest(h.expires, excluded.expires);
+    RETURN others + 1;
+END $$;
 
 CREATE OR REPLACE FUNCTION schema.reserve(
     _id text, _target text, _place text, _resource text, _account text, _user text, _filters text,
@@ -117,7 +155,11 @@ BEGIN
     VALUES (_id, _target, _place, _resource, _account, _user, _filters, _created_at, _heartbeat_at,
         schema.clock() + make_interval(secs => _ttl))
     ON CONFLICT DO NOTHING;
-    RETURN FOUND;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE schema.queues SET account = _account WHERE route = _id AND account <> _account;
+    RETURN true;
 END $$;
 
 CREATE OR REPLACE FUNCTION schema.find_route(_route text)
@@ -125,10 +167,11 @@ RETURNS SETOF schema.live_routes LANGUAGE sql STABLE AS $$
     SELECT * FROM schema.live_routes WHERE id = _route
 $$;
 
-CREATE OR REPLACE FUNCTION schema.list_routes(_resource text)
+CREATE OR REPLACE FUNCTION schema.list_routes(_resource text, _account text)
 RETURNS SETOF schema.live_routes LANGUAGE sql STABLE AS $$
     SELECT * FROM schema.live_routes
     WHERE state <> 'retired' AND (_resource IS NULL OR resource = _resource)
+        AND (_account IS NULL OR account = _account)
     ORDER BY created_at, number
 $$;
 
@@ -212,6 +255,7 @@ BEGIN
     RETURN QUERY SELECT * FROM schema.live_routes WHERE id = _route AND state = 'reserved';
     IF FOUND THEN
         DELETE FROM schema.routes WHERE id = _route;
+        PERFORM schema.forget_queues(ARRAY[_route]);
     END IF;
 END $$;
 
@@ -264,8 +308,9 @@ $$;
 CREATE OR REPLACE FUNCTION schema.offer(_routes text[], _due timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO schema.queues AS q (route, due)
-    SELECT DISTINCT route COLLATE "C" AS route, _due FROM unnest(_routes) AS route ORDER BY route
+    INSERT INTO schema.queues AS q (route, due, account)
+    SELECT DISTINCT g.route COLLATE "C" AS route, _due, coalesce(r.account, '')
+    FROM unnest(_routes) AS g (route) LEFT JOIN schema.routes r ON r.id = g.route ORDER BY route
     ON CONFLICT (route) DO UPDATE SET due = excluded.due
     WHERE NOT q.leased AND (q.due IS NULL OR q.due > excluded.due);
 END $$;
@@ -314,7 +359,7 @@ END $$;
 -- between the look at it and the commit: what is held for it then would be lost.
 --
 -- What is held for a candidate has a limit of its own, and takes no room until it is confirmed.
-CREATE OR REPLACE FUNCTION schema.put_all(
+CREATE OR REPLACE FUNCTION schema.put_batch(
     _routes text[], _digests bytea[], _times timestamptz[], _candidates text[], _reasons text[],
     _traces text[], _bodies bytea[], _known_for interval, _forget integer, _held integer,
     _held_bytes integer, _most integer,
@@ -385,6 +430,48 @@ BEGIN
     END IF;
 END $$;
 
+-- Returns queues that are due, of all accounts but these: of the first so many that are due; when there
+-- are only such to be passed by, the first few of each account. So the cost does not grow with the
+-- queues of an account that is passed by.
+CREATE OR REPLACE FUNCTION schema.find_turns(_moment timestamptz, _passed text[])
+RETURNS TABLE (route text, due timestamptz) LANGUAGE plpgsql STABLE ROWS 8
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+BEGIN
+    RETURN QUERY
+    SELECT f.route, f.due FROM (
+        SELECT * FROM schema.queues q WHERE q.due <= _moment ORDER BY q.due LIMIT 64
+    ) AS f WHERE f.account <> ALL (_passed);
+    IF FOUND THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+    WITH RECURSIVE accounts (account) AS (
+        SELECT '' COLLATE "C"
+        UNION ALL
+        SELECT (
+            SELECT q.account FROM schema.queues q
+            WHERE q.account > a.account AND q.due IS NOT NULL
+            ORDER BY q.account LIMIT 1
+        ) FROM accounts a WHERE a.account IS NOT NULL
+    )
+    SELECT f.route, f.due FROM accounts a CROSS JOIN LATERAL (
+        SELECT q.route, q.due FROM schema.queues q
+        WHERE q.account = a.account AND q.due <= _moment
+        ORDER BY q.due LIMIT 8
+    ) AS f
+    WHERE a.account <> ALL (_passed);
+END $$;
+
+-- Returns the queue that is due first of all, free or not.
+CREATE OR REPLACE FUNCTION schema.find_turn(_moment timestamptz, _passed text[])
+RETURNS text LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+BEGIN
+    IF _passed IS NULL THEN
+        RETURN (SELECT route FROM schema.queues WHERE due <= _moment ORDER BY due LIMIT 1);
+    END IF;
+    RETURN (SELECT route FROM schema.find_turns(_moment, _passed) ORDER BY due LIMIT 1);
+END $$;
+
 CREATE OR REPLACE FUNCTION schema.free(_route text) RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
@@ -404,11 +491,13 @@ END $$;
 --
 -- A fence is not below the clock's microseconds, so that a standby which takes over, and had not
 -- got the last ones, gives none of them again.
+--
+-- The accounts that are passed by are NULL when there are none.
 CREATE OR REPLACE FUNCTION schema.claim_next(
-    _limit integer, _bytes bigint, _lease double precision
+    _limit integer, _bytes bigint, _lease double precision, _passed text[]
 ) RETURNS TABLE (
-    route text, fence bigint, previous bigint, id bigint, digest bytea, received_at timestamptz,
-    attempts integer, progress text, crashes integer, trace text, body bytea
+    route text, fence bigint, previous bigint, has_writes boolean, id bigint, digest bytea,
+    received_at timestamptz, attempts integer, progress text, crashes integer, trace text, body bytea
 ) LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     moment timestamptz := schema.clock();
@@ -417,17 +506,26 @@ DECLARE
     taken bigint;
 BEGIN
     LOOP
-        SELECT * INTO queue FROM schema.queues q WHERE q.due <= moment ORDER BY q.due LIMIT 1
-        FOR UPDATE SKIP LOCKED;
+        IF _passed IS NULL THEN
+            SELECT * INTO queue FROM schema.queues q WHERE q.due <= moment ORDER BY q.due LIMIT 1
+            FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT q.* INTO queue FROM schema.find_turns(moment, _passed) t
+            JOIN schema.queues q ON q.route = t.route
+            WHERE q.due <= moment ORDER BY t.due LIMIT 1 FOR UPDATE OF q SKIP LOCKED;
+        END IF;
         EXIT WHEN NOT FOUND;
         IF queue.leased THEN
             UPDATE schema.deliveries d SET crashes = d.crashes + 1
             WHERE d.id = ANY (queue.claimed) AND d.route = queue.route;
         END IF;
+        has_writes := EXISTS (
+            SELECT FROM schema.writes w WHERE w.account = queue.account AND w.expires > moment
+        );
         next_fence := greatest(queue.fence + 1, extract(epoch FROM moment) * 1000000);
         RETURN QUERY
-        SELECT d.route, next_fence, queue.fence, d.id, d.digest, schema.bounded(d.received_at),
-            d.attempts, d.progress, d.crashes, d.trace, d.body
+        SELECT d.route, next_fence, queue.fence, has_writes, d.id, d.digest,
+            schema.bounded(d.received_at), d.attempts, d.progress, d.crashes, d.trace, d.body
         FROM (
             SELECT due.*, sum(due.weight) OVER (ORDER BY due.due, due.id) AS so_far
             FROM (
@@ -455,33 +553,35 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION schema.claim_next_patiently(
-    _limit integer, _bytes bigint, _lease double precision
+    _limit integer, _bytes bigint, _lease double precision, _passed text[]
 ) RETURNS TABLE (
-    route text, fence bigint, previous bigint, id bigint, digest bytea, received_at timestamptz,
-    attempts integer, progress text, crashes integer, trace text, body bytea
+    route text, fence bigint, previous bigint, has_writes boolean, id bigint, digest bytea,
+    received_at timestamptz, attempts integer, progress text, crashes integer, trace text, body bytea
 ) LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
     PERFORM FROM schema.queues q WHERE q.route = (
-        SELECT p.route FROM schema.queues p WHERE p.due <= schema.clock() ORDER BY p.due LIMIT 1
+        SELECT schema.find_turn(schema.clock(), _passed)
     ) FOR UPDATE;
-    RETURN QUERY SELECT * FROM schema.claim_next(_limit, _bytes, _lease);
+    RETURN QUERY SELECT * FROM schema.claim_next(_limit, _bytes, _lease, _passed);
 END $$;
 
--- No row when the lease is lost, one of NULLs when nothing more is due. What has crashed weighs too
+-- No row when the lease is lost, one without a delivery when nothing more is due. What has crashed weighs too
 -- much here even as the first. Only those of the ids that stand for something stay in the row.
 CREATE OR REPLACE FUNCTION schema.claim_more(
     _route text, _fence bigint, _limit integer, _bytes bigint
 ) RETURNS TABLE (
-    id bigint, digest bytea, received_at timestamptz, attempts integer, progress text,
-    crashes integer, trace text, body bytea
+    has_writes boolean, id bigint, digest bytea, received_at timestamptz, attempts integer,
+    progress text, crashes integer, trace text, body bytea
 ) LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     moment timestamptz := schema.clock();
     held bigint[];
     taken bigint[];
 BEGIN
-    SELECT q.claimed INTO held FROM schema.queues q
-    WHERE q.route = _route AND q.fence = _fence AND q.leased FOR UPDATE;
+    SELECT q.claimed, EXISTS (
+        SELECT FROM schema.writes w WHERE w.account = q.account AND w.expires > moment
+    ) INTO held, has_writes
+    FROM schema.queues q WHERE q.route = _route AND q.fence = _fence AND q.leased FOR UPDATE;
     IF NOT FOUND THEN
         RETURN;
     END IF;
@@ -505,15 +605,15 @@ BEGIN
         SELECT d.id FROM schema.deliveries d WHERE d.id = ANY (held)
     ) WHERE q.route = _route;
     RETURN QUERY
-    SELECT d.id, d.digest, schema.bounded(d.received_at), d.attempts, d.progress, d.crashes,
-        d.trace, d.body
+    SELECT has_writes, d.id, d.digest, schema.bounded(d.received_at), d.attempts, d.progress,
+        d.crashes, d.trace, d.body
     FROM schema.deliveries d WHERE d.id = ANY (taken) ORDER BY d.due, d.id;
 END $$;
 
 -- Called when the server cannot read what a claim takes. Makes a dead letter of each delivery that
 -- is damaged among those next in line, and returns how many; if not even that can be, it sets their
 -- queue aside until something is put to it, and returns 0. NULL when nothing is damaged.
-CREATE OR REPLACE FUNCTION schema.bury_unreadable(_limit integer)
+CREATE OR REPLACE FUNCTION schema.bury_unreadable(_limit integer, _passed text[])
 RETURNS integer LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     moment timestamptz := schema.clock();
@@ -521,7 +621,7 @@ DECLARE
     number bigint;
     buried integer;
 BEGIN
-    SELECT * INTO queue FROM schema.queues WHERE due <= moment ORDER BY due LIMIT 1 FOR UPDATE;
+    SELECT * INTO queue FROM schema.queues WHERE route = schema.find_turn(moment, _passed) FOR UPDATE;
     FOR number IN
         SELECT id FROM schema.deliveries
         WHERE route = queue.route AND candidate IS NULL AND due <= moment
@@ -582,17 +682,21 @@ END $$;
 CREATE OR REPLACE FUNCTION schema.bury(
     _routes text[], _reasons text[], _received timestamptz[], _buried timestamptz[],
     _progress text[], _bodies bytea[]
-) RETURNS void LANGUAGE sql AS $$
-    INSERT INTO schema.dead_letters (route, reason, received_at, buried_at, progress, body)
-    SELECT route, reason, received_at, buried_at, progress, body
-    FROM unnest(_routes, _reasons, _received, _buried, _progress, _bodies)
-        WITH ORDINALITY AS l (route, reason, received_at, buried_at, progress, body, place)
-    ORDER BY place
+) RETURNS bigint[] LANGUAGE sql AS $$
+    WITH buried AS (
+        INSERT INTO schema.dead_letters (route, reason, received_at, buried_at, progress, body)
+        SELECT route, reason, received_at, buried_at, progress, body
+        FROM unnest(_routes, _reasons, _received, _buried, _progress, _bodies)
+            WITH ORDINALITY AS l (route, reason, received_at, buried_at, progress, body, place)
+        ORDER BY place
+        RETURNING id
+    )
+    SELECT array_agg(id ORDER BY id) FROM buried
 $$;
 
 -- The parameters from _ids to _bodies are those of "change", the six behind them those of "bury";
--- each of a group is NULL when there is none. Now and then it forgets twice as much as was remembered
--- since.
+-- each of a group is NULL when there is none. Returns the ids of the letters, NULL when the lease is lost.
+-- Now and then it forgets twice as much as was remembered since.
 CREATE OR REPLACE FUNCTION schema.settle(
     _route text, _fence bigint, _is_last boolean, _removed bigint[],
     _ids bigint[], _delays double precision[], _attempts integer[], _progress text[],
@@ -600,16 +704,17 @@ CREATE OR REPLACE FUNCTION schema.settle(
     _letter_routes text[], _reasons text[], _letters_received timestamptz[], _buried timestamptz[],
     _letters_progress text[], _letters_bodies bytea[],
     _scope text, _events bytea, _known_for interval
-) RETURNS boolean LANGUAGE plpgsql AS $$
+) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     held bigint[];
     left_behind bigint[];
+    letters bigint[] := '{}';
     number bigint;
 BEGIN
     SELECT claimed INTO held FROM schema.queues
     WHERE route = _route AND fence = _fence AND leased FOR UPDATE;
     IF NOT FOUND THEN
-        RETURN false;
+        RETURN NULL;
     END IF;
     DELETE FROM schema.deliveries WHERE id = ANY (_removed) AND id = ANY (held) AND route = _route;
     IF _ids IS NOT NULL THEN
@@ -617,7 +722,7 @@ BEGIN
             _traces, _bodies);
     END IF;
     IF _letter_routes IS NOT NULL THEN
-        PERFORM schema.bury(_letter_routes, _reasons, _letters_received, _buried,
+        letters := schema.bury(_letter_routes, _reasons, _letters_received, _buried,
             _letters_progress, _letters_bodies);
     END IF;
     IF _events <> '' THEN
@@ -634,7 +739,7 @@ BEGIN
         SET claimed = ARRAY(SELECT id FROM unnest(held) AS id WHERE id <> ALL (left_behind))
         WHERE route = _route;
     END IF;
-    RETURN true;
+    RETURN letters;
 END $$;
 
 CREATE OR REPLACE FUNCTION schema.is_whole(_value bytea) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -734,14 +839,76 @@ EXCEPTION WHEN data_corrupted OR internal_error OR data_exception THEN
     RETURN NULL;
 END $$;
 
+CREATE OR REPLACE FUNCTION schema.put_write(
+    _id text, _account text, _resources text[], _text text, _known_for interval
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    moment timestamptz := schema.clock();
+BEGIN
+    DELETE FROM schema.writes WHERE id = _id AND expires <= moment;
+    INSERT INTO schema.writes (id, account, expires, resources, text)
+    VALUES (_id, _account, moment + _known_for, _resources, _text)
+    ON CONFLICT (id) DO UPDATE
+    SET account = excluded.account, resources = excluded.resources, text = excluded.text;
+END $$;
+
+CREATE OR REPLACE FUNCTION schema.list_writes(_account text, _resources text[])
+RETURNS TABLE (id text, resources text[], text text) LANGUAGE sql STABLE AS $$
+    SELECT w.id, w.resources, schema.read_text(w.text) FROM schema.writes w
+    WHERE w.resources && _resources AND w.account = _account AND w.expires > schema.clock()
+    ORDER BY w.number
+$$;
+
+CREATE OR REPLACE FUNCTION schema.take_write(_id text, _part text, _key bytea)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    known bigint;
+BEGIN
+    SELECT number INTO known FROM schema.writes WHERE id = _id AND expires > schema.clock() FOR SHARE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO schema.caused (write, part, key) VALUES (known, _part, _key) ON CONFLICT DO NOTHING;
+    RETURN (SELECT key = _key FROM schema.caused WHERE write = known AND part = _part);
+END $$;
+
+-- '0' is the letter behind '/': so the scopes of an account stand together.
+CREATE OR REPLACE FUNCTION schema.forget_account(_account text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    gone text[];
+BEGIN
+    PERFORM schema.purge();
+    PERFORM FROM schema.states
+    WHERE scope >= concat(_account, '/') AND scope < concat(_account, '0')
+    ORDER BY scope FOR UPDATE;
+    PERFORM FROM schema.routes WHERE account = _account ORDER BY id FOR UPDATE;
+    IF EXISTS (
+        SELECT FROM schema.routes
+        WHERE account = _account AND (state <> 'retired' OR schema.has_waiting(id))
+    ) THEN
+        RETURN false;
+    END IF;
+    SELECT array_agg(id) INTO gone FROM schema.routes WHERE account = _account;
+    DELETE FROM schema.dead_letters WHERE route = ANY (gone);
+    DELETE FROM schema.routes WHERE id = ANY (gone);
+    PERFORM schema.forget_queues(gone);
+    DELETE FROM schema.states
+    WHERE scope >= concat(_account, '/') AND scope < concat(_account, '0');
+    DELETE FROM schema.events
+    WHERE scope >= concat(_account, '/') AND scope < concat(_account, '0');
+    DELETE FROM schema.writes WHERE account = _account;
+    RETURN true;
+END $$;
+
 CREATE OR REPLACE FUNCTION schema.find_state(_scope text)
 RETURNS TABLE (scope text, version bigint, text text) LANGUAGE sql STABLE AS $$
     SELECT s.scope, s.version, schema.read_text(s.text) FROM schema.states s WHERE s.scope = _scope
 $$;
 
-CREATE OR REPLACE FUNCTION schema.list_states()
+CREATE OR REPLACE FUNCTION schema.list_states(_account text)
 RETURNS TABLE (scope text, version bigint, text text) LANGUAGE sql STABLE AS $$
     SELECT s.scope, s.version, schema.read_text(s.text) FROM schema.states s
+    WHERE _account IS NULL OR (s.scope >= concat(_account, '/') AND s.scope < concat(_account, '0'))
     ORDER BY s.scope COLLATE "C"
 $$;
 

@@ -4,7 +4,8 @@
 -- nothing waits, with due NULL, as long as its route is known: the next fence of the route must be
 -- larger than its last. While it is leased, claimed are the ids of the deliveries that were handed
 -- out and were not put off; some may be gone. A route that is reserved or retired expires; a retired
--- one stays beyond that while deliveries of it wait.
+-- one stays beyond that while deliveries of it wait, or dead letters of it are left. A queue is of the
+-- account of its route.
 --
 -- A row of events is what one settlement remembered, packed; it is forgotten as digests are.
 --
@@ -38,6 +39,7 @@ CREATE TABLE schema.routes (
     CONSTRAINT routes_retired CHECK (state <> 'retired' OR expires IS NOT NULL)
 );
 CREATE INDEX routes_resource ON schema.routes (resource);
+CREATE INDEX routes_account ON schema.routes (account);
 CREATE INDEX routes_expires ON schema.routes (expires) WHERE expires IS NOT NULL;
 
 CREATE TABLE schema.candidates (
@@ -90,9 +92,11 @@ CREATE TABLE schema.queues (
     due timestamptz,
     leased boolean NOT NULL DEFAULT false,
     fence bigint NOT NULL DEFAULT 0,
-    claimed bigint[] NOT NULL DEFAULT '{}'
+    claimed bigint[] NOT NULL DEFAULT '{}',
+    account text COLLATE "C" NOT NULL DEFAULT ''
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 CREATE INDEX queues_due ON schema.queues (due) WHERE due IS NOT NULL;
+CREATE INDEX queues_account ON schema.queues (account, due) WHERE due IS NOT NULL;
 
 CREATE TABLE schema.dead_letters (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -104,9 +108,37 @@ CREATE TABLE schema.dead_letters (
     body bytea NOT NULL
 );
 ALTER TABLE schema.dead_letters ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE INDEX dead_letters_route ON schema.dead_letters (route);
 
 CREATE TABLE schema.owners (
     holder text COLLATE "C" PRIMARY KEY,
     public_url text NOT NULL,
     expires timestamptz NOT NULL
+);
+
+CREATE TABLE schema.holders (
+    name text COLLATE "C",
+    holder text COLLATE "C",
+    expires timestamptz NOT NULL,
+    PRIMARY KEY (name, holder)
+);
+CREATE INDEX holders_holder ON schema.holders (holder);
+
+CREATE TABLE schema.writes (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id text COLLATE "C" NOT NULL UNIQUE,
+    account text COLLATE "C" NOT NULL,
+    expires timestamptz NOT NULL,
+    resources text[] NOT NULL,
+    text text NOT NULL
+);
+CREATE INDEX writes_account ON schema.writes (account, expires);
+CREATE INDEX writes_expires ON schema.writes (expires);
+CREATE INDEX writes_resources ON schema.writes USING gin (resources);
+
+CREATE TABLE schema.caused (
+    write bigint NOT NULL REFERENCES schema.writes ON DELETE CASCADE,
+    part text COLLATE "C" NOT NULL,
+    key bytea NOT NULL,
+    PRIMARY KEY (write, part)
 );
