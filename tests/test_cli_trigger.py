@@ -187,7 +187,7 @@ def test_event_happens_in_the_project_that_is_named(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("event", "options", "said"),
     [
-        pytest.param("task.added", ["--project", "1"], "answered 404: projects: Unk", id="project"),
+        pytest.param("task.added", ["--project", "1"], "answered 400: projects: [0]", id="project"),
         pytest.param("task.deleted", ["--task", "1"], "answered 404: task: Unknown", id="task"),
         pytest.param("task.undeleted", ["--task", "1"], "never an object", id="never there"),
     ],

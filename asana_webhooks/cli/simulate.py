@@ -128,6 +128,9 @@ def _limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[...
     is_flag=True,
     help="Refuse with 501 what it does not keep of a call, instead of saying so.",
 )
+@click.option(
+    "--system-stories", is_flag=True, help="Let each change of a task make a story, and its event."
+)
 @click.option("--quiet", is_flag=True, help="Do not tell of calls, handshakes and deliveries.")
 @click.option(
     "--list-faults",

@@ -16,7 +16,18 @@ from .call import ApiCall, Operation, Service
 from .caller import caller_of
 from .control import CONTROL, Driven, control
 from .faults import Faults
-from .groups import portfolios, projects, sections, stories, tags, tasks, teams, users, workspaces
+from .groups import (
+    custom_fields,
+    portfolios,
+    projects,
+    sections,
+    stories,
+    tags,
+    tasks,
+    teams,
+    users,
+    workspaces,
+)
 from .groups.events import EVENT, EventCalls
 from .groups.webhooks import WEBHOOK, WebhookCalls
 from .input import inputs
@@ -31,7 +42,18 @@ __all__ = ["API", "KINDS", "OPERATIONS", "application"]
 
 API = "/api/1.0"
 
-SERVED = (portfolios, projects, sections, stories, tags, tasks, teams, users, workspaces)
+SERVED = (
+    custom_fields,
+    portfolios,
+    projects,
+    sections,
+    stories,
+    tags,
+    tasks,
+    teams,
+    users,
+    workspaces,
+)
 """The groups of operations, each a module."""
 
 OPERATIONS: Mapping[str, Operation] = {

@@ -150,8 +150,6 @@ def fields_of(story: SystemStory, old: Any, new: Any) -> dict[str, Any]:
     told = {name: value for name, value in ((story.old, old), (story.new, new)) if name}
     return {
         "resource_subtype": story.subtype,
-        "type": "system",
-        "is_editable": False,
         "text": story.text.format(**names),
         **told,
     }

@@ -74,7 +74,7 @@ class UserActions:
         thing.keep({**changed, **(silent or {})})
         self.touch(thing, now)
         if thing.resource_type == "task":
-            found += [each for story in stories for each in self._story(thing, story)]
+            found += [each for story in stories for each in self.story(thing, story)]
         self.publish(*found)
 
     def touch(self, thing: AsanaObject, now: str | None = None) -> None:
@@ -135,13 +135,15 @@ class UserActions:
     ) -> list[PublishedEvent]:
         """Make the story of what a task is added to or removed from; return its events."""
         story = LINKS.get((action, what))
-        return self._story(task, fields_of(story, old, value)) if story else []
+        return self.story(task, fields_of(story, old, value)) if story else []
 
-    def _story(self, task: AsanaObject, fields: Mapping[str, Any]) -> list[PublishedEvent]:
+    def story(self, task: AsanaObject, fields: Mapping[str, Any]) -> list[PublishedEvent]:
+        """Make a story of the system on a task; return its events, none if there are no stories."""
         if not self.system_stories:
             return []
         by = {"created_at": self.now(), "created_by": self.state.user, "target": task}
-        story = self.state.new(STORY, by | dict(fields), owner=task)
+        system = {"type": "system", "is_editable": False}
+        story = self.state.new(STORY, by | system | dict(fields), owner=task)
         return [self.event("added", story, parent=task)]
 
     def _linked(

@@ -30,6 +30,7 @@ __all__ = [
     "number",
     "one_of",
     "or_null",
+    "place_beside",
     "required_text",
     "text",
     "time",
@@ -159,6 +160,29 @@ def links(state: State, given: Fields, name: str, resource_type: str) -> list[As
     gids = enumerate(_listed(given, name))
     found = (_found(state, f"{name}: [{place}]", gid, resource_type) for place, gid in gids)
     return list(dict.fromkeys(found))
+
+
+def place_beside(
+    state: State,
+    given: Fields,
+    things: list[AsanaObject],
+    resource_type: str,
+    before: str = "insert_before",
+    after: str = "insert_after",
+) -> int | None:
+    """Return the place in a list that a call names by what it is before or after; None for none.
+
+    Raises Refused when both are named, or what is named is not in the list.
+    """
+    ahead, behind = (link(state, given, name, resource_type) for name in (before, after))
+    if ahead is not None and behind is not None:
+        raise Refused(400, f"You may only provide one of {before} or {after}!")
+    beside = ahead or behind
+    if beside is None:
+        return None
+    if beside not in things:
+        raise Refused(400, f"{before if ahead else after}: Not in the same place: {beside.gid}")
+    return things.index(beside) + (behind is not None)
 
 
 def user_of(state: State, name: str, value: Any) -> AsanaObject:

@@ -78,6 +78,12 @@ DIFFERENCES: list[tuple[str, str, dict[str, Any], str]] = [
     ("EventResponse", "user", {"type": "null"}, "described in words: events of the system"),
     ("EventResponse", "parent", {"type": "null"}, "described in words: unless added or removed"),
     (
+        "CustomFieldCompact",
+        "resource_subtype",
+        {"type": "string"},
+        "recorded on custom fields in events; the whole record has it",
+    ),
+    (
         "AsanaNamedResource",
         "resource_subtype",
         {"type": "string"},

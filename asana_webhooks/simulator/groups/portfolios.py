@@ -17,6 +17,7 @@ from ..objects import AsanaObject, Field, Kind
 from ..responses import Refused
 from ..user_actions import UserActions
 from ..values import COLORS, DATES, one_of, text, truth, user_of
+from .custom_fields import settings_of
 from .projects import PROJECT
 
 __all__ = ["KINDS", "OPERATIONS", "PORTFOLIO", "add_portfolio", "put", "take"]
@@ -30,7 +31,7 @@ PORTFOLIO = Kind(
         "created_at": Field(),
         "created_by": Field(of="user"),
         "current_status_update": Field(of="status_update"),
-        "custom_field_settings": Field([], of="custom_field_setting"),
+        "custom_field_settings": Field(show=settings_of, of="custom_field_setting"),
         "custom_fields": Field([], of="custom_field"),
         "default_access_level": Field("viewer", one_of("admin", "editor", "viewer")),
         **{name: Field(None, check) for name, check in DATES.items()},

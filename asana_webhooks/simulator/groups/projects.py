@@ -19,6 +19,7 @@ from ..responses import Refused, answer
 from ..state import State
 from ..user_actions import UserActions
 from ..values import COLORS, DATES, flag, one_of, or_null, text, truth, user
+from .custom_fields import settings_of
 from .sections import SECTION
 
 __all__ = ["KINDS", "OPERATIONS", "PROJECT", "add_project", "tasks_in"]
@@ -61,7 +62,7 @@ PROJECT = Kind(
         "created_from_template": Field(opt_in=True),
         "current_status": Field(of="project_status"),
         "current_status_update": Field(of="status_update"),
-        "custom_field_settings": Field([], of="custom_field_setting"),
+        "custom_field_settings": Field(show=settings_of, of="custom_field_setting"),
         "custom_fields": Field([], of="custom_field"),
         "default_access_level": Field("editor", one_of(*LEVELS)),
         "default_view": Field("list", one_of("list", "board", "calendar", "timeline")),

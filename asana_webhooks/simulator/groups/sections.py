@@ -15,9 +15,9 @@ from ..crud import changes, lists, shows
 from ..objects import AsanaObject, Field, Kind
 from ..responses import Refused
 from ..user_actions import UserActions
-from ..values import text
+from ..values import place_beside, text
 
-__all__ = ["KINDS", "OPERATIONS", "SECTION", "add_section", "place_beside"]
+__all__ = ["KINDS", "OPERATIONS", "SECTION", "add_section"]
 
 SECTION = Kind(
     name="section",
@@ -41,29 +41,11 @@ def add_section(
     return section
 
 
-def place_beside(
-    call: ApiCall, things: list[AsanaObject], kind: str, before: str, after: str
-) -> int | None:
-    """Return the place in a list that a call names by what it is before or after; None for none.
-
-    Raises Refused when both are named, or what is named is not in the list.
-    """
-    ahead, behind = call.link(before, kind), call.link(after, kind)
-    if ahead is not None and behind is not None:
-        raise Refused(400, f"You may only provide one of {before} or {after}!")
-    beside = ahead or behind
-    if beside is None:
-        return None
-    if beside not in things:
-        raise Refused(400, f"{before if ahead else after}: Not in the same place: {beside.gid}")
-    return things.index(beside) + (behind is not None)
-
-
 async def create(call: ApiCall) -> web.Response:
     """Create a section in a project."""
     project = call.thing
     call.text("name")
-    place = place_beside(call, project.parts, "section", "insert_before", "insert_after")
+    place = place_beside(call.state, call.given, project.parts, "section")
     section = add_section(call.actions, project, call.fields(SECTION), place)
     return call.one(section, status=201)
 
@@ -73,7 +55,9 @@ async def move(call: ApiCall) -> web.Response:
     project, section = call.thing, call.linked("section")
     if section.owner is not project:
         raise Refused(400, "section: The section is not in the project")
-    place = place_beside(call, project.parts, "section", "before_section", "after_section")
+    place = place_beside(
+        call.state, call.given, project.parts, "section", "before_section", "after_section"
+    )
     if place is None:
         raise Refused(400, "before_section: Missing input")
     place -= project.parts.index(section) < place

@@ -24,6 +24,7 @@ from ..values import (
     moment,
     one_of,
     or_null,
+    place_beside,
     required_text,
     text,
     time,
@@ -32,8 +33,8 @@ from ..values import (
     user_of,
     users_of,
 )
+from .custom_fields import change_values, checked_values, keep_values, known_to, values_of
 from .projects import tasks_in
-from .sections import place_beside
 
 __all__ = ["KINDS", "OPERATIONS", "TASK", "add_task", "change_task", "put", "take"]
 
@@ -68,7 +69,7 @@ TASK = Kind(
         "completed_by": Field(of="user"),
         "created_at": Field(),
         "created_by": Field(of="user", opt_in=True, bare=True),
-        "custom_fields": Field([], of="custom_field"),
+        "custom_fields": Field(show=values_of, of="custom_field"),
         "custom_type": Field(),
         "custom_type_status_option": Field(),
         "dependencies": Field([], of="task", opt_in=True, bare=True),
@@ -318,13 +319,13 @@ async def create_subtask(call: ApiCall) -> web.Response:
 
 def _created(call: ApiCall, parent: AsanaObject | None) -> web.Response:
     followers = users_of(call.state, call.given, "followers")
-    task = add_task(
-        call.actions,
-        written(call) | {"followers": followers},
-        places=_places(call),
-        parent=parent,
-        tags=call.links("tags", "tag"),
+    fields, places = written(call) | {"followers": followers}, _places(call)
+    values = checked_values(
+        call.state, call.given.get("custom_fields") or {}, known_to(None, places)
     )
+    tags = call.links("tags", "tag")
+    task = add_task(call.actions, fields, places=places, parent=parent, tags=tags)
+    keep_values(task, values)
     return call.one(task, status=201)
 
 
@@ -347,8 +348,11 @@ def _place(state: State, given: Mapping[str, Any]) -> tuple[AsanaObject, AsanaOb
 
 async def change(call: ApiCall) -> web.Response:
     """Change a task, and show it."""
-    task = call.thing
-    change_task(call.actions, task, written(call))
+    task, fields = call.thing, written(call)
+    given = call.given.get("custom_fields") or {}
+    values = checked_values(call.state, given, known_to(task))
+    change_task(call.actions, task, fields)
+    change_values(call.actions, task, values)
     return call.one(task)
 
 
@@ -363,7 +367,7 @@ async def set_parent(call: ApiCall) -> web.Response:
             raise Refused(400, "parent: A task cannot be below itself")
         above = above.owner
     siblings = parent.parts if parent else []
-    place = place_beside(call, siblings, "task", "insert_before", "insert_after")
+    place = place_beside(call.state, call.given, siblings, "task")
     move_below(call.actions, task, parent, place)
     return call.one(task)
 
@@ -378,7 +382,7 @@ async def add_project(call: ApiCall) -> web.Response:
     if beside is not None and section is None:
         other = _membership(beside, project)
         here = section = other["section"] if other else here
-    place = place_beside(call, here.holds, "task", "insert_before", "insert_after")
+    place = place_beside(call.state, call.given, here.holds, "task")
     put(call.actions, task, project, section, place=place)
     return call.done()
 
@@ -392,7 +396,7 @@ async def remove_project(call: ApiCall) -> web.Response:
 async def add_to_section(call: ApiCall) -> web.Response:
     """Put a task into a section, and so into its project."""
     section, task = call.thing, call.linked("task")
-    place = place_beside(call, section.holds, "task", "insert_before", "insert_after")
+    place = place_beside(call.state, call.given, section.holds, "task")
     put(call.actions, task, section.fields["project"], section, place=place)
     return call.done()
 
@@ -459,7 +463,7 @@ async def search(call: ApiCall) -> web.Response:
 
 
 KINDS = (TASK,)
-WRITTEN = (*TASK.writable, "resource_subtype")
+WRITTEN = (*TASK.writable, "resource_subtype", "custom_fields")
 NEW = (*WRITTEN, "followers", "memberships", "parent", "projects", "tags", "workspace")
 BESIDE = ("insert_before", "insert_after")
 OPERATIONS = {

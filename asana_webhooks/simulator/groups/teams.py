@@ -16,6 +16,7 @@ from ..fields import PERMALINK, html_of
 from ..objects import AsanaObject, Field, Kind
 from ..user_actions import UserActions
 from ..values import one_of, text
+from .custom_fields import settings_of
 from .users import TEAM_MEMBERSHIP, join
 from .workspaces import new_member, remove_member
 
@@ -47,7 +48,7 @@ TEAM = Kind(
             "no_restriction", one_of("no_restriction", "only_team_admins")
         ),
         "endorsed": Field(default=False),
-        "custom_field_settings": Field([], of="custom_field_setting"),
+        "custom_field_settings": Field(show=settings_of, of="custom_field_setting"),
     },
 )
 
