@@ -190,11 +190,11 @@ class Claims:
             await self._no_claim.wait()  # until no claim can bring another one
 
     def _look_for_echoes(self, work: ActiveClaim, claim: Claim) -> None:
-        """Have the events of what was claimed judged, if there are writes of its account."""
+        """Have the events of what was claimed judged, if there are writes."""
         if not claim.has_writes or self._settings.echoes is None:
             return
         if work.echoes is None:
-            work.echoes = self._settings.echoes.of(work.source.account)
+            work.echoes = self._settings.echoes.of_claim()
         work.echoes.add(claim.deliveries)
 
     async def _source_of(self, id_: str) -> Source:

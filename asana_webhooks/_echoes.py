@@ -109,14 +109,14 @@ class Echoes:
         self.ping_pong = ping_pong
         self._log = ThrottledLogger(logger)
 
-    def of(self, account: str) -> ClaimEchoes:
-        """Return what judges the events of a claim of an account."""
-        return ClaimEchoes(self, account)
+    def of_claim(self) -> ClaimEchoes:
+        """Return what judges the events of a claim."""
+        return ClaimEchoes(self)
 
-    async def read(self, account: str, gids: Iterable[str]) -> dict[str, Written]:
-        """Return the account's writes that may have caused events of these gids, by their ids."""
+    async def read(self, gids: Iterable[str]) -> dict[str, Written]:
+        """Return the writes that may have caused events of these gids, by their ids."""
         writes = {}
-        for each in await self.store.list_writes(account, {*gids, MADE}):
+        for each in await self.store.list_writes({*gids, MADE}):
             try:
                 writes[each.id] = Written.decode(each.text)
             except DecodeError as error:
@@ -132,9 +132,8 @@ class ClaimEchoes:
     all that there is, but for the results of calls that are under way.
     """
 
-    def __init__(self, echoes: Echoes, account: str) -> None:
+    def __init__(self, echoes: Echoes) -> None:
         self._echoes = echoes
-        self._account = account
         self._unread: list[bytes] = []
         self._writes: dict[str, dict[str, Written]] = {}  # by the gids of their resources
         self._reading = asyncio.Lock()
@@ -166,7 +165,7 @@ class ClaimEchoes:
         """Return whether an event is an echo; None while it is to wait for the end of a call."""
         found = suspects(event, writes, self._echoes.now())
         if any(each.is_open for each in found):
-            writes = await self._echoes.read(self._account, _gids_of(event))
+            writes = await self._echoes.read(_gids_of(event))
             self._keep(writes)
             found = suspects(event, writes, self._echoes.now())
         if not found:
@@ -183,7 +182,7 @@ class ClaimEchoes:
             bodies = list(self._unread)
             gids = {gid.decode() for body in bodies for gid in _GID.findall(body)}
             if gids:
-                self._keep(await self._echoes.read(self._account, gids))
+                self._keep(await self._echoes.read(gids))
             del self._unread[: len(bodies)]
 
     def _keep(self, writes: Mapping[str, Written]) -> None:

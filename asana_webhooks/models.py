@@ -329,8 +329,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     ``fence`` is larger with every claim of the route: the store takes no word about a delivery
     from a worker whose fence is not the newest. ``previous`` is the fence of the route's last claim
     before this one, 0 when there was none or it is not known: who had that one knows all that was
-    handled of the route. ``has_writes`` is whether the store has writes of the route's account, or
-    had some lately; a route that is not known is of the account "".
+    handled of the route. ``has_writes`` is whether the store has writes, or had some lately.
     """
 
     route: str

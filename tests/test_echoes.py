@@ -171,10 +171,10 @@ class Judge:
         self.store = store
         self.now = at(2)
 
-    async def is_echo(self, found: Event, *, account: str = "") -> bool | None:
+    async def is_echo(self, found: Event) -> bool | None:
         """Return whether an event is an echo; None while it waits."""
         echoes = Echoes(self.store, lambda: self.now, ping_pong=None)
-        judging = echoes.of(account)
+        judging = echoes.of_claim()
         judging.add([_delivery(found)])
         pause = await judging.judge(found, asyncio.get_running_loop().time())
         return None if pause else found.echo
@@ -221,10 +221,9 @@ async def test_two_writes_hide_two_changes(store: MemoryStore) -> None:
     assert [await judge.is_echo(event(each / 10)) for each in range(3)] == [True, True, False]
 
 
-async def test_write_of_another_account_hides_nothing(store: MemoryStore) -> None:
+async def test_write_of_another_account_is_the_programs_too(store: MemoryStore) -> None:
     await keep(store, "w", written(), account="acme")
-    assert not await Judge(store).is_echo(event())
-    assert await Judge(store).is_echo(event(), account="acme")
+    assert await Judge(store).is_echo(event())
 
 
 async def test_damaged_write_hides_nothing(
@@ -418,11 +417,11 @@ async def test_store_that_fails_to_tell_writes_loses_no_event(
     class Flaky(MemoryStore):
         failures = 2
 
-        async def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
+        async def list_writes(self, resources: Collection[str]) -> list[Write]:
             if self.failures:
                 self.failures -= 1
                 raise ConnectionError
-            return await super().list_writes(account, resources)
+            return await super().list_writes(resources)
 
     await confirm(store := Flaky(), "a")
     await keep(store, "w", written())
@@ -433,7 +432,7 @@ async def test_store_that_fails_to_tell_writes_loses_no_event(
 
 
 async def test_without_writes_nothing_is_asked(routed: MemoryStore) -> None:
-    async def refuse(account: str, resources: object) -> list[Write]:
+    async def refuse(resources: object) -> list[Write]:
         raise AssertionError
 
     routed.list_writes = refuse  # type: ignore[method-assign] # nobody calls it
@@ -447,9 +446,9 @@ async def test_writes_are_read_once_for_all_deliveries_of_a_claim(routed: Memory
     asked: list[set[str]] = []
     list_writes = routed.list_writes
 
-    async def count(account: str, resources: Any) -> list[Write]:
+    async def count(resources: Any) -> list[Write]:
         asked.append(set(resources))
-        return await list_writes(account, resources)
+        return await list_writes(resources)
 
     routed.list_writes = count  # type: ignore[method-assign] # passes on
     await keep(routed, "w", written())
@@ -509,7 +508,7 @@ async def test_stream_that_waits_ends_with_its_inbox(routed: MemoryStore) -> Non
 async def test_what_a_call_made_is_looked_for_no_more_when_it_is_known(
     routed: MemoryStore,
 ) -> None:
-    judging = Echoes(routed, lambda: at(2), ping_pong=None).of("")
+    judging = Echoes(routed, lambda: at(2), ping_pong=None).of_claim()
     await keep(routed, "w", written(**COMMENT, ended=None))
     first, second = comment(gid="50"), comment(gid="51")
     judging.add([_delivery(first, second)])

@@ -271,10 +271,10 @@ async def test_open_client_keeps_what_it_writes_and_what_that_made(
             "POST", "/tasks", data={"name": "Fix", "projects": [asana.project]}
         )
         await client.request("GET", f"/tasks/{task['gid']}")
-        (made,) = await store.list_writes("", [task["gid"]])
+        (made,) = await store.list_writes([task["gid"]])
         assert task["gid"] in made.text
         await client.request("PUT", f"/tasks/{task['gid']}", data={"completed": True})
-        assert len(await store.list_writes("", [task["gid"]])) == 2
+        assert len(await store.list_writes([task["gid"]])) == 2
         assert (await client.request("GET", f"/tasks/{task['gid']}"))["completed"] is True
 
 

@@ -1050,7 +1050,7 @@ async def steps_of_a_day(store: SqliteStore, number: int) -> list[int]:
     assert await measure(store.drop_state(id_, 2))
     await measure(store.put_write(Write(id=id_, account=id_, resources=(id_,), text="{}")))
     assert await measure(store.take_write(id_, "0", bytes(16)))
-    assert len(await measure(store.list_writes(id_, [id_]))) == 1
+    assert len(await measure(store.list_writes([id_]))) == 1
     assert await measure(store.hold(id_, holder="a", ttl=60)) == 1
     assert await measure(store.list_states(id_)) == []
     assert await measure(store.forget_account(id_))
@@ -1641,7 +1641,7 @@ async def test_write_that_cannot_be_read_is_left_out(
     await store.put_write(sound)
     await store.put_write(Write(id="w2", resources=("12",), text="{}"))
     await execute(store, f"UPDATE writes SET {damage} WHERE number = 2")
-    assert await store.list_writes("", ["12"]) == [sound]
+    assert await store.list_writes(["12"]) == [sound]
     assert caplog.text.count("a write is left out: its row was damaged in the store") == 1
 
 

@@ -366,8 +366,8 @@ class Store(Protocol):
         """
         ...
 
-    async def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
-        """Return the account's writes that name any of these resources, oldest first."""
+    async def list_writes(self, resources: Collection[str]) -> list[Write]:
+        """Return the writes of all accounts that name any of these resources, oldest first."""
         ...
 
     async def take_write(self, id: str, part: str, key: bytes) -> bool:  # noqa: A002 - as above

@@ -86,7 +86,6 @@ class MemoryStore:
         self._settled: deque[tuple[float, str]] = deque()  # the scopes of what is remembered
         self._states: dict[str, State] = {}
         self._writes: dict[str, _Write] = {}
-        self._writes_of: Counter[str] = Counter()  # each account
 
     async def __aenter__(self) -> Self:
         """Return the store; there is nothing to open."""
@@ -350,7 +349,7 @@ class MemoryStore:
         now = self._clock()
         self._forget_what_is_old(now)
         more = queue.take_fresh(now, limit)
-        return replace(claim, deliveries=more, has_writes=self._has_writes(claim.route))
+        return replace(claim, deliveries=more, has_writes=bool(self._writes))
 
     async def renew(self, claim: Claim, *, lease: float) -> bool:
         queue = self._leased(claim)
@@ -435,23 +434,14 @@ class MemoryStore:
     async def put_write(self, write: Write) -> None:
         now = self._clock()
         self._forget_what_is_old(now)
-        known = self._writes.get(write.id)
-        if known is None:
-            self._writes[write.id] = _Write(write, now, {})
-        else:
-            self._writes[write.id] = known._replace(write=write)
-            self._count_write(known.write, -1)
-        self._count_write(write, 1)
+        known = self._writes.get(write.id) or _Write(write, now, {})
+        self._writes[write.id] = known._replace(write=write)
 
-    async def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
+    async def list_writes(self, resources: Collection[str]) -> list[Write]:
         self._forget_what_is_old(self._clock())
         wanted = frozenset(resources)
         writes = (known.write for known in self._writes.values())
-        return [
-            write
-            for write in writes
-            if write.account == account and not wanted.isdisjoint(write.resources)
-        ]
+        return [write for write in writes if not wanted.isdisjoint(write.resources)]
 
     async def take_write(self, id: str, part: str, key: bytes) -> bool:
         self._forget_what_is_old(self._clock())
@@ -477,20 +467,11 @@ class MemoryStore:
         self._writes = {
             id_: known for id_, known in self._writes.items() if known.write.account != account
         }
-        self._writes_of.pop(account, None)
         return True
-
-    def _count_write(self, write: Write, change: int) -> None:
-        self._writes_of[write.account] += change
-        if not self._writes_of[write.account]:
-            del self._writes_of[write.account]
 
     def _account_of(self, route: str) -> str:
         known = self._routes.get(route)
         return "" if known is None else known.account
-
-    def _has_writes(self, route: str) -> bool:
-        return bool(self._writes_of) and self._account_of(route) in self._writes_of
 
     # States
 
@@ -535,7 +516,6 @@ class MemoryStore:
         before = now - DUPLICATES_KNOWN_FOR.total_seconds()
         while self._writes and (known := next(iter(self._writes.values()))).put_at < before:
             del self._writes[known.write.id]
-            self._count_write(known.write, -1)
         while self._settled and self._settled[0][0] < before:
             _, scope = self._settled.popleft()
             self._remembered[scope].popleft()
@@ -581,7 +561,7 @@ class MemoryStore:
             fence=queue.fence,
             deliveries=queue.take(now, limit),
             previous=previous,
-            has_writes=self._has_writes(queue.route),
+            has_writes=bool(self._writes),
         )
 
     def _try_again(self, queue: _Queue, retry: Retry) -> None:

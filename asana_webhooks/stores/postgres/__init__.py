@@ -388,12 +388,12 @@ class PostgresStore:
         values = (write.id, write.account, [*write.resources], *hidden([write.text]))
         await self._opened().call("put_write", *values, DUPLICATES_KNOWN_FOR)
 
-    async def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
-        rows = await self._opened().call("list_writes", account, [*resources])
-        return [write for row in rows if (write := self._write_of(account, *row)) is not None]
+    async def list_writes(self, resources: Collection[str]) -> list[Write]:
+        rows = await self._opened().call("list_writes", [*resources])
+        return [write for row in rows if (write := self._write_of(*row)) is not None]
 
     def _write_of(
-        self, account: str, id_: str, resources: list[str], text: str | None
+        self, id_: str, account: str, resources: list[str], text: str | None
     ) -> Write | None:
         """Return the write of a row; None when its text is damaged, which is said."""
         if text is not None:

@@ -520,7 +520,7 @@ BEGIN
             WHERE d.id = ANY (queue.claimed) AND d.route = queue.route;
         END IF;
         has_writes := EXISTS (
-            SELECT FROM schema.writes w WHERE w.account = queue.account AND w.expires > moment
+            SELECT FROM schema.writes w WHERE w.expires > moment
         );
         next_fence := greatest(queue.fence + 1, extract(epoch FROM moment) * 1000000);
         RETURN QUERY
@@ -579,7 +579,7 @@ DECLARE
     taken bigint[];
 BEGIN
     SELECT q.claimed, EXISTS (
-        SELECT FROM schema.writes w WHERE w.account = q.account AND w.expires > moment
+        SELECT FROM schema.writes w WHERE w.expires > moment
     ) INTO held, has_writes
     FROM schema.queues q WHERE q.route = _route AND q.fence = _fence AND q.leased FOR UPDATE;
     IF NOT FOUND THEN
@@ -852,10 +852,10 @@ BEGIN
     SET account = excluded.account, resources = excluded.resources, text = excluded.text;
 END $$;
 
-CREATE OR REPLACE FUNCTION schema.list_writes(_account text, _resources text[])
-RETURNS TABLE (id text, resources text[], text text) LANGUAGE sql STABLE AS $$
-    SELECT w.id, w.resources, schema.read_text(w.text) FROM schema.writes w
-    WHERE w.resources && _resources AND w.account = _account AND w.expires > schema.clock()
+CREATE OR REPLACE FUNCTION schema.list_writes(_resources text[])
+RETURNS TABLE (id text, account text, resources text[], text text) LANGUAGE sql STABLE AS $$
+    SELECT w.id, w.account, w.resources, schema.read_text(w.text) FROM schema.writes w
+    WHERE w.resources && _resources AND w.expires > schema.clock()
     ORDER BY w.number
 $$;
 

@@ -32,8 +32,8 @@ the next one. The keys, all in one slot of a cluster through the hash tag ``{asa
 ``letters``                     stream         dead letters
 ``letters:ROUTE``               set            the ids of those of a route
 ``write:ID``                    hash           a write, and which events its parts caused; expires
-``writes:ACCOUNT``              sorted set     writes of an account, by when they end
-``written:ACCOUNT/RESOURCE``    sorted set     those that name a resource, in order of arrival
+``writes``                      sorted set     all writes, by when they end
+``written:RESOURCE``            sorted set     those that name a resource, in order of arrival
 ``states``                      hash           version and text of each scope's state
 ``scopes``                      sorted set     scopes of states, in the order of their letters
 ``agenda``, ``number``          string, hash   nothing: these refuse the programs of layouts before
@@ -412,10 +412,10 @@ class RedisStore:
         run = self._opened().run
         return _nothing(run(_scripts.PUT_WRITE, *named, KNOWN_FOR, *write.resources))
 
-    async def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
-        found = await self._opened().run(_scripts.LIST_WRITES, account, *resources)
+    async def list_writes(self, resources: Collection[str]) -> list[Write]:
+        found = await self._opened().run(_scripts.LIST_WRITES, *resources)
         ordered = sorted(found, key=lambda entry: int(entry[0]))
-        listed = [self._write(account, *entry) for _, *entry in ordered]
+        listed = [self._write(*entry) for _, *entry in ordered]
         return [write for write in listed if write is not None]
 
     async def take_write(self, id: str, part: str, key: bytes) -> bool:
@@ -470,11 +470,13 @@ class RedisStore:
             text = ""
         return State(scope=name, version=int(kept[:VERSION_DIGITS]), text=text)
 
-    def _write(self, account: str, id_: bytes, text: bytes, resources: bytes) -> Write | None:
+    def _write(self, id_: bytes, account: bytes, text: bytes, resources: bytes) -> Write | None:
         """Return a write; None when it is damaged."""
         try:
             named = tuple(resources.decode().split())
-            return Write(id=id_.decode(), account=account, resources=named, text=text.decode())
+            return Write(
+                id=id_.decode(), account=account.decode(), resources=named, text=text.decode()
+            )
         except UnicodeDecodeError:
             self._say("a write is left out: it was damaged on the server")
             return None

@@ -150,9 +150,9 @@ local function find_turn(at, skipped, count)
     end
 end
 
--- Whether writes of an account are kept; so it is when nobody can tell.
-local function has_writes(account, at)
-    local last, damage = try(call, 'ZRANGE', base .. 'writes:' .. account, -1, -1, 'WITHSCORES')
+-- Whether writes are kept; so it is when nobody can tell.
+local function has_writes(at)
+    local last, damage = try(call, 'ZRANGE', base .. 'writes', -1, -1, 'WITHSCORES')
     return (damage or last[1] and tonumber(last[2]) > at) and 1 or 0
 end
 
@@ -174,7 +174,7 @@ function calls.claim()
             call('HSET', base .. 'leases', route, fence .. account)
             set_claimed(route, ids)
             previous = text(tonumber(previous or 0) or 0)
-            return {route, fence, previous, has_writes(account, at), taken}
+            return {route, fence, previous, has_writes(at), taken}
         end
         give_back(route, account)
     end
@@ -222,7 +222,7 @@ function calls.claim_more()
         claimed[#claimed + 1] = delivery
     end
     set_claimed(route, claimed)
-    return {has_writes(account, at), taken}
+    return {has_writes(at), taken}
 end
 
 -- ARGV: route, fence, lease

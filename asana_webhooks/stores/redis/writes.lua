@@ -10,22 +10,22 @@ local function find_write(id, at)
     end
 end
 
-local function written_key(account, resource)
-    return base .. 'written:' .. account .. '/' .. resource
+local function written_key(resource)
+    return base .. 'written:' .. resource
 end
 
 local function unlist_write(id, write)
     for resource in write.resources:gmatch('%S+') do
-        call('ZREM', written_key(write.account, resource), id)
+        call('ZREM', written_key(resource), id)
     end
-    call('ZREM', base .. 'writes:' .. write.account, id)
+    call('ZREM', base .. 'writes', id)
 end
 
 -- ARGV: id, account, text, for how long it is known, then its resources
 function calls.put_write()
     local id, account, known_for = ARGV[1], ARGV[2], tonumber(ARGV[4])
     local at, last = tick(1)
-    local key, of_account = base .. 'write:' .. id, base .. 'writes:' .. account
+    local key, writes = base .. 'write:' .. id, base .. 'writes'
     local write = find_write(id, at)
     if write then
         unlist_write(id, write)
@@ -36,26 +36,26 @@ function calls.put_write()
     call('HSET', key, 'account', account, 'text', ARGV[3], 'number', write.number, 'ends', write.ends,
         'resources', table.concat(ARGV, ' ', 5))
     keep_for(key, write.ends - at)
-    call('ZREMRANGEBYSCORE', of_account, '-inf', text(at))
-    call('ZADD', of_account, write.ends, id)
-    keep_for(of_account, write.ends - at)
+    call('ZREMRANGEBYSCORE', writes, '-inf', text(at))
+    call('ZADD', writes, write.ends, id)
+    keep_for(writes, write.ends - at)
     for i = 5, #ARGV do
-        local written = written_key(account, ARGV[i])
+        local written = written_key(ARGV[i])
         call('ZADD', written, write.number, id)
         keep_for(written, write.ends - at)
     end
 end
 
--- ARGV: account, resources. Returns number, id, text and resources of each write, in no order. One that
+-- ARGV: resources. Returns number, id, account, text and resources of each write, in no order. One that
 -- has ended is taken out of the index.
 function calls.list_writes()
     local at, found, known = now(), {}, {}
-    for i = 2, #ARGV do
-        local written = written_key(ARGV[1], ARGV[i])
+    for i = 1, #ARGV do
+        local written = written_key(ARGV[i])
         for _, id in ipairs(call('ZRANGE', written, 0, -1)) do
             local write = not known[id] and find_write(id, at)
             if write then
-                found[#found + 1] = {write.number, id, write.text, write.resources}
+                found[#found + 1] = {write.number, id, write.account, write.text, write.resources}
             elseif not known[id] then
                 call('ZREM', written, id)
             end
@@ -94,12 +94,12 @@ local function forget_letters(route)
 end
 
 local function forget_writes(account, at)
-    for _, id in ipairs(call('ZRANGE', base .. 'writes:' .. account, 0, -1)) do
+    for _, id in ipairs(call('ZRANGE', base .. 'writes', 0, -1)) do
         local write = find_write(id, at)
-        if write then
+        if write and write.account == account then
             unlist_write(id, write)
+            call('DEL', base .. 'write:' .. id)
         end
-        call('DEL', base .. 'write:' .. id)
     end
 end
 

@@ -199,7 +199,7 @@ class Tables(Digests, Routes, States, Writes):
     ) -> Claim | None:
         """Return what is due; ``given`` holds it for whoever finds the claimant gone."""
         while row := self._find_due(skip_accounts):
-            *queue, floor, account = row
+            *queue, floor, _ = row
             if not is_fence(floor):
                 self._mend_fence()
                 continue
@@ -222,20 +222,20 @@ class Tables(Digests, Routes, States, Writes):
                 fence=new,
                 previous=fence,
                 deliveries=deliveries,
-                has_writes=account is not None and self._has_writes(route),
+                has_writes=self._has_writes(),
             )
             given[:] = [claim]
             return claim
         return None
 
     def _find_due(self, skip_accounts: Collection[str]) -> tuple[Any, ...] | None:
-        """Return the first queue with something due, and the account, None when it says nothing."""
+        """Return the first queue with something due, the largest fence, and the account or None."""
         values = {"skipping": bool(skip_accounts), "now": self._now}
         with contextlib.closing(self._execute(SQL["find_due"], values)) as rows:
             return next((row for row in rows if row[-1] not in skip_accounts), None)
 
-    def _has_writes(self, route: str) -> bool:
-        (has_writes,) = self._run("has_writes", route).fetchone()
+    def _has_writes(self) -> bool:
+        (has_writes,) = self._run("has_writes").fetchone()
         return bool(has_writes)
 
     def give_back(self, given: list[Claim]) -> None:
@@ -254,8 +254,7 @@ class Tables(Digests, Routes, States, Writes):
             ids = [*left, *(delivery.id for delivery in deliveries)]
             self._run("set_claimed", ",".join(ids), claim.route)
         given[:] = deliveries
-        has_writes = self._has_writes(claim.route)
-        return replace(claim, deliveries=deliveries, has_writes=has_writes)
+        return replace(claim, deliveries=deliveries, has_writes=self._has_writes())
 
     def _left(self, route: str, ids: Sequence[str]) -> list[str]:
         """Return those of these ids of which there are deliveries."""

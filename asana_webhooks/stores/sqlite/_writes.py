@@ -38,7 +38,7 @@ class Writes(Statements):
         self._run("drop_written", number)
         self._insert("add_written", [(resource, number) for resource in write.resources])
 
-    def list_writes(self, account: str, resources: Collection[str]) -> list[Write]:
+    def list_writes(self, resources: Collection[str]) -> list[Write]:
         numbers: set[int] = set()
         for chunk in chunks(tuple(resources)):
             rows = self._execute(placeholders(SQL["find_written"], len(chunk)), chunk)
@@ -47,7 +47,7 @@ class Writes(Statements):
         now = wall_clock()
         for some in chunks(sorted(numbers)):
             statement = placeholders(SQL["list_writes"], len(some))
-            found += self._execute(statement, (account, now, KNOWN_FOR, *some)).fetchall()
+            found += self._execute(statement, (now, KNOWN_FOR, *some)).fetchall()
         return [write for _, *row in sorted(found) if (write := _write_of(*row))]
 
     def take_write(self, id: str, part: str, key: bytes) -> bool:
