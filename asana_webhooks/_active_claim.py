@@ -3,56 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
-from typing import NamedTuple
+
+import msgspec
 
 from ._attempt import Attempt
 from ._dispatch import Line
 from ._echoes import ClaimEchoes
 from ._handlers import HandlerError
-from ._remembered import KEY_SIZE, Scope
+from ._remembered import Scope
 from .models import Claim, DeadLetter, Delivery, Event, Retry, Settlement, Source
 from .router import Subscription
 
 __all__ = ["ActiveClaim", "Item", "Outbox"]
 
 
-class Item:
+class Item(msgspec.Struct, eq=False):
     """One event of a delivery, which is under way or waits for it.
 
-    ``lane`` is what it keeps its order in, ``entry`` what is remembered of it. ``handlers`` are
-    those that it is for, None before it begins; so many of them have ``run``, and of those are the
-    ``failures``. ``judged_at`` is when it was asked first whether it is an echo, None before, and
-    ``is_judged`` whether that is known.
+    ``lane`` is what it keeps its order in. ``is_judged`` is whether it is known if it is an echo,
+    and ``judged_at`` when that was asked first. ``handlers`` are those that it is for, None before
+    it begins; so many of them have ``run``, and of those are the ``failures``.
     """
 
-    __slots__ = (
-        *("attempt", "entry", "event", "failures", "handlers", "index", "is_judged", "judged_at"),
-        *("lane", "line", "run", "work"),
-    )
-
-    def __init__(
-        self,
-        work: ActiveClaim,
-        line: Line[Item],
-        attempt: Attempt,
-        index: int,
-        lane: str,
-        event: Event,
-        entry: bytes,
-    ) -> None:
-        self.work = work
-        self.line = line
-        self.attempt = attempt
-        self.index = index
-        self.event = event
-        self.lane = lane
-        self.entry = entry
-        self.handlers: tuple[Subscription, ...] | None = None
-        self.run = 0
-        self.failures: tuple[HandlerError, ...] = ()
-        self.judged_at: float | None = None
-        self.is_judged = work.echoes is None
+    work: ActiveClaim
+    line: Line[Item]
+    attempt: Attempt
+    index: int
+    event: Event
+    lane: str
+    is_judged: bool
+    judged_at: float | None = None
+    handlers: tuple[Subscription, ...] | None = None
+    run: int = 0
+    failures: tuple[HandlerError, ...] = ()
 
     @property
     def is_left(self) -> bool:
@@ -60,8 +45,8 @@ class Item:
         return self.handlers is None or self.run < len(self.handlers)
 
 
-class Buried(NamedTuple):
-    """A dead letter, and the delivery that it is of."""
+class Buried(msgspec.Struct, eq=False):
+    """A dead letter, whose id is the store's once it is settled, and the delivery it is of."""
 
     delivery: Delivery
     letter: DeadLetter
@@ -82,16 +67,12 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self.removed or self.progressed or self.retries or self.buried or self.entries)
 
-    @property
-    def keys(self) -> list[bytes]:
-        """The keys of the events that came to their end."""
-        return [entry[:KEY_SIZE] for entry in self.entries]
-
     def settlement(self, scope: str) -> Settlement:
-        """Return it as a store takes it."""
+        """Return it as a store takes it, with all that its deliveries have come to by now."""
+        self.entries += [each.take_entries() for each in self.progressed]
         return Settlement(
             removed=tuple(self.removed),
-            kept=tuple(each.kept() for each in self.progressed if each.left),
+            kept=tuple([each.kept() for each in self.progressed]),
             retries=tuple(self.retries),
             letters=tuple(each.letter for each in self.buried),
             scope=scope,
@@ -112,12 +93,13 @@ class ActiveClaim:
 
     ``waiting`` are the deliveries that are not decoded yet; ``unfinished`` counts them and those
     that are not done, ``running`` the events under way. Nothing more of it begins once its line is
-    closed. ``size`` is that of the bodies of what is unfinished. ``in_hand`` are the keys of its
-    events that are not settled.
+    closed. ``size`` is that of the bodies of what is unfinished. There was no more of its webhook
+    when the store was ``asked_at`` this time of the monotonic clock.
 
     It is dangerous when it has crashed, and suspect when a process ended, without a word, while it
     handled this delivery alone. One suspect is handled at a time in a process, and nothing is
-    claimed meanwhile, so that the end of the process counts for none that only stood near.
+    claimed for the time of a lease, so that the end of the process counts for none that only stood
+    near.
     ``is_sure`` is False once nobody knows what the store has settled. ``echoes`` is set once there
     are writes that may have caused its events.
     """
@@ -137,10 +119,9 @@ class ActiveClaim:
         self.is_dangerous = claim.deliveries[0].crashes > 0
         self.is_suspect = claim.deliveries[0].crashes > 1
         self.outbox = Outbox()
-        self.in_hand: set[bytes] = set()
         self.writing = asyncio.Lock()
         self.timer: asyncio.TimerHandle | None = None
-        self.asked_at = 0.0
+        self.asked_at = -math.inf
 
     @property
     def is_over(self) -> bool:

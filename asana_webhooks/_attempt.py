@@ -28,8 +28,6 @@ __all__ = ["DAMAGED", "Attempt", "SyncError", "Undecodable", "event_letter"]
 NO_DIGEST = bytes(32)
 """The digest of an event that is tried again, and of what was replayed."""
 
-_NONE: frozenset[int] = frozenset()
-
 DAMAGED = "how many of its events were handled was damaged in the store"
 
 
@@ -49,7 +47,8 @@ class SyncError(msgspec.Struct, frozen=True):
 class Attempt:
     """One try to have a delivery's events handled; those are counted from 0.
 
-    ``left`` is how many of them are not done yet, ``failed`` how many of the others are to be tried
+    ``entries`` are what is remembered of them, empty where nothing is; they are the inbox's to set.
+    ``left`` is how many are not done yet, ``failed`` how many of the others are to be tried
     again, or are dead letters; ``first`` is the first one that was not done when it was claimed.
     ``pending`` names the only handlers it is for; empty: all. It ``comes_again`` when it was taken
     out of a delivery, or was replayed by a person. ``via`` is where it came from, ``came`` is that
@@ -57,8 +56,8 @@ class Attempt:
     """
 
     __slots__ = (
-        *("_done", "_partly", "came", "comes_again", "delivery", "failed", "first", "fresh"),
-        *("is_damaged", "items", "left", "pending", "via"),
+        *("_done", "_partly", "_unsettled", "came", "comes_again", "delivery", "entries", "failed"),
+        *("first", "fresh", "is_damaged", "items", "left", "pending", "via"),
     )
 
     def __init__(self, delivery: Delivery, source: Source) -> None:
@@ -72,12 +71,14 @@ class Attempt:
             self.came = Came.DOUBTFUL if progress.fresh == "near" else Came.STREAMED
             source = replace(source, via="stream")
         self.items = _decode(delivery, source)
+        self.entries: list[bytes] = []
         self.left = len(self.items)
         self.failed = self.first = 0
         self.pending: tuple[str, ...] = ()
         self.is_damaged = progress is None and delivery.progress != ""
         self.comes_again = delivery.digest == NO_DIGEST and not self.fresh
-        self._done: frozenset[int] | set[int] = _NONE
+        self._done: set[int] = set()
+        self._unsettled: list[int] = []
         self._partly: dict[int, tuple[str, ...]] | None = None
         if progress is not None:
             self._go_on_from(progress)
@@ -133,12 +134,15 @@ class Attempt:
     def finish(self, index: int) -> None:
         """Note that an event is done."""
         self.left -= 1
-        if self.left:  # or nobody asks which they are
-            if not isinstance(self._done, set):
-                self._done = set()
-            self._done.add(index)
-            if self._partly:
-                self._partly.pop(index, None)
+        self._unsettled.append(index)
+        if self._partly:
+            self._partly.pop(index, None)
+
+    def take_entries(self) -> bytes:
+        """Return what is remembered of the events that are done since it was asked last."""
+        done, self._unsettled = self._unsettled, []
+        self._done.update(done)
+        return b"".join([self.entries[index] for index in done])
 
     def kept(self) -> Delivery:
         """Return the delivery as it stays claimed."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import anyio
@@ -18,9 +18,9 @@ from ._dispatch import Line
 from ._echoes import Echoes
 from ._failures import BackOff, Verdict, described, reason_of
 from ._logging import ThrottledLogger
-from ._remembered import KEY_SIZE, Remembered, Sight, came_afterwards, pack
+from ._remembered import Remembered, Sight, came_afterwards, pack
 from .errors import StoreError
-from .models import Claim, DeadLetter, Event, Progress, Retry, Source
+from .models import Claim, Event, Progress, Retry, Settlement, Source
 from .stores import Store
 from .telemetry import Telemetry
 
@@ -120,22 +120,23 @@ class Claims:
 
     # Making claims
 
-    async def claim(self) -> ActiveClaim | None:
+    async def claim(self, *, skip_accounts: Collection[str] = ()) -> ActiveClaim | None:
         """Return the next claim, and whose it is; None when there is none now.
 
-        A store that fails is asked again later: it is reported, and waited for.
+        Webhooks of ``skip_accounts`` are passed over. A store that fails is asked again later: it
+        is reported, and waited for.
         """
         try:
-            return await self._claim()
+            return await self._claim(skip_accounts)
         except Exception as error:  # noqa: BLE001 - it is tried again, whatever it was
             self.say("claim", "cannot claim deliveries", error)
             await anyio.sleep(self._settings.poll)
             return None
 
-    async def _claim(self) -> ActiveClaim | None:
+    async def _claim(self, skip_accounts: Collection[str]) -> ActiveClaim | None:
         if not self.may_claim():
             return None
-        claim = await self._claim_now()
+        claim = await self._claim_now(skip_accounts)
         if claim is None:
             return None
         work = self._begin(claim)
@@ -155,12 +156,14 @@ class Claims:
             and self._settings.may_claim()
         )
 
-    async def _claim_now(self) -> Claim | None:
+    async def _claim_now(self, skip_accounts: Collection[str]) -> Claim | None:
         """Return a claim; a suspect that another claim has brought already is given back."""
         self._claims_under_way += 1
         self._no_claim.clear()
         try:
-            claim = await self._store.claim(limit=BATCH, lease=self._settings.lease)
+            claim = await self._store.claim(
+                limit=BATCH, lease=self._settings.lease, skip_accounts=skip_accounts
+            )
             if claim is None or self._suspect is None or claim.deliveries[0].crashes <= 1:
                 return claim
             await self._store.end_claim(claim)  # or the other's kill would count for it too
@@ -172,15 +175,20 @@ class Claims:
 
     def _begin(self, claim: Claim) -> ActiveClaim:
         work = ActiveClaim(claim)
+        if len(claim.deliveries) < BATCH:
+            work.asked_at = time.monotonic()
         self.active.add(work)
         self._buffered += work.size
         if work.is_suspect:
             self._suspect = work
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._settings.lease, self._clear, work)
         return work
 
     async def _prepare(self, work: ActiveClaim) -> None:
         """Learn whose it is, and what is known of it; a suspect waits until it is alone."""
-        source = work.source = await self._source_of(work.claim.route)
+        route = work.claim.route
+        source = work.source = self._sources.get(route) or await self._read_source(route)
         self._look_for_echoes(work, work.claim)
         if source.resource:
             name = f"{source.account}/{source.resource}"
@@ -197,10 +205,7 @@ class Claims:
             work.echoes = self._settings.echoes.of_claim()
         work.echoes.add(claim.deliveries)
 
-    async def _source_of(self, id_: str) -> Source:
-        known = self._sources.get(id_)
-        if known is not None:
-            return known
+    async def _read_source(self, id_: str) -> Source:
         try:
             route = await self._store.get_route(id_)
         except StoreError:  # its record is damaged, or the store is away
@@ -226,10 +231,12 @@ class Claims:
             return False  # it has been given back, with what this has brought
         if more is None:
             self._lose(work)
-            return False
-        self._look_for_echoes(work, more)
-        self._buffered += work.add(more.deliveries)
-        return bool(more.deliveries)
+        elif more.deliveries:
+            self._look_for_echoes(work, more)
+            self._buffered += work.add(more.deliveries)
+            work.asked_at = -math.inf
+            return True
+        return False
 
     # What a claim holds
 
@@ -246,51 +253,54 @@ class Claims:
         )
         attempt = Attempt(delivery, source)
         if attempt.is_damaged:
-            attempt.failed = attempt.left
+            attempt.failed, attempt.left = attempt.left, 0
             work.outbox.buried.append(Buried(delivery, attempt.letter(DAMAGED)))
-            attempt.left = 0
-        self._note_latency(work, attempt)
-        for index in attempt.todo():
-            item = attempt.items[index]
-            if isinstance(item, Event):
-                self._admit(work, line, attempt, index, item)
-            else:
-                self._note_odd(work, attempt, item)
-                attempt.finish(index)
+        else:
+            self._note_latency(work, attempt)
+            self._admit(work, line, attempt)
         if not attempt.left:
             self._remove(work, attempt)
         return True
 
-    def _admit(
-        self, work: ActiveClaim, line: Line[Item], attempt: Attempt, index: int, event: Event
-    ) -> None:
-        """Put an event in its lane, unless it is known, or has ended too many processes."""
-        scope, entry = work.scope, b""
-        if scope is not None:
-            entry = pack(event, attempt.came)
-            if not attempt.comes_again:
-                sight = scope.take(entry, work.claim)
-                if sight is not Sight.KNOWN:
-                    work.in_hand.add(entry[:KEY_SIZE])
-                if sight is not Sight.NEW:
-                    self._telemetry.duplicate(event)
-                    self._pass_over(work, attempt, index, entry, sight)
-                    return
-        lane = event.resource.gid if self._settings.in_lanes and not work.is_dangerous else ""
-        item = Item(work, line, attempt, index, lane, event, entry)
-        if work.is_dangerous and self._has_killed_too_often(item):
-            self._bury_deadly(item)
-        else:
-            line.put(item)
+    def _admit(self, work: ActiveClaim, line: Line[Item], attempt: Attempt) -> None:
+        """Put events in their lanes, but for those that are known or have ended processes."""
+        left = attempt.left
+        attempt.entries = [b""] * len(attempt.items)
+        is_deadly = work.is_dangerous and self._has_killed_too_often(attempt)
+        in_lanes = self._settings.in_lanes and not work.is_dangerous
+        is_judged = work.echoes is None
+        for index in attempt.todo():
+            event = attempt.items[index]
+            if not isinstance(event, Event):
+                self._note_odd(work, attempt, event)
+                attempt.finish(index)
+            elif not self._is_new(work, attempt, index, event):
+                attempt.finish(index)
+            elif is_deadly and index == attempt.first:
+                self._bury_deadly(work, attempt, event)
+                attempt.finish(index)
+            else:
+                lane = event.resource.gid if in_lanes else ""
+                line.put(Item(work, line, attempt, index, event, lane, is_judged))
+        if 0 < attempt.left < left:
+            self.note_progress(work, attempt)
 
-    def _pass_over(
-        self, work: ActiveClaim, attempt: Attempt, index: int, entry: bytes, sight: Sight
-    ) -> None:
-        """Hand over no more what was seen before; that it came afterwards is remembered."""
-        attempt.finish(index)
+    def _is_new(self, work: ActiveClaim, attempt: Attempt, index: int, event: Event) -> bool:
+        """Return whether an event was not seen before; that it came afterwards is remembered."""
+        if work.scope is None:
+            return True
+        entry = attempt.entries[index] = pack(event, attempt.came)
+        if attempt.comes_again:
+            return True
+        sight = work.scope.take(entry, work.claim)
+        if sight is Sight.NEW:
+            return True
+        self._telemetry.duplicate(event)
+        attempt.entries[index] = b""
         if sight is Sight.AFTERWARDS:
-            work.outbox.entries.append(came_afterwards(entry))
+            attempt.entries[index] = came_afterwards(entry)
             self._settings.ledger.came_afterwards(work.source)
+        return False
 
     def _note_latency(self, work: ActiveClaim, attempt: Attempt) -> None:
         delivery = attempt.delivery
@@ -301,38 +311,32 @@ class Claims:
             seconds = (delivery.received_at - first.created_at).total_seconds()
             self._settings.ledger.delivered(work.source, seconds)
 
-    def _has_killed_too_often(self, item: Item) -> bool:
-        attempt = item.attempt
-        is_last = attempt.attempts_of(item.index) >= self._settings.back_off.max_attempts
-        return is_last and item.index == attempt.first and attempt.kills > 0
+    def _has_killed_too_often(self, attempt: Attempt) -> bool:
+        """Whether the next event ended the process often, and at least once all alone."""
+        return attempt.kills > 1 and (
+            attempt.attempts_of(attempt.first) >= self._settings.back_off.max_attempts
+        )
 
-    def _bury_deadly(self, item: Item) -> None:
-        attempt, event = item.attempt, item.event
-        times = f"{attempt.kills} time{'s' if attempt.kills > 1 else ''}"
+    def _bury_deadly(self, work: ActiveClaim, attempt: Attempt, event: Event) -> None:
         what = "its handlers ended the process, or blocked it for longer than a lease,"
-        reason = f"{described(event)}: {what} {times}"
+        reason = f"{described(event)}: {what} {attempt.kills} times"
         attempt.failed += 1
         letter = event_letter(attempt, event, reason, ())
-        item.work.outbox.buried.append(Buried(attempt.delivery, letter))
-        self._note_end(item)
+        work.outbox.buried.append(Buried(attempt.delivery, letter))
 
     def finish(self, item: Item) -> None:
         """Note that an event is done."""
-        self._note_end(item)
-        if not item.attempt.left:
-            self._remove(item.work, item.attempt)
+        attempt = item.attempt
+        attempt.finish(item.index)
+        if attempt.left:
+            self.note_progress(item.work, attempt)
+        else:
+            self._remove(item.work, attempt)
 
-    def _note_end(self, item: Item) -> None:
-        item.attempt.finish(item.index)
-        if item.entry:
-            item.work.outbox.entries.append(item.entry)
-        if item.attempt.left:
-            self.note_progress(item)
-
-    def note_progress(self, item: Item) -> None:
+    def note_progress(self, work: ActiveClaim, attempt: Attempt) -> None:
         """Have the progress of a delivery settled soon."""
-        item.work.outbox.progressed[item.attempt] = None
-        self._settle_soon(item.work)
+        work.outbox.progressed[attempt] = None
+        self._settle_soon(work)
 
     def _note_odd(self, work: ActiveClaim, attempt: Attempt, item: Undecodable | SyncError) -> None:
         if isinstance(item, SyncError):
@@ -341,15 +345,19 @@ class Claims:
             attempt.failed += 1
             work.outbox.buried.append(Buried(attempt.delivery, attempt.letter_of(item)))
 
-    def fail(self, item: Item, verdict: Verdict) -> DeadLetter | None:
-        """Note that handlers of an event have failed; return the dead letter, if it is one."""
+    def fail(self, item: Item, verdict: Verdict) -> Buried | None:
+        """Note that handlers of an event have failed; return the dead letter, if it is one.
+
+        That has its id once the claim is settled.
+        """
         work, attempt, event = item.work, item.attempt, item.event
         attempt.failed += 1
-        letter = None
+        buried = None
         if verdict.dead:
             handlers = tuple(failure.handler for failure in verdict.dead)
             letter = event_letter(attempt, event, reason_of(event, verdict), handlers)
-            work.outbox.buried.append(Buried(attempt.delivery, letter))
+            buried = Buried(attempt.delivery, letter)
+            work.outbox.buried.append(buried)
         if verdict.again:
             self._try_again(work, attempt, event, verdict)
         if verdict.again and attempt.is_alone:
@@ -357,7 +365,7 @@ class Claims:
             self._forget(work, attempt)
         else:
             self.finish(item)
-        return letter
+        return buried
 
     def _try_again(
         self, work: ActiveClaim, attempt: Attempt, event: Event, verdict: Verdict
@@ -380,6 +388,7 @@ class Claims:
     def _remove(self, work: ActiveClaim, attempt: Attempt) -> None:
         """Note that all events of a delivery are done."""
         work.outbox.removed.append(attempt.delivery.id)
+        work.outbox.entries.append(attempt.take_entries())
         self._forget(work, attempt)
         if attempt.failed < len(attempt.items) or not attempt.items:
             self._telemetry.became(attempt.delivery, "handled")
@@ -451,8 +460,15 @@ class Claims:
     def _let_go(self, work: ActiveClaim) -> None:
         self._buffered -= work.size
         if work.scope is not None:
-            work.scope.let_go(work.in_hand, work.claim)
+            work.scope.let_go(work.claim)
             self._remembered.leave(work.scope, work.claim, is_sure=work.is_sure)
+        self._clear(work)
+
+    def _clear(self, work: ActiveClaim) -> None:
+        """Claim others beside one that was suspect: it has ended, or goes on for a long time.
+
+        A handler that ends the process after more than a lease shows itself by that.
+        """
         if self._suspect is work:
             self._suspect = None
             self._freed()
@@ -463,10 +479,10 @@ class Claims:
                 return
             outbox, work.outbox = work.outbox, Outbox()
             call = self._store.end_claim if is_end else self._store.settle
-            scope = "" if work.scope is None else work.scope.name
+            settlement = outbox.settlement("" if work.scope is None else work.scope.name)
             is_sure, work.is_sure = work.is_sure, False
             try:
-                letters = await call(work.claim, outbox.settlement(scope))
+                letters = await call(work.claim, settlement)
             except BaseException:  # nobody knows whether it was settled
                 outbox.extend(work.outbox)
                 work.outbox = outbox
@@ -475,21 +491,22 @@ class Claims:
         if letters is None:
             self._lose(work)
         else:
-            self._settled(work, outbox)
+            self._settled(work, outbox, settlement, letters)
 
-    def _settled(self, work: ActiveClaim, outbox: Outbox) -> None:
+    def _settled(
+        self, work: ActiveClaim, outbox: Outbox, settlement: Settlement, letters: Sequence[str]
+    ) -> None:
         self._wake_for(outbox.retries)
         if work.scope is not None:
-            keys = outbox.keys
-            work.scope.learn(keys)
-            work.in_hand.difference_update(keys)
-        for delivery, letter in outbox.buried:
-            self._telemetry.became(delivery, "dead", letter.reason)
+            work.scope.learn(settlement.events)
+        for buried, id_ in zip(outbox.buried, letters, strict=True):
+            letter = buried.letter = replace(buried.letter, id=id_)
+            self._telemetry.became(buried.delivery, "dead", letter.reason)
             if not letter.handlers:  # or the failure is logged
                 gid = work.source.webhook
                 whose = f"webhook {gid}" if gid else "a webhook that is gone"
-                text = "a dead letter of %s: %s"
-                self._log.log(logging.ERROR, "bury", text, whose, letter.reason)
+                text = "dead letter %s of %s: %s"
+                self._log.log(logging.ERROR, "bury", text, id_, whose, letter.reason)
 
     def _wake_for(self, retries: Sequence[Retry]) -> None:
         """Tell when retries fall due that would be late if they waited for the next poll."""

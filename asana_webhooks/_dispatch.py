@@ -55,6 +55,11 @@ class Line(Generic[ItemT]):
         else:
             waiting.append(item)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether an item is ready, though ``refill`` added none."""
+        return bool(self._ready)
+
     def take(self) -> ItemT | None:
         """Return the item that is next, which is under way from then on; None when none is ready.
 
@@ -73,12 +78,11 @@ class Line(Generic[ItemT]):
 
     def done(self, item: ItemT) -> None:
         """Make the next item of a lane ready."""
-        waiting = self._lanes[item.lane]
+        waiting = self._lanes.pop(item.lane)
         if waiting:
             self._behind -= 1
             self._ready.append(waiting.popleft())
-        else:
-            del self._lanes[item.lane]
+            self._lanes[item.lane] = waiting
 
     def close(self) -> None:
         """Give nothing more."""
@@ -91,6 +95,10 @@ class Dispatcher(Generic[ItemT]):
     def __init__(self) -> None:
         self._lines: dict[str, deque[Line[ItemT]]] = {}
         self._turns: deque[str] = deque()
+
+    def __bool__(self) -> bool:
+        """Return whether there are lines to look into."""
+        return bool(self._turns)
 
     def add(self, line: Line[ItemT]) -> None:
         """Look into a line again: it is new, or it has more than when it was last looked into."""

@@ -16,6 +16,9 @@ __all__ = ["HandlerError", "HandlerRunner"]
 BLOCKED_FOR = 0.5
 """Seconds without an await after which a handler is said to block the event loop."""
 
+TURN = 0.005
+"""Seconds after which others in the event loop have their turn before the next handler."""
+
 LONG = 60.0
 """Seconds after which a handler that still runs is named."""
 
@@ -41,7 +44,7 @@ class HandlerRunner:
     goes on, or one that the program meant for the handler, which has failed.
 
     What runs below ``watch`` is measured between two turns of the loop: a handler that blocks the
-    loop is named.
+    loop is named. ``on_wait`` is called whenever it waits.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class HandlerRunner:
         grace: float,
         is_stopping: Callable[[], bool],
         abandon: Callable[[HandlerError], None],
+        on_wait: Callable[[], None],
     ) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks; for the type checker
@@ -59,6 +63,7 @@ class HandlerRunner:
         self._timeout = timeout
         self._is_stopping = is_stopping
         self._abandon = abandon
+        self.on_wait = on_wait
         self._steps: list[tuple[float, Callable[[], None]]] = []
         if timeout is None or timeout > LONG:
             self._steps.append((LONG, self._say_long))
@@ -67,12 +72,17 @@ class HandlerRunner:
         self._running: Subscription | FailureSubscription | None = None
         self._about: Event | Failure
         self._since = 0.0
-        self._resumed_at = time.monotonic()
+        self._resumed_at = self._turn_began = time.monotonic()
         self._latest: str | None = None
         self._next_step = 0
         self._is_late = False
         self._is_given_up = False
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def has_had_its_turn(self) -> bool:
+        """Whether others in the event loop have waited for ``TURN`` before the latest handler."""
+        return self._since - self._turn_began > TURN
 
     @property
     def running(self) -> str | None:
@@ -184,7 +194,7 @@ class HandlerRunner:
 
     def resumed(self) -> None:
         """Note that a step begins."""
-        self._resumed_at = time.monotonic()
+        self._resumed_at = self._turn_began = time.monotonic()
         self._latest = self.running
 
     def suspended(self) -> None:
@@ -225,6 +235,7 @@ class _Steps(Awaitable[None]):
                 return
             finally:
                 runner.suspended()
+            runner.on_wait()
             try:
                 value = yield waited_for
                 resume = work.send

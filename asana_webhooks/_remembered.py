@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from datetime import timedelta
 from enum import Enum
 from hashlib import blake2b
@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from .models import Claim, Event, event_digest
+from .models import Claim, Event, digest_at
 from .stores import DUPLICATES_KNOWN_FOR
 
 __all__ = [
@@ -53,12 +53,14 @@ MAX_SCOPES = 10_000
 MAX_KEYS = 1_000_000
 """How many keys are kept in memory of scopes that are not in use, in some 100 MB."""
 
+_KNOWN_FOR = DUPLICATES_KNOWN_FOR.total_seconds()
 _NEAR = NEAR // timedelta(microseconds=1)
 _entry = struct.Struct(">16s8sq")
 _DELIVERED = bytes(range(0, 256, 4))
 """The last bytes of entries of what was delivered."""
 
-_encoder = msgspec.json.Encoder()
+_encode = msgspec.json.Encoder().encode
+_new_near = blake2b(digest_size=8).copy  # a copy is quicker than another one
 
 
 class Came:
@@ -89,11 +91,12 @@ class Entry(NamedTuple):
 
 def pack(event: Event, came: int = Came.DELIVERED) -> bytes:
     """Return an event as it is remembered; its key is in the first ``KEY_SIZE`` bytes."""
-    change = event.change
-    common = (event.action, event.resource.gid, change and change.field)
-    near = blake2b(_encoder.encode(common), digest_size=8).digest()
-    at = round(event.created_at.timestamp() * 1e6)
-    return _entry.pack(event_digest(event), near, 4 * at + came)
+    change, created_at = event.change, event.created_at.timestamp()
+    common = (event.action, event.resource.gid, None if change is None else change.field)
+    near = _new_near()
+    near.update(_encode(common))
+    at = round(created_at * 1e6)
+    return _entry.pack(digest_at(event, created_at), near.digest(), 4 * at + came)
 
 
 def came_afterwards(packed: bytes) -> bytes:
@@ -186,11 +189,11 @@ class Scope:
         known here or not, and the delivery may be the same. A delivery of what the stream has told
         comes afterwards if that was settled; it is in hand too, for that is to be remembered.
         """
-        key, came = packed[:KEY_SIZE], packed[-1] & 3
+        key = packed[:KEY_SIZE]
         is_known = key in self._keys or key in self._older
         if not is_known and (holder := self._in_hand.get(key)) is not None:
             is_known = holder.route != claim.route or holder.fence == claim.fence
-        if came or self._awaited.entries:
+        if packed[-1] & 3 or self._awaited.entries:
             return self._take_beside_stream(packed, claim, is_known=is_known)
         if is_known:
             return Sight.KNOWN
@@ -216,7 +219,7 @@ class Scope:
 
     def load(self, packed: bytes) -> None:
         """Know what the store remembers."""
-        self.learn([packed[at : at + KEY_SIZE] for at in range(0, len(packed), _entry.size)])
+        self.learn(packed)
         if not packed[_entry.size - 1 :: _entry.size].translate(None, delete=_DELIVERED):
             return
         others = [entry for entry in unpack(packed) if entry.came != Came.DELIVERED]
@@ -225,21 +228,22 @@ class Scope:
         for entry in (each for each in others if each.came == Came.AFTERWARDS):
             self._awaited.meet(entry)
 
-    def learn(self, keys: Collection[bytes]) -> None:
-        """Know these from now on, in hand no longer."""
-        if self._clock() - self._since > DUPLICATES_KNOWN_FOR.total_seconds():
+    def learn(self, packed: bytes) -> None:
+        """Know these events from now on, in hand no longer."""
+        if self._clock() - self._since > _KNOWN_FOR:
             self._older, self._keys, self._since = self._keys, set(), self._clock()
             self._awaited.keep(self._older | self._in_hand.keys())
+        keys = [packed[at : at + KEY_SIZE] for at in range(0, len(packed), _entry.size)]
+        self._keys.update(keys)
+        in_hand = self._in_hand
         for key in keys:
-            self._keys.add(key)
-            self._in_hand.pop(key, None)
+            in_hand.pop(key, None)
 
-    def let_go(self, keys: Iterable[bytes], claim: Claim) -> None:
-        """Have these in hand for a claim no longer; they may come again."""
-        for key in keys:
-            if self._in_hand.get(key) is claim:
-                del self._in_hand[key]
-                self._awaited.drop(key)
+    def let_go(self, claim: Claim) -> None:
+        """Have nothing in hand for a claim any longer; what it had may come again."""
+        for key in [key for key, holder in self._in_hand.items() if holder is claim]:
+            del self._in_hand[key]
+            self._awaited.drop(key)
 
 
 class Load(Protocol):

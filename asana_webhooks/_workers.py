@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, NamedTuple
 
 import anyio
@@ -34,7 +35,7 @@ LAST_GRACE = 1.0
 """Seconds that a handler has to clean up when the drain ends and it was cancelled."""
 
 TURN = 50
-"""Events that a worker handles before others in the event loop have their turn."""
+"""Events that a worker handles, at most, before others in the event loop have their turn."""
 
 MAX_UNWANTED = 100
 """For how many kinds of events it is said that no handler wants them."""
@@ -49,9 +50,11 @@ class Tasks:
         self.running: set[asyncio.Task[Any]] = set()
         self.idle = asyncio.Event()
 
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine as one of the tasks."""
-        task = asyncio.create_task(work, name="asana-webhooks handling")
+    def start(
+        self, work: Coroutine[Any, Any, None], *, context: contextvars.Context | None = None
+    ) -> asyncio.Task[None]:
+        """Run a coroutine as one of the tasks, in this context or a copy of the current one."""
+        task = asyncio.create_task(work, name="asana-webhooks handling", context=context)
         self.running.add(task)
         self.idle.clear()
         task.add_done_callback(self.part_from)
@@ -79,19 +82,20 @@ class _Worker:
     It is ``abandoned`` when a handler does not let go of it.
     """
 
-    def __init__(self, task: asyncio.Task[Any], runner: HandlerRunner, item: Item | None) -> None:
-        self.task = task
-        self.runner = runner
+    def __init__(self, item: Item | None) -> None:
         self.item = item
         self.abandoned = False
+        self.task: asyncio.Task[None]
+        self.runner: HandlerRunner | None = None
 
 
 class Workers:
     """Hands the events of claims to handlers, as many at a time as there are slots.
 
-    Worker tasks take the event whose turn it is; one without an event claims for itself, side by
-    side with others, which a store does as quickly as one. ``arrived`` is set when something was
-    stored.
+    A worker takes the event whose turn it is, claims for itself when there is none, and rests when
+    there is nothing to claim. Another one goes on beside it only when it has to wait, for a handler
+    or for the store: what never waits is done by one task. ``arrived`` is set when something was
+    stored; of those who rest one waits for it, and has the watch.
     """
 
     def __init__(
@@ -111,13 +115,15 @@ class Workers:
         self._tasks = tasks
         self._arrived = arrived
         self._router = Router()
-        self._feeding: asyncio.Task[None] | None = None
-        self._is_stopped = False
-        self._free = 0
-        self._slot_freed = asyncio.Event()
+        self._context = contextvars.Context()
+        self._polling: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
-        self._looking: set[asyncio.Task[Any]] = set()
+        self._free = 0
         self._workers: set[_Worker] = set()
+        self._looking: set[_Worker] = set()
+        self._resting: dict[_Worker, asyncio.Future[None]] = {}
+        self._watch: _Worker | None = None
+        self._most_looks = 0
         self._dispatcher: Dispatcher[Item] = Dispatcher()
         self._looked_at = self._told_at = 0.0
         self._asks_first = False
@@ -129,41 +135,39 @@ class Workers:
         Then nothing more is claimed, the handlers that run end within the grace, and what is left
         is cancelled; that stays in the store. Raises RuntimeError when it is under way already.
         """
-        if self._feeding is not None:
+        if self._polling is not None:
             msg = "deliveries are being handed to handlers already"
             raise RuntimeError(msg)
         self._drained.clear()
-        self._is_stopped = False
         self._router = router
+        self._context = contextvars.copy_context()
         self._free = self._settings.concurrency
-        self._slot_freed.set()
-        feeding = self._feeding = self._tasks.start(self._feed())
+        polling = self._polling = self._tasks.start(self._poll())
+        self._arrived.set()
+        self._go_on_beside()
         try:
-            await asyncio.wait([feeding])
+            await asyncio.wait([polling])
         finally:
-            self.stop()
+            polling.cancel()
             try:
                 await self._let_workers_end()
             finally:
-                self._feeding = None
+                self._polling = None
                 self._drained.set()
-        if not feeding.cancelled():
-            feeding.result()
 
     @property
     def is_running(self) -> bool:
         """Whether ``run`` is under way."""
-        return self._feeding is not None
+        return self._polling is not None
 
     def stop(self) -> None:
         """End ``run`` as if it were cancelled."""
-        if self._feeding is not None:
-            self._is_stopped = True
-            self._feeding.cancel()
+        if self._polling is not None:
+            self._polling.cancel()
 
     async def wait(self) -> None:
         """Wait for the end of ``run``, if it is under way; at most a second when cancelled."""
-        if self._feeding is None:
+        if self._polling is None:
             return
         try:
             await self._drained.wait()
@@ -179,44 +183,110 @@ class Workers:
         return any(worker.task is asking for worker in self._workers)
 
     def _is_stopping(self) -> bool:
-        feeding = self._feeding
-        return self._is_stopped or feeding is None or feeding.done()
+        polling = self._polling
+        return polling is None or polling.done() or polling.cancelling() > 0
 
-    # Slots
-
-    async def _feed(self) -> None:
-        """Look for work whenever a slot is free."""
+    async def _poll(self) -> None:
+        """Have somebody look now and then for what nobody tells of."""
         while True:
-            await self._slot_freed.wait()
-            self._take_slot()
-            item = None
-            try:
-                item = await self._look()
-            finally:
-                if item is None:
-                    self._free_slot()
-            if item is not None:
-                self._tasks.start(self._work(item))
-                self._fill_slots()
-            else:
-                with anyio.move_on_after(self._pause()):
-                    await self._arrived.wait()
+            await asyncio.sleep(self._settings.poll)
+            self._arrived.set()
 
-    def _take_slot(self) -> None:
+    # Workers that begin, go on, rest and end
+
+    def _start(self, item: Item | None) -> _Worker:
+        """Start a worker, outside of what the handler that runs now may have set."""
         self._free -= 1
-        if not self._free:
-            self._slot_freed.clear()
+        worker = _Worker(item)
+        self._workers.add(worker)
+        worker.task = self._tasks.start(self._work(worker), context=self._context.copy())
+        worker.task.add_done_callback(lambda _: self._end_of(worker))
+        return worker
 
-    def _free_slot(self) -> None:
-        self._free += 1
-        self._slot_freed.set()
-        self._fill_slots()
+    def _go_on_beside(self) -> None:
+        """Have another worker go on beside one that waits, when there is something to do."""
+        if self._watch is not None or not (self._dispatcher or self._may_look()):
+            return
+        if self._is_stopping():
+            return
+        if self._resting:
+            self._watch, woken = self._resting.popitem()
+            woken.set_result(None)
+        elif self._free:
+            self._watch = self._start(None)
 
-    def _fill_slots(self) -> None:
-        """Have a worker for each event that is ready, as far as slots are free."""
-        while self._free and not self._is_stopping() and (item := self._take()) is not None:
-            self._take_slot()
-            self._tasks.start(self._work(item))
+    def _let_go_of_watch(self, worker: _Worker) -> None:
+        if self._watch is worker:
+            self._watch = None
+
+    async def _rest(self, worker: _Worker) -> None:
+        """Wait until something was stored, or until a worker that waits has others go on."""
+        loop = asyncio.get_running_loop()
+        timer = None
+        try:
+            if self._watch is None and not self._looking:
+                self._watch = worker
+                if self._is_to_ask_again():
+                    timer = loop.call_later(ASK_AGAIN, self._arrived.set)
+                await self._arrived.wait()
+            else:
+                resting = self._resting[worker] = loop.create_future()
+                await resting
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._resting.pop(worker, None)
+            self._let_go_of_watch(worker)
+
+    async def _work(self, worker: _Worker) -> None:
+        """Handle its event, then what comes, until all ends."""
+        runner = worker.runner = HandlerRunner(
+            timeout=self._settings.handler_timeout,
+            grace=self._settings.grace,
+            is_stopping=self._is_stopping,
+            abandon=lambda failure: self._replace(worker, failure),
+            on_wait=self._go_on_beside,
+        )
+        try:
+            await runner.watch(self._handle_each(worker, runner))
+        except Exception as error:  # noqa: BLE001 - the others' deliveries do not wait for it
+            self._claims.report(error)
+            await asyncio.sleep(self._settings.poll)  # or it would fail again without a pause
+        finally:
+            runner.close()
+
+    def _end_of(self, worker: _Worker) -> None:
+        """Have others go on without a worker, whose task a program may have cancelled."""
+        self._workers.discard(worker)
+        self._let_go_of_watch(worker)
+        if not worker.abandoned:
+            self._free += 1
+            self._leave(worker)
+            self._arrived.set()
+            self._go_on_beside()
+
+    async def _handle_each(self, worker: _Worker, runner: HandlerRunner) -> None:
+        self._let_go_of_watch(worker)
+        handled = 0
+        while not (worker.abandoned or self._is_stopping()):
+            if worker.item is None:
+                worker.item = await self._next(worker)
+            if worker.item is None:
+                await self._rest(worker)
+                continue
+            await self._handle(worker, worker.item)
+            handled += 1
+            if not handled % TURN or runner.has_had_its_turn:
+                await self._let_others_have_their_turn(worker)
+
+    async def _let_others_have_their_turn(self, worker: _Worker) -> None:
+        """Leave the event loop to others for a turn; no other worker goes on for that."""
+        if self._watch is None:
+            self._watch = worker
+        await asyncio.sleep(0)
+        self._let_go_of_watch(worker)
+
+    # Looking for work
 
     def _take(self) -> Item | None:
         item = self._dispatcher.take()
@@ -224,24 +294,37 @@ class Workers:
             item.work.running += 1
         return item
 
-    # Looking for work
-
-    def _take_next(self) -> Item | None:
-        """Return the event whose turn it is; None when there is none, or to look for others."""
-        if time.monotonic() - self._looked_at < self._settings.poll:
-            return self._take()
-        return None
-
-    async def _look_for_next(self) -> Item | None:
-        item = await self._look() or self._take()
-        self._fill_slots()
+    async def _next(self, worker: _Worker) -> Item | None:
+        """Return the event whose turn it is, or one that was claimed; None when there is none."""
+        if self._is_time_to_look():
+            item = await self._look(worker)
+            if item is not None:
+                return item
+        item = self._take()
+        if item is None and self._may_look():
+            item = await self._look(worker) or self._take()
         return item
 
-    async def _look(self) -> Item | None:
+    def _is_time_to_look(self) -> bool:
+        """Return whether to look although events may be ready: not only one webhook has turns."""
+        return (
+            self._arrived.is_set()
+            and time.monotonic() - self._looked_at > min(self._settings.poll, ASK_AGAIN)
+            and self._may_look()
+        )
+
+    def _may_look(self) -> bool:
+        """Return whether one more may look.
+
+        Many look side by side, which a store does as quickly as one, while each finds something.
+        When one has found nothing nobody looks until somebody tells; then one does, and another
+        though that one waits for the store.
+        """
+        return len(self._looking) < max(self._most_looks, 2 * self._arrived.is_set())
+
+    async def _look(self, worker: _Worker) -> Item | None:
         """Claim something: a new webhook, or more of those that are worked on, in turn."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - coroutines run in tasks; for the type checker
-        self._looking.add(task)
+        self._looking.add(worker)
         self._looked_at = time.monotonic()
         if self._arrived.is_set():
             self._told_at = self._looked_at
@@ -249,30 +332,42 @@ class Workers:
         self._asks_first = not self._asks_first
         ways = (self._ask_for_more, self._claim)
         try:
-            await asyncio.sleep(0)  # others have their turn, though nothing here ever waits
             for way in ways if self._asks_first else reversed(ways):
                 item = await way()
                 if item is not None:
+                    self._most_looks = min(self._most_looks + 1, self._settings.concurrency)
                     return item
-            return None
         finally:
-            self._looking.discard(task)
+            self._looking.discard(worker)
+        self._most_looks = 0
+        return None
 
     async def _claim(self) -> Item | None:
-        most = CLAIMS_PER_SLOT * self._settings.concurrency
-        while len(self._claims.active) < most and not self._is_stopping():
-            work = await self._claims.claim()
+        while (skipped := self._accounts_to_skip()) is not None and not self._is_stopping():
+            work = await self._claims.claim(skip_accounts=skipped)
             if work is None:
                 break
-            self._arrived.set()  # there may be more, for those who have nothing to do
             line = work.line
             item = None if line is None else line.take()
             if line is not None and item is not None:
                 work.running += 1
-                self._dispatcher.add(line)
+                if line.is_ready or work.waiting:
+                    self._dispatcher.add(line)
                 return item
             await self._claims.end(work)
+            await asyncio.sleep(0)
         return None
+
+    def _accounts_to_skip(self) -> Collection[str] | None:
+        """Return whose webhooks are not claimed now; None when nobody's are.
+
+        When there are many claims only those who have none may have others: so whoever has many
+        webhooks does not keep them from their turn.
+        """
+        active, most = self._claims.active, CLAIMS_PER_SLOT * self._settings.concurrency
+        if len(active) < most:
+            return ()
+        return {work.source.account for work in active} if len(active) < 2 * most else None
 
     async def _ask_for_more(self) -> Item | None:
         for work in list(self._claims.active):
@@ -303,53 +398,10 @@ class Workers:
             and not self._is_stopping()
         )
 
-    def _pause(self) -> float:
-        """Return for how many seconds to wait, unless somebody tells, before the next look."""
-        waits = any(
-            work.asked_at <= self._told_at and self._has_room(work) for work in self._claims.active
-        )
-        return min(self._settings.poll, ASK_AGAIN) if waits else self._settings.poll
-
-    # A worker
-
-    async def _work(self, item: Item | None) -> None:
-        """Handle this event, then what comes, until there is nothing to do or all ends."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - coroutines run in tasks; for the type checker
-        runner = HandlerRunner(
-            timeout=self._settings.handler_timeout,
-            grace=self._settings.grace,
-            is_stopping=self._is_stopping,
-            abandon=lambda failure: self._replace(worker, failure),
-        )
-        worker = _Worker(task, runner, item)
-        self._workers.add(worker)
-        is_done = False
-        try:
-            await runner.watch(self._handle_each(worker))
-            is_done = True
-        except Exception as error:  # noqa: BLE001 - the others' deliveries do not wait for it
-            self._claims.report(error)
-            await asyncio.sleep(self._settings.poll)  # or it would fail again without a pause
-        finally:
-            runner.close()
-            self._workers.discard(worker)
-            if not worker.abandoned:
-                self._leave(worker)
-                self._free_slot()
-            if not is_done:
-                self._arrived.set()  # a program may cancel a handler's task late
-
-    async def _handle_each(self, worker: _Worker) -> None:
-        handled = 0
-        while not (worker.abandoned or self._is_stopping()):
-            item = worker.item = worker.item or self._take_next() or await self._look_for_next()
-            if item is None:
-                break
-            await self._handle(worker, item)
-            handled += 1
-            if not handled % TURN:
-                await asyncio.sleep(0)
+    def _is_to_ask_again(self) -> bool:
+        """Return whether somebody told when it was too soon to ask for more."""
+        active = self._claims.active
+        return any(work.asked_at <= self._told_at and self._has_room(work) for work in active)
 
     def _leave(self, worker: _Worker) -> None:
         """Give up the event that is under way; its claim is given back when no other one is."""
@@ -367,18 +419,20 @@ class Workers:
         self._abandon(worker)
         if worker.item is not None and worker.item.run:  # or it was a handler of failures
             worker.item.failures += (failure,)
-        self._tasks.start(self._work(worker.item))
+        self._start(worker.item)
 
     def _abandon(self, worker: _Worker) -> None:
         worker.abandoned = True
+        self._free += 1
         self._tasks.part_from(worker.task)
 
     # The end of workers
 
     async def _let_workers_end(self) -> None:
         """Wait for the workers to end in their grace, although the waiting task be cancelled."""
-        for task in self._tasks.running & self._looking:
-            task.cancel()
+        for worker in self._workers:
+            if worker in self._looking or worker in self._resting or worker is self._watch:
+                worker.task.cancel()
         self._end_what_is_idle()
         loop, grace = asyncio.get_running_loop(), self._settings.grace
         timers = [
@@ -409,11 +463,10 @@ class Workers:
 
     def _abandon_workers(self) -> None:
         for worker in list(self._workers):
-            if worker.runner.running and not worker.abandoned:
-                logger.warning(
-                    "handler %s goes on although it was cancelled; its event stays in the store",
-                    worker.runner.running,
-                )
+            running = None if worker.runner is None else worker.runner.running
+            if running and not worker.abandoned:
+                text = "handler %s goes on although it was cancelled; its event stays in the store"
+                logger.warning(text, running)
                 self._abandon(worker)
                 self._leave(worker)
 
@@ -491,14 +544,17 @@ class Workers:
     def _take_up(self, item: Item) -> None:
         item.line.put_back(item)
         self._dispatcher.add(item.line)
-        self._fill_slots()
+        self._arrived.set()
+        self._go_on_beside()
 
     async def _run(self, worker: _Worker, item: Item) -> None:
         """Run the handlers one after the other. Raises the first one's HandlerError in the end."""
+        runner = worker.runner
+        assert runner is not None  # noqa: S101 - it has begun; for the type checker
         for handler in (item.handlers or ())[item.run :]:
             item.run += 1
             try:
-                await worker.runner.run(handler, item.event)
+                await runner.run(handler, item.event)
             except HandlerError as failure:
                 if worker.abandoned:
                     raise
@@ -506,7 +562,7 @@ class Workers:
             else:
                 if item.is_left:
                     item.attempt.note_handled(item.index, handler.name)
-                    self._claims.note_progress(item)
+                    self._claims.note_progress(item.work, item.attempt)
             if item.is_left and (worker.abandoned or self._is_stopping() or not item.work.leased):
                 return
         if item.failures:
@@ -529,6 +585,7 @@ class Workers:
     async def _end(self, work: ActiveClaim) -> None:
         try:
             await self._claims.end(work)
+            self._arrived.set()  # what came for its webhook meanwhile can be claimed now
         except asyncio.CancelledError:  # a program may cancel a handler's task late
             self._tasks.start(self._claims.end_beside(work))
             raise
@@ -538,25 +595,32 @@ class Workers:
     async def _fail(self, worker: _Worker, item: Item) -> None:
         attempts = item.attempt.attempts_of(item.index) + 1
         verdict = self._back_off.judge(item.failures, attempts)
-        letter = self._claims.fail(item, verdict)
-        if letter is not None:
-            await self._claims.settle(item.work)
+        buried = self._claims.fail(item, verdict)
+        if buried is not None:
+            await self._claims.settle(item.work)  # which gives the dead letter its id
+        letter = None if buried is None else buried.letter
         for failure in item.failures:
             self._telemetry.failed(item.event, failure.handler)
-            self._log_failure(item.event, failure, verdict)
+            self._log_failure(item.event, failure, verdict, letter)
         await self._go_on(worker, item)
         for failure in item.failures:
             dead = letter if failure in verdict.dead else None
             await self._tell_failure(worker, item.event, failure, verdict.attempts, dead)
 
-    def _log_failure(self, event: Event, failure: HandlerError, verdict: Verdict) -> None:
+    def _log_failure(
+        self, event: Event, failure: HandlerError, verdict: Verdict, letter: DeadLetter | None
+    ) -> None:
+        if letter is None or failure in verdict.again:
+            outcome = f"again in {verdict.delay:.1f} s"
+        else:
+            outcome = f"now dead letter {letter.id}" if letter.id else "a dead letter later"
         logger.error(
             "handler %s failed on %s, attempt %d of %d, %s",
             failure.handler,
             described(event),
             verdict.attempts,
             self._back_off.max_attempts,
-            f"again in {verdict.delay:.1f} s" if failure in verdict.again else "now a dead letter",
+            outcome,
             exc_info=failure.__cause__,
         )
 
@@ -569,6 +633,8 @@ class Workers:
         letter: DeadLetter | None,
     ) -> None:
         """Call the handlers of failures, each in its time; what one raises is logged."""
+        runner = worker.runner
+        assert runner is not None  # noqa: S101 - it has begun; for the type checker
         cause = failure.__cause__ or failure
         told = Failure(
             event=event, handler=failure.handler, error=cause, attempt=attempt, dead_letter=letter
@@ -577,7 +643,7 @@ class Workers:
             if worker.abandoned or self._is_stopping():
                 return
             try:
-                await worker.runner.run(handler, told)
+                await runner.run(handler, told)
             except HandlerError as error:
                 text = "handler of failures %s failed"
                 logger.error(text, handler.name, exc_info=error.__cause__)

@@ -72,9 +72,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """One event that failed for one handler, whose name ``handler`` is.
 
     ``error`` is what the handler raised, a TimeoutError when its time was over. ``attempt`` counts
-    from 1. ``dead_letter`` is set when the event is not tried again. Its ``id`` is '': only the
-    store's has one. Its ``reason`` has the event's key, by which ``inbox --reason``, and
-    ``iter_dead_letters(reason=failure.event.key)``, find it.
+    from 1. ``dead_letter`` is set when the event is not tried again. Its ``id`` is '' while the
+    store is away: it is kept later, or the event is tried again after all.
     """
 
     event: Event

@@ -206,7 +206,7 @@ async def test_event_of_which_one_handler_gave_up_is_a_dead_letter_for_that_one(
     assert handlers.count("one", "1") == 1
     assert handlers.count("two", "1") > 1
     words = [record.getMessage().rpartition(", ")[2] for record in caplog.records]
-    assert words[0] == "now a dead letter"
+    assert words[0] == f"now dead letter {letter.id}"
     assert words[1].startswith("again in ")
 
 
@@ -445,11 +445,12 @@ async def test_handlers_of_failures_see_each_and_the_dead_letter(
     await put(store, "a", event(1))
     async with draining(store, router=router, max_attempts=2):
         await until(lambda: len(told) == 2)
+        (letter,) = await store.dead_letters()
     first, last = told
     assert (first.attempt, last.attempt) == (1, 2)
     assert first.dead_letter is None
-    assert last.dead_letter is not None
-    assert last.dead_letter.handlers == (last.handler,) == ("test_failures:one",)
+    assert last.dead_letter == letter
+    assert letter.handlers == (last.handler,) == ("test_failures:one",)
     assert last.error is error
     assert last.event.resource.gid == "1"
 

@@ -40,7 +40,11 @@ async def run(
     for handler in handlers:
         router.on()(handler)
     runner = HandlerRunner(
-        timeout=timeout, grace=grace, is_stopping=lambda: stopping, abandon=abandon
+        timeout=timeout,
+        grace=grace,
+        is_stopping=lambda: stopping,
+        abandon=abandon,
+        on_wait=lambda: None,
     )
 
     async def work() -> None:

@@ -84,19 +84,15 @@ ONE, TWO, THREE = (pack(made(gid)) for gid in "123")
 CLAIM = Claim(route="a", fence=1, deliveries=())
 
 
-def key(packed: bytes) -> bytes:
-    return packed[:KEY_SIZE]
-
-
 def test_key_is_known_for_two_days_and_forgotten_after_four() -> None:
     clock = Clock()
     scope = Scope("s", clock=clock)
-    scope.learn([key(ONE)])
+    scope.learn(ONE)
     clock.now += 2 * DAY + 1
-    scope.learn([key(TWO)])
+    scope.learn(TWO)
     assert scope.take(ONE, CLAIM) is Sight.KNOWN
     clock.now += 2 * DAY + 1
-    scope.learn([key(THREE)])
+    scope.learn(THREE)
     assert scope.take(ONE, CLAIM) is Sight.NEW
     assert scope.take(TWO, CLAIM) is Sight.KNOWN
     assert len(scope) == 2
@@ -107,10 +103,10 @@ def test_key_that_is_in_hand_is_not_taken_again_until_it_is_let_go() -> None:
     assert scope.take(ONE, first) is Sight.NEW
     assert scope.take(ONE, first) is Sight.KNOWN
     assert scope.take(ONE, other) is Sight.KNOWN
-    scope.let_go([key(ONE)], first)
+    scope.let_go(first)
     assert scope.take(ONE, other) is Sight.NEW
-    scope.learn([key(ONE)])
-    scope.let_go([key(ONE)], other)
+    scope.learn(ONE)
+    scope.let_go(other)
     assert scope.take(ONE, first) is Sight.KNOWN
 
 
@@ -118,7 +114,7 @@ def test_key_that_an_older_claim_of_the_route_has_in_hand_is_taken_over() -> Non
     scope, first, newer = Scope("s"), claim("a", 1), claim("a", 2)
     assert scope.take(ONE, first) is Sight.NEW
     assert scope.take(ONE, newer) is Sight.NEW
-    scope.let_go([key(ONE)], first)
+    scope.let_go(first)
     assert scope.take(ONE, claim("b", 1)) is Sight.KNOWN
 
 
@@ -134,7 +130,7 @@ def recovered(*events: Event, came: int = Came.DOUBTFUL) -> Scope:
     scope = Scope("s")
     for each in events:
         assert scope.take(pack(each, came), CLAIM) is Sight.NEW
-        scope.learn([key(pack(each))])
+        scope.learn(pack(each))
     return scope
 
 
@@ -180,7 +176,7 @@ def test_delivery_is_known_while_the_event_of_the_stream_is_handled(seconds: flo
     scope, delivered = Scope("s"), pack(made(at=later(seconds)))
     scope.take(pack(made(), Came.DOUBTFUL), CLAIM)
     assert scope.take(delivered, CLAIM) is Sight.KNOWN
-    scope.let_go([key(pack(made()))], CLAIM)  # nothing says that it was handled
+    scope.let_go(CLAIM)  # nothing says that it was handled
     assert scope.take(pack(made(), Came.DOUBTFUL), CLAIM) is Sight.NEW
 
 
@@ -200,7 +196,7 @@ def test_what_was_taken_and_what_came_is_known_from_the_store() -> None:
 def test_event_of_the_stream_that_is_let_go_waits_for_no_delivery() -> None:
     scope = Scope("s")
     scope.take(pack(made(), Came.DOUBTFUL), CLAIM)
-    scope.let_go([key(pack(made()))], CLAIM)
+    scope.let_go(CLAIM)
     assert scope.take(pack(made(at=later(1))), CLAIM) is Sight.NEW
 
 
@@ -208,10 +204,10 @@ def test_event_of_the_stream_waits_for_its_delivery_as_long_as_its_key_is_known(
     clock = Clock()
     scope = Scope("s", clock=clock)
     scope.take(pack(made(), Came.DOUBTFUL), CLAIM)
-    scope.learn([key(pack(made()))])
+    scope.learn(pack(made()))
     for entry in (ONE, TWO, THREE):
         clock.now += 2 * DAY + 1
-        scope.learn([key(entry)])
+        scope.learn(entry)
     assert scope.take(pack(made(at=later(1))), CLAIM) is Sight.NEW
 
 
@@ -314,11 +310,11 @@ async def test_of_scopes_that_are_not_in_use_those_used_longest_ago_are_forgotte
     loads = Loads()
     remembered = Remembered(loads)
     used = await remembered.enter("used", claim("u", 1))
-    used.learn([b"u"])
+    used.learn(pack(made("u")))
     for number in range(4):
         each = claim(str(number), 1)
         scope = await remembered.enter(f"s{number}", each)
-        scope.learn([b"%d" % number])
+        scope.learn(pack(made(str(number))))
         remembered.leave(scope, each, is_sure=True)
     loads.names.clear()
     await remembered.enter("s3", claim("3", 2, previous=1))
@@ -335,7 +331,7 @@ async def test_scopes_in_use_are_not_forgotten_however_large(
     first, second = claim("a", 1), claim("b", 1)
     scope = await remembered.enter("s", first)
     await remembered.enter("s", second)
-    scope.learn([b"1", b"2", b"3"])
+    scope.learn(b"".join(pack(made(gid)) for gid in "123"))
     remembered.leave(scope, first, is_sure=True)
     assert await remembered.enter("s", claim("a", 2, previous=1)) is scope
 
