@@ -74,6 +74,46 @@ async def test_comment_that_a_handler_posts_does_not_wake_it(
     assert answered == comments
 
 
+async def test_users_of_one_program_do_not_answer_each_other(
+    asana: AsanaSimulator, free_port: int
+) -> None:
+    """Each has a webhook of the project, and so is told of what the other one writes."""
+
+    async def load(account: str) -> str:
+        return account
+
+    client = WebhooksClient(
+        tokens=load,
+        public_url=f"http://127.0.0.1:{free_port}",
+        port=free_port,
+        store=MemoryStore(),
+        base_url=asana.base_url,
+    )
+    answered: list[tuple[str, str]] = []
+
+    @client.on("story", action="added")
+    async def answer(event: Event) -> None:
+        assert event.parent is not None
+        answered.append((event.source.account, event.resource.gid))
+        path = f"/tasks/{event.parent.gid}/stories"
+        await client.of(event).request("POST", path, data={"text": "Thank you!"})
+
+    for name in ("ada", "bob"):
+        await asana.add_user(name, token=name)
+    async with client:
+        for name in ("ada", "bob"):
+            await client.account(name).ensure(asana.project)
+        handling = asyncio.create_task(client.run())
+        task = await asana.create_task("Fix the login", project=asana.project)
+        comment = await asana.add_comment(task, "Soon, please")
+        await until(lambda: len(answered) >= 2)
+        await asana.settled()
+        await eventually(lambda: is_idle(client))
+        handling.cancel()
+        await asyncio.wait([handling])
+    assert sorted(answered) == [("ada", comment), ("bob", comment)]
+
+
 async def test_person_with_the_same_token_is_not_hidden(
     make_client: MakeClient, asana: AsanaSimulator
 ) -> None:
@@ -99,12 +139,22 @@ async def test_person_with_the_same_token_is_not_hidden(
     assert changes == ["name", "completed", "completed_at"]
 
 
+@pytest.fixture
+async def telling() -> AsyncIterator[AsanaSimulator]:
+    """Yield a local Asana with stories of the system."""
+    async with AsanaSimulator(retry_delay=0.01, gather_for=0, system_stories=True) as simulator:
+        yield simulator
+
+
 CALLS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("PUT", "/tasks/{task}", {"name": "a", "completed": True, "assignee": "me", "notes": "b"}),
     ("PUT", "/tasks/{task}", {"due_on": "2026-03-01"}),
     ("POST", "/tasks/{task}/stories", {"text": "a"}),
     ("POST", "/tasks/{task}/subtasks", {"name": "a"}),
-    ("POST", "/tasks", {"name": "a", "projects": ["{project}"]}),
+    ("POST", "/tasks", {"name": "a", "projects": ["{project}"], "assignee": "{user}"}),
+    ("PUT", "/tasks/{task}", {"custom_fields": {"{field}": "{option}", "{text_field}": "a"}}),
+    ("POST", "/projects/{project}/removeCustomFieldSetting", {"custom_field": "{field}"}),
+    ("POST", "/projects/{project}/addMembers", {"members": ["{user}"]}),
     ("POST", "/tasks/{task}/setParent", {"parent": "{other}"}),
     ("POST", "/tasks/{other}/addProject", {"project": "{project}", "section": "{section}"}),
     ("POST", "/tasks/{task}/removeProject", {"project": "{project}"}),
@@ -123,9 +173,18 @@ CALLS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("method", "path", "data"), CALLS, ids=[f"{method} {path}" for method, path, _ in CALLS]
 )
 async def test_all_that_a_call_causes_is_its_echo(
-    make_client: MakeClient, asana: AsanaSimulator, method: str, path: str, data: Any
+    telling: AsanaSimulator, method: str, path: str, data: Any
 ) -> None:
-    client, seen, echoes = make_client(), list[Event](), list[Event]()
+    """Also the stories that the system makes."""
+    asana, port = telling, free_tcp_port()
+    client = WebhooksClient(
+        "a-token",
+        public_url=f"http://127.0.0.1:{port}",
+        port=port,
+        store=MemoryStore(),
+        base_url=asana.base_url,
+    )
+    seen, echoes = list[Event](), list[Event]()
 
     @client.on()
     async def note(event: Event) -> None:
@@ -154,26 +213,41 @@ async def make_things(client: WebhooksClient, asana: AsanaSimulator) -> dict[str
     section = await client.request(
         "POST", f"/projects/{asana.project}/sections", data={"name": "Soon"}
     )
+    field = await make_field(client, asana, resource_subtype="enum", enum_options=[{"name": "red"}])
+    text_field = await make_field(client, asana, resource_subtype="text")
     tag = await client.request("POST", f"/workspaces/{asana.workspace}/tags", data={"name": "bug"})
     return {
         "project": asana.project,
         "section": section["gid"],
         "tag": tag["gid"],
+        "field": field["gid"],
+        "option": field["enum_options"][0]["gid"],
+        "text_field": text_field["gid"],
         "task": await asana.create_task("Fix the login", project=asana.project),
         "other": await asana.create_task("Fix the logout", project=asana.project),
         "user": await asana.add_user("Ada"),
     }
 
 
-def filled(data: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    return {
-        key: [each.format(**names) for each in value]
-        if isinstance(value, list)
-        else value.format(**names)
-        if isinstance(value, str)
-        else value
-        for key, value in data.items()
-    }
+async def make_field(client: WebhooksClient, asana: AsanaSimulator, **fields: Any) -> Any:
+    """Make a custom field of the project."""
+    given = {"name": fields["resource_subtype"], "workspace": asana.workspace, **fields}
+    made = await client.request("POST", "/custom_fields", data=given)
+    setting = {"custom_field": made["gid"]}
+    path = f"/projects/{asana.project}/addCustomFieldSetting"
+    await client.request("POST", path, data=setting)
+    return made
+
+
+def filled(data: Any, names: dict[str, str]) -> Any:
+    """Return data with the names in braces filled in."""
+    if isinstance(data, str):
+        return data.format(**names)
+    if isinstance(data, list):
+        return [filled(each, names) for each in data]
+    if isinstance(data, dict):
+        return {filled(key, names): filled(each, names) for key, each in data.items()}
+    return data
 
 
 async def test_another_client_on_the_store_recognises_the_echo(
