@@ -16,6 +16,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
@@ -23,6 +24,7 @@ import msgspec
 
 from ._addresses import is_public
 from ._asana_transport import AsanaTransport
+from ._background import background_task
 from ._budget import Kind
 from ._vocabulary import ACTIONS, warn_about_filter
 from .api import WebhooksApi, check_filter_list, check_timeout, walk_webhooks
@@ -261,12 +263,21 @@ class Establishment:
         *,
         replaced: Sequence[Route] = (),
     ) -> Webhook:
-        started = time.monotonic()
+        listing = self.left_behind(route)  # meanwhile: the answer need not wait for the store then
+        async with background_task(listing, "listing what is left behind") as left_behind:
+            started = time.monotonic()
+            webhook = await self._ask(creating, route, timeout, started)
+            return await self._confirm(route, webhook, started, replaced, left_behind)
+
+    async def _ask(
+        self, creating: AsanaTransport, route: Route, timeout: float, started: float
+    ) -> Webhook:
+        """Return the webhook that Asana made, also when its answer was lost; else undo."""
         try:
             try:
                 if self._before_create is not None:
                     await self._before_create(route)
-                webhook = await self._post(self._api._over(creating), route, timeout)
+                return await self._post(self._api._over(creating), route, timeout)
             finally:
                 creating.leave_slot()
         except AsanaWebhooksError as error:
@@ -275,11 +286,10 @@ class Establishment:
                 if isinstance(error, BadRequestError) and _is_about_handshake(error):
                     raise self._handshake_missing(route, started, error.errors) from error
                 raise
-            webhook = await self._look_up_lost(route, error)
+            return await self._look_up_lost(route, error)
         except BaseException:
             await self._undo_unanswered(route)
             raise
-        return await self._confirm(route, webhook, started, replaced)
 
     async def _post(self, api: WebhooksApi, route: Route, timeout: float) -> Webhook:
         try:
@@ -292,17 +302,22 @@ class Establishment:
             raise ConnectionFailedError(msg) from None
 
     async def _confirm(
-        self, route: Route, webhook: Webhook, started: float, replaced: Sequence[Route]
+        self,
+        route: Route,
+        webhook: Webhook,
+        started: float,
+        replaced: Sequence[Route],
+        left_behind: Awaitable[Sequence[Route]],
     ) -> Webhook:
         try:
-            secret = await self._matching_secret(route, webhook, started)
-            leaving = [other.id for other in (*replaced, *await self.left_behind(route))]
-            confirming = self._store.confirm(
-                route.id, gid=webhook.gid, secret=secret, leaving=leaving
-            )
-            if not await confirming:
-                msg = "the reservation ran out before Asana's answer; establish again"
-                raise HandshakeMissingError(msg)
+            leaving = [other.id for other in (*replaced, *await left_behind)]
+            confirm = partial(self._store.confirm, route.id, gid=webhook.gid, leaving=leaving)
+            secret = webhook.secret
+            if secret is None or not await confirm(secret=secret):
+                secret = await self._matching_secret(route, webhook, started)
+                if not await confirm(secret=secret):
+                    msg = "the reservation ran out before Asana's answer; establish again"
+                    raise HandshakeMissingError(msg)
         except BaseException:
             await self._undo(route, webhook.gid)
             raise

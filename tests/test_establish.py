@@ -546,6 +546,55 @@ async def test_reservation_that_ran_out_deletes_the_webhook(
     assert await late.list_routes() == []
 
 
+async def test_asanas_answer_waits_for_one_call_of_the_store(
+    make_client: Callable[..., WebhooksClient], asana: AsanaSimulator
+) -> None:
+    calls: list[str] = []
+
+    class Noting(MemoryStore):
+        async def get_route(self, route: str) -> Route | None:
+            calls.append("get_route")
+            return await super().get_route(route)
+
+        async def list_routes(
+            self, resource: str | None = None, *, account: str | None = None
+        ) -> list[Route]:
+            calls.append("list_routes")
+            return await super().list_routes(resource, account=account)
+
+        async def add_candidate(self, route: str, secret: str) -> bool:
+            calls.append("add_candidate")
+            return await super().add_candidate(route, secret)
+
+        async def confirm(
+            self, route: str, *, gid: str, secret: str, leaving: Sequence[str] = ()
+        ) -> bool:
+            calls.append("confirm")
+            return await super().confirm(route, gid=gid, secret=secret, leaving=leaving)
+
+    async with make_client(store=Noting()) as client:
+        await client.establish(asana.project)
+    after = calls[calls.index("add_candidate") + 1 :]
+    assert after[: after.index("confirm")] == []
+
+
+async def test_store_that_fails_to_list_while_asana_answers_leaves_no_webhook(
+    make_client: Callable[..., WebhooksClient], asana: AsanaSimulator
+) -> None:
+    class Damaged(MemoryStore):
+        async def list_routes(
+            self, resource: str | None = None, *, account: str | None = None
+        ) -> list[Route]:
+            if resource is not None:
+                raise StoreError("it is damaged")
+            return await super().list_routes(resource, account=account)
+
+    async with make_client(store=Damaged()) as client:
+        with pytest.raises(StoreError, match="it is damaged"):
+            await client.establish(asana.project)
+    assert not asana.webhooks
+
+
 async def test_store_that_fails_to_confirm_leaves_no_webhook(
     make_client: Callable[..., WebhooksClient], asana: AsanaSimulator
 ) -> None:
