@@ -24,6 +24,7 @@ from ._asana_transport import find_auth
 from ._clock import Clock
 from ._desired import DesiredWebhooks, Turns
 from ._establish import Establishment
+from ._follow import Follows
 from ._logging import ThrottledLogger
 from ._upkeep import Upkeep
 from .api import WebhooksApi
@@ -193,14 +194,40 @@ class AccountParts(NamedTuple):
     establishment: Establishment
     upkeep: Upkeep
     desired: DesiredWebhooks
+    follows: Follows
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the program wants any webhook of the account."""
+        return self.desired.has_any() or bool(self.follows)
 
     async def kept(self) -> None:
         """Return when all that is wanted is established."""
+        await self.follows.listed()
         await self.desired.kept()
 
     def pending(self) -> list[str]:
         """Return what is not established and why, one line each."""
-        return self.desired.pending()
+        return [*self.follows.problems(), *self.desired.pending()]
+
+    def begin(self) -> None:
+        """Have nothing count as established that was in a run before."""
+        self.desired.begin()
+        self.follows.begin()
+
+    async def run(self, turns: Turns) -> None:
+        """Establish and look after what is wanted, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self.follows.run(tasks)
+                await self.desired.run(turns)
+        finally:
+            self.follows.end_run()
+
+    def drop_all(self) -> None:
+        """Want nothing any longer, and end what is being established."""
+        self.follows.forget()
+        self.desired.drop_all()
 
 
 class Accounts:
@@ -264,7 +291,7 @@ class Accounts:
         """Have nothing count as established that was in a run before."""
         self._turns, self._running, self._removals, self._removing = Turns(), {}, {}, set()
         for parts in self._parts.values():
-            parts.desired.begin()
+            parts.begin()
 
     async def run(self) -> None:
         """Look after the accounts that are used, and those in the store, until cancelled."""
@@ -301,7 +328,7 @@ class Accounts:
         try:
             if is_wished:
                 await self._take_back_surely(parts.name)
-            await parts.desired.run(self._turns)
+            await parts.run(self._turns)
         finally:
             self._running.pop(parts.name, None)
 
@@ -333,7 +360,7 @@ class Accounts:
 
     def _is_wanted(self, name: str) -> bool:
         parts = self._parts.get(name)
-        return parts is not None and parts.desired.has_any()
+        return parts is not None and parts.is_wanted
 
     # The end of an account
 
@@ -369,7 +396,7 @@ class Accounts:
 
     async def _stop(self, name: str) -> None:
         """End what is kept of an account, and what looks after it."""
-        self.get(name).desired.drop_all()
+        self.get(name).drop_all()
         running = self._running.get(name)
         if running is not None:
             running.cancel()

@@ -183,7 +183,8 @@ class Connections:
 
     def chunks(self, response: httpx.Response) -> AsyncIterable[bytes]:
         """Return what yields the body of a response, decompressed, to be read once."""
-        if self._given is not None or "Content-Encoding" in response.headers:
+        is_read = response.is_stream_consumed  # by what authenticates
+        if self._given is not None or is_read or "Content-Encoding" in response.headers:
             return response.aiter_bytes()
         stream = response.stream  # nobody has read of it, and nothing has to be undone
         return stream if isinstance(stream, httpx.AsyncByteStream) else response.aiter_bytes()

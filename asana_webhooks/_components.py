@@ -21,6 +21,7 @@ from ._desired import DesiredWebhooks
 from ._echoes import Echoes
 from ._endpoint import Endpoint
 from ._establish import Establishment
+from ._follow import Follows
 from ._heartbeats import FirstHeartbeats
 from ._inbox import INBOX_OPTIONS, Inbox
 from ._logging import ThrottledLogger
@@ -233,7 +234,18 @@ def join(
             waits_for_server=not options["serve"],
             was_reached=lambda: bool(counters.refused or counters.outcomes),
         )
-        return AccountParts(name, api, establishment, upkeep, desired)
+        follows = Follows(
+            name,
+            api._at(Priority.LOOKING_AFTER),
+            store,
+            clock,
+            desired=desired,
+            upkeep=upkeep,
+            router=router,
+            interval=options["look_after"],
+            on_wish=lambda: accounts.start(name),
+        )
+        return AccountParts(name, api, establishment, upkeep, desired, follows)
 
     accounts = Accounts(
         store,

@@ -215,13 +215,49 @@ class DesiredWebhooks:
             desired.filters, desired.timeout, desired.is_spare = filters, timeout, is_spare
         self.wake(has_stale_filters=True)
 
-    async def unfollow(self, resource: str, follower: str) -> None:
-        """Delete the webhook of this resource, unless a program or another follower wants it."""
+    async def unfollow(self, resources: Iterable[str], follower: str) -> None:
+        """Leave the webhooks of these, but for those that a program or another follower wants.
+
+        The intent is stored when this returns; they are deleted beside all else. Raises StoreError,
+        and what asking for the token's user raises.
+        """
+        for resource in resources:
+            if self.release(resource, follower):
+                async with self.lock(resource):
+                    await self._upkeep.begin_leaving(resource)
+        self._ends_leaving = True
+        self.wake()
+
+    def release(self, resource: str, follower: str) -> bool:
+        """Want it for this follower no longer; return whether nobody wants it."""
         desired = self._desired.get(resource)
-        if desired is not None:
-            desired.followers.discard(follower)
-        if desired is None or not (desired.is_single or desired.followers):
-            await self.leave(resource)
+        if desired is None:
+            return True
+        desired.followers.discard(follower)
+        if desired.is_single or desired.followers:
+            return False
+        self._forget(resource)
+        self._step()
+        return True
+
+    @property
+    def progress(self) -> asyncio.Event:
+        """An event that is set at the next step of any webhook."""
+        return self._progress
+
+    def count(self) -> int:
+        """Return how many webhooks are wanted."""
+        return len(self._desired)
+
+    def is_established(self, resource: str) -> bool:
+        """Return whether there is the webhook that is wanted of this resource."""
+        desired = self._desired.get(resource)
+        return desired is not None and desired.established
+
+    def is_followed(self, resource: str) -> bool:
+        """Return whether any follower wants a webhook of this resource."""
+        desired = self._desired.get(resource)
+        return desired is not None and bool(desired.followers)
 
     def has_any(self) -> bool:
         """Return whether any webhook is wanted."""
@@ -238,8 +274,7 @@ class DesiredWebhooks:
 
     def count_established(self, resources: Iterable[str]) -> int:
         """Return how many of these have the webhook that is wanted of them."""
-        found = (self._desired.get(resource) for resource in resources)
-        return sum(desired is not None and desired.established for desired in found)
+        return sum(map(self.is_established, resources))
 
     def _wanted(self, resource: str, filters: WantedFilters, timeout: float) -> _Desired:
         desired = self._desired.get(resource)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import anyio
 import msgspec
@@ -48,7 +48,7 @@ FIELDS = (
 """The fields of webhooks that a list is asked for; it tells few of them unless asked."""
 
 LEAVE_AT_ONCE = 5
-"""How many webhooks of an account that is removed are deleted side by side."""
+"""How many webhooks of an account are deleted side by side."""
 
 MANY = 10
 """More webhooks than these are not lost one by one: something happened to all of them."""
@@ -56,6 +56,7 @@ MANY = 10
 logger = logging.getLogger(__name__)
 
 Filters = Sequence[WebhookFilter] | None
+T = TypeVar("T")
 
 
 class Listed(NamedTuple):
@@ -341,6 +342,15 @@ class Upkeep:
                 done = self._left(route, error)
         return done
 
+    async def begin_leaving(self, resource: str) -> None:
+        """Have the webhooks of a resource leave; ``finish_leaving`` deletes them.
+
+        Those of another user stay. Raises StoreError, and what asking for the token's user raises.
+        """
+        for route in await self.owned(await self._listed(resource)):
+            if route.state == "confirmed":
+                await self._store.leave(route.id)
+
     async def leave_all(self) -> bool:
         """Delete all webhooks of the account; False when Asana could not be told of all now.
 
@@ -350,17 +360,7 @@ class Upkeep:
         routes = [route for route in await self._listed() if route.state == "confirmed"]
         for route in routes:
             await self._store.leave(route.id)
-        waiting, done = iter(routes), True
-
-        async def end_some() -> None:
-            nonlocal done
-            for route in waiting:
-                done &= await self._end_or_give_up(route)
-
-        async with anyio.create_task_group() as tasks:
-            for _ in range(min(len(routes), LEAVE_AT_ONCE)):
-                tasks.start_soon(end_some)
-        return done
+        return all(await _side_by_side(self._end_or_give_up, routes))
 
     async def _end_or_give_up(self, route: Route) -> bool:
         try:
@@ -387,9 +387,8 @@ class Upkeep:
 
         Raises what a call raises but for a refusal of one webhook, which is said once.
         """
-        for route in await self.owned(await self._listed()):
-            if route.leaving:
-                await self._end_if_allowed(route)
+        leaving = [route for route in await self._listed() if route.leaving]
+        await _side_by_side(self._end_if_allowed, await self.owned(leaving))
 
     async def has_leaving(self) -> bool:
         """Return whether a webhook is to be deleted."""
@@ -443,6 +442,32 @@ class Upkeep:
 
     async def _delete(self, route: Route) -> None:
         await self._api.delete_webhook(route.gid or "")
+
+
+async def _side_by_side(act: Callable[[Route], Awaitable[T]], routes: Iterable[Route]) -> list[T]:
+    """Return the results of an act for each of these routes, in no order, five at a time.
+
+    Raises the first error, when those that are under way have ended.
+    """
+    results: list[T] = []
+    errors: list[AsanaWebhooksError] = []
+    waiting = iter(routes)
+
+    async def do_some() -> None:
+        for route in waiting:
+            try:
+                results.append(await act(route))
+            except AsanaWebhooksError as error:
+                errors.append(error)
+            if errors:
+                return
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(LEAVE_AT_ONCE):
+            tasks.start_soon(do_some)
+    if errors:
+        raise errors[0]
+    return results
 
 
 def orphans_among(

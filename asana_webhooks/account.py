@@ -10,6 +10,7 @@ from ._accounts import AccountParts
 from ._asana_transport import AsanaTransport
 from ._components import Components
 from ._establish import advising_to_keep, check_given_filters, check_wanted
+from ._follow import Where, check_where
 from ._options import SECONDS, check_options, optional
 from .api import WebhooksApi
 from .models import Route, Webhook, WebhookFilter, check_gid
@@ -103,11 +104,44 @@ class Account(WebhooksApi):
         desired = self._configured().accounts.get(self.name).desired
         desired.keep(resource, filters=filters, timeout=timeout)
 
-    async def kept(self, *, timeout: float | None = 60.0) -> None:
-        """Return when each webhook of this account that is kept, or was ensured, is established.
+    def follow(
+        self,
+        container: str,
+        *,
+        where: Where | None = None,
+        filters: Sequence[WebhookFilter] | EllipsisType | None = ...,
+        timeout: float = 60.0,
+    ) -> None:
+        """Want a webhook of each project of a workspace, a team or a portfolio, as ``keep`` does.
 
-        Raises TimeoutError after ``timeout`` seconds (None: never), which names those that are not,
-        and why.
+        Also of those that are made later; the webhooks of projects that leave the container, or do
+        not fit ``where`` any longer, are deleted. It may be called before the client is entered. A
+        webhook of the container tells of changes, where Asana lets it have one; all projects are
+        listed at the start and every ``look_after`` seconds. Handlers get the events of that
+        webhook only if they name the container as ``resource``, or it is kept too.
+
+        ``where`` maps fields of a project to the values that they must have, as
+        ``{"archived": False, "team.gid": "1204619"}``, or is a function that is given Asana's
+        record of a project and returns whether it is wanted: a dict with ``name``, ``archived``,
+        ``completed``, ``color``, ``created_at``, ``modified_at``, ``start_on``, ``due_on``,
+        ``privacy_setting``, ``owner``, ``team`` and ``workspace``. None: all of them. ``filters``
+        and ``timeout`` are as in ``keep``. A project that is kept, or has a webhook already, stays
+        as it is, also when it leaves.
+
+        ``leave`` ends it. Raises ValueError or TypeError for what cannot be followed.
+        """
+        given = None if isinstance(filters, EllipsisType) else filters
+        check_wanted(container, given, timeout)
+        check_given_filters(given)
+        check_where(where)
+        follows = self._configured().accounts.get(self.name).follows
+        follows.follow(container, where=where, filters=filters, timeout=timeout)
+
+    async def kept(self, *, timeout: float | None = 60.0) -> None:
+        """Return when each webhook of this account that is wanted is established.
+
+        Those that are kept or followed, and those that were ensured. Raises TimeoutError after
+        ``timeout`` seconds (None: never), which names those that are not, and why.
         """
         check_options({"timeout": optional(SECONDS, "None for no limit")}, locals())
         parts = self._parts()
@@ -124,9 +158,14 @@ class Account(WebhooksApi):
         What was received before is still handled. When Asana cannot be reached the intent is
         stored, and carried out as soon as it can be, by the next process too. Raises
         EstablishmentError for a webhook of another user, or one that Asana refuses to delete.
+
+        What is followed is followed no longer, and the webhooks that were made for that alone are
+        deleted beside all else.
         """
         check_gid("resource", resource)
-        await self._parts().desired.leave(resource)
+        parts = self._parts()
+        if not await parts.follows.end(resource):
+            await parts.desired.leave(resource)
 
     async def ensure(
         self,

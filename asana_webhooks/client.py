@@ -343,6 +343,7 @@ class WebhooksClient(Account):
                 raise RuntimeError(msg)
             transport = self._transport.for_token(AccountAuth(name, self._load))
             found = self._accounts[name] = Account(self, name, transport)
+            found._writes = self._writes and self._writes.of(name)
         return found
 
     def of(self, event: Event) -> Account:

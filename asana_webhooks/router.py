@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import msgspec
@@ -132,12 +132,23 @@ class Subscription(msgspec.Struct, frozen=True):
         """Return whether the handler gets this event also as an echo."""
         return any(pattern.echoes and pattern.fits(event) for pattern in self.patterns)
 
+    def names(self, resource: str) -> bool:
+        """Return whether the handler was registered for what watches this resource."""
+        return any(pattern.resource == resource for pattern in self.patterns)
+
 
 class FailureSubscription(msgspec.Struct, frozen=True):
     """A handler of failures, and its name in logs."""
 
     handler: FailureHandler
     name: str
+
+
+class _Diversion(NamedTuple):
+    """The handler that is given the events of one webhook, and whether others are not."""
+
+    subscription: Subscription
+    hides: Callable[[], bool]
 
 
 def _do_nothing() -> None:
@@ -157,6 +168,7 @@ class Router:
         self._named_resources: frozenset[str | None] = frozenset()
         self._named_accounts: frozenset[str | None] = frozenset()
         self._known: dict[tuple[str | None, ...], tuple[Subscription, ...]] = {}
+        self._diversions: dict[tuple[str, str], _Diversion] = {}  # by account and resource
         self.failure_handlers: tuple[FailureSubscription, ...] = ()
         """The handlers of failures, in the order of their registration."""
         self.on_change: Callable[[], None] = _do_nothing
@@ -245,6 +257,10 @@ class Router:
     def handlers(self, event: Event) -> tuple[Subscription, ...]:
         """Return the handlers that want the event, echo or not, in the order in which they run."""
         resource, change, source = event.resource, event.change, event.source
+        if self._diversions:
+            diversion = self._diversions.get((source.account, source.resource))
+            if diversion is not None:
+                return self._diverted(event, diversion)
         watched = source.resource if source.resource in self._named_resources else None
         account = source.account if source.account in self._named_accounts else None
         kind = (
@@ -265,7 +281,30 @@ class Router:
 
     def knows(self, name: str) -> bool:
         """Return whether a handler of this name is registered."""
-        return name in self._handlers
+        return name in self._handlers or any(
+            each.subscription.name == name for each in self._diversions.values()
+        )
+
+    def divert(
+        self, account: str, resource: str, handler: Handler, *, name: str, hides: Callable[[], bool]
+    ) -> None:
+        """Give the events of what an account watches to this handler first.
+
+        While ``hides`` returns true no others get them but those that name the resource: the
+        program has not asked for this webhook.
+        """
+        subscription = Subscription(handler, name, (Pattern(echoes=True),))
+        self._diversions[account, resource] = _Diversion(subscription, hides)
+
+    def end_diversion(self, account: str, resource: str) -> None:
+        """Give the events of what an account watches to all who want them again."""
+        self._diversions.pop((account, resource), None)
+
+    def _diverted(self, event: Event, diversion: _Diversion) -> tuple[Subscription, ...]:
+        wanting = (each for each in self._handlers.values() if each.wants(event))
+        if diversion.hides():
+            wanting = (each for each in wanting if each.names(event.source.resource))
+        return (diversion.subscription, *wanting)
 
     def wanted_filters(self, resource: str, account: str = "") -> list[WebhookFilter] | None:
         """Return filters that pass what the handlers want of a resource that is watched.

@@ -40,6 +40,7 @@ LAYERS = (
     {"_workers"},
     {"_inbox", "_reconciliation"},
     {"_desired", "_receiver_aiohttp", "_receiver_asgi", "simulator"},
+    {"_follow"},
     {"_accounts"},
     {"_components"},
     {"account"},

@@ -577,6 +577,8 @@ async def serves_many_users() -> None:
     acme = client.account("acme")
     assert_type(acme, Account)
     acme.keep("1204619")
+    acme.follow("1331", where={"archived": False})
+    client.follow("1331", where=lambda project: "bug" in project["name"], filters=None)
     await acme.kept()
     assert_type(await acme.ensure("1204619"), Webhook)
     assert_type(acme.name, str)
