@@ -181,8 +181,7 @@ class ClaimEchoes:
         async with self._reading:
             bodies = list(self._unread)
             gids = {gid.decode() for body in bodies for gid in _GID.findall(body)}
-            if gids:
-                self._keep(await self._echoes.read(gids))
+            self._keep(await self._echoes.read(gids))
             del self._unread[: len(bodies)]
 
     def _keep(self, writes: Mapping[str, Written]) -> None:

@@ -151,14 +151,15 @@ def test_only_its_making_may_be_that_of_a_call_under_way() -> None:
     assert are_suspected(event(gid="50"), making) == []
 
 
-def test_one_call_has_a_part_for_each_place() -> None:
+def test_one_call_has_a_part_for_each_place_and_field() -> None:
     making = written({"name": "a"}, method="POST", path="/tasks", made="50")
     placed = [
         event(gid="50", field=None, action="added", parent={"gid": gid, "resource_type": kind})
         for gid, kind in (("7", "project"), ("70", "section"))
     ]
+    placed += [event(gid="50", field=field) for field in ("assignee", "due_on")]
     parts = {each.part for one in placed for each in suspects(one, {"w": making}, at(2))}
-    assert len(parts) == 2
+    assert len(parts) == 4
 
 
 # Judging by what a store knows
@@ -505,22 +506,30 @@ async def test_stream_that_waits_ends_with_its_inbox(routed: MemoryStore) -> Non
     assert not await is_empty(routed)
 
 
-async def test_what_a_call_made_is_looked_for_no_more_when_it_is_known(
-    routed: MemoryStore,
-) -> None:
-    judging = Echoes(routed, lambda: at(2), ping_pong=None).of_claim()
-    await keep(routed, "w", written(**COMMENT, ended=None))
-    first, second = comment(gid="50"), comment(gid="51")
-    judging.add([_delivery(first, second)])
-    assert await judging.judge(first, 0.0) == 0.0  # it has waited for long
-    assert not first.echo
-    await keep(routed, "w", written(**COMMENT, made="51"))
-    assert await judging.judge(second, asyncio.get_running_loop().time()) == 0.0
-    assert second.echo
-    await routed.put_write(Write(id="w", resources=("51",), text="{"))  # nobody reads it again
-    other = comment(gid="52")
-    assert await judging.judge(other, 0.0) == 0.0
-    assert not other.echo
+async def test_what_a_call_made_is_looked_for_until_it_is_known(store: MemoryStore) -> None:
+    asked = 0
+    list_writes = store.list_writes
+
+    async def count(resources: Any) -> list[Write]:
+        nonlocal asked
+        asked += 1
+        return await list_writes(resources)
+
+    store.list_writes = count  # type: ignore[method-assign] # passes on
+    making: dict[str, Any] = {"method": "POST", "path": "/tasks", "data": {"name": "a"}}
+    added = [
+        event(gid=gid, field=None, action="added", parent={"gid": "7", "resource_type": "project"})
+        for gid in ("50", "51", "52")
+    ]
+    judging = Echoes(store, lambda: at(2), ping_pong=None).of_claim()
+    judging.add([_delivery(*added)])
+    now = asyncio.get_running_loop().time()
+    await keep(store, "w", written(**making, ended=None))
+    assert await judging.judge(added[0], now)
+    await keep(store, "w", written(**making, made="50"))
+    assert [await judging.judge(each, now) for each in added] == [0.0] * 3
+    assert [each.echo for each in added] == [True, False, False]
+    assert asked == 3  # for the claim, and twice while the call was under way
 
 
 async def test_stream_waits_for_the_result_of_a_call(

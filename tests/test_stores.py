@@ -2614,9 +2614,13 @@ async def test_all_that_is_kept_of_an_account_is_forgotten_and_nothing_else(
     assert await store.forget_account("nobody")
 
 
-async def test_account_that_was_forgotten_may_come_again(store: Store) -> None:
+async def test_account_that_was_forgotten_may_come_again(
+    store: Store, let_pass: Callable[[timedelta], None]
+) -> None:
     await fill_account(store, "acme")
     assert await store.forget_account("acme")
+    let_pass(DUPLICATES_KNOWN_FOR + timedelta(hours=1))
+    assert await store.remembered("acme/12") == b""
     await confirm(store, "acme", account="acme")
     await store.put_write(write("of acme", account="acme"))
     assert await store.take_write("of acme", "changed", OTHER_KEY)

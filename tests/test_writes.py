@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from asana_webhooks import Event, MemoryStore, StoreError
@@ -70,6 +71,7 @@ DEPENDS = "POST", "/tasks/5/addDependencies", {"dependencies": "3,4"}
         (ASSIGNED, event(field="assignee", value="8")),
         (ASSIGNED, event(field="assignee")),
         (ASSIGNED, story("assigned")),
+        (("PUT", "/tasks/5", {"assignee": {"gid": "8"}}), event(field="assignee", value="8")),
         (UNASSIGNED, event(field="assignee")),
         (CUSTOM, event(field="custom_fields", value="31")),
         (CUSTOM, event(field="custom_fields", value="32")),
@@ -121,6 +123,8 @@ def test_call_causes_the_event(call: tuple[str, str, Any], caused: Event) -> Non
         (COMPLETED, event("added", "99", kind="story", parent=("task", "5"))),
         (ASSIGNED, event(field="assignee", value="9")),
         (UNASSIGNED, event(field="assignee", value="9")),
+        (("PUT", "/tasks/5", {"assignee": {"gid": "8"}}), event(field="assignee", value="9")),
+        (("POST", "/tasks", {"name": "a"}), event("added", kind="section")),
         (CUSTOM, event(field="custom_fields", value="33")),
         (ADDED, event("added", parent=("project", "8"))),
         (ADDED, event("removed", parent=("project", "7"))),
@@ -259,9 +263,15 @@ async def test_call_that_fails_is_kept_with_its_times() -> None:
 
 
 async def test_call_that_is_cancelled_is_kept_with_its_times() -> None:
-    store = MemoryStore()
-    with anyio.move_on_after(0):
+    class Awaited(MemoryStore):
+        async def put_write(self, write: Write) -> None:
+            await anyio.lowlevel.checkpoint()
+            await super().put_write(write)
+
+    store = Awaited()
+    with anyio.CancelScope() as scope:
         async with note(Writes(store, Clock())):
+            scope.cancel()
             await anyio.sleep_forever()
     (written,) = await kept(store, "5")
     assert written.ended == Clock()()[1]
