@@ -185,6 +185,42 @@ async def test_commits_wait_for_the_disk(store: SqliteStore) -> None:
     assert await execute(store, "PRAGMA synchronous") == [(2,)]
 
 
+async def test_only_what_ends_with_the_machine_does_not_wait_for_the_disk(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: list[int] = []
+
+    @contextmanager
+    def noting(connection: sqlite3.Connection) -> Iterator[None]:
+        with _file.transaction(connection):
+            yield
+            levels.extend(connection.execute("PRAGMA synchronous").fetchone())
+
+    monkeypatch.setattr(_statements, "transaction", noting)
+    await store.own("https://hooks.example.com", holder="a", ttl=15)
+    await store.hold("slots", holder="a", ttl=15)
+    await store.reserve(route(), ttl=60)
+    assert levels == [1, 1, 1]
+    await store.add_candidate("r1", "secret")
+    await store.confirm("r1", gid="77", secret="secret")
+    await store.put(delivery())
+    assert levels[3:] == [2, 2, 2]
+    claim = await take(store)
+    await store.renew(claim, lease=30)
+    await store.claim_more(claim, limit=1)
+    assert levels[6:] == [1, 1, 1]
+    await store.settle(claim, put_off(*claim.deliveries, delay=9))
+    await store.end_claim(claim)
+    await store.put_state(State(scope="/12", text="{}"))
+    await store.put_write(Write(id="w1", resources=("12",), text="{}"))
+    assert levels[9:] == [2, 2, 2, 2]
+    async with one_batch(store):
+        calls = [store.put(delivery(1)), store.claim(limit=1, lease=30)]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+    await gather(*tasks)
+    assert levels[-1] == 2
+
+
 async def test_wider_mode_of_an_existing_file_is_narrowed(path: Path) -> None:
     async with SqliteStore(path):
         pass

@@ -57,6 +57,9 @@ class SqliteStore:
     it locked waits for up to 4 seconds. The processes take turns to write, so several receivers
     are no faster than one. The file must be on a disk of the machine, not on a network share.
 
+    What a call keeps is on the disk when it returns, but for leases, reservations and ownerships:
+    those end with the machine, and a power failure may take back those of the last moments.
+
     ``clock`` returns seconds, never goes back while the machine runs, and reads the same in every
     process; leases, back-off and expiry go by it. Where it began anew, because the machine did,
     opening the file ends all leases and waits: nothing waits for a time that is far off.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ...errors import StoreError
 from .. import RETIRED_KNOWN_FOR
 
-__all__ = ["SQL", "FileGuard", "failure", "open_file", "text_of", "transaction"]
+__all__ = ["SQL", "FileGuard", "failure", "open_file", "sync", "text_of", "transaction"]
 
 logger = logging.getLogger(__name__)
 
@@ -293,6 +293,12 @@ def _begin(connection: sqlite3.Connection) -> None:
             time.sleep(LOOK_AGAIN)
         else:
             return
+
+
+def sync(connection: sqlite3.Connection, *, always: bool) -> None:
+    """Have each commit wait for the disk from now on, or only checkpoints."""
+    # SQLite sets it while it prepares the statement: one that Python keeps would do nothing again
+    connection.executescript(f"PRAGMA synchronous = {'FULL' if always else 'NORMAL'}")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from .. import DUPLICATES_KNOWN_FOR
 from .._codec import MICROSECOND
-from ._file import SQL, transaction
+from ._file import SQL, sync, transaction
 
 __all__ = ["KNOWN_FOR", "Statements", "chunks", "placeholders", "wall_clock"]
 
@@ -32,14 +32,22 @@ class Statements:
     def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
         self.steps = 0
         self._connection = connection
+        self._is_synced = True
         self._clock = clock
         self._now = clock()
         self._waiting_change = 0  # of this transaction
         self._unpruned = {"forget_events": 0, "forget_writes": 0}
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Commit what is done inside, or nothing; it happens at one reading of the clock."""
+    def transaction(self, *, synced: bool = True) -> Iterator[None]:
+        """Commit what is done inside, or nothing; it happens at one reading of the clock.
+
+        Unless it is ``synced`` it does not wait for the disk. The next one that does brings it
+        there too; a power failure before that undoes it.
+        """
+        if synced != self._is_synced:
+            sync(self._connection, always=synced)
+            self._is_synced = synced
         with transaction(self._connection):
             changes = self._connection.total_changes
             self._now = self._clock()

@@ -44,8 +44,16 @@ STEP_PAUSE = 0.02
 FORGET_EVERY = 60.0
 """For how many seconds what has come to its end may still be in the file."""
 
-_Job: TypeAlias = tuple[asyncio.Future[Any], Callable[[Tables], Any] | None, Any]
-"""Whom to tell, and what to do, or a put: those of a batch are done together."""
+ENDS_WITH_THE_MACHINE = frozenset(
+    {
+        *(Tables.own, Tables.disown, Tables.hold, Tables.reserve, Tables.get_route),
+        *(Tables.claim, Tables.give_back, Tables.claim_more, Tables.give_more_back, Tables.renew),
+    }
+)
+"""What needs not be on the disk: when the machine begins anew, all leases are at their end."""
+
+_Job: TypeAlias = tuple[asyncio.Future[Any], Callable[[Tables], Any] | None, Any, bool]
+"""Whom to tell; what to do, or a put: those of a batch are done together; whether to sync it."""
 
 _Outcome: TypeAlias = tuple[asyncio.Future[Any], Any]
 
@@ -96,13 +104,14 @@ class Writer:
     ) -> asyncio.Future[T]:
         """Have this done; it is done even if the future is cancelled."""
         future: asyncio.Future[T] = self._loop.create_future()
-        self._enqueue(future, lambda tables: operation(tables, *args, **kwargs), None)
+        synced = operation not in ENDS_WITH_THE_MACHINE
+        self._enqueue(future, lambda tables: operation(tables, *args, **kwargs), None, synced)
         return future
 
     def submit_put(self, *put: *Put) -> asyncio.Future[bool]:
         """Have this stored, unless the future is cancelled before: then it will be sent again."""
         future: asyncio.Future[bool] = self._loop.create_future()
-        self._enqueue(future, None, put)
+        self._enqueue(future, None, put, True)  # noqa: FBT003 - a field of a job
         return future
 
     def _enqueue(self, *job: *_Job) -> None:
@@ -184,7 +193,7 @@ class Writer:
 
     def _commit(self, tables: Tables, guard: FileGuard, batch: list[_Job]) -> list[_Outcome]:
         try:
-            with tables.transaction():
+            with tables.transaction(synced=any(synced for *_, synced in batch)):
                 problem = guard.problem()  # a log that was cut is filled up by the next commit
                 outcomes = [] if problem else _do(tables, batch)
         except sqlite3.Error as error:
@@ -216,7 +225,7 @@ class Writer:
 def _do(tables: Tables, batch: list[_Job]) -> list[_Outcome]:
     outcomes: list[_Outcome] = []
     puts: list[tuple[asyncio.Future[Any], Put]] = []
-    for future, call, put in batch:
+    for future, call, put, _ in batch:
         if call is not None:
             outcomes.append((future, call(tables)))
         elif future.cancelled():
