@@ -43,6 +43,9 @@ anyio.run(anyio.lowlevel.checkpoint)
 SERVERS = {"page", "postgres_server", "valkey", "world"}
 """The fixtures behind which servers run, or a browser."""
 
+SLOW = {"page", "postgres_server", "world"}
+"""Those of them that take each test a browser, processes, or a schema of its own."""
+
 
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many processes run tests: these wait more than they compute."""
@@ -72,7 +75,7 @@ def _bytecode_folder(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server, by the fixtures that it asks for.
+    """Mark what needs a server, and what is slow, by the fixtures that it asks for.
 
     Raises UsageError for a name that another process would not give the same test.
     """
@@ -82,6 +85,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(msg)
         if isinstance(item, pytest.Function) and not SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.servers)
+        if isinstance(item, pytest.Function) and not SLOW.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -154,6 +154,7 @@ class Installation:
                 *(self.programs / "initdb", "-D", self.data, "-U", "postgres", "-E", "UTF8"),
                 *("--no-locale", "--no-sync", "--auth-local=trust"),
                 *("--auth-host=scram-sha-256", f"--pwfile={secret}"),
+                *("-c", "scram_iterations=1"),
             ],
             check=True,
             capture_output=True,
