@@ -1,11 +1,12 @@
 """The HTTP client of our own connections: httpx over aiohttp, without what no call needs.
 
 It has no cookies, follows no redirects and merges nothing into a request that never changes. What
-httpx does besides is a third of a call. An ``httpx.Auth`` of a user's goes httpx's own way.
+httpx does besides is a third of a call.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -49,12 +50,8 @@ class BearerAuth(httpx.Auth):
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Send the request with the token."""
-        self.sign(request)
-        yield request
-
-    def sign(self, request: httpx.Request) -> None:
-        """Put the token into a request."""
         request.headers["Authorization"] = self._header
+        yield request
 
 
 class _NoCookies(httpx.Cookies):
@@ -89,9 +86,22 @@ class _Client(httpx.AsyncClient):
         self, request: httpx.Request, *, stream: bool = False, auth: Any = None, **options: Any
     ) -> httpx.Response:
         """Return the response to a request. Redirects are not followed."""
-        if not (stream and isinstance(auth, BearerAuth)):
+        if not (stream and isinstance(auth, httpx.Auth)):
             return await super().send(request, stream=stream, auth=auth, **options)
-        auth.sign(request)
+        async with contextlib.aclosing(auth.async_auth_flow(request)) as rounds:
+            request = await anext(rounds)
+            while True:
+                response = await self._send_once(request)
+                try:
+                    request = await rounds.asend(response)
+                    await response.aread()
+                except StopAsyncIteration:
+                    return response
+                except BaseException:
+                    await response.aclose()
+                    raise
+
+    async def _send_once(self, request: httpx.Request) -> httpx.Response:
         response = await self._transport_for_url(request.url).handle_async_request(request)
         response.request = request
         return response

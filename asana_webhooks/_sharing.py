@@ -50,7 +50,7 @@ class BudgetShares:
         try:
             while True:
                 for account, transport in self._transports().items():
-                    if transport.calls_made != self._counted.get(account):
+                    if transport.calls_made != self._counted.get(account, 0):
                         self._counted[account] = transport.calls_made
                         holders.add(transport.holder)
                         await self._divide(account, transport)

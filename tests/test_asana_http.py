@@ -1,14 +1,16 @@
 """The HTTP client of our own connections: what it makes of a request, and what of a URL."""
 
 import asyncio
+from collections.abc import Generator
 
 import httpx
 import pytest
 from aiohttp import web
+from conftest import guard
 from support import asana_api
 from support.asana_api import ONE, TOKEN, asana_at
 
-from asana_webhooks import WebhooksApi, _asana_http
+from asana_webhooks import AuthenticationError, Webhook, WebhooksApi, _asana_http
 from asana_webhooks._asana_http import BearerAuth, make_client, parse_url
 
 bare_environment = asana_api.bare_environment
@@ -94,24 +96,65 @@ async def test_request_arrives_with_its_headers_and_its_body() -> None:
     ]
 
 
-async def test_authentication_of_httpx_has_its_rounds() -> None:
-    class Twice(httpx.Auth):
-        def auth_flow(self, request: httpx.Request):  # type: ignore[no-untyped-def] # noqa: ANN202
-            response = yield request
-            request.headers["Authorization"] = f"Bearer {response.headers['X-Token']}"
+class Rounds(httpx.Auth):
+    """Takes the token that a refusal names, and reads every response."""
+
+    requires_response_body = True
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        response = yield request
+        assert response.content
+        if token := response.headers.get("X-Token"):
+            request.headers["Authorization"] = f"Bearer {token}"
             yield request
 
+
+@pytest.mark.parametrize("token", ["known", "", None])
+async def test_authentication_of_httpx_has_its_rounds_and_reads_responses(
+    token: str | None,
+) -> None:
+    called = 0
+
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        if "Authorization" not in request.headers:
-            return web.Response(status=401, headers={"X-Token": "second"})
-        assert request.headers["Authorization"] == "Bearer second"
+        nonlocal called
+        called += 1
+        if token is None or request.headers.get("Authorization") == "Bearer known":
+            return web.json_response(ONE)
+        return web.json_response({"errors": []}, status=401, headers={"X-Token": token})
+
+    async with asana_at(answer) as api:
+        base_url = api._transport.base_url
+        async with WebhooksApi(Rounds(), base_url=base_url) as other:
+            found = await asyncio.gather(
+                *(other.get_webhook("1") for _ in range(5)), return_exceptions=True
+            )
+    expected = AuthenticationError if token == "" else Webhook
+    assert [type(each) for each in found] == [expected] * 5
+    assert called == (10 if token else 5)
+
+
+async def test_authentication_that_raises_leaves_no_connection_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_asana_http, "MAX_CONNECTIONS", 1)
+
+    class Failing(httpx.Auth):
+        def auth_flow(
+            self, request: httpx.Request
+        ) -> Generator[httpx.Request, httpx.Response, None]:
+            yield request
+            raise LookupError
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
         return web.json_response(ONE)
 
     async with asana_at(answer) as api:
-        other = WebhooksApi(Twice(), base_url=api._transport.base_url)
-        async with other:
-            found = await asyncio.gather(*(other.get_webhook("1") for _ in range(5)))
-    assert len(found) == 5
+        failing = api._over(api._transport.for_token(Failing()))
+        for _ in range(3):
+            with pytest.raises(LookupError):
+                await failing.get_webhook("1")
+        with guard():
+            await api.get_webhook("1")
 
 
 def test_digest_tells_tokens_apart_and_gives_none_away() -> None:

@@ -11,7 +11,7 @@ import anyio
 import httpx
 import pytest
 import respx
-from conftest import until
+from conftest import guard, until
 from support import asana_api
 from support.asana_api import ONE, TOKEN
 
@@ -225,7 +225,7 @@ async def test_hold_of_more_than_a_minute_is_for_the_callers_to_wait() -> None:
     await anyio.wait_all_tasks_blocked()
     budget.hold(600.0)
     for refused in [*waiting, asyncio.create_task(entered(budget))]:
-        with pytest.raises(RateLimitedError, match="it was not made") as caught:
+        with pytest.raises(RateLimitedError, match="it was not made") as caught, guard():
             await refused
         assert caught.value.retry_after == pytest.approx(600.0, abs=5.0)
     with pytest.raises(RateLimitedError, match="it was not made"):
@@ -448,6 +448,42 @@ async def test_store_that_fails_leaves_the_budget_as_it_was(
 
 
 # Against Asana's limits
+
+
+async def test_nothing_is_reserved_before_the_create_call_has_its_slot(
+    make_client: MakeClient, asana: AsanaSimulator
+) -> None:
+    store = MemoryStore()
+    async with make_client(store=store) as client:
+        slots = await taken(client._transport._budget(), CREATE, 10)
+        establishing = asyncio.create_task(client.establish(asana.project, timeout=5.0))
+        await until(lambda: client._transport.budget_state().waiting)
+        assert await store.list_routes() == []
+        slots[0].leave()
+        await establishing
+        assert client._transport.budget_state().writes == 9
+        establishing = asyncio.create_task(client.establish(asana.project))
+        slots += await taken(client._transport._budget(), CREATE, 1)
+        await until(lambda: client._transport.budget_state().waiting)
+        establishing.cancel()
+        await asyncio.wait([establishing])
+        assert client._transport.budget_state().waiting == 0
+        assert len(await store.list_routes()) == 1
+
+
+async def test_undoing_a_failed_creation_waits_for_no_slot_of_its_own(
+    make_client: MakeClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(MemoryStore):
+        async def confirm(self, route: str, **options: Any) -> bool:
+            raise StoreError("the disk does not answer")
+
+    for kind in Kind:
+        monkeypatch.setitem(_budget.AT_ONCE, kind, 1)
+    async with make_client(store=Broken()) as client:
+        with pytest.raises(StoreError, match="does not answer"), anyio.fail_after(10):
+            await client.establish(asana.project)
+        assert not asana.webhooks
 
 
 async def test_many_webhooks_ensured_at_once_exceed_no_limit(make_client: MakeClient) -> None:
