@@ -41,6 +41,7 @@ from test_stores import (
     take,
     takes,
     tried_again,
+    write,
 )
 
 from asana_webhooks.errors import StoreError
@@ -1028,6 +1029,8 @@ async def test_state_that_the_server_lost_is_empty_and_what_is_lost_is_not_shown
         async with PostgresStore(server.dsn, schema=schema) as store:
             assert await store.put_state(state("/1", text="x" * 10_000))
             assert await store.put_state(state("/1", version=1, text="x" * 10_000))
+            await store.put_write(write("w1", text="x" * 10_000))
+            await store.put_write(write("w2"))
             new = [delivery(1), delivery(2), delivery(3), delivery(4)]
             new[1] = msgspec.structs.replace(new[1], body=b"x" * 10_000)
             new[2] = msgspec.structs.replace(new[2], progress=os.urandom(10_000).hex())
@@ -1048,7 +1051,10 @@ async def test_state_that_the_server_lost_is_empty_and_what_is_lost_is_not_shown
             assert await store.put_state(whole)
             assert await store.get_state("/1") == msgspec.structs.replace(whole, version=3)
             assert await store.drop_state("/2", 1)
-    first, second = (record.message for record in caplog.records if record.levelname == "ERROR")
+            assert await store.list_writes(["12"]) == [write("w2")]
+    *states, lost_write = (each.message for each in caplog.records if each.levelname == "ERROR")
+    first, second = states
+    assert lost_write.startswith("a write at postgresql://127.0.0.1")
     assert first.startswith("the state of '/1' at postgresql://127.0.0.1")
     assert second.startswith("the state of '/2' at postgresql://127.0.0.1")
 
@@ -1115,7 +1121,7 @@ async def damage(
 LARGE_VALUES = """
 SELECT pg_relation_filepath(reltoastrelid) FROM pg_class
 WHERE relnamespace = to_regnamespace($1)
-    AND relname IN ('deliveries', 'dead_letters', 'events', 'states')
+    AND relname IN ('deliveries', 'dead_letters', 'events', 'states', 'writes')
 """
 
 

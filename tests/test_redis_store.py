@@ -67,6 +67,7 @@ from test_stores import (
     take,
     takes,
     tried_again,
+    write,
 )
 
 from asana_webhooks.errors import StoreError
@@ -1519,6 +1520,31 @@ async def test_nothing_is_behind_an_id_that_no_delivery_has(server: ValkeyServer
     async with RedisStore(server.url) as store:
         await put(store, 1)
         assert await store.peek("r1", after=id_) == []
+
+
+async def test_write_that_cannot_be_read_is_left_out(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with RedisStore(server.url) as store:
+        for id_ in ("w1", "w2", "w3"):
+            await store.put_write(write(id_))
+        damage(server, ("HSET", "write:w1", "text", b"\xff"), ("HSET", "write:w3", "ends", "odd"))
+        for _ in range(2):
+            assert await store.list_writes(["12"]) == [write("w2")]
+        assert not await store.take_write("w3", "changed", bytes(16))
+        await store.put_write(write("w1", text="anew"))
+        assert await store.list_writes(["12"]) == [write("w1", text="anew"), write("w2")]
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert line == "a write is left out: it was damaged on the server"
+
+
+async def test_damaged_index_of_writes_holds_up_no_claim(server: ValkeyServer) -> None:
+    async with RedisStore(server.url) as store:
+        await put(store, 1)
+        damage(server, ("SET", "writes", "odd"))
+        claim = await take(store)
+        assert claim.has_writes
+        assert await store.end_claim(claim, handled(claim.deliveries)) == ()
 
 
 async def test_text_of_a_state_that_cannot_be_read_is_empty_and_keeps_its_version(

@@ -102,17 +102,17 @@ from ._records import (
     HELD_FULL,
     KEPT,
     LETTER_ID,
-    RECORD,
     VERSION_DIGITS,
     added,
+    answers_of,
     counts_of,
     dead_letter_of,
-    delivery_of,
+    deliveries_of,
     events_of,
     fields_of,
     lease_of,
     micros,
-    note,
+    put_of,
     route_of,
     settlement_of,
     version_of,
@@ -318,20 +318,10 @@ class RedisStore:
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
     ) -> Coroutine[Any, Any, bool]:
         self._opened()
-        received_at = to_micros(delivery.received_at)
-        fingerprint = ""
+        fingerprint = None
         if candidate is not None:
-            fingerprint = f"={self._cipher.fingerprint(delivery.route, candidate)}"
-        question = (
-            delivery.route,
-            delivery.digest,
-            received_at,
-            RECORD.pack(received_at, delivery.digest) + delivery.body,
-            delivery.trace,
-            fingerprint,
-            "" if reason is None else note(datetime.now(UTC), reason),
-        )
-        return self._is_kept(*map(Hidden.of, question))
+            fingerprint = self._cipher.fingerprint(delivery.route, candidate)
+        return self._is_kept(put_of(delivery, fingerprint, reason))
 
     async def notify(self) -> None:
         await self._opened().publish()
@@ -453,8 +443,7 @@ class RedisStore:
         if after and not DELIVERY_ID.fullmatch(after):
             return []
         arguments = (route, after, limit, MAX_CLAIM_BYTES)
-        shown = await self._server.run(_scripts.PEEK, *arguments)
-        return [delivery_of(route, *each) for each in shown]
+        return [*deliveries_of(route, await self._server.run(_scripts.PEEK, *arguments))]
 
     def _state(self, scope: bytes, kept: bytes) -> State | None:
         """Return a state, its text empty where that is damaged; None when its scope is."""
@@ -481,14 +470,14 @@ class RedisStore:
             self._say("a write is left out: it was damaged on the server")
             return None
 
-    async def _is_kept(self, *question: Hidden) -> bool:
-        answer = await self._puts.ask(*question)
+    async def _is_kept(self, question: Hidden) -> bool:
+        answer = await self._puts.ask(question)
         if answer == FULL:
             raise inbox_full(self._max_waiting)
         if answer == HELD_FULL:
             raise held_full()
-        if damage := damage_of(answer.decode()):
-            msg = f"the store on {self._server.address} failed: {damage}"
+        if len(answer) > 1:
+            msg = f"the store on {self._server.address} failed: {damage_of(answer.decode())}"
             raise StoreError(msg)
         return answer == KEPT
 
@@ -527,8 +516,8 @@ class RedisStore:
 
     async def _send_puts(self, puts: Sequence[bytes]) -> Sequence[bytes]:
         limits = (self._max_waiting, MAX_HELD, MAX_HELD_BYTES, KNOWN_FOR)
-        answers: list[bytes] = await self._server.run(_scripts.PUT, *limits, *puts)
-        return answers
+        kinds, *damages = await self._server.run(_scripts.PUT, *limits, len(puts), b"".join(puts))
+        return answers_of(kinds, damages)
 
     async def _send_lookups(self, ids: Sequence[bytes]) -> Sequence[bytes | None]:
         found: list[bytes | None] = await self._server.run(_scripts.GET_ROUTES, *ids)
@@ -544,7 +533,7 @@ class RedisStore:
                 return Claim(
                     route=route,
                     fence=int(fence),
-                    deliveries=tuple(delivery_of(route, *each) for each in taken),
+                    deliveries=tuple(deliveries_of(route, taken)),
                     previous=int(previous),
                     has_writes=bool(has_writes),
                 )
@@ -558,7 +547,7 @@ class RedisStore:
         if found is None:
             return None
         has_writes, taken = found
-        deliveries = tuple(delivery_of(claim.route, *each) for each in taken)
+        deliveries = tuple(deliveries_of(claim.route, taken))
         return replace(claim, deliveries=deliveries, has_writes=bool(has_writes))
 
     async def _take(

@@ -27,13 +27,13 @@ class Batcher(Generic[A]):
     def __init__(self, send: Callable[[Sequence[Hidden]], Awaitable[Sequence[A]]]) -> None:
         self._task: asyncio.Task[None] | None = None
         self._send = send
-        self._asked: deque[tuple[tuple[Hidden, ...], asyncio.Future[A]]] = deque()
+        self._asked: deque[tuple[Hidden, asyncio.Future[A]]] = deque()
 
     def tasks(self) -> set[asyncio.Task[None]]:
         """Return what is under way."""
         return set() if self._task is None else {self._task}
 
-    async def ask(self, *question: Hidden) -> A:
+    async def ask(self, question: Hidden) -> A:
         """Return the answer; a question whose asker is cancelled may be left out."""
         future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._asked.append((question, future))
@@ -48,21 +48,21 @@ class Batcher(Generic[A]):
         finally:
             self._task = None
 
-    def _next(self) -> list[tuple[tuple[Hidden, ...], asyncio.Future[A]]]:
-        batch: list[tuple[tuple[Hidden, ...], asyncio.Future[A]]] = []
+    def _next(self) -> list[tuple[Hidden, asyncio.Future[A]]]:
+        batch: list[tuple[Hidden, asyncio.Future[A]]] = []
         size = 0
         while self._asked and len(batch) < LARGEST_BATCH and size < LARGEST_MESSAGE:
             question, future = self._asked.popleft()
             if not future.done():
                 batch.append((question, future))
-                size += sum(map(len, question))
+                size += len(question)
         return batch
 
     async def _exchange(
-        self, questions: Sequence[tuple[Hidden, ...]], futures: Sequence[asyncio.Future[A]]
+        self, questions: Sequence[Hidden], futures: Sequence[asyncio.Future[A]]
     ) -> None:
         try:
-            answers = await self._send([part for question in questions for part in question])
+            answers = await self._send(questions)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to whoever asked
             # Those that wait fail too: a turn of their own would exceed the time of a call.
             for future in (*futures, *(future for _, future in self._asked)):

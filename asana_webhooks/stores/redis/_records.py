@@ -7,7 +7,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 from msgspec import MsgspecError
@@ -18,9 +18,9 @@ from ...models import Claim, Counts, DeadLetter, Delivery, Progress, Retry, Rout
 from .. import DUPLICATES_KNOWN_FOR, MAX_CANDIDATES
 from .._codec import decode_filters, from_micros, to_micros
 from .._encryption import EncryptedSecret, SecretCipher, webhook_name
-from ._server import damage_of
+from ._server import Hidden, damage_of
 
-KEPT, FULL, HELD_FULL = b"k", b"f", b"h"
+KEPT, FULL, HELD_FULL, DAMAGED = b"k", b"f", b"h", b"d"
 LAST_MS = 253_402_300_799_999  # of the year 9999
 DAMAGED_LETTER = "unreadable: this dead letter is damaged on the server; discard it"
 LETTER_ID = re.compile(r"(?:0|[1-9][0-9]{0,18})-(?:0|[1-9][0-9]{0,18})")
@@ -28,6 +28,8 @@ DELIVERY_ID = re.compile(r"[0-9]{16}")
 VERSION_DIGITS = 16
 RECORD = struct.Struct(">q32s")
 TAKEN = struct.Struct(">16s10s10s10sq32s")
+SIZES = struct.Struct(">II")
+PUT_SIZES = struct.Struct(">5I")
 ENTRY = struct.Struct(">qI")
 
 EVENTS_KNOWN_FOR = int(DUPLICATES_KNOWN_FOR.total_seconds()) + 2 * 3600
@@ -124,7 +126,38 @@ def with_secrets(route: Route, fields: Fields, cipher: SecretCipher) -> Route:
     )
 
 
-def delivery_of(route: str, taken: bytes, trace: bytes) -> Delivery:
+def put_of(delivery: Delivery, fingerprint: str | None, reason: str | None) -> Hidden:
+    """Return a delivery as the script puts it, and the fingerprint of its candidate.
+
+    With a reason it is buried, now.
+    """
+    record = RECORD.pack(to_micros(delivery.received_at), delivery.digest) + delivery.body
+    candidate = b"" if fingerprint is None else b"=" + fingerprint.encode()
+    buried = b"" if reason is None else note(datetime.now(UTC), reason)
+    parts = delivery.route.encode(), record, delivery.trace.encode(), candidate, buried
+    return Hidden(b"".join((PUT_SIZES.pack(*map(len, parts)), *parts)))
+
+
+def answers_of(kinds: bytes, damages: Sequence[bytes]) -> list[bytes]:
+    """Return the answer for each delivery that was put: its letter, or what names a damaged key."""
+    found = iter(damages)
+    letters = (kinds[place : place + 1] for place in range(len(kinds)))
+    return [next(found) if letter == DAMAGED else letter for letter in letters]
+
+
+def deliveries_of(route: str, packed: bytes) -> Iterator[Delivery]:
+    """Yield the deliveries that were taken, of each its size and that of its trace before it."""
+    begin = 0
+    while begin < len(packed):
+        size, trace_size = SIZES.unpack_from(packed, begin)
+        trace = begin + SIZES.size + size
+        yield _delivery(
+            route, packed[begin + SIZES.size : trace], packed[trace : trace + trace_size]
+        )
+        begin = trace + trace_size
+
+
+def _delivery(route: str, taken: bytes, trace: bytes) -> Delivery:
     """Return the delivery in a record that was taken; the script takes no damaged ones."""
     number, attempts, crashes, size, received_at, digest = TAKEN.unpack_from(taken)
     end = len(taken) - int(size)
@@ -145,7 +178,7 @@ def settlement_of(settlement: Settlement) -> list[bytes | str | int]:
     """Return a settlement as the script takes it, from the scope on."""
     removed, kept, retries = settlement.removed, settlement.kept, settlement.retries
     arguments: list[bytes | str | int] = [settlement.scope, settlement.events, EVENTS_KNOWN_FOR]
-    arguments += (len(removed), len(kept), len(retries), *removed)
+    arguments += (" ".join(removed), len(kept), len(retries))
     for delivery in kept:
         arguments += (delivery.id, delivery.attempts, delivery.progress)
     for retry in retries:

@@ -1,10 +1,10 @@
 -- ARGV: how many may wait, how many may be held for a candidate, bytes of their bodies, for how
--- long digests are known, then for each delivery: route, digest, received_at, record, trace or
--- nothing, '=' and a candidate's fingerprint or nothing, a letter's note or nothing.
--- Returns for each: k kept, n not, f full, h too many are held, or an error that names a damaged
--- key. A digest is forgotten an hour late, since the clocks of receivers may differ.
+-- long digests are known, how many deliveries there are, and these, packed: of each route, record,
+-- trace or nothing, '=' and a candidate's fingerprint or nothing, a letter's note or nothing.
+-- Returns a letter for each: k kept, n not, f full, h too many are held, d a damaged key; then the
+-- errors that name those keys. A digest is forgotten an hour late, since the clocks of receivers may differ.
 function calls.put()
-    local at, number = tick((#ARGV - 4) / 7)
+    local at, number = tick(tonumber(ARGV[5]))
     local most, most_held, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
     local known_for = tonumber(ARGV[4])
     local kept_for = text(known_for / 1000 + 3600000)
@@ -44,8 +44,9 @@ function calls.put()
         return 'k'
     end
 
-    local function put(id, digest, received_at, record, trace, candidate, note)
-        local seen = call('GET', base .. 'seen:' .. digest)
+    local function put(id, record, trace, candidate, note)
+        local digest = record:sub(9, HEADER)
+        local received_at, seen = struct.unpack('>i8', record), call('GET', base .. 'seen:' .. digest)
         if seen and math.abs(received_at - seen) <= known_for then
             return 'n'
         end
@@ -66,15 +67,23 @@ function calls.put()
             answer = enqueue_later(id, record, trace)
         end
         if answer == 'k' then
-            call('SET', base .. 'seen:' .. digest, received_at, 'PX', kept_for)
+            call('SET', base .. 'seen:' .. digest, text(received_at), 'PX', kept_for)
         end
         return answer
     end
 
-    local answers = {}
-    for i = 5, #ARGV, 7 do
-        local answer, damage = try(put, unpack(ARGV, i, i + 6))
-        answers[#answers + 1] = answer or damage
+    local letters, answers, packed, place = {}, {}, ARGV[6], 1
+    while place <= #packed do
+        local parts = {struct.unpack('>I4I4I4I4I4', packed, place)}
+        place = parts[6]
+        for i = 1, 5 do
+            local size = parts[i]
+            parts[i] = packed:sub(place, place + size - 1)
+            place = place + size
+        end
+        local answer, damage = try(put, unpack(parts, 1, 5))
+        letters[#letters + 1] = answer or 'd'
+        answers[#answers + 1] = damage
     end
     for route, account in pairs(offers) do
         offer(route, account, at)
@@ -83,6 +92,7 @@ function calls.put()
     if held > 0 then
         call('INCRBY', base .. 'held', held)
     end
+    table.insert(answers, 1, table.concat(letters))
     return answers
 end
 
@@ -93,9 +103,8 @@ local function bury_unreadable(route, delivery, record, at)
 end
 
 -- Returns of these due deliveries those that have room in so many bytes of bodies, up to the first
--- that crashed a claim; that one comes alone, and only to a new claim. First what is returned of
--- each: number, tries, record and progress in one, and its trace; then the numbers. One that cannot
--- be read becomes a dead letter.
+-- that crashed a claim; that one comes alone, and only to a new claim. First these, packed; then their
+-- numbers. One that cannot be read becomes a dead letter.
 local function take(route, due, at, most_bytes, is_new)
     local taken, ids, bytes = {}, {}, 0
     local known = fetch(base .. 'progress:' .. route, due)
@@ -108,7 +117,7 @@ local function take(route, due, at, most_bytes, is_new)
         if has_crashed and not (is_new and not ids[1]) or ids[1] and bytes > most_bytes then
             break
         elseif is_readable(record) then
-            taken[#taken + 1] = {delivery .. tries .. record .. progress, traces[i] or ''}
+            taken[#taken + 1] = pack_taken(delivery, tries, record, progress, traces[i] or '')
             ids[#ids + 1] = delivery
             if has_crashed then
                 break
@@ -117,7 +126,7 @@ local function take(route, due, at, most_bytes, is_new)
             bury_unreadable(route, delivery, record, at)
         end
     end
-    return taken, ids
+    return table.concat(taken), ids
 end
 
 -- Returns an account that is not skipped, and the route of it whose turn it is: the one that is due
@@ -259,13 +268,13 @@ local function remember(at, scope, events, known_for)
     end
 end
 
--- Removes those of these arguments that are claimed; they are so no longer.
-local function remove_claimed(route, first, last, is_claimed)
+-- Removes those of these deliveries that are claimed; they are so no longer.
+local function remove_claimed(route, deliveries, is_claimed)
     local removed = {}
-    for i = first, last do
-        if is_claimed[ARGV[i]] then
-            removed[#removed + 1] = ARGV[i]
-            is_claimed[ARGV[i]] = nil
+    for delivery in deliveries:gmatch('%S+') do
+        if is_claimed[delivery] then
+            removed[#removed + 1] = delivery
+            is_claimed[delivery] = nil
         end
     end
     remove(route, removed)
@@ -280,9 +289,9 @@ local function remaining_of(claimed, is_claimed)
 end
 
 -- ARGV: route, fence, 1 to give the lease back, a scope, its events or nothing, for how many
--- seconds they are known, how many deliveries are removed, kept and tried again; then of each that
--- is removed its number; kept: number, attempts, progress; tried again: number or nothing, delay or
--- 0, attempts, progress, and of a new one record and trace; for each letter: route, progress, note,
+-- seconds they are known, the numbers of the deliveries that are removed, how many are kept and tried
+-- again; then of each that is kept: number, attempts, progress; tried again: number or nothing, delay
+-- or 0, attempts, progress, and of a new one record and trace; for each letter: route, progress, note,
 -- record. What the claim does not hold is passed over. Returns the ids of the letters, or nil.
 --
 -- Deliveries are removed last, so that a damaged key, which ends a script midway, loses none; and
@@ -293,7 +302,7 @@ function calls.settle()
     if not account then
         return false
     end
-    local first_kept = 10 + ARGV[7]
+    local first_kept = 10
     local first_retry = first_kept + 3 * ARGV[8]
     local first_letter = first_retry + 6 * ARGV[9]
     local at, claimed = now(), claimed_of(route)
@@ -321,7 +330,7 @@ function calls.settle()
             is_claimed[ARGV[i]] = nil
         end
     end
-    remove_claimed(route, 10, first_kept - 1, is_claimed)
+    remove_claimed(route, ARGV[7], is_claimed)
     if ARGV[3] == '1' then
         give_back(route, account)
     else

@@ -343,6 +343,12 @@ local function is_readable(record)
     return received_at > -62135596800000000 and received_at < 253402300799000000
 end
 
+-- Returns what a claim gives of a delivery: two sizes; number, tries, record and progress; trace.
+local function pack_taken(delivery, tries, record, progress, trace)
+    local size = #delivery + #tries + #record + #progress
+    return table.concat({struct.pack('>I4I4', size, #trace), delivery, tries, record, progress, trace})
+end
+
 -- Returns the id of the dead letter. A damaged index of a route's letters hinders none.
 local function bury(route, progress, note, record)
     local letter = call('XADD', base .. 'letters', '*',

@@ -139,7 +139,7 @@ function calls.peek()
     local shown = {}
     for i, delivery in ipairs(ids) do
         local tries, progress = tries_in(known[i])
-        shown[i] = {delivery .. tries .. records[i] .. progress, traces[i] or ''}
+        shown[i] = pack_taken(delivery, tries, records[i], progress, traces[i] or '')
     end
-    return shown
+    return table.concat(shown)
 end

@@ -31,6 +31,7 @@ CREATE TABLE schema.writes (
     resources text[] NOT NULL,
     text text NOT NULL
 );
+ALTER TABLE schema.writes ALTER COLUMN text SET STORAGE EXTERNAL;
 CREATE INDEX writes_account ON schema.writes (account, expires);
 CREATE INDEX writes_expires ON schema.writes (expires);
 CREATE INDEX writes_resources ON schema.writes USING gin (resources);
