@@ -5,6 +5,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, STDOUT, Process
@@ -24,8 +25,8 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = {path.name: path for path in (ROOT / "examples").iterdir() if path.is_file()}
 SUPPORT = ROOT / "tests" / "support"
 
-LINES = 35
-"""How long an example may be."""
+LINES, MANY_LINES = 35, 60
+"""How long an example may be, and one for many projects or users."""
 
 GRACE = 3.0
 """Seconds within which an example ends that is told to."""
@@ -51,10 +52,12 @@ BOTS = {  # with what they read beside what service.py reads
 
 PROGRAMS = {"events_loop.py", "gap_tasks.py", "service.py"}
 
+MANY = {"saas.py", "whole_workspace.py"}  # of which each has a test of its own
+
 CASES = [
     # importing aiogram alone takes three seconds of processor time
     pytest.param(name, marks=[pytest.mark.slow] if name == "telegram_bot.py" else [])
-    for name in sorted(EXAMPLES)
+    for name in sorted(EXAMPLES.keys() - MANY)
 ]
 
 SERVERS = {"hypercorn": "--bind=127.0.0.1:{port}", "uvicorn": "--port={port}"}
@@ -110,12 +113,18 @@ def command_of(path: Path, port: int, chats: ChatServers) -> list[str | Path]:
 
 @asynccontextmanager
 async def running(
-    path: Path, asana: AsanaSimulator, chats: ChatServers, directory: Path
+    path: Path,
+    asana: AsanaSimulator,
+    chats: ChatServers,
+    directory: Path,
+    *,
+    port: int | None = None,
 ) -> AsyncIterator[Child]:
-    port = free_tcp_port()
+    port = port or free_tcp_port()
     environment = {
         "ASANA_ACCESS_TOKEN": "a-token",
         "ASANA_PROJECT": asana.project,
+        "ASANA_WORKSPACE": asana.workspace,
         "PUBLIC_URL": f"http://127.0.0.1:{port}",
         "PORT": str(port),
         "ASANA_BASE_URL": asana.base_url,
@@ -153,12 +162,13 @@ async def chats() -> AsyncIterator[ChatServers]:
 
 
 def test_every_example_is_known_here() -> None:
-    assert set(EXAMPLES) == {*PAGES, *BOTS, *PROGRAMS}
+    assert set(EXAMPLES) == {*PAGES, *BOTS, *PROGRAMS, *MANY}
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_example_is_short(name: str) -> None:
-    assert len(EXAMPLES[name].read_text().splitlines()) <= LINES
+    longest = MANY_LINES if name in MANY else LINES
+    assert len(EXAMPLES[name].read_text().splitlines()) <= longest
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -224,6 +234,80 @@ async def test_application_serves_while_its_webhook_is_tried_again(
         task = await asana.create_task("Try again", project=asana.project)
         await asana.complete_task(task)
         await until(lambda: child.prints(task, "completed"))
+
+
+async def test_service_has_users_come_and_go(
+    asana: AsanaSimulator, chats: ChatServers, tmp_path: Path
+) -> None:
+    names = ("ann", "ben", "eve")
+    projects = {}
+    for name in names:
+        gid = await asana.add_user(name, token=f"token-of-{name}")
+        projects[name] = await asana.create_project(name, user=gid, members=[])
+
+    async def complete_one(name: str) -> None:
+        task = await asana.create_task("Invoice", project=projects[name])
+        await asana.complete_task(task)
+
+    def watched() -> list[str]:
+        return sorted(webhook.resource for webhook in asana.webhooks.values())
+
+    async with running(EXAMPLES["saas.py"], asana, chats, tmp_path) as child:
+        await until(lambda: answers(child))
+        for name in names:
+            user = {"token": f"token-of-{name}", "project": projects[name]}
+            assert await call(child, "PUT", f"/users/{name}", user) == 200
+        await until(lambda: watched() == sorted(projects.values()) or child.has_ended())
+        for name in names:
+            await complete_one(name)
+            await until(lambda: child.prints(f"{name}: 'Invoice"))  # noqa: B023 - it is done now
+        assert await call(child, "DELETE", "/users/ben") == 200
+        await until(lambda: watched() == sorted([projects["ann"], projects["eve"]]))
+        assert await child.end(signal.SIGTERM) == 0
+
+    async with running(EXAMPLES["saas.py"], asana, chats, tmp_path, port=child.port) as child:
+        await until(lambda: answers(child))
+        await complete_one("eve")
+        await until(lambda: child.prints("eve: 'Invoice"))
+        assert await child.end(signal.SIGTERM) == 0
+        assert "Traceback" not in child.output
+    owners = {project: f"token-of-{name}" for name, project in projects.items()}
+    for made in asana.calls("GET"):
+        for project in owners.keys() & set(made.path.split("/")):
+            assert made.token == owners[project]
+
+
+async def test_whole_workspace_is_watched(
+    asana: AsanaSimulator, chats: ChatServers, tmp_path: Path
+) -> None:
+    path = EXAMPLES["whole_workspace.py"]
+    async with running(path, asana, chats, tmp_path) as child:
+        await until(lambda: child.prints("all 1 projects have their webhook"))
+        project = await asana.create_project("Made later")
+        await until(lambda: child.prints(f"project {project} was made"))
+        await until(lambda: child.prints("all 2 projects have their webhook"))
+        task = await asana.create_task("Read the examples", project=project)
+        await asana.complete_task(task)
+        await until(lambda: child.prints(f"task {task} of {project} was completed"))
+        assert await child.end(signal.SIGTERM) in {0, -signal.SIGTERM}
+        assert "Traceback" not in child.output
+
+
+def answers(child: Child) -> bool:
+    """Return whether the port of an example is listened on; fails when it has ended."""
+    assert not child.has_ended(), child.output
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", child.port)) == 0
+
+
+async def call(child: Child, method: str, path: str, data: object = None) -> int:
+    """Return the status of an example's answer."""
+    url = f"http://127.0.0.1:{child.port}{path}"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, url, json=data) as response,
+    ):
+        return response.status
 
 
 async def status_of(url: str) -> int:
