@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Self
@@ -22,13 +22,15 @@ from msgspec.structs import replace
 
 from ._logging import ThrottledLogger
 from .errors import DecodeError, StoreError
-from .models import Event, Resource, Write
+from .models import Change, Event, Resource, Write
 from .stores import Store
 
 __all__ = ["MADE", "Call", "Effect", "Writes", "Written", "effects_of"]
 
 MADE = "+"
 """Stands for the gid of the object that a call makes, while that is not known."""
+
+CREATED = 201
 
 RESULT_TIMEOUT = 5.0
 """Seconds that the store has to keep the result of a call."""
@@ -53,8 +55,8 @@ class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
     value: str | None = None
     subtypes: tuple[str, ...] = ()
 
-    def fits(self, event: Event, made: str = "") -> bool:
-        """Return whether it may be this event; ``made`` is what the call made, "" if unknown."""
+    def fits(self, event: Event, made: Sequence[str] = ()) -> bool:
+        """Return whether it may be this event; ``made`` is what the call made, if that is known."""
         change = event.change
         return (
             self.action == event.action
@@ -64,7 +66,7 @@ class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
             and _is(self.parent, event.parent, made)
             and self.parent_kind in (None, event.parent and event.parent.resource_type)
             and (not self.subtypes or event.resource.resource_subtype in self.subtypes)
-            and (self.value is None or _named(event) in (None, self.value))
+            and (self.value is None or change is None or _named(change) in (None, self.value))
         )
 
     @property
@@ -73,19 +75,18 @@ class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
         return MADE in (self.resource, self.parent)
 
 
-def _is(wanted: str | None, resource: Resource | None, made: str) -> bool:
+def _is(wanted: str | None, resource: Resource | None, made: Sequence[str]) -> bool:
     if wanted is None:
         return True
     if resource is None:
         return False
-    return resource.gid == (made or resource.gid if wanted == MADE else wanted)
+    if wanted == MADE:
+        return not made or resource.gid in made
+    return resource.gid == wanted
 
 
-def _named(event: Event) -> str | None:
+def _named(change: Change) -> str | None:
     """Return the gid of the value that a change names."""
-    change = event.change
-    if change is None:
-        return None
     for value in (change.new_value, change.added_value, change.removed_value):
         if isinstance(value, dict) and isinstance(gid := value.get("gid"), str):
             return gid
@@ -103,7 +104,7 @@ class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     effects: tuple[Effect, ...]
     started: datetime
     ended: datetime | None = None
-    made: str = ""
+    made: tuple[str, ...] = ()
 
     @classmethod
     def decode(cls, text: str) -> Self:
@@ -123,8 +124,8 @@ class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         gids = dict.fromkeys(
             gid for each in self.effects for gid in (each.resource, each.parent) if gid
         )
-        if self.made:
-            gids = dict.fromkeys(self.made if gid == MADE else gid for gid in gids)
+        if self.made and gids.pop(MADE, MADE) is None:
+            gids |= dict.fromkeys(self.made)
         return tuple(gids)
 
 
@@ -132,12 +133,20 @@ class Call:
     """A call under way; it is told what Asana answered."""
 
     def __init__(self) -> None:
-        self.made = ""
+        self.made: tuple[str, ...] = ()
 
     def answered(self, data: object) -> None:
-        """Note the decoded ``data`` of Asana's answer, which names what the call made."""
-        if isinstance(data, dict) and isinstance(gid := data.get("gid"), str):
-            self.made = gid
+        """Note the decoded ``data`` of Asana's answer, which names what the call made.
+
+        That of a batch is a list of answers, each with the status and the body of its own.
+        """
+        answers = [data]
+        if isinstance(data, list):
+            whole = [each for each in data if isinstance(each, dict)]
+            bodies = [each.get("body") for each in whole if each.get("status_code") == CREATED]
+            answers = [each.get("data") for each in bodies if isinstance(each, dict)]
+        gids = [each.get("gid") for each in answers if isinstance(each, dict)]
+        self.made = tuple(gid for gid in gids if isinstance(gid, str))
 
 
 class Writes:
@@ -394,9 +403,21 @@ def effects_of(method: str, path: str, data: Mapping[str, Any] | None) -> tuple[
         case "POST", [kind, gid, action] if f"{kind}/{action}" in ACTIONS:
             templates = ACTIONS[f"{kind}/{action}"]
             return tuple(each for template in templates for each in _filled(template, gid, given))
+        case "POST", ["batch"]:
+            return tuple(_of_actions(given.get("actions")))
         case "POST", [*above, kind] if kind in KINDS:
             return tuple(_creation(kind, above))
     return ()
+
+
+def _of_actions(actions: object) -> Iterator[Effect]:
+    """Yield what the actions of a batch cause; one of another shape, nothing."""
+    for action in actions if isinstance(actions, list | tuple) else ():
+        if isinstance(action, Mapping):
+            method, path, data = (action.get(key) for key in ("method", "relative_path", "data"))
+            is_batch = str(path).strip("/") == "batch"  # which Asana refuses
+            if isinstance(data, Mapping | None) and not is_batch:
+                yield from effects_of(str(method).upper(), str(path), data)
 
 
 def _changes(kind: str, gid: str, given: Mapping[str, Any]) -> Iterator[Effect]:

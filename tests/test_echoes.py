@@ -35,14 +35,14 @@ def written(
     method: str = "PUT",
     path: str = "/tasks/5",
     ended: float | None = 1.0,
-    made: str = "",
+    made: str | None = None,
 ) -> Written:
     return Written(
         user=USER,
         effects=effects_of(method, path, data or {"completed": True}),
         started=NOON,
         ended=None if ended is None else at(ended),
-        made=made,
+        made=() if made is None else (made,),
     )
 
 
@@ -565,9 +565,26 @@ async def test_two_programs_that_answer_each_other_are_stopped(
     await deliver(routed, event(1, user=OTHER), event(1, user=OTHER, gid="6", field="name"))
     async with draining(routed, router=router, **options(routed, ping_pong=PingPong(), now=100)):
         await until(lambda: "answer each other" in caplog.text)
+        await deliver(routed, event(90), route="b")  # of another webhook
+        await deliver(routed, event(90), event(90, gid="7"), route="c")
+        await until(lambda: seen.gids[-1] == "7")
         await anyio.wait_all_tasks_blocked()
-        assert len(seen.events) == FLIPS // 2
+        assert seen.gids == ["5"] * (FLIPS // 2) + ["7"]
         assert not await is_empty(routed)
+
+
+async def test_events_that_were_paused_are_handed_over_in_the_end(
+    routed: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asana_webhooks._ping_pong.PAUSE", 0.05)
+    seen = Seen()
+    for number in range(FLIPS):
+        await keep(routed, f"w{number}", written())
+    turns = [event(each / 100, user=USER if each % 2 else OTHER) for each in range(2 * FLIPS)]
+    await deliver(routed, *turns)
+    async with draining(routed, seen, **options(routed, ping_pong=PingPong())):
+        await eventually(lambda: is_empty(routed))
+    assert [each.created_at for each in seen.events] == [each.created_at for each in turns[::2]]
 
 
 async def test_guard_that_is_switched_off_lets_them(routed: MemoryStore) -> None:

@@ -43,7 +43,7 @@ def story(subtype: str, *, gid: str = "99", task: str = "5") -> Event:
 
 
 def causes(
-    method: str, path: str, data: Mapping[str, Any] | None, caused: Event, made: str = ""
+    method: str, path: str, data: Mapping[str, Any] | None, caused: Event, *made: str
 ) -> int:
     """Return how many of a call's effects may be this event."""
     return sum(each.fits(caused, made) for each in effects_of(method, path, data))
@@ -73,6 +73,8 @@ DEPENDS = "POST", "/tasks/5/addDependencies", {"dependencies": "3,4"}
         (ASSIGNED, story("assigned")),
         (("PUT", "/tasks/5", {"assignee": {"gid": "8"}}), event(field="assignee", value="8")),
         (UNASSIGNED, event(field="assignee")),
+        (("DELETE", "/tasks/5", None), event("removed")),
+        (CUSTOM, event(field="custom_fields")),
         (CUSTOM, event(field="custom_fields", value="31")),
         (CUSTOM, event(field="custom_fields", value="32")),
         (("PUT", "/projects/5", {"name": "a"}), event(kind="project", field="name")),
@@ -134,6 +136,10 @@ def test_call_causes_the_event(call: tuple[str, str, Any], caused: Event) -> Non
         (ON_TOP, event("added", parent=("task", "3"))),
         (DEPENDS, event(gid="9", field="dependents", value="5")),
         (("DELETE", "/tasks/5", None), event("undeleted")),
+        (ADDED, event("added")),
+        (CUSTOM, story("comment_added")),
+        (("PUT", "/goals/5", {"custom_fields": {"31": "x"}}), story("text_custom_field_changed")),
+        (("PUT", "/tasks/5", {"due_on": "a", "due_at": "b"}), event(field="start_on")),
     ],
 )
 def test_call_does_not_cause_another_event(call: tuple[str, str, Any], other: Event) -> None:
@@ -193,6 +199,39 @@ def test_every_action_causes_something_of_what_it_names() -> None:
             assert effect.resource or effect.parent, shown
 
 
+BATCH = [
+    {"method": "put", "relative_path": "/tasks/5", "data": {"completed": True}},
+    {"method": "post", "relative_path": "/tasks/5/stories", "data": {"text": "a"}},
+    {"method": "get", "relative_path": "/tasks/6"},
+    {"method": "delete", "relative_path": "tasks/7"},
+    {"method": "post", "relative_path": "/batch", "data": {"actions": []}},
+    {"method": "post", "relative_path": "/tasks", "data": "odd"},
+    "odd",
+]
+
+
+def test_batch_causes_what_its_actions_do() -> None:
+    batch = "POST", "/batch", {"actions": BATCH}
+    comment = event("added", "50", kind="story", parent=("task", "5"))
+    for caused in (event(field="completed"), comment, event("deleted", "7")):
+        assert causes(*batch, caused, "50") == 1
+    assert causes(*batch, comment, "51") == 0
+    assert causes(*batch, event(gid="6", field="completed")) == 0
+    assert effects_of("POST", "/batch", {"actions": "odd"}) == ()
+
+
+def test_batch_names_what_each_action_made() -> None:
+    call = Call()
+    answers: list[Any] = [
+        {"status_code": 200, "body": {"data": {"gid": "5"}}},
+        {"status_code": 201, "body": {"data": {"gid": "50"}}},
+        {"status_code": 201, "body": {"data": {"gid": "51"}}},
+        *({"status_code": 201}, {"status_code": 201, "body": {"data": []}}, "odd"),
+    ]
+    call.answered(answers)
+    assert call.made == ("50", "51")
+
+
 # What is kept
 
 
@@ -222,7 +261,7 @@ async def test_call_is_kept_before_it_is_made_and_when_it_has_ended() -> None:
         clock.now += timedelta(seconds=3)
         call.answered({"gid": "50", "text": "a"})
     (written,) = await kept(store, "5")
-    assert (written.ended, written.made) == (clock()[1], "50")
+    assert (written.ended, written.made) == (clock()[1], ("50",))
     assert clock()[0] - timedelta(seconds=1) < written.started <= clock()[0]  # by one clock
     assert await kept(store, "50") == [written]
     assert await kept(store, MADE) == []
@@ -249,7 +288,7 @@ async def test_call_whose_events_cannot_be_told_is_not_kept(wanted: dict[str, An
 async def test_answer_that_names_no_object_made_none(data: object) -> None:
     call = Call()
     call.answered(data)
-    assert call.made == ""
+    assert call.made == ()
 
 
 async def test_call_that_fails_is_kept_with_its_times() -> None:
@@ -259,7 +298,7 @@ async def test_call_that_fails_is_kept_with_its_times() -> None:
             raise RuntimeError
     (written,) = await kept(store, "5")
     assert written.ended == Clock()()[1]
-    assert written.made == ""
+    assert written.made == ()
 
 
 async def test_call_that_is_cancelled_is_kept_with_its_times() -> None:
