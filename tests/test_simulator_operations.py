@@ -13,7 +13,6 @@ UNDESCRIBED = {
     ("createPortfolio", "privacy_setting"): "described of the record, as public is",
     ("updatePortfolio", "privacy_setting"): "likewise",
     ("updatePortfolio", "public"): "described of the record, and of createPortfolio",
-    ("searchTasksForWorkspace", "*"): "it is refused whatever is asked for",
 }
 """Inputs that are taken and stand in no description of the operation, with the reasons."""
 

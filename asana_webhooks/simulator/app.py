@@ -17,14 +17,22 @@ from .caller import caller_of
 from .control import CONTROL, Driven, control
 from .faults import Faults
 from .groups import (
+    attachments,
     custom_fields,
+    dependencies,
+    duplicates,
+    memberships,
     portfolios,
     projects,
+    search,
     sections,
+    statuses,
     stories,
     tags,
     tasks,
     teams,
+    time_tracking,
+    user_task_lists,
     users,
     workspaces,
 )
@@ -43,14 +51,22 @@ __all__ = ["API", "KINDS", "OPERATIONS", "application"]
 API = "/api/1.0"
 
 SERVED = (
+    attachments,
     custom_fields,
+    dependencies,
+    duplicates,
+    memberships,
     portfolios,
     projects,
+    search,
     sections,
+    statuses,
     stories,
     tags,
     tasks,
     teams,
+    time_tracking,
+    user_task_lists,
     users,
     workspaces,
 )

@@ -18,6 +18,7 @@ from aiohttp import web
 from . import values
 from .access import check_access, may_see
 from .caller import Caller
+from .faults import Faults
 from .fields import with_plain_texts
 from .input import Inputs, Pages
 from .objects import ALWAYS, AsanaObject, Kind, choose, compact
@@ -38,13 +39,15 @@ OF_LISTS = ("limit", "offset")
 class Service:
     """The parts that all calls share: state, acts of users, pages, and the records by their types.
 
-    ``strict`` refuses what is not kept, instead of passing it over.
+    ``faults`` are those that are on, and ``strict`` refuses what is not kept, instead of passing it
+    over.
     """
 
     state: State
     actions: UserActions
     pages: Pages
     kinds: Mapping[str, Kind]
+    faults: Faults
     strict: bool = False
 
 
@@ -211,12 +214,15 @@ class ApiCall:
         whole = record.kind.names if isinstance(record, AsanaObject) else tuple(record)
         return answer({"data": choose(record, self.names or names or whole)}, status=status)
 
-    def many(self, things: Iterable[AsanaObject]) -> web.Response:
-        """Return the answer that lists those objects that the caller may see, in pages."""
+    def many(self, things: Iterable[AsanaObject], *, names: Sequence[str] = ()) -> web.Response:
+        """Return the answer that lists those objects that the caller may see, in pages.
+
+        They are shown with the fields that the call names, or with these; else compactly.
+        """
         state = self.state
         seen = [each for each in things if may_see(state.user, each)]
         return self.service.pages.answer(
-            self.request, seen, lambda each: choose(each, self.names or compact(each))
+            self.request, seen, lambda each: choose(each, self.names or names or compact(each))
         )
 
     def done(self) -> web.Response:

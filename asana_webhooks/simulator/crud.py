@@ -13,7 +13,7 @@ from .call import ApiCall, Operation
 from .objects import AsanaObject, Kind
 from .values import flag
 
-__all__ = ["changes", "deletes", "links", "lists", "shows"]
+__all__ = ["LIKED", "changes", "deletes", "like", "links", "lists", "shows"]
 
 Found = Callable[[ApiCall], Iterable[AsanaObject]]
 
@@ -33,9 +33,20 @@ def changes(kind: Kind) -> Operation:
     async def change(call: ApiCall) -> web.Response:
         thing = call.thing
         call.actions.change(thing, call.fields(kind))
+        like(call, thing)
         return call.one(thing)
 
-    return Operation(change, kind.writable, kind)
+    return Operation(change, (*kind.writable, *(LIKED if "liked" in kind.fields else ())), kind)
+
+
+LIKED = ("liked", "hearted")
+
+
+def like(call: ApiCall, thing: AsanaObject) -> None:
+    """Have the caller like an object or no longer, when the call says so."""
+    for name in LIKED:
+        if name in call.given:
+            call.actions.like(thing, liked=flag(name, call.given[name]))
 
 
 def deletes() -> Operation:

@@ -38,6 +38,7 @@ rate-limited       each call is refused once with 429  the limits for a token; r
                    and ``Retry-After``, its repeat     ``Retry-After`` in seconds
                    goes through
 unavailable        every call is answered 503 in HTML  a proxy may answer HTML
+free-workspace     tasks cannot be searched: 402       "Search is only available to premium users."
 outage             each call's connection is cut, but  outages of 8 and 17 hours with events lost
                    for those of ``control.py``;        were told of in Asana's forum
                    nothing is posted: what waits goes
@@ -138,6 +139,7 @@ class Fault(StrEnum):
     SERVER_ERROR = "server-error"
     RATE_LIMITED = "rate-limited"
     UNAVAILABLE = "unavailable"
+    FREE_WORKSPACE = "free-workspace"
     OUTAGE = "outage"
     SYNC_EXPIRED = "sync-expired"
     SYNC_FORWARD_ONLY = "sync-forward-only"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .groups.projects import PROJECT
 from .groups.sections import SECTION
 from .groups.tasks import TASK
@@ -65,5 +67,8 @@ def fill(state: State) -> None:
 
 
 def _join(state: State, gid: str, group: AsanaObject, user: AsanaObject) -> None:
-    fields = {"user": user, group.resource_type: group}
-    state.new(MEMBERSHIPS[group.resource_type], fields, gid=gid, owner=group)
+    kind = MEMBERSHIPS[group.resource_type]
+    fields: dict[str, Any] = {"user": user, group.resource_type: group}
+    if "created_at" in kind.fields:
+        fields["created_at"] = BUILT
+    state.new(kind, fields, gid=gid, owner=group)

@@ -181,6 +181,7 @@ class AsanaSimulator:
             actions=self._actions,
             pages=Pages(self._state.now),
             kinds=KINDS,
+            faults=self.faults,
             strict=strict,
         )
         self.changes: dict[str, str] = dict(changes or {})

@@ -109,6 +109,17 @@ class UserActions:
             thing.fields[field].remove(value)
             self.publish(*self._linked("removed", thing, field, value))
 
+    def like(self, thing: AsanaObject, *, liked: bool) -> None:
+        """Have the user like an object, or no longer."""
+        user, likers = self.state.user, thing.hidden.setdefault("likers", [])
+        if liked is (user in likers):
+            return
+        (likers.append if liked else likers.remove)(user)
+        action = "added" if liked else "removed"
+        like = {"gid": f"{thing.gid}{user.gid}", "resource_type": "like"}
+        change = {"field": "likes", "action": action, f"{action}_value": like}
+        self.publish(self.event("changed", thing, change=change))
+
     def publish(self, *events: PublishedEvent) -> None:
         """Tell of what happened in one act."""
         self._log.publish(*events)

@@ -77,6 +77,10 @@ DIFFERENCES: list[tuple[str, str, dict[str, Any], str]] = [
     ("ProjectResponse", "team", {"type": "null"}, "projects outside of teams have none"),
     ("EventResponse", "user", {"type": "null"}, "described in words: events of the system"),
     ("EventResponse", "parent", {"type": "null"}, "described in words: unless added or removed"),
+    *(
+        ("StoryResponse", name, {"type": "number"}, "values of number fields have decimals")
+        for name in ("old_number_value", "new_number_value")
+    ),
     (
         "CustomFieldCompact",
         "resource_subtype",
@@ -115,6 +119,19 @@ def _with_differences() -> dict[str, Any]:
     return schemas
 
 
+WHOLE = {
+    "ProjectMembershipCompact": "ProjectMembershipNormalResponse",
+    "TimeTrackingEntryCompact": "TimeTrackingEntryBase",
+    **{
+        name: name.replace("Compact", "Response")
+        for name in COMPONENTS["schemas"]
+        if "$ref"
+        not in COMPONENTS["schemas"].get(name.replace("Compact", "Response"), {"$ref": ""})
+    },
+}
+"""The schemas of whole records by those of compact ones."""
+
+
 def _strict(schema: dict[str, Any], *, part: bool = False, deep: bool = False) -> dict[str, Any]:
     """Return the JSON Schema of an OpenAPI schema; in objects, only what is described is allowed.
 
@@ -125,32 +142,37 @@ def _strict(schema: dict[str, Any], *, part: bool = False, deep: bool = False) -
         *_, kind, name = schema["$ref"].split("/")
         if kind == "responses":
             return _strict(COMPONENTS[kind][name], deep=deep)
-        whole = name.replace("Compact", "Response")
-        name = whole if deep and not part and whole in COMPONENTS["schemas"] else name
+        name = WHOLE.get(name, name) if deep and not part else name
         return {"$ref": f"#/$defs/{_key(name, part=part, deep=deep)}"}
-    schema = dict(schema)
-    nullable = schema.pop("nullable", False)
-    if "allOf" in schema:
-        nullable = nullable or any(each.get("nullable") for each in schema["allOf"])
-        parts = [{key: each[key] for key in each if key != "nullable"} for each in schema["allOf"]]
-        linked = [each for each in parts if "$ref" in each]
-        if len(linked) == 1 and not any("properties" in each for each in parts):
-            link = _strict(linked[0], part=part, deep=deep)  # and how to call it in this place
-            return {"anyOf": [link, {"type": "null"}]} if nullable else link
-        schema["allOf"] = [_strict(each, part=True, deep=deep) for each in parts]
-    for keyword in ("anyOf", "oneOf"):
+    members = schema.get("allOf", [])
+    nullable = any(each.get("nullable") for each in (schema, *members))
+    linked = [each for each in members if "$ref" in each]
+    if len(linked) == 1 and not any("properties" in each for each in members):
+        found = _strict(linked[0], part=part, deep=deep)  # the rest is how to call it here
+    else:
+        found = _object(schema, part=part, deep=deep)
+    return {"anyOf": [found, {"type": "null"}]} if nullable else found
+
+
+def _object(schema: dict[str, Any], *, part: bool, deep: bool) -> dict[str, Any]:
+    dropped = ("nullable", "required")  # what is required is so in requests
+    schema = {key: value for key, value in schema.items() if key not in dropped}
+    for keyword in ("allOf", "anyOf", "oneOf"):
         if keyword in schema:
-            schema[keyword] = [_strict(each, deep=deep) for each in schema[keyword]]
+            inner = keyword == "allOf"
+            members = [
+                {key: each[key] for key in each if key != "nullable"} for each in schema[keyword]
+            ]
+            schema[keyword] = [_strict(each, part=inner, deep=deep) for each in members]
     if "properties" in schema:
-        schema["properties"] = {
-            name: _strict(each, deep=deep) for name, each in schema["properties"].items()
-        }
+        properties = schema["properties"].items()
+        schema["properties"] = {name: _strict(each, deep=deep) for name, each in properties}
     if "items" in schema:
         schema["items"] = _strict(schema["items"], deep=deep)
     named = schema.get("type") == "object" and schema != {"type": "object"}
     if not part and (named or "allOf" in schema):
         schema["unevaluatedProperties"] = False
-    return {"anyOf": [schema, {"type": "null"}]} if nullable else schema
+    return schema
 
 
 def _key(name: str, *, part: bool, deep: bool) -> str:

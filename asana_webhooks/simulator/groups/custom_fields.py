@@ -314,12 +314,12 @@ def _change(field: AsanaObject, value: Any) -> dict[str, Any]:
 
 def _story(field: AsanaObject, old: Any, new: Any) -> dict[str, Any]:
     name, shown = VALUES[_type(field)], _display(new)
+    values = {f"old_{name}": _said(old), f"new_{name}": _said(new)}
     return {
         "resource_subtype": f"{_type(field)}_custom_field_changed",
         "text": f'changed {field.name} to "{shown}"' if shown else f"cleared {field.name}",
         "custom_field": field,
-        f"old_{name}": _said(old),
-        f"new_{name}": _said(new),
+        **{name: each for name, each in values.items() if each is not None},
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from ..call import ApiCall, Operation
-from ..crud import deletes, links, lists, shows
+from ..crud import LIKED, deletes, like, links, lists, shows
 from ..events import PublishedEvent
 from ..fields import LIKES, PERMALINK, html_of
 from ..objects import ABSENT, AsanaObject, Field, Kind
@@ -36,7 +36,7 @@ from ..values import (
 from .custom_fields import change_values, checked_values, keep_values, known_to, values_of
 from .projects import tasks_in
 
-__all__ = ["KINDS", "OPERATIONS", "TASK", "add_task", "change_task", "put", "take"]
+__all__ = ["KINDS", "OPERATIONS", "TASK", "add_task", "change_task", "put", "since", "take"]
 
 APPROVALS = ("pending", "approved", "rejected", "changes_requested")
 
@@ -72,8 +72,8 @@ TASK = Kind(
         "custom_fields": Field(show=values_of, of="custom_field"),
         "custom_type": Field(),
         "custom_type_status_option": Field(),
-        "dependencies": Field([], of="task", opt_in=True, bare=True),
-        "dependents": Field([], of="task", opt_in=True, bare=True),
+        "dependencies": Field([], opt_in=True, bare=True),
+        "dependents": Field([], opt_in=True, bare=True),
         "due_at": Field(None, or_null(time)),
         "due_on": Field(None, or_null(day)),
         "external": Field(None, or_null(_resource), opt_in=True),
@@ -353,6 +353,7 @@ async def change(call: ApiCall) -> web.Response:
     values = checked_values(call.state, given, known_to(task))
     change_task(call.actions, task, fields)
     change_values(call.actions, task, values)
+    like(call, task)
     return call.one(task)
 
 
@@ -420,7 +421,7 @@ def asked(call: ApiCall) -> Iterable[AsanaObject]:
         found = [task for task in call.state.all("task") if task.fields["assignee"] is assignee]
     else:
         found = _tasks_of(call.state, call.linked(places[0]))
-    return _since(call, found)
+    return since(call, found)
 
 
 def _tasks_of(state: State, place: AsanaObject) -> list[AsanaObject]:
@@ -431,7 +432,8 @@ def _tasks_of(state: State, place: AsanaObject) -> list[AsanaObject]:
     return [task for task in state.all("task") if place in task.fields["tags"]]
 
 
-def _since(call: ApiCall, tasks: Iterable[AsanaObject]) -> list[AsanaObject]:
+def since(call: ApiCall, tasks: Iterable[AsanaObject]) -> list[AsanaObject]:
+    """Return those of the tasks that were modified, or not completed, since a call's times."""
     modified, completed = _moment(call, "modified_since"), _moment(call, "completed_since")
     return [
         task
@@ -449,17 +451,12 @@ def _moment(call: ApiCall, name: str) -> str:
 
 def of_place(call: ApiCall) -> Iterable[AsanaObject]:
     """Return the tasks of the project, section or tag that the path names."""
-    return _since(call, _tasks_of(call.state, call.thing))
+    return since(call, _tasks_of(call.state, call.thing))
 
 
 def subtasks(call: ApiCall) -> Iterable[AsanaObject]:
     """Return the subtasks of a task in their order."""
     return call.thing.parts_of("task")
-
-
-async def search(call: ApiCall) -> web.Response:
-    """Refuse to search tasks, which Asana does for paying workspaces only."""
-    raise Refused(402, "Payment Required")
 
 
 KINDS = (TASK,)
@@ -475,7 +472,7 @@ OPERATIONS = {
     ),
     "createTask": Operation(create, NEW, TASK),
     "getTask": shows(TASK),
-    "updateTask": Operation(change, WRITTEN, TASK),
+    "updateTask": Operation(change, (*WRITTEN, *LIKED), TASK),
     "deleteTask": deletes(),
     "getTasksForProject": lists(TASK, of_place, "completed_since"),
     "getTasksForSection": lists(TASK, of_place, "completed_since"),
@@ -490,5 +487,4 @@ OPERATIONS = {
     "removeTagForTask": links(TASK, "tags", "tag", add=False),
     "addFollowersForTask": links(TASK, "followers", "followers", add=True, users=True),
     "removeFollowerForTask": links(TASK, "followers", "followers", add=False, users=True),
-    "searchTasksForWorkspace": Operation(search, ["*"]),
 }

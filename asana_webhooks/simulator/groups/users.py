@@ -11,7 +11,7 @@ from typing import Any
 from ..access import is_member, members
 from ..call import ApiCall
 from ..crud import changes, lists, shows
-from ..objects import AsanaObject, Field, Kind
+from ..objects import ABSENT, AsanaObject, Field, Kind
 from ..user_actions import UserActions
 from ..values import text
 
@@ -44,7 +44,7 @@ WORKSPACE_MEMBERSHIP = Kind(
     fields={
         "user": Field(of="user"),
         "workspace": Field(of="workspace"),
-        "user_task_list": Field(),
+        "user_task_list": Field(ABSENT),
         "is_active": Field(default=True),
         "is_admin": Field(default=False),
         "is_guest": Field(default=False),
