@@ -16,8 +16,10 @@ app = AsyncApp(token=os.environ["SLACK_BOT_TOKEN"])
 
 @client.on("task", action="changed", field="completed")
 async def celebrate(event: Event) -> None:
-    text = f"Task {event.resource.gid} was completed or reopened"
-    await app.client.chat_postMessage(channel=os.environ["SLACK_CHANNEL"], text=text)
+    task = await client.fetch(event, opt_fields=["name", "completed"])
+    if task is not None:  # None when it is deleted by now
+        text = f"{task['name']} was {'completed' if task['completed'] else 'reopened'}"
+        await app.client.chat_postMessage(channel=os.environ["SLACK_CHANNEL"], text=text)
 
 
 async def main() -> None:
