@@ -22,6 +22,7 @@ LAYERS = (
         "_asana_transport",
         "protocol",
         "stores",
+        "stores._batcher",
         "stores._codec",
         "stores._encryption",
     },

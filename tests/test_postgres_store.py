@@ -569,13 +569,13 @@ async def test_batches_are_of_limited_size(
 ) -> None:
     monkeypatch.setattr(putting, name, most)
     sizes: list[int] = []
-    send = real._batcher._send
+    send = real._puts._send
 
     async def spy(batch: list[Any]) -> list[Any]:
         sizes.append(len(batch))
         return await send(batch)
 
-    monkeypatch.setattr(real._batcher, "_send", spy)
+    monkeypatch.setattr(real._puts, "_send", spy)
     assert await asyncio.gather(*(real.put(delivery(number)) for number in range(5))) == [True] * 5
     assert sizes == [2, 2, 1]
 

@@ -73,9 +73,9 @@ from test_stores import (
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Claim, Counts, Delivery, Retry, Route, Settlement, WebhookFilter
 from asana_webhooks.stores import Store
+from asana_webhooks.stores._batcher import Batcher
 from asana_webhooks.stores.redis import LAYOUT_VERSION, RedisStore, _scripts
 from asana_webhooks.stores.redis import _server as redis_server
-from asana_webhooks.stores.redis._batch import Batcher
 from asana_webhooks.stores.redis._scripts import Script
 from asana_webhooks.stores.redis._server import Hidden
 

@@ -42,10 +42,11 @@ from .. import (
     check_ids,
     check_limit,
 )
+from .._batcher import Batcher
 from .._codec import encode_filters, prefix_of
 from .._encryption import EncryptedSecret, SecretCipher, report_unreadable, webhook_name
 from ._address import Address
-from ._batch import Batcher
+from ._batch import PutBatcher
 from ._errors import DamagedError
 from ._rows import (
     claim_of,
@@ -149,7 +150,8 @@ class PostgresStore:
             if pool is not self._pool:
                 pool.terminate()
             raise
-        self._batcher = Batcher(server, self._max_waiting)
+        self._puts = PutBatcher(server, self._max_waiting)
+        self._lookups: Batcher[str, Any] = Batcher(server.find_routes)
         return self
 
     async def __aexit__(
@@ -187,8 +189,9 @@ class PostgresStore:
     async def get_route(self, route: str) -> Route | None:
         if not is_text(route):  # a stranger's path; no route has such an id
             return None
-        rows = await self._opened().call("find_route", route)
-        return self._with_secrets(rows[0]) if rows else None
+        server = self._opened()
+        row = await server.outcome(self._lookups.ask(route))
+        return None if row is None else self._with_secrets(row)
 
     async def list_routes(
         self, resource: str | None = None, *, account: str | None = None
@@ -232,7 +235,7 @@ class PostgresStore:
         del secret  # a traceback may show what this frame has
         change = (route, gid, fingerprint, datetime.now(UTC), list(leaving))
         confirmed = await self._opened().ask("confirm_candidate", *change)
-        self._batcher.look_again()
+        self._puts.look_again()
         return confirmed
 
     async def set_user(self, route: str, user: str) -> None:
@@ -276,7 +279,7 @@ class PostgresStore:
         kept_reason = None if reason is None else clean(reason)
         if candidate is not None:  # a traceback may show what this frame has
             (candidate,) = hidden([self._cipher.fingerprint(delivery.route, candidate)])
-        return await self._batcher.put(delivery, candidate, kept_reason)
+        return await self._puts.put(delivery, candidate, kept_reason)
 
     async def notify(self) -> None:
         await self._opened().call("announce", self._schema)
@@ -339,7 +342,7 @@ class PostgresStore:
         values = values_of(claim, settlement, is_last=is_last)
         ((letters,),) = await self._opened().call("settle", *values)
         if settlement.retries:
-            self._batcher.look_again()
+            self._puts.look_again()
         return None if letters is None else tuple(map(str, letters))
 
     async def remembered(self, scope: str, *, within: timedelta = DUPLICATES_KNOWN_FOR) -> bytes:
@@ -374,7 +377,7 @@ class PostgresStore:
     async def replay(self, ids: Sequence[str]) -> int:
         check_ids(ids)
         ((replayed,),) = await self._opened().call("replay", numbers_of(ids))
-        self._batcher.look_again()
+        self._puts.look_again()
         return int(replayed)
 
     async def discard(self, ids: Sequence[str]) -> int:
@@ -433,7 +436,7 @@ class PostgresStore:
         values = (state.scope, state.version, *hidden([state.text]), *new_values_of(deliveries))
         kept = await self._opened().ask("put_state", *values)
         if deliveries:
-            self._batcher.look_again()
+            self._puts.look_again()
         return kept
 
     async def drop_state(self, scope: str, version: int) -> bool:
@@ -481,8 +484,10 @@ async def _claim_readable(
 ) -> list[Any]:
     """Return the rows of a claim; only when no queue is free, wait for one in use."""
     values = (limit, MAX_CLAIM_BYTES, lease, passed)
-    free = await server.start("claim_next", *values)
-    return free or await server.start("claim_next_patiently", *values)
+    rows: list[Any] = await server.start("claim_next", *values)
+    if rows and rows[0]["route"] is None:
+        return await server.start("claim_next_patiently", *values)
+    return rows
 
 
 async def _reencrypt(server: Server, cipher: SecretCipher) -> None:

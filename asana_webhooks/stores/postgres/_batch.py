@@ -13,7 +13,7 @@ from .. import DUPLICATES_KNOWN_FOR, MAX_HELD, MAX_HELD_BYTES, held_full, inbox_
 from ._errors import UnfitError
 from ._server import Server, hidden
 
-__all__ = ["Batcher"]
+__all__ = ["PutBatcher"]
 
 BATCH_ROWS, BATCH_BYTES = 256, 4 * 1024 * 1024
 """Deliveries of one statement, and bytes of their bodies beyond which no more are added."""
@@ -28,7 +28,7 @@ _Put: TypeAlias = tuple[asyncio.Future[bool], Delivery, str | None, str | None]
 """Whom to tell, the delivery, its candidate's fingerprint and its reason."""
 
 
-class Batcher:
+class PutBatcher:
     """Sends deliveries, all that have gathered while others were on their way in one statement."""
 
     def __init__(self, server: Server, max_waiting: int) -> None:

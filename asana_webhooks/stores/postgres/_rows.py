@@ -122,8 +122,8 @@ def _filters_of(text: str | None, gid: str, resource: str) -> tuple[WebhookFilte
 
 
 def claim_of(rows: list[Any]) -> Claim | None:
-    """Return the claim that these rows are, None without any."""
-    if not rows:
+    """Return the claim that these rows are, None without any, and for a row of Nones."""
+    if not rows or rows[0]["route"] is None:
         return None
     route, fence, previous, has_writes = rows[0][:4]
     return Claim(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib import resources
 from typing import Any, Protocol
@@ -162,7 +162,7 @@ class Server:
                 await self._migrate(connection)
 
     @asynccontextmanager
-    async def _connection(self, timeout: float) -> AsyncIterator[Connection]:
+    async def _connection(self, timeout: float | None) -> AsyncIterator[Connection]:
         """Lend a connection; whatever fails meanwhile is a StoreError."""
         connecting = True
         try:
@@ -244,7 +244,7 @@ class Server:
         task.add_done_callback(self._ended)
         return task
 
-    async def outcome(self, future: asyncio.Future[Any]) -> Any:
+    async def outcome(self, future: Awaitable[Any]) -> Any:
         """Return what a call returns. Raises StoreError when it fails, or takes too long."""
         try:
             return await self._deadline.wait_for(future)
@@ -255,6 +255,11 @@ class Server:
         """Return the rows of a function, which runs to its end even if the caller is gone."""
         rows: list[Any] = await self.outcome(asyncio.shield(self.start(function, *values)))
         return rows
+
+    async def find_routes(self, ids: Sequence[str]) -> list[Any]:
+        """Return a row for each of these routes, None for one that is not known."""
+        found = {row["id"]: row for row in await self.start("find_routes", hidden(ids))}
+        return [found.get(id_) for id_ in ids]
 
     async def ask(self, function: str, *values: Any) -> bool:
         """Return what a function says; nothing is False."""
@@ -290,7 +295,7 @@ class Server:
         given = ", ".join(f"${number}" for number in range(1, len(values) + 1))
         statement = f"SELECT * FROM schema.{function}({given})"  # noqa: S608 - a name of ours
         try:
-            async with asyncio.timeout(CALL_TIMEOUT), self._connection(CALL_TIMEOUT) as connection:
+            async with asyncio.timeout(CALL_TIMEOUT), self._connection(None) as connection:
                 return await connection.fetch(self._localised(statement), *values)
         except TimeoutError as error:
             raise failure(self.name, error) from None

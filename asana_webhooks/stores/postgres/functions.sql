@@ -162,9 +162,9 @@ BEGIN
     RETURN true;
 END $$;
 
-CREATE OR REPLACE FUNCTION schema.find_route(_route text)
+CREATE OR REPLACE FUNCTION schema.find_routes(_routes text[])
 RETURNS SETOF schema.live_routes LANGUAGE sql STABLE AS $$
-    SELECT * FROM schema.live_routes WHERE id = _route
+    SELECT * FROM schema.live_routes WHERE id = ANY (_routes)
 $$;
 
 CREATE OR REPLACE FUNCTION schema.list_routes(_resource text, _account text)
@@ -492,7 +492,8 @@ END $$;
 -- A fence is not below the clock's microseconds, so that a standby which takes over, and had not
 -- got the last ones, gives none of them again.
 --
--- The accounts that are passed by are NULL when there are none.
+-- The accounts that are passed by are NULL when there are none. Returns a row of NULLs when there are
+-- queues that are due, and all of them in use.
 CREATE OR REPLACE FUNCTION schema.claim_next(
     _limit integer, _bytes bigint, _lease double precision, _passed text[]
 ) RETURNS TABLE (
@@ -514,7 +515,12 @@ BEGIN
             JOIN schema.queues q ON q.route = t.route
             WHERE q.due <= moment ORDER BY t.due LIMIT 1 FOR UPDATE OF q SKIP LOCKED;
         END IF;
-        EXIT WHEN NOT FOUND;
+        IF NOT FOUND THEN
+            IF schema.find_turn(moment, _passed) IS NOT NULL THEN
+                RETURN NEXT;
+            END IF;
+            EXIT;
+        END IF;
         IF queue.leased THEN
             UPDATE schema.deliveries d SET crashes = d.crashes + 1
             WHERE d.id = ANY (queue.claimed) AND d.route = queue.route;

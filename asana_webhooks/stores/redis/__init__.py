@@ -91,10 +91,10 @@ from .. import (
     held_full,
     inbox_full,
 )
+from .._batcher import Batcher
 from .._codec import MICROSECOND, encode_filters, prefix_of, to_micros
 from .._encryption import SecretCipher, webhook_name
 from . import _scripts
-from ._batch import Batcher
 from ._records import (
     DELIVERY_ID,
     EVENTS_KNOWN_FOR,

@@ -5,7 +5,7 @@
 DROP VIEW IF EXISTS schema.live_routes CASCADE;
 DROP FUNCTION IF EXISTS schema.put_all, schema.claim_next, schema.claim_next_patiently,
     schema.claim_more, schema.bury_unreadable, schema.bury, schema.settle, schema.is_handled_still,
-    schema.list_states;
+    schema.list_states, schema.find_route;
 
 CREATE INDEX routes_account ON schema.routes (account);
 CREATE INDEX dead_letters_route ON schema.dead_letters (route);

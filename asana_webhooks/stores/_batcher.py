@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Sized
 from typing import Generic, TypeVar
 
-from ...errors import StoreError
-from ._server import Hidden
+from ..errors import StoreError
 
 __all__ = ["Batcher"]
 
+Q = TypeVar("Q", bound=Sized)
 A = TypeVar("A")
 
 LARGEST_BATCH = 128
@@ -21,19 +21,19 @@ LARGEST_MESSAGE = 8 * 1024 * 1024
 """Bytes after which a batch takes no more questions."""
 
 
-class Batcher(Generic[A]):
+class Batcher(Generic[Q, A]):
     """Sends what is asked while a round trip is under way together in the next one."""
 
-    def __init__(self, send: Callable[[Sequence[Hidden]], Awaitable[Sequence[A]]]) -> None:
+    def __init__(self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A]]]) -> None:
         self._task: asyncio.Task[None] | None = None
         self._send = send
-        self._asked: deque[tuple[Hidden, asyncio.Future[A]]] = deque()
+        self._asked: deque[tuple[Q, asyncio.Future[A]]] = deque()
 
     def tasks(self) -> set[asyncio.Task[None]]:
         """Return what is under way."""
         return set() if self._task is None else {self._task}
 
-    async def ask(self, question: Hidden) -> A:
+    async def ask(self, question: Q) -> A:
         """Return the answer; a question whose asker is cancelled may be left out."""
         future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._asked.append((question, future))
@@ -48,8 +48,8 @@ class Batcher(Generic[A]):
         finally:
             self._task = None
 
-    def _next(self) -> list[tuple[Hidden, asyncio.Future[A]]]:
-        batch: list[tuple[Hidden, asyncio.Future[A]]] = []
+    def _next(self) -> list[tuple[Q, asyncio.Future[A]]]:
+        batch: list[tuple[Q, asyncio.Future[A]]] = []
         size = 0
         while self._asked and len(batch) < LARGEST_BATCH and size < LARGEST_MESSAGE:
             question, future = self._asked.popleft()
@@ -58,9 +58,7 @@ class Batcher(Generic[A]):
                 size += len(question)
         return batch
 
-    async def _exchange(
-        self, questions: Sequence[Hidden], futures: Sequence[asyncio.Future[A]]
-    ) -> None:
+    async def _exchange(self, questions: Sequence[Q], futures: Sequence[asyncio.Future[A]]) -> None:
         try:
             answers = await self._send(questions)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to whoever asked
