@@ -490,9 +490,6 @@ async def test_what_cannot_be_asked_for_is_refused_before_anything_is_stored(
         async def reserve(self, route: Route, *, ttl: float, exclusive: bool = False) -> bool:
             raise AssertionError
 
-        async def list_routes(self, *resource: Any, **account: Any) -> list[Route]:
-            raise AssertionError
-
     async with make_client(store=Untouched()) as client:
         with pytest.raises(error, match=match):
             await getattr(client, call)(**{"resource": asana.project, **wrong})
