@@ -6,25 +6,26 @@ they came, and what gives the next piece of the body.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import math
 import re
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
 
 from ._deadline import Deadline
-from ._logging import ThrottledLogger, one_line
+from ._logging import ThrottledLogger
 from ._options import COUNT, SECONDS, check_options
+from ._sightings import BODY_LATE, TOO_MANY_BODIES, UNAVAILABLE, Sightings
 from .errors import StoreError
 from .models import Delivery, Route
 from .protocol import (
-    BAD_SIGNATURE,
-    ENCODED,
+    ACCEPTED,
     MAX_BODY,
     TOO_LARGE,
     UNKNOWN_ROUTE,
@@ -46,7 +47,7 @@ from .protocol import (
 from .stores import Store
 from .telemetry import Telemetry
 
-__all__ = ["STORE_TIMEOUT", "Endpoint", "Receive", "Refusal", "read_head"]
+__all__ = ["STORE_TIMEOUT", "Acceptance", "Endpoint", "Receive", "Refusal", "read_head"]
 
 STORE_TIMEOUT = 4.4
 """Seconds, an eighth more at most, that the store has for a request; Asana waits 10."""
@@ -65,43 +66,14 @@ ROUTE_KNOWN_FOR = 1.0
 
 MAX_ROUTES_KNOWN = 10_000
 
-MAX_SIGHTINGS = 1_000
-"""Of so many requests it is remembered how they were answered, the latest of those that may tell
-why a handshake is missing."""
-
-MANGLED_QUIET_FOR = 3600.0
-"""Seconds for which no more is told of the altered deliveries of a route."""
-
 MAX_CLOCK_ERROR = timedelta(minutes=5)
 """The error of this machine's clock from which on the log names it."""
 
 ALIVE = Response(200, "alive")
 READY = Response(200, "ready")
-BAD_REQUEST = Response(400, "this is not a complete HTTP/1.1 request", closes=True)
 NO_MORE_SECRETS = Response(403, "this route takes no more secrets")
 NOT_GET = Response(405, "a probe takes GET only", (("Allow", "GET, HEAD"),))
-BODY_LATE = Response(408, "the body did not arrive in time", closes=True)
 NOT_READY = Response(503, "not ready")
-UNAVAILABLE = Response(503, "nothing was stored, send it again", (("Retry-After", "10"),))
-TOO_MANY_BODIES = Response(
-    503, "too many bodies at once, send it again", (("Retry-After", "10"),), closes=True
-)
-
-MANGLED = {
-    BAD_SIGNATURE: "its header X-Hook-Signature is missing, doubled or changed: a proxy, a gateway"
-    " or a web application firewall strips or rewrites it",
-    WRONG_SIGNATURE: "its signature does not fit its body: a gateway or a middleware has parsed the"
-    " JSON and written it anew, has changed its encoding or line ends, or reads the body first and"
-    " hands on another; or the store was restored from a copy that knows another secret",
-    BODY_LATE: "its body did not arrive in time: a proxy holds it back, or hands it on slowly; or"
-    " something has blocked the event loop of this process",
-    TOO_LARGE: "its body is larger than max_body, which Asana's are not unless that was lowered: a"
-    " gateway has packed it anew",
-    ENCODED: "it has a Content-Encoding, which Asana does not send: a proxy compresses requests",
-    BAD_REQUEST: "its body is shorter than its Content-Length, or was cut: a proxy limits bodies,"
-    " or changes them and leaves that header",
-}
-"""Answers to what Asana would never send to a confirmed route, each with the likely causes."""
 
 PROBES = ("healthz", "readyz")
 
@@ -166,34 +138,12 @@ def _probe_of(path: str) -> str:
     return match[1] if match else ""
 
 
-class _Sighting(_Redacted, msgspec.Struct, frozen=True):
-    """A request: when (monotonic seconds), for what, what it was, and how it was answered."""
-
-    at: float
-    route: str
-    kind: str
-    response: Response
-
-    def line(self, route: str) -> str:
-        """Return it as a line for a person who waits for the handshake of a route."""
-        to = "this route" if self.route == route else "an unknown path"
-        reason = f": {self.response.reason}" if self.response.reason else ""
-        return f"{self.kind} for {to}, answered {self.response.status}{reason}"
-
-
 class _CachedRoute(_Redacted, msgspec.Struct, frozen=True, gc=False):
     """A confirmed route, when it was read (monotonic seconds), and if to see whether it changed."""
 
     route: Route
     read_at: float
     read_again: bool
-
-
-def _kind_of(request: Request) -> str:
-    if request.secrets:
-        return "a handshake"
-    method = one_line(request.method, longest=10)
-    return f"a {method} without the header X-Hook-Secret"
 
 
 def machine_time() -> datetime:
@@ -213,9 +163,8 @@ class Endpoint:
     ``store_timeout`` are in seconds. ``now`` returns the time (aware) by which the age of events is
     judged: Asana's where it is known; ``learn_time`` asks Asana for it when all events of one body
     look old, as they do by a clock that is ahead. ``telemetry`` is told of each request and of what
-    becomes of deliveries. ``on_mangled`` is given a confirmed route, and the likely causes, when
-    what comes for it is nothing that Asana would send: for each route at once, then an hour later
-    at the earliest. ``machine_time`` is the wall clock by which receipts are dated.
+    becomes of deliveries, and ``on_mangled`` as ``Sightings`` say. ``machine_time`` is the wall
+    clock by which receipts are dated.
 
     Raises ValueError for a limit that is not positive, TypeError for one that is no number.
     """
@@ -244,7 +193,6 @@ class Endpoint:
         self._now = now
         self._learn_time = learn_time
         self._telemetry = telemetry or Telemetry()
-        self._on_mangled = on_mangled
         self._machine_time = machine_time
         self._clock_is_wrong = False
         self._store_deadline = Deadline(store_timeout)
@@ -252,8 +200,7 @@ class Endpoint:
         self._bodies = 0  # bytes
         self._max_bodies = max(MAX_BODIES, max_body)
         self._known: dict[str, _CachedRoute] = {}
-        self._sightings: deque[_Sighting] = deque(maxlen=MAX_SIGHTINGS)
-        self._mangled: dict[str, float] = {}  # routes, and when it was told of them (monotonic)
+        self._sightings = Sightings(on_mangled)
         self._log = ThrottledLogger(logger)
 
     async def handle(self, request: Request, receive: Receive) -> Response:
@@ -270,55 +217,74 @@ class Endpoint:
             self._telemetry.answered(response)
         return response
 
+    def accept(
+        self, request: Request, answer: Callable[[Response | BaseException], None]
+    ) -> Acceptance | None:
+        """Begin to store a request that has its body, without a task, if nothing else is to do.
+
+        That is so for a delivery of a route that is remembered. ``answer`` is called once, after
+        the effect is durable, perhaps before this returns: with what ``handle`` would return or
+        raise. None, and nothing is done, when ``handle`` is needed.
+        """
+        route = self._remembered(request.route, time.monotonic())
+        if route is None or self._bodies + len(request.body) > self._max_bodies:
+            return None
+        if screen(request, route, max_body=self._max_body) is not None:
+            return None
+        received_at, now = self._machine_time(), self._now()
+        effect = judge(request, route, now=now).effect
+        if not isinstance(effect, Enqueue):
+            return None
+        self._check_clock(received_at - now)
+        steps = self._accepting(request, effect.digest, received_at)
+        return Acceptance(steps, self._store_deadline, answer)
+
+    def _accepting(
+        self, request: Request, digest: bytes, received_at: datetime
+    ) -> Generator[asyncio.Future[bool], None, Response]:
+        """Return the answer; yield what is to be waited for, for as long as the store may take."""
+        size = len(request.body)
+        self._bodies += size
+        try:
+            with self._telemetry.receiving(request):
+                try:
+                    delivery = self._delivery(request, digest, received_at)
+                    stored = asyncio.ensure_future(self._store.put(delivery))
+                    if not stored.done():
+                        yield stored
+                    self._enqueued(delivery, is_new=stored.result())
+                    response = ACCEPTED
+                except (StoreError, TimeoutError) as error:
+                    response = self._unavailable(error)
+                    self._note(request, response)
+                self._telemetry.answered(response)
+            return response
+        finally:
+            self._bodies -= size
+
     async def _handle(self, request: Request, receive: Receive) -> Response:
         try:
             response = await self._answer(request, receive)
         except Refusal as refusal:
             response = refusal.response
         except (StoreError, TimeoutError) as error:
-            reason = str(error) or "the store is too slow"
-            self._log.log(logging.ERROR, "store", "answered 503: %s", reason, exc_info=True)
-            response = UNAVAILABLE
+            response = self._unavailable(error)
         if request.secrets or response.reason:
             self._note(request, response)
         return response
 
-    def _note(self, request: Request, response: Response) -> None:
-        """Keep what a handshake or a refusal may tell, and log a refusal."""
-        if request.secrets or response.status != UNKNOWN_ROUTE.status:
-            self._sightings.append(
-                _Sighting(time.monotonic(), request.route, _kind_of(request), response)
-            )
-        if response in MANGLED:
-            self._tell_of_mangled(request.route, MANGLED[response])
-        if response.reason and response is not UNAVAILABLE:
-            level = logging.WARNING if response is TOO_MANY_BODIES else logging.INFO
-            self._log.log(
-                level, response.reason, "answered %d: %s", response.status, response.reason
-            )
+    def _unavailable(self, error: StoreError | TimeoutError) -> Response:
+        reason = str(error) or "the store is too slow"
+        self._log.log(logging.ERROR, "store", "answered 503: %s", reason, exc_info=error)
+        return UNAVAILABLE
 
-    def _tell_of_mangled(self, route_id: str, causes: str) -> None:
-        known, now = self._known.get(route_id), time.monotonic()
-        if known is None or self._on_mangled is None:  # it is not confirmed
-            return
-        if now < self._mangled.get(route_id, -math.inf) + MANGLED_QUIET_FOR:
-            return
-        if len(self._mangled) >= MAX_ROUTES_KNOWN:
-            self._mangled.clear()
-        self._mangled[route_id] = now
-        self._on_mangled(known.route, f"a delivery was altered on its way here: {causes}")
+    def _note(self, request: Request, response: Response) -> None:
+        known = self._known.get(request.route)
+        self._sightings.note(request, response, None if known is None else known.route)
 
     def seen(self, route: str, since: float) -> tuple[str, ...]:
-        """Return a line for each request for a route since then (monotonic), deliveries left out.
-
-        Handshakes for no route at all are among them: they may have been meant.
-        """
-        return tuple(
-            sighting.line(route)
-            for sighting in self._sightings
-            if sighting.at >= since
-            and (sighting.route == route or sighting.response.status == UNKNOWN_ROUTE.status)
-        )
+        """Return what ``Sightings.seen`` returns."""
+        return self._sightings.seen(route, since)
 
     def forget(self, route: str) -> None:
         """Look this route up again at its next request: it has changed."""
@@ -471,11 +437,13 @@ class Endpoint:
 
     async def _enqueue(self, effect: Enqueue, request: Request, received_at: datetime) -> None:
         delivery = self._delivery(request, effect.digest, received_at)
-        if await self._store.put(delivery, candidate=effect.candidate):
-            self._telemetry.became(delivery, "stored")
+        is_new = await self._store.put(delivery, candidate=effect.candidate)
+        self._enqueued(delivery, is_new=is_new)
+
+    def _enqueued(self, delivery: Delivery, *, is_new: bool) -> None:
+        self._telemetry.became(delivery, "stored" if is_new else "duplicate")
+        if is_new:
             self._on_arrival()
-        else:
-            self._telemetry.became(delivery, "duplicate")
 
     async def _bury(self, effect: Bury, request: Request, received_at: datetime) -> None:
         delivery = self._delivery(request, effect.digest, received_at)
@@ -495,3 +463,54 @@ class Endpoint:
             received_at=received_at,
             trace=self._telemetry.traceparent(),
         )
+
+
+class Acceptance:
+    """One delivery on its way into the store, in callbacks instead of a task.
+
+    They run in one context, as a task would, so that the telemetry finds its own there.
+    """
+
+    __slots__ = ("_answer", "_context", "_deadline", "_steps", "stored")
+
+    def __init__(
+        self,
+        steps: Generator[asyncio.Future[bool], None, Response],
+        deadline: Deadline,
+        answer: Callable[[Response | BaseException], None],
+    ) -> None:
+        self._steps = steps
+        self._deadline = deadline
+        self._answer = answer
+        self._context = copy_context()
+        self._context.run(self._begin)
+
+    def cancel(self) -> None:
+        """Give it up, if it has not ended; ``answer`` is given a CancelledError."""
+        self.stored.cancel()
+
+    def _begin(self) -> None:
+        if self._goes_on(self._steps.__next__):
+            self._deadline.begin(self, self._give_up)
+            self.stored.add_done_callback(self._end, context=self._context)
+
+    def _end(self, _: asyncio.Future[bool]) -> None:
+        self._deadline.end(self)
+        self._goes_on(self._steps.__next__)
+
+    def _give_up(self) -> None:
+        self.stored.remove_done_callback(self._end)
+        self.stored.cancel()
+        self._context.run(self._goes_on, partial(self._steps.throw, TimeoutError()))
+
+    def _goes_on(self, step: Callable[[], asyncio.Future[bool]]) -> bool:
+        """Make a step; return whether there is something to wait for. Else it is answered."""
+        try:
+            self.stored = step()
+        except StopIteration as end:
+            self._answer(end.value)
+        except BaseException as error:  # noqa: BLE001 - who answers raises it where it is logged
+            self._answer(error)
+        else:
+            return True
+        return False

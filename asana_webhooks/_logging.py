@@ -42,7 +42,12 @@ class ThrottledLogger:
         self._skipped: dict[str, int] = {}
 
     def log(
-        self, level: int, kind: str, message: str, *args: object, exc_info: bool = False
+        self,
+        level: int,
+        kind: str,
+        message: str,
+        *args: object,
+        exc_info: bool | BaseException = False,
     ) -> None:
         """Log the message unless one of its kind was logged a short time ago."""
         now = self._clock()

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import socket
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,10 +21,12 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ._addresses import is_loopback
-from ._endpoint import BAD_REQUEST, LINGER, Endpoint, Receive, Refusal, read_head
+from ._endpoint import LINGER, Endpoint, Receive, Refusal, read_head
+from ._lane import Known, Lane, accepted_at, missing_names
 from ._listener import Listener, bind, bind_unix, connections_within
 from ._logging import ThrottledLogger
 from ._options import COUNT, SECONDS, TEXT, Rule, check_options, optional
+from ._sightings import BAD_REQUEST
 from .protocol import ACCEPTED, Response
 
 __all__ = ["MAX_CONNECTIONS", "Receiver", "aiohttp_app"]
@@ -43,6 +42,9 @@ KEEPALIVE_ALONE, KEEPALIVE_BEHIND_PROXY = 15.0, 75.0
 
 SHUTDOWN_TIMEOUT, CANCEL_TIMEOUT = 6.0, 1.0
 """Seconds that requests under way have when the receiver stops, and then to be cancelled."""
+
+NEVER = 1e9
+"""Seconds after which aiohttp would end an idle connection by itself: the server here does."""
 
 TURNS = 6
 """Turns of the loop from accepting a connection to answering the request that came with it."""
@@ -63,12 +65,18 @@ _OPTIONS = {
 _VERSIONS = (HttpVersion11, HttpVersion10)
 
 
-async def answer(endpoint: Endpoint, request: web.BaseRequest) -> Response:
-    """Return the endpoint's answer to aiohttp's request."""
+async def answer(
+    endpoint: Endpoint, request: web.BaseRequest, known: Known | None = None
+) -> Response:
+    """Return the endpoint's answer to aiohttp's request, of which the lane may know something."""
     if request.version not in _VERSIONS:
         return WRONG_VERSION
-    head = read_head(request.method, request.raw_path, request.raw_headers)
-    if request.content.is_eof():
+    if isinstance(known, BaseException):
+        raise known
+    if isinstance(known, Response):
+        return known
+    head = known or read_head(request.method, request.raw_path, request.raw_headers)
+    if known is None and request.content.is_eof():
         head.body = request.content.read_nowait()  # which spares its deadline
     return await endpoint.handle(head, _receiving(request))
 
@@ -80,12 +88,6 @@ def _response(response: Response, request: web.BaseRequest) -> web.Response:
     if response.closes or "Transfer-Encoding" in request.headers:
         result.force_close()
     return result
-
-
-@functools.lru_cache(maxsize=1)
-def _accepted_at(second: int) -> bytes:
-    date = formatdate(second, usegmt=True)
-    return f"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: {date}\r\n\r\n".encode()
 
 
 class _Accepted(web.StreamResponse):
@@ -102,7 +104,7 @@ class _Accepted(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Write it."""
-        await request.writer.write(_accepted_at(int(time.time())))
+        await request.writer.write(accepted_at(int(time.time())))
         await request.writer.drain()  # until a client that asks without reading has read
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -189,8 +191,12 @@ class Receiver:
         """Listen. Raises OSError when the address is taken."""
         keepalive_timeout = self._keepalive_timeout or self._default_keepalive()
         allowed = connections_within(self._max_connections)
+        missing = missing_names()
+        if missing:
+            logger.warning("deliveries go the slow way: this aiohttp has no %s", ", ".join(missing))
         server = _Server(
             self._endpoint,
+            has_lane=not missing,
             max_connections=allowed,
             keepalive_timeout=keepalive_timeout,
             ssl_context=self._ssl_context,
@@ -238,18 +244,24 @@ class Receiver:
 
 
 class _Server(web.Server):
-    """Hands requests to the endpoint and keeps count of connections."""
+    """Hands requests to the endpoint and keeps count of connections.
+
+    With ``has_lane`` deliveries go the short way of ``_lane``.
+    """
 
     def __init__(
         self,
         endpoint: Endpoint,
         *,
+        has_lane: bool,
         max_connections: int,
         keepalive_timeout: float,
         ssl_context: ssl.SSLContext | None,
     ) -> None:
         super().__init__(self._answer)
+        self.stopping = False
         self._endpoint = endpoint
+        self._has_lane = has_lane
         self._max_connections = max_connections
         self._keepalive_timeout = keepalive_timeout
         self._tls: dict[str, Any] = {}
@@ -257,30 +269,30 @@ class _Server(web.Server):
             self._tls["ssl"] = ssl_context
             self._tls["ssl_handshake_timeout"] = keepalive_timeout
             self._tls["ssl_shutdown_timeout"] = LINGER
-        self._stopping = False
-        self._open: set[web.RequestHandler] = set()
-        self._opening: dict[web.RequestHandler, asyncio.Task[None]] = {}
-        # What waits for its client, the longest wait first, and how to end it.
-        self._idle: OrderedDict[web.RequestHandler, Callable[[], object]] = OrderedDict()
+        self._open: set[_Connection] = set()
+        self._opening: dict[_Connection, asyncio.Task[None]] = {}
+        # What waits for its client, the longest wait first, and since when (of the loop's clock).
+        self._idle: OrderedDict[_Connection, float] = OrderedDict()
+        self._sweeping = self._loop.call_later(keepalive_timeout / 8, self._sweep)
 
     def take(self, connection: socket.socket) -> None:
         """Begin with a connection that was accepted; end an idle one when there are too many."""
-        loop, handler = asyncio.get_running_loop(), self()
-        opening = loop.create_task(self._begin(handler, connection), name="asana-webhooks accept")
+        handler = _Connection(self, self._endpoint, is_open=self._has_lane)
+        opening = self._loop.create_task(
+            self._begin(handler, connection), name="asana-webhooks accept"
+        )
         self._open.add(handler)
         self._opening[handler] = opening
-        # A task that is cancelled before it began would leave the connection open.
-        self._idle[handler] = lambda: loop.call_soon(opening.cancel)
+        self.waits(handler)
         if len(self._open) > self._max_connections:
             self._end_idle(1)
             sparse.log(logging.WARNING, "connections", "too many connections; an idle one is ended")
 
-    async def _begin(self, handler: web.RequestHandler, connection: socket.socket) -> None:
+    async def _begin(self, handler: _Connection, connection: socket.socket) -> None:
         """Make a transport, with TLS after its handshake; what fails there is the client's."""
-        loop = asyncio.get_running_loop()
         try:
             with contextlib.suppress(OSError):
-                await loop.connect_accepted_socket(lambda: handler, connection, **self._tls)
+                await self._loop.connect_accepted_socket(lambda: handler, connection, **self._tls)
         finally:
             if self._opening.pop(handler, None) is not None:  # it came to nothing
                 self._open.discard(handler)
@@ -293,33 +305,45 @@ class _Server(web.Server):
 
     def _end_idle(self, count: int) -> None:
         for _ in range(min(count, len(self._idle))):
-            _, end = self._idle.popitem(last=False)
-            end()
+            handler, _ = self._idle.popitem(last=False)
+            if handler in self._opening:
+                # A task that is cancelled before it began would leave the connection open.
+                self._loop.call_soon(self._opening[handler].cancel)
+            else:
+                self._connections[handler].abort()
 
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(
-            self,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=self._keepalive_timeout,
-            lingering_time=LINGER,
-            auto_decompress=False,
-            access_log=None,  # type: ignore[arg-type] # None is aiohttp's way to have none
-        )
+    def begins(self, connection: _Connection) -> None:
+        """Note that a request is under way: its connection may not be ended."""
+        self._idle.pop(connection, None)
+
+    def waits(self, connection: _Connection) -> None:
+        """Note that a connection waits for its client: it may be ended."""
+        self._idle[connection] = self._loop.time()
+
+    def _sweep(self) -> None:
+        """Close what was silent, or has sent headers, for too long; an eighth later at most."""
+        latest = self._loop.time() - self._keepalive_timeout
+        for connection in [each for each, since in self._idle.items() if since <= latest]:
+            if connection.awaits_request:  # else it is its body that is awaited, or its reading
+                connection.force_close()
+        self._sweeping = self._loop.call_later(self._keepalive_timeout / 8, self._sweep)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
-        end = self._idle.pop(connection, None)
-        if end is not None and not request.content.is_eof():
-            self._idle[connection] = end  # who lets us wait for a body may be ended
+        assert isinstance(connection, _Connection)  # noqa: S101 - there are no others
+        since = self._idle.pop(connection, None)
+        if since is not None and not request.content.is_eof():
+            self._idle[connection] = since  # who lets us wait for a body may be ended
         try:
-            answered = await answer(self._endpoint, request)
+            answered = await answer(self._endpoint, request, connection.known(request.content))
         finally:
-            if end is not None and connection.connected:
-                self._idle[connection] = end
+            self._idle.pop(connection, None)
+            if connection.connected:
+                self.waits(connection)
         if answered is ACCEPTED and self._may_stay_open(request):
             return _ACCEPTED
         response = _response(answered, request)
-        if self._stopping:
+        if self.stopping:
             response.force_close()
         return response
 
@@ -328,7 +352,7 @@ class _Server(web.Server):
             request.keep_alive
             and request.version == HttpVersion11
             and request.content_length is not None
-            and not self._stopping
+            and not self.stopping
         )
 
     async def drain(self) -> None:
@@ -337,30 +361,35 @@ class _Server(web.Server):
         try:
             for _ in range(TURNS):
                 await asyncio.sleep(0)
-            self._stopping = True
+            self.stopping = True
             transports += self._connections.values()
             openings = list(self._opening.values())
             for opening in openings:
                 opening.cancel()
             for connection in list(self._idle):
-                if not connection._request_in_progress:
+                if not connection.is_busy:
                     connection.force_close()
-            tasks = [connection._task_handler for connection in self._connections]
-            waited_for = [*openings, *(task for task in tasks if task is not None)]
+            connections = [each for each in self._connections if isinstance(each, _Connection)]
+            under_way = (each for one in connections for each in (one._task_handler, one.stored))
+            waited_for = [*openings, *(each for each in under_way if each is not None)]
             if waited_for:
                 await asyncio.wait(waited_for, timeout=SHUTDOWN_TIMEOUT)
+            for connection in connections:
+                connection.cancel()
             await self.shutdown(CANCEL_TIMEOUT)
         finally:
-            self._stopping = True
+            self.stopping = True
+            self._sweeping.cancel()
             for transport in (*transports, *self._connections.values()):
                 transport.abort()
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Note that a connection waits for a request."""
         super().connection_made(handler, transport)
+        assert isinstance(handler, _Connection)  # noqa: S101 - as above
         is_new = self._opening.pop(handler, None) is not None
-        if is_new and handler in self._idle and not self._stopping:
-            self._idle[handler] = transport.abort
+        if is_new and handler in self._idle and not self.stopping:
+            self.waits(handler)
         else:  # it was ended meanwhile
             transport.abort()
 
@@ -369,14 +398,26 @@ class _Server(web.Server):
     ) -> None:
         """End what only waits for the client; a request under way goes on."""
         super().connection_lost(handler, exc)
+        assert isinstance(handler, _Connection)  # noqa: S101 - as above
         self._open.discard(handler)
         self._idle.pop(handler, None)
-        if not handler._request_in_progress and handler._task_handler is not None:
+        if not handler.is_busy and handler._task_handler is not None:
             handler._task_handler.cancel()
 
 
-class _Connection(web.RequestHandler):
-    """Endpoint bad HTTP without quoting it, and logs it without repeating itself."""
+class _Connection(Lane):
+    """Answers bad HTTP without quoting it, and logs it without repeating itself."""
+
+    def __init__(self, server: _Server, endpoint: Endpoint, *, is_open: bool) -> None:
+        super().__init__(
+            server,
+            endpoint,
+            is_open=is_open,
+            keepalive_timeout=NEVER,
+            lingering_time=LINGER,
+            auto_decompress=False,
+            access_log=None,
+        )
 
     def data_received(self, data: bytes) -> None:
         """Parse; what aiohttp lets escape (IndexError for some URLs) ends the connection."""
@@ -397,10 +438,14 @@ class _Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError
         if status == 500:
-            sparse.log(logging.ERROR, "failed", "a request failed: %r", exc, exc_info=True)
+            self.log_failure(exc)
             return _response(FAILED, request)
         sparse.log(logging.INFO, "bad request", "answered 400: %s", type(exc).__name__)
         return _response(BAD_REQUEST, request)
+
+    def log_failure(self, error: BaseException | None) -> None:
+        """Log a bug of ours."""
+        sparse.log(logging.ERROR, "failed", "a request failed: %r", error, exc_info=error or True)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log what aiohttp could not answer any more, sparsely."""

@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from ._endpoint import BAD_REQUEST, LINGER, Endpoint, Refusal, read_head
+from ._endpoint import LINGER, Endpoint, Refusal, read_head
+from ._sightings import BAD_REQUEST
 from .protocol import Response
 
 __all__ = ["AsgiApp"]

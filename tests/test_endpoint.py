@@ -13,7 +13,9 @@ from conftest import guard
 from rich.pretty import pretty_repr
 
 from asana_webhooks import _endpoint as module
-from asana_webhooks._endpoint import BAD_REQUEST, Endpoint, Refusal, read_head
+from asana_webhooks import _sightings as sightings_module
+from asana_webhooks._endpoint import Endpoint, Refusal, read_head
+from asana_webhooks._sightings import BAD_REQUEST
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Delivery, Route
 from asana_webhooks.protocol import Request, Response
@@ -155,7 +157,8 @@ async def here() -> Harness:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
+    for each in (module, sightings_module):
+        monkeypatch.setattr(each, "time", SimpleNamespace(monotonic=clock))
     return clock
 
 
@@ -1010,7 +1013,7 @@ async def test_handshakes_deliveries_and_other_methods_are_no_sign_of_alteration
 async def test_memory_for_what_was_told_is_bounded(
     here: Harness, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_ROUTES_KNOWN", 1)
+    monkeypatch.setattr(sightings_module, "MAX_MANGLED", 1)
     await here.confirm("n" * 32)
     for _ in range(2):
         await here.ask(HEARTBEAT)
@@ -1255,7 +1258,7 @@ async def test_what_is_remembered_shows_no_route_id_or_secret(
 ) -> None:
     await here.deliver(HEARTBEAT)
     await here.shake(to=ID)
-    shown = show(here.endpoint._known[ID]) + show(here.endpoint._sightings[0])
+    shown = show(here.endpoint._known[ID]) + show(here.endpoint._sightings._sightings[0])
     assert ID not in shown
     assert SECRET not in shown
     assert SECRET not in show(Refusal(Response(400, headers=(("X", SECRET),))))

@@ -33,9 +33,9 @@ LAYERS = (
     | {"router", "telemetry"}
     | {"stores.memory", "stores.postgres", "stores.redis", "stores.sqlite"},
     {"notices"},
-    {"_ledger", "_sharing", "_stream"},
+    {"_ledger", "_sharing", "_sightings", "_stream"},
     {"_endpoint", "_establish", "_handlers", "_heartbeats", "_listener", "otel", "stores.urls"},
-    {"_failures", "_ownership", "_upkeep"},
+    {"_failures", "_lane", "_ownership", "_upkeep"},
     {"_active_claim"},
     {"_claims", "_recovery"},
     {"_workers"},

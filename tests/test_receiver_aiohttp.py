@@ -1063,7 +1063,7 @@ class BrokenLater(Endpoint):
 async def test_bug_after_part_of_an_answer_closes_the_connection(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def answer_badly(endpoint: Endpoint, request: web.BaseRequest) -> Response:
+    async def answer_badly(_: Endpoint, request: web.BaseRequest, known: object) -> Response:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         msg = "a bug"
         raise RuntimeError(msg)

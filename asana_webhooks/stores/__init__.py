@@ -9,7 +9,7 @@ Time in a store is its own: leases and back-off do not depend on the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
@@ -247,13 +247,14 @@ class Store(Protocol):
 
     def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
-    ) -> Coroutine[Any, Any, bool]:
+    ) -> Awaitable[bool]:
         """Keep a delivery; False when the same digest came within 48 hours of ``received_at``.
 
         With ``candidate`` it is held until that secret is confirmed (at once, when it is by now),
         and dropped, False, when the secret is no candidate any more. With ``reason`` it goes to
         the dead letters instead of the queue. Raises StoreError when the inbox is full, or when
-        too much is held for the candidate.
+        too much is held for the candidate. A future, where the store has one, is answered faster
+        than a coroutine, for which the receiver makes a task.
         """
         ...
 

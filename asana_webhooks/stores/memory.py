@@ -6,6 +6,7 @@ That is all the locking there is.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import math
@@ -279,14 +280,16 @@ class MemoryStore:
 
     # Inbox
 
-    async def put(
+    def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
-    ) -> bool:
+    ) -> asyncio.Future[bool]:
         admitted = self._admit(delivery, candidate, reason)
-        del candidate  # a traceback that shows the values of names must not show secrets
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if isinstance(admitted, StoreError):
-            raise admitted
-        return admitted
+            done.set_exception(admitted)
+        else:
+            done.set_result(admitted)
+        return done
 
     def _admit(
         self, delivery: Delivery, candidate: str | None, reason: str | None

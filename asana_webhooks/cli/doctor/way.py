@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from ..._endpoint import BAD_REQUEST, BODY_LATE
 from ..._establish import ROUTE_ID_LENGTH
 from ..._logging import one_line
+from ..._sightings import BAD_REQUEST, BODY_LATE
 from ...errors import StoreError
 from ...models import Route
 from ...protocol import BAD_SIGNATURE, ENCODED, TOO_LARGE, UNKNOWN_ROUTE, WRONG_SIGNATURE

@@ -156,12 +156,10 @@ class SqliteStore:
     _replay = _by_the_writer(Tables.replay)
     _discard = _by_the_writer(Tables.discard)
 
-    async def put(
+    def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
-    ) -> bool:
-        done = self._opened().submit_put(delivery, candidate, reason)
-        del candidate  # see above
-        return await done
+    ) -> asyncio.Future[bool]:
+        return self._opened().submit_put(delivery, candidate, reason)
 
     async def notify(self) -> None:
         """Do nothing: workers of other processes look for themselves."""
