@@ -94,7 +94,7 @@ class Lane(web.RequestHandler):
         self._host: Host = host
         self._lane_endpoint = endpoint
         self._hidden: asyncio.Future[None] | None = None
-        self._entry: tuple[RawRequestMessage, StreamReader] | None = None
+        self._entry: tuple[Any, StreamReader] | None = None
         self._acceptance: Acceptance | None = None
         self._known: tuple[StreamReader, Known] | None = None
 
@@ -139,7 +139,8 @@ class Lane(web.RequestHandler):
 
     def _take(self, waiter: asyncio.Future[None]) -> bool:
         """Return whether the endpoint has taken the only request there is, or has answered it."""
-        message, payload = entry = self._messages[0]
+        entry: tuple[Any, StreamReader] = self._messages[0]
+        message, payload = entry
         if not _is_plain(message, payload):
             return False
         self._messages.popleft()

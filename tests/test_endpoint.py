@@ -83,8 +83,10 @@ class RecordingStore(MemoryStore):
     async def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
     ) -> bool:
-        put = super().put(delivery, candidate=candidate, reason=reason)
-        return bool(await self._noted("put", put))
+        async def put() -> bool:
+            return await MemoryStore.put(self, delivery, candidate=candidate, reason=reason)
+
+        return bool(await self._noted("put", put()))
 
 
 class Harness:

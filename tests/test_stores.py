@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +175,7 @@ async def takes(store: Store, wanted: int) -> bool:
 
 
 async def bury_at_once(store: Store, wanted: range, at: datetime = NOON) -> None:
-    async with anyio.create_task_group() as tasks:
-        for number in wanted:
-            tasks.start_soon(partial(store.put, delivery(number, at=at), reason="odd"))
+    await asyncio.gather(*(store.put(delivery(number, at=at), reason="odd") for number in wanted))
 
 
 async def confirm(store: Store, id_: str = "r1", **fields: Any) -> None:

@@ -501,7 +501,7 @@ async def test_closing_lets_what_was_asked_finish(path: Path) -> None:
     async with SqliteStore(path) as store:
         async with asyncio.TaskGroup() as tasks:
             async with one_batch(store):
-                puts = [tasks.create_task(store.put(delivery(number))) for number in range(5)]
+                puts = [asyncio.ensure_future(store.put(delivery(n))) for n in range(5)]
             closing_ = tasks.create_task(store.__aexit__(None, None, None))
         assert [put.result() for put in puts] == [True] * 5
         assert closing_.result() is None
@@ -515,7 +515,7 @@ async def test_cancelling_does_not_cut_closing_short(path: Path, by: str) -> Non
     go_on = threading.Event()
     loop = asyncio.get_running_loop()
     asleep = store._opened().submit(lambda _: go_on.wait(10))
-    put = asyncio.create_task(store.put(delivery()))
+    put = asyncio.ensure_future(store.put(delivery()))
     await asyncio.sleep(0)
     ended: list[str] = []
 
@@ -630,9 +630,9 @@ async def test_calls_that_gather_share_one_commit(store: SqliteStore) -> None:
     statements: list[str] = []
     await in_thread(store, lambda tables: tables._connection.set_trace_callback(statements.append))
     async with asyncio.TaskGroup() as tasks, one_batch(store):
-        for number in range(300):
-            tasks.create_task(store.put(delivery(number)))
+        puts = [store.put(delivery(number)) for number in range(300)]
         tasks.create_task(store.get_route("r1"))
+    assert all(await gather(*puts))
     assert statements.count("COMMIT") == 3  # of the trace itself, of the wait, of everything else
     assert len({statement for statement in statements if "INTO deliveries" in statement}) < 10
     assert (await store.counts()).waiting == 300
@@ -669,8 +669,8 @@ async def test_call_that_cannot_be_stored_costs_no_other_its_answer(store: Sqlit
 
 async def test_cancelled_put_is_not_stored_and_harms_no_other(store: SqliteStore) -> None:
     async with one_batch(store):
-        cancelled = asyncio.create_task(store.put(delivery(1)))
-        other = asyncio.create_task(store.put(delivery(2)))
+        cancelled = asyncio.ensure_future(store.put(delivery(1)))
+        other = asyncio.ensure_future(store.put(delivery(2)))
         await asyncio.sleep(0)
         cancelled.cancel()
     assert await other
@@ -774,7 +774,7 @@ async def test_claim_that_is_cancelled_with_the_store_closing_is_given_back(path
 
 
 async def test_busy_event_loop_does_not_keep_calls_from_being_done(store: SqliteStore) -> None:
-    put = asyncio.create_task(store.put(delivery()))
+    put = asyncio.ensure_future(store.put(delivery()))
     with guard():
         while not put.done():
             start = time.perf_counter()

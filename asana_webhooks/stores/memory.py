@@ -12,7 +12,7 @@ import itertools
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -282,7 +282,7 @@ class MemoryStore:
 
     def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
-    ) -> asyncio.Future[bool]:
+    ) -> Awaitable[bool]:
         admitted = self._admit(delivery, candidate, reason)
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if isinstance(admitted, StoreError):

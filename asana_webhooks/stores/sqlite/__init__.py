@@ -15,7 +15,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from types import CoroutineType, TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -158,7 +158,7 @@ class SqliteStore:
 
     def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
-    ) -> asyncio.Future[bool]:
+    ) -> Awaitable[bool]:
         return self._opened().submit_put(delivery, candidate, reason)
 
     async def notify(self) -> None:
