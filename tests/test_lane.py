@@ -622,10 +622,11 @@ async def differences(seed: object, count: int) -> list[tuple[list[bytes], list[
     ]
 
 
+@pytest.mark.timeout(1200)  # of 10,000 requests, in batches of 300, by hand
 async def test_nobody_can_tell_the_two_ways_apart(taken: list[bool]) -> None:
-    count, seed = int(os.environ.get("LANE_REQUESTS", "150")), os.environ.get("LANE_SEED", "1")
-    for batch in range(0, count, 150):
-        assert await differences(f"{seed} {batch}", min(150, count - batch)) == []
+    count, seed = int(os.environ.get("LANE_REQUESTS", "300")), os.environ.get("LANE_SEED", "1")
+    for batch in range(0, count, 300):
+        assert await differences(f"{seed} {batch}", min(300, count - batch)) == []
     assert taken.count(True) > count / 5
 
 
