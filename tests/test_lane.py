@@ -518,7 +518,7 @@ class Requests:
             *[b"X-Filler: %d" % n for n in range(pick([0, 0, 3]))],
             path=pick([PATH] * 8 + [PATH + "/", PATH + "?a=b", f"/{UNKNOWN}", f"/h/{RESERVED}"]),
         )
-        swap = pick([None] * 30 + SWAPS)
+        swap = pick([*[None] * 30, *SWAPS])
         return data if swap is None else data.replace(*swap)
 
     def _body(self) -> bytes:
@@ -577,7 +577,7 @@ async def heard(receiver: Receiver, pieces: list[bytes]) -> bytes:
         with suppress(ConnectionError):
             for piece in [*pieces, LAST]:
                 writer.write(piece)
-                for _ in range(5):
+                for _ in range(20):
                     await checkpoint()
         said = b""
         with suppress(ConnectionError):
@@ -627,7 +627,7 @@ async def test_nobody_can_tell_the_two_ways_apart(taken: list[bool]) -> None:
     count, seed = int(os.environ.get("LANE_REQUESTS", "300")), os.environ.get("LANE_SEED", "1")
     for batch in range(0, count, 300):
         assert await differences(f"{seed} {batch}", min(300, count - batch)) == []
-    assert taken.count(True) > count / 5
+    assert taken.count(True) > count / 8
 
 
 @pytest.mark.slow

@@ -809,7 +809,12 @@ async def test_answer_says_nothing_of_the_request(
 async def test_flood_of_bad_requests_is_one_line_of_a_kind(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kinds = [b"\0\r\n\r\n", with_line(b"POST http://a@[::1]:80@/ HTTP/1.1"), request(), request(path=b"/")]
+    kinds = [
+        b"\0\r\n\r\n",
+        with_line(b"POST http://a@[::1]:80@/ HTTP/1.1"),
+        request(),
+        request(path=b"/"),
+    ]
     for data in kinds * 30:
         async with connect(receiver) as peer:
             peer.send(data)
