@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -83,6 +84,17 @@ def test_user_without_a_token_of_its_own_is_refused(users: list[str]) -> None:
     result = CliRunner().invoke(cli, ["simulate", *arguments])
     assert result.exit_code == 2
     assert "write NAME=TOKEN" in result.output
+
+
+def test_file_is_planted_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "world.json"
+    path.write_text('{"projects": [{"name": "Launch"}]}')
+    with simulated("--seed", str(path)) as asana, api_at(asana.base_url) as api:
+        projects = api.get("/projects", params={"workspace": "1331"}).json()["data"]
+    assert [each["name"] for each in projects] == ["Bugs", "Launch"]
+    path.write_text('{"songs": []}')
+    result = CliRunner().invoke(cli, ["simulate", "--seed", str(path)])
+    assert (result.exit_code, "unknown field `songs`" in result.output) == (2, True)
 
 
 def test_printed_line_for_the_shell_lets_time_pass() -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from support import simulator_page
 from support.asana_openapi import CALLS, COMPONENTS, DESCRIPTION
 
 from asana_webhooks.simulator.app import OPERATIONS
@@ -54,3 +55,8 @@ def test_what_an_operation_takes_is_described(name: str) -> None:
     described = next(each for *_, each in CALLS if each["operationId"] == name)
     undescribed = set(OPERATIONS[name].takes) - inputs_of(described)
     assert {(name, each) for each in undescribed} <= UNDESCRIBED.keys()
+
+
+def test_page_tells_what_is_served() -> None:
+    page = simulator_page.PAGE.read_text()
+    assert page == simulator_page.with_tables(page), "run python tests/support/simulator_page.py"

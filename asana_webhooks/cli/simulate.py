@@ -93,6 +93,12 @@ def _limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[...
     help="Add a user, whose calls are those with this token. May be repeated.",
 )
 @click.option(
+    "--seed",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Add what this file of JSON describes; docs/simulator.md tells how.",
+)
+@click.option(
     "--fault",
     "names",
     multiple=True,
@@ -140,7 +146,14 @@ def _limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[...
     callback=_list_faults,
     help="Tell which faults there are, and end.",
 )
-def command(*, names: tuple[str, ...], users: tuple[str, ...], quiet: bool, **options: Any) -> None:
+def command(
+    *,
+    names: tuple[str, ...],
+    users: tuple[str, ...],
+    seed: str | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Run a local Asana, until told to stop.
 
     The first line on standard output is its base URL. Everything else is told on standard error:
@@ -151,7 +164,7 @@ def command(*, names: tuple[str, ...], users: tuple[str, ...], quiet: bool, **op
     """
     import asyncio
 
-    asyncio.run(_run(names, _tokens(users), quiet=quiet, **options))
+    asyncio.run(_run(names, _tokens(users), seed, quiet=quiet, **options))
 
 
 def _tokens(users: tuple[str, ...]) -> dict[str, str]:
@@ -166,7 +179,12 @@ def _tokens(users: tuple[str, ...]) -> dict[str, str]:
 
 
 async def _run(
-    names: tuple[str, ...], tokens: dict[str, str], *, quiet: bool, **options: Any
+    names: tuple[str, ...],
+    tokens: dict[str, str],
+    seed: str | None,
+    *,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     from .._signals import stopping
     from ..simulator import AsanaSimulator
@@ -179,11 +197,20 @@ async def _run(
         asana.faults.add(name)
     for token, user in tokens.items():
         await asana.add_user(user, token=token)
+    if seed is not None:
+        await _plant(asana, seed)
     with stopping() as told:
         async with asana:
             click.echo(asana.base_url)  # which flushes
             _say(_introduction(asana))
             await told.once.wait()
+
+
+async def _plant(asana: AsanaSimulator, path: str) -> None:
+    try:
+        await asana.seed(path)
+    except (ValueError, OSError) as error:
+        raise click.BadParameter(str(error), param_hint="--seed") from None
 
 
 def _say(text: str) -> None:

@@ -39,7 +39,7 @@ from .groups import (
 from .groups.events import EVENT, EventCalls
 from .groups.webhooks import WEBHOOK, WebhookCalls
 from .input import inputs
-from .middleware import Middleware, be_away, check_host
+from .middleware import API, Middleware, be_away, check_host
 from .oauth import OAuthCalls, Tokens
 from .objects import Kind
 from .observers import Watch, observe_calls
@@ -47,8 +47,6 @@ from .operations import DESCRIBED, OLD_PATHS, Described
 from .responses import Refused
 
 __all__ = ["API", "KINDS", "OPERATIONS", "application"]
-
-API = "/api/1.0"
 
 SERVED = (
     attachments,

@@ -33,11 +33,15 @@ class _Timer:
 
 
 class Clock:
-    """Tells the time, wakes tasks and calls back; a task sleeps in one place at a time."""
+    """Tells the time, wakes tasks and calls back; a task sleeps in one place at a time.
 
-    def __init__(self) -> None:
+    When it is ``frozen_at`` a moment, time passes only as it is driven.
+    """
+
+    def __init__(self, frozen_at: datetime | None = None) -> None:
         self._ahead = 0.0
-        self._held: float | None = None
+        self._frozen = frozen_at is not None
+        self._held = None if frozen_at is None else frozen_at.timestamp()
         self._timers: dict[_Timer, None] = {}  # in the order in which they were set
         self._asleep: dict[asyncio.Task[Any], asyncio.Event] = {}
         self._followed: set[asyncio.Task[Any]] = set()
@@ -122,6 +126,8 @@ class Clock:
             timer.disarm()
 
     def _release(self) -> None:
+        if self._frozen:
+            return
         self._ahead, self._held = self._time() - time.time(), None
         for timer in self._timers:
             self._arm(timer)

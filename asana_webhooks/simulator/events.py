@@ -6,8 +6,9 @@ https://developers.asana.com/reference/events
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -53,6 +54,7 @@ class EventLog:
         self._send = send
         self._entries: deque[_Entry] = deque()
         self._seen_by: defaultdict[str, deque[_Entry]] = defaultdict(deque)
+        self._silent = False
         self.position = 0
         """The position in the stream that the next event will have."""
 
@@ -61,6 +63,8 @@ class EventLog:
 
         One whose user may see its resource no longer gets nothing.
         """
+        if self._silent:
+            return
         for happening in events:
             entry = _Entry(self.position, self._state.now(), happening)
             for kept in (self._entries, *(self._seen_by[gid] for gid in happening.seers)):
@@ -78,6 +82,20 @@ class EventLog:
     def _has_access(self, webhook: WebhookRecord) -> bool:
         things = self._state.things
         return may_see(things[webhook.user], things[webhook.resource])
+
+    @contextlib.contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Tell nobody of what happens inside ``with``, and forget it."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+
+    def clear(self) -> None:
+        """Forget all events; positions go on."""
+        self._entries.clear()
+        self._seen_by.clear()
 
     def since(self, resource: str, position: int, *, lag: timedelta = timedelta()) -> Stretch:
         """Return at most 100 of the events on a resource from a position on.

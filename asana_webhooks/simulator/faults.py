@@ -115,7 +115,8 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, MutableSet, Sequence
 from enum import StrEnum
-from typing import ClassVar
+from fnmatch import fnmatchcase
+from typing import ClassVar, NamedTuple
 
 from .loops import call_in
 
@@ -161,6 +162,17 @@ class Fault(StrEnum):
     CUT_CONNECTIONS = "cut-connections"
 
 
+class Once(NamedTuple):
+    """A fault of one call: ``path`` is below the API, ``*`` stands for any letters.
+
+    It is answered with ``status``, or its connection is cut if that is None.
+    """
+
+    method: str
+    path: str
+    status: int | None
+
+
 class Faults(MutableSet[str]):
     """The faults that are on: a set that takes a ``Fault`` or its name.
 
@@ -174,6 +186,7 @@ class Faults(MutableSet[str]):
         self._on = {self._fault(name) for name in names}
         self._ends: list[tuple[str, Callable[[], None]]] = []
         self._lock = threading.Lock()
+        self._once: list[Once] = []
 
     def add(self, value: str) -> None:
         """Switch this fault on."""
@@ -187,6 +200,34 @@ class Faults(MutableSet[str]):
             self._ends = [each for each in self._ends if each[0] != value]
         for end in ended:
             end()
+
+    def once(self, method: str, path: str, *, status: int | None = 503) -> None:
+        """Make the next call of this kind go wrong: answer it with a status, or cut it off if None.
+
+        ``path`` is one below the API, such as ``/tasks/*``. Called twice, it is the next two.
+        Raises ValueError for a status that is no error.
+        """
+        if status is not None and not 400 <= status <= 599:
+            msg = f"status must be that of an error, 400 to 599, or None, not {status}"
+            raise ValueError(msg)
+        with self._lock:
+            self._once.append(Once(method, path, status))
+
+    def take(self, method: str, path: str) -> Once | None:
+        """Return the fault that this call is to have once, and forget it; None when it has none."""
+        with self._lock:
+            for each in self._once:
+                if each.method == method and fnmatchcase(path, each.path):
+                    self._once.remove(each)
+                    return each
+        return None
+
+    def clear(self) -> None:
+        """Switch all faults off, those of single calls too."""
+        for name in [*self]:
+            self.discard(name)
+        with self._lock:
+            self._once.clear()
 
     def call_at_end(self, fault: Fault, callback: Callable[[], object]) -> bool:
         """Return whether this fault is on; if so, call back once when it is switched off.

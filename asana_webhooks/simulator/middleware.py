@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from email.utils import format_datetime
+from http import HTTPStatus
 
 import msgspec
 from aiohttp import web
@@ -27,12 +28,17 @@ from .oauth import Tokens
 from .responses import Refused
 from .state import State
 
-__all__ = ["Limits", "Middleware", "announcement", "be_away", "check_host"]
+__all__ = ["API", "Limits", "Middleware", "announcement", "be_away", "check_host"]
 
 NOT_ITS_NAME = (
     "The local Asana is called by an address or as localhost; start it with host_names to call it"
     " by another name"
 )
+
+API = "/api/1.0"
+"""The path of the API."""
+
+STATUSES = frozenset(HTTPStatus)
 
 MOST_REFUSED = 10_000
 """How many refused calls are remembered, whose repeats are let in."""
@@ -91,9 +97,23 @@ class Middleware:
         token = token_of(request)
         self._tokens.check(token)
         caller = request[CALLER] = self._tokens.caller(token)
+        self._fail_once(request)
         await self._limit_rate(request, token)
         with self._limits.admitted(token, request.method), self._state.acting_as(caller.user):
             return await handler(request)
+
+    def _fail_once(self, request: web.Request) -> None:
+        fault = self._faults.take(request.method, request.path.removeprefix(API))
+        if fault is None:
+            return
+        if fault.status is None:
+            if request.transport is not None:
+                request.transport.abort()
+            raise Refused(503, "The connection is cut")
+        headers = {"Retry-After": self._retry_after} if fault.status in (429, 503) else None
+        message = HTTPStatus(fault.status).phrase if fault.status in STATUSES else "Error"
+        phrase = "6 sad squid snuggle softly" if fault.status == 500 else None
+        raise Refused(fault.status, message, phrase=phrase, headers=headers)
 
     async def _limit_rate(self, request: web.Request, token: str) -> None:
         if Fault.RATE_LIMITED not in self._faults:

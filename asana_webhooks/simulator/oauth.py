@@ -109,6 +109,11 @@ class Tokens:
         self._refresh: dict[str, _Grant] = {}
         self._access: dict[str, tuple[_Grant, datetime]] = {}
 
+    def clear(self) -> None:
+        """Forget all codes and tokens."""
+        for kept in (self._codes, self._refresh, self._access):
+            kept.clear()
+
     def caller(self, token: str) -> Caller:
         """Return who calls with a token: an app in the name of a user.
 

@@ -181,11 +181,14 @@ def living(value: Any) -> bool:
     return not isinstance(value, Mapping) or all(map(living, value.values()))
 
 
-def choose(record: AsanaObject | Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def choose(
+    record: AsanaObject | Mapping[str, Any], names: Iterable[str], *, bare: bool = False
+) -> dict[str, Any]:
     """Return the gid and the named fields of a record; ``resource.name`` looks one level deeper.
 
     Names that the record lacks are passed over. Links are shown as compact records, or with the
-    fields of theirs that are named; those to deleted objects are left out of lists.
+    fields of theirs that are named; those to deleted objects are left out of lists. When it is
+    ``bare`` they are shown by gid and type.
     """
     wanted: dict[str, set[str]] = {}
     for name in names:
@@ -197,7 +200,7 @@ def choose(record: AsanaObject | Mapping[str, Any], names: Iterable[str]) -> dic
     else:
         known = {name: record[name] for name in ("gid", *wanted) if name in record}
     return {
-        name: _shown(value, wanted.get(name) or _bare(record, name))
+        name: _shown(value, wanted.get(name) or _bare(record, name), bare=bare)
         for name, value in known.items()
     }
 
@@ -207,13 +210,13 @@ def _bare(record: AsanaObject | Mapping[str, Any], name: str) -> Sequence[str]:
     return ALWAYS if name in fields and fields[name].bare else ()
 
 
-def _shown(value: Any, names: Collection[str]) -> Any:
+def _shown(value: Any, names: Collection[str], *, bare: bool) -> Any:
     if isinstance(value, list):
-        return [_shown(item, names) for item in value if living(item)]
+        return [_shown(item, names, bare=bare) for item in value if living(item)]
     if isinstance(value, AsanaObject):
-        return choose(value, names or compact(value))
+        return choose(value, names or (ALWAYS if bare else compact(value)))
     if isinstance(value, Mapping):
-        return choose(value, names or list(value))
+        return choose(value, names or list(value), bare=bare)
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -36,9 +37,10 @@ from .input import Pages
 from .losses import Losses
 from .middleware import Limits, Middleware
 from .oauth import Tokens
-from .objects import AsanaObject
+from .objects import AsanaObject, choose
 from .observers import Attempt, Call, Dropped, Traffic, Watch
 from .seed import fill
+from .seeding import plant, read
 from .state import State, WebhookRecord
 from .user_actions import UserActions
 from .webhook_creation import Targets, WebhookCreation
@@ -97,7 +99,8 @@ class AsanaSimulator:
     ``control_url``.
 
     Its time, which its answers tell in ``Date``, is real time and all that ``advance`` let pass
-    besides.
+    besides. When it is ``frozen_at`` a time that knows its zone, ``advance`` alone lets time pass:
+    until then nothing is delivered that waits for a moment, as what is gathered does.
 
     Raises ValueError when an argument makes no sense, TypeError when it is of another type.
     """
@@ -126,11 +129,15 @@ class AsanaSimulator:
         consents: bool = True,
         rotates: bool = False,
         strict: bool = False,
+        frozen_at: datetime | None = None,
         system_stories: bool = False,
         watch: Watch | None = None,
     ) -> None:
         _check_types(locals())
         _check_address(host, port)
+        if frozen_at is not None and frozen_at.tzinfo is None:
+            msg = "frozen_at must know its time zone, such as datetime(2026, 7, 1, tzinfo=UTC)"
+            raise ValueError(msg)
         _check_seconds(retry_delay=retry_delay, delivery_timeout=delivery_timeout)
         _check_seconds(sync_lasts=sync_lasts)
         _check_seconds(zero=True, gather_for=gather_for, give_up_after=give_up_after)
@@ -143,7 +150,7 @@ class AsanaSimulator:
         )
         self._host, self._port = host, port
         self._host_names = _checked_names(host_names)
-        self._state = State()
+        self._state = State(frozen_at)
         fill(self._state)
         self.faults: Faults = Faults()
         self._http = HttpSender(timeout=delivery_timeout)
@@ -326,6 +333,37 @@ class AsanaSimulator:
             and (path is None or each.path == f"{API}{path}")
             and token in (None, each.token)
         ]
+
+    async def reset(self) -> None:
+        """Make everything as it was at the start, but for the time.
+
+        Webhooks are deleted and faults switched off. Tokens, calls, deliveries and what was dropped
+        are forgotten, and new objects get the same gids as the first time.
+        """
+        self._state.clear()
+        fill(self._state)
+        self.faults.clear()
+        self.oauth.clear()
+        self.oauth.user = self.user
+        for kept in (self._log, self._streams, self._calls, self.deliveries, self.dropped):
+            kept.clear()
+
+    async def seed(self, world: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, str]:
+        """Add the objects of a description, or of a file of JSON; return their gids by names.
+
+        ``seeding.py`` tells what may stand in it. Nothing of it is an event. Raises ValueError when
+        it holds what is not known; what stands before that may be there then.
+        """
+        with self._log.silenced():
+            return plant(self._actions, read(world))
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        """Return the records of all objects by their gids, links by gid and type, to compare."""
+        return {
+            thing.gid: choose(thing, thing.kind.names, bare=True)
+            for thing in self._state.things.values()
+            if thing.alive
+        }
 
     async def add_user(
         self, name: str, *, token: str | None = None, email: str | None = None
@@ -512,6 +550,7 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "oauth_clients": _TEXTS,
     "consents": _FLAG,
     "rotates": _FLAG,
+    "frozen_at": ((datetime, NoneType), "a time, or None"),
     "strict": _FLAG,
     "system_stories": _FLAG,
     "watch": ((Callable, NoneType), "a function, or None"),  # type: ignore[dict-item] # for isinstance

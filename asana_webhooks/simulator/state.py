@@ -24,6 +24,7 @@ Filter = dict[str, Any]
 Event = dict[str, Any]
 """One event in Asana's JSON shape."""
 
+FIRST_GID = 1_200_000_000_000_001
 MILLISECOND = timedelta(milliseconds=1)
 
 ACTING: ContextVar[AsanaObject] = ContextVar("acting")
@@ -71,12 +72,12 @@ class State:
     events to when its last token ends.
     """
 
-    def __init__(self) -> None:
-        self.clock = Clock()
+    def __init__(self, frozen_at: datetime | None = None) -> None:
+        self.clock = Clock(frozen_at)
         self.webhooks: dict[str, WebhookRecord] = {}
         self.streams: dict[tuple[str, str], datetime] = {}
         self._ever: dict[str, WebhookRecord] = {}
-        self._gids = itertools.count(1_200_000_000_000_001)
+        self._gids = itertools.count(FIRST_GID)
         self._last = datetime.min.replace(tzinfo=UTC)
         self.things: dict[str, AsanaObject] = {}
         self._by_type: defaultdict[str, list[AsanaObject]] = defaultdict(list)
@@ -84,6 +85,14 @@ class State:
         self.workspace: AsanaObject
         self.first_user: AsanaObject
         self.project: AsanaObject
+
+    def clear(self) -> None:
+        """Forget all objects, tokens and streams, and delete all webhooks."""
+        for webhook in [*self.webhooks.values()]:
+            self.delete(webhook)
+        for kept in (self.things, self._by_type, self.tokens, self.streams, self._ever):
+            kept.clear()
+        self._gids = itertools.count(FIRST_GID)
 
     @property
     def user(self) -> AsanaObject:

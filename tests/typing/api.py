@@ -520,6 +520,10 @@ async def try_without_an_account() -> None:
         assert_type(await asana.create_portfolio("All", projects=[project]), str)
         await asana.complete_task(await asana.create_task("Fix it", project=project, user=kim))
         await asana.remove_user(kim)
+        assert_type(await asana.seed({"projects": [{"name": "One"}]}), dict[str, str])
+        assert_type(asana.snapshot(), dict[str, dict[str, Any]])
+        asana.faults.once("GET", "/tasks/*", status=None)
+        await asana.reset()
         asana.oauth.user = kim
         for call in assert_type(asana.calls("GET", "/users/me", token="kims-token"), list[Call]):
             use(call.method, call.path, call.status, call.query, call.token, call.user)

@@ -93,6 +93,10 @@ class EventCalls:
         self._release = release
         self._readers: dict[str, _Reader] = {}  # the first to end first
 
+    def clear(self) -> None:
+        """Forget all sync tokens."""
+        self._readers.clear()
+
     def operations(self) -> Mapping[str, Operation]:
         """Return what is served, by the names of Asana's operations."""
         return {"getEvents": Operation(self.events, ["resource", "sync"], EVENT)}
