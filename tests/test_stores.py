@@ -15,12 +15,15 @@ import pytest
 from msgspec.structs import replace
 from support.tracebacks import shown_by
 
+from asana_webhooks._echoes import Echoes
+from asana_webhooks._writes import Writes
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import (
     Claim,
     Counts,
     DeadLetter,
     Delivery,
+    Event,
     Retry,
     Route,
     Settlement,
@@ -40,6 +43,7 @@ from asana_webhooks.stores import (
 )
 from asana_webhooks.stores.memory import MemoryStore
 from asana_webhooks.stores.sqlite import SqliteStore
+from asana_webhooks.testing import make_event
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123457, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -2558,6 +2562,29 @@ async def test_more_of_a_claim_is_the_claim_with_other_deliveries(store: Store) 
     assert more is not None
     assert more == replace(claim, deliveries=more.deliveries)
     assert numbers(more) == [2]
+
+
+async def test_every_worker_judges_alike_what_the_program_caused(store: Store) -> None:
+    now = datetime.now(UTC)
+    user = {"gid": "8", "resource_type": "user"}
+    data = {"completed": True}
+
+    async def judge(event: Event) -> bool:
+        judging = Echoes(store, lambda: now, ping_pong=None).of_claim()
+        judging.add([replace(delivery(), body=event.raw)])
+        assert await judging.judge(event, time.monotonic()) == 0.0
+        return event.echo
+
+    async with Writes(store, lambda: (now, now)).note(
+        user="8", method="PUT", path="/tasks/5", data=data
+    ):
+        pass
+    events = [
+        make_event(field="completed", gid="5", user=user, created_at=now + each * MICROSECOND)
+        for each in (0, 1000)
+    ]
+    assert [await judge(each) for each in events] == [True, False]
+    assert [await judge(each) for each in reversed(events)] == [False, True]
 
 
 # Forgetting an account
