@@ -208,7 +208,8 @@ class AccountParts(NamedTuple):
 
     def pending(self) -> list[str]:
         """Return what is not established and why, one line each."""
-        return [*self.follows.problems(), *self.desired.pending()]
+        follows = self.follows
+        return [*follows.problems(), *follows.pending(), *self.desired.pending()]
 
     def begin(self) -> None:
         """Have nothing count as established that was in a run before."""

@@ -216,9 +216,17 @@ class Follows:
     def problems(self) -> list[str]:
         """Return why projects have no webhook, a line for each container that has trouble."""
         return [
-            f"{follow.container}: {follow.problem or 'its projects were not listed yet'}"
+            f"{follow.container}: {follow.problem}"
             for follow in self._follows.values()
-            if follow.problem or not follow.is_listed.is_set()
+            if follow.problem
+        ]
+
+    def pending(self) -> list[str]:
+        """Return the containers that were not listed, one line each."""
+        return [
+            f"{follow.container}: its projects were not listed yet"
+            for follow in self._follows.values()
+            if not (follow.problem or follow.is_listed.is_set())
         ]
 
     def progress(self) -> tuple[int, int]:
@@ -521,8 +529,11 @@ class _Follow:
 
     async def _report(self) -> None:
         """Log how far it has come, at most once a minute, and when all have their webhook."""
+        pause = 0.0
         while True:
             await self._clock.sleep(math.inf, unless=self._has_news)
+            await self._clock.sleep(pause)  # news of a minute are one
+            pause = REPORT_EVERY
             self._has_news.clear()
             said_at, said = self._clock.monotonic(), -1
             uncovered = set(self.wanted)

@@ -37,12 +37,14 @@ DEBUG_STEP = "`asana-webhooks --debug ...` shows where"
 DEBUG_HELP = "Show the package's log, and tracebacks. Both may quote what strangers sent."
 
 COMMANDS = {
+    "accounts": "List the accounts of the store, and how their webhooks fare.",
     "completion": "Print the script that lets a shell complete commands and options.",
     "delete": "Delete webhooks for good, at Asana and in the store.",
     "demo": "Show and check the life of a webhook, on this machine alone.",
     "doctor": "Check token, address, receiver and store, and say what to do next.",
     "ensure": "Find the store's webhook for a resource, or make it.",
     "establish": "Make a new webhook, its handshake answered by a receiver of its own.",
+    "follow": "Have a webhook on each project of a workspace, a team or a portfolio.",
     "gaps": "List the times in which events may have been missed, and close them.",
     "inbox": "Tell what waits in the store, and work with dead letters.",
     "list": "List the webhooks at Asana, and how they fare.",

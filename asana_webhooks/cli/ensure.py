@@ -11,7 +11,7 @@ from .establish import EstablishOptions, establish_options
 from .options import FILTER_SYNTAX
 
 if TYPE_CHECKING:
-    from ..client import WebhooksClient
+    from ..account import Account
     from ..models import Webhook, WebhookFilter
 
 __all__ = ["command"]
@@ -29,7 +29,7 @@ def command(**options: Any) -> None:
 
 
 async def _ensure(
-    client: WebhooksClient,
+    client: Account,
     resource: str,
     *,
     filters: Sequence[WebhookFilter] | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import warnings
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -16,9 +16,15 @@ from .output import warnings_shown
 from .webhooks import print_webhook
 
 if TYPE_CHECKING:
+    import httpx
+
+    from .._accounts import LoadToken
+    from ..account import Account
     from ..client import WebhooksClient
 
 __all__ = ["EstablishOptions", "command", "establish_options"]
+
+T = TypeVar("T")
 
 SERVE_NEXT = "Its secret is in the store. `asana-webhooks serve`, with that store, receives for it."
 PRUNE_NEXT = "Interrupted. Should a webhook be left at Asana, `asana-webhooks prune` finds it."
@@ -43,6 +49,7 @@ def establish_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--port", type=click.IntRange(0, 65_535), default=8080, show_default=True),
         click.option("--host", default="127.0.0.1", show_default=True),
+        click.option("--account", default="", help="The name of the token's user in the store."),
         STORE,
         PUBLIC_URL,
         FILTERS,
@@ -61,13 +68,15 @@ def command(**options: Any) -> None:
 
     Ctrl-C and SIGTERM leave no webhook behind, or name the one that could not be deleted.
     """
-    from ..client import WebhooksClient
+    EstablishOptions(**options).run(_establish)
 
-    EstablishOptions(**options).run(WebhooksClient.establish)
+
+async def _establish(account: Account, resource: str, **options: Any) -> Webhook:
+    return await account.establish(resource, **options)
 
 
 class EstablishOptions(NamedTuple):
-    """The options of ``establish`` and ``ensure``."""
+    """The options of ``establish``, ``ensure`` and ``follow``."""
 
     resource: str
     filters: tuple[WebhookFilter, ...]
@@ -77,11 +86,19 @@ class EstablishOptions(NamedTuple):
     port: int
     receiver: bool
     timeout: float
+    account: str
     access: Access
     as_json: bool
 
     def run(self, work: Callable[..., Awaitable[Webhook]]) -> None:
-        """Have a client establish or ensure the webhook, then print it.
+        """Have an account establish or ensure the webhook, then print it. Raises like ``work``."""
+        webhook = self.work(work)
+        print_webhook(webhook, held=True, as_json=self.as_json)
+        if self.receiver:
+            click.echo(SERVE_NEXT, err=True)
+
+    def work(self, work: Callable[..., Awaitable[T]]) -> T:
+        """Return what comes of some work that is given an account, which may establish webhooks.
 
         Raises UsageError for a store that would forget the secret, and ClickException when the
         receiver's address is taken.
@@ -99,19 +116,17 @@ class EstablishOptions(NamedTuple):
         with warnings_shown(), warnings.catch_warnings(), terminable():
             warnings.filterwarnings("ignore", "Asana has no ")  # said when the filter was read
             try:
-                webhook = asyncio.run(self._work(work))
+                return asyncio.run(self._work(work))
             except KeyboardInterrupt:  # cancelling undid it, unless Asana could not be reached
                 click.echo(f"\n{PRUNE_NEXT}", err=True)
                 raise
-        print_webhook(webhook, held=True, as_json=self.as_json)
-        if self.receiver:
-            click.echo(SERVE_NEXT, err=True)
 
-    async def _work(self, work: Callable[..., Awaitable[Webhook]]) -> Webhook:
+    async def _work(self, work: Callable[..., Awaitable[T]]) -> T:
         filters = self.filters or None
         try:
             async with self._client() as client:
-                return await work(client, self.resource, filters=filters, timeout=self.timeout)
+                account = client.account(self.account)
+                return await work(account, self.resource, filters=filters, timeout=self.timeout)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -126,8 +141,9 @@ class EstablishOptions(NamedTuple):
         from ..client import WebhooksClient
 
         listening: dict[str, Any] = {"host": self.host, "port": self.port}
+        token = self.access.token()
         return WebhooksClient(
-            self.access.token(),
+            **({"tokens": _loading(token)} if self.account else {"token": token}),
             base_url=self.access.base_url,
             public_url=self.public_url,
             store=self.store,
@@ -135,3 +151,16 @@ class EstablishOptions(NamedTuple):
             **(listening if self.receiver else {}),
             look_after=None,
         )
+
+
+def _loading(token: str | httpx.Auth | None) -> LoadToken:
+    """Return what loads the token of a command's one account. Raises ValueError for none."""
+    from .._asana_transport import find_auth
+
+    auth = find_auth(token, None)
+
+    async def load(_: str) -> httpx.Auth:
+        assert auth is not None  # noqa: S101 - it is, without a client; for the type checker
+        return auth
+
+    return load
