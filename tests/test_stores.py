@@ -1586,15 +1586,15 @@ async def test_lease_that_ran_out_is_left_as_it_is_when_its_account_is_skipped(
 async def test_many_due_routes_are_passed_over_to_the_one_that_is_not_skipped(
     store: Store, clock: Clock
 ) -> None:
-    for number in range(120):
+    for number in range(40):
         await confirm(store, f"r{number}", account=f"noisy {number % 3}")
         await put(store, number, route=f"r{number}")
     clock.now += 1
     await confirm(store, "quiet", account="quiet")
-    await put(store, 120, route="quiet")
+    await put(store, 40, route="quiet")
     noisy = [f"noisy {number}" for number in range(3)]
     claim = await store.claim(limit=10, lease=30, skip_accounts=noisy)
-    assert numbers(claim) == [120]
+    assert numbers(claim) == [40]
     assert await store.claim(limit=10, lease=30, skip_accounts=noisy) is None
     assert numbers(await take(store)) == [0]
 
@@ -2470,11 +2470,11 @@ async def test_write_that_is_put_again_is_replaced_in_its_place(store: Store) ->
 
 
 async def test_writes_of_many_resources_are_found_among_many(store: Store) -> None:
-    for number in range(300):
+    for number in range(100):
         await store.put_write(write(f"w{number}", f"{number}", f"{number + 1}"))
     wanted = [f"{number}" for number in range(0, 2000, 3)]
     found = await store.list_writes(wanted)
-    assert [each.id for each in found] == [f"w{number}" for number in range(300) if number % 3 != 1]
+    assert [each.id for each in found] == [f"w{number}" for number in range(100) if number % 3 != 1]
 
 
 async def test_part_of_a_write_caused_one_event(store: Store) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from asana_webhooks.models import Delivery, Settlement
+from asana_webhooks.models import Delivery, Settlement, Write
 from asana_webhooks.stores import DUPLICATES_KNOWN_FOR
 from asana_webhooks.stores.memory import MemoryStore
 
@@ -57,6 +57,30 @@ async def test_remembered_events_are_forgotten_after_48_hours_though_none_is_new
     assert await store.claim(limit=1, lease=30) is not None
     assert not store._remembered
     assert not store._settled
+
+
+async def test_writes_are_forgotten_after_48_hours_though_none_is_new() -> None:
+    now = [0.0]
+    store = MemoryStore(clock=lambda: now[0])
+    for number in range(100):
+        await store.put_write(Write(id=f"{number}", resources=("12",), text="{}"))
+        await store.take_write(f"{number}", "completed", bytes(16))
+    await store.hold("budget", holder="a", ttl=15)
+    now[0] += DUPLICATES_KNOWN_FOR.total_seconds() + 1
+    assert await store.claim(limit=1, lease=30) is None
+    assert not store._writes
+    assert await store.hold("other", holder="b", ttl=15) == 1
+    assert len(store._holds) == 1
+
+
+async def test_letters_leave_nothing_of_their_routes() -> None:
+    store = MemoryStore()
+    await store.put(delivery(1), reason="odd")
+    await store.put(delivery(2), reason="odd")
+    first, second = await store.dead_letters()
+    await store.discard([first.id])
+    await store.replay([second.id])
+    assert not store._letters_of
 
 
 async def test_fences_of_unknown_routes_are_forgotten_when_nothing_waits() -> None:
