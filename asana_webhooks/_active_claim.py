@@ -42,7 +42,8 @@ class Item(msgspec.Struct, eq=False):
     @property
     def is_left(self) -> bool:
         """Whether handlers of it have not run."""
-        return self.handlers is None or self.run < len(self.handlers)
+        handlers = self.handlers
+        return handlers is None or self.run < len(handlers)
 
 
 class Buried(msgspec.Struct, eq=False):

@@ -335,8 +335,9 @@ class Claims:
 
     def note_progress(self, work: ActiveClaim, attempt: Attempt) -> None:
         """Have the progress of a delivery settled soon."""
-        work.outbox.progressed[attempt] = None
-        self._settle_soon(work)
+        if attempt not in work.outbox.progressed:
+            work.outbox.progressed[attempt] = None
+            self._settle_soon(work)
 
     def _note_odd(self, work: ActiveClaim, attempt: Attempt, item: Undecodable | SyncError) -> None:
         if isinstance(item, SyncError):

@@ -63,7 +63,9 @@ class HandlerRunner:
         self._timeout = timeout
         self._is_stopping = is_stopping
         self._abandon = abandon
-        self.on_wait = on_wait
+        self.has_waited = False
+        """Whether a step has ended since somebody set it to False."""
+        self._on_wait = on_wait
         self._steps: list[tuple[float, Callable[[], None]]] = []
         if timeout is None or timeout > LONG:
             self._steps.append((LONG, self._say_long))
@@ -202,6 +204,11 @@ class HandlerRunner:
         self._judge(time.monotonic())
         self._latest = None
 
+    def waits(self) -> None:
+        """Note that another step is to follow."""
+        self.has_waited = True
+        self._on_wait()
+
     def given_up(self) -> None:
         """Note that the task is given up: what a handler raises from now on is no failure."""
         self._is_given_up = True
@@ -235,7 +242,7 @@ class _Steps(Awaitable[None]):
                 return
             finally:
                 runner.suspended()
-            runner.on_wait()
+            runner.waits()
             try:
                 value = yield waited_for
                 resume = work.send

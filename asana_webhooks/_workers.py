@@ -269,12 +269,14 @@ class Workers:
         self._let_go_of_watch(worker)
         handled = 0
         while not (worker.abandoned or self._is_stopping()):
-            if worker.item is None:
-                worker.item = await self._next(worker)
-            if worker.item is None:
+            item = worker.item
+            if item is None:
+                runner.has_waited = False
+                item = worker.item = self._take_next() or await self._look_for_next(worker)
+            if item is None:
                 await self._rest(worker)
                 continue
-            await self._handle(worker, worker.item)
+            await self._handle(worker, runner, item)
             handled += 1
             if not handled % TURN or runner.has_had_its_turn:
                 await self._let_others_have_their_turn(worker)
@@ -294,24 +296,20 @@ class Workers:
             item.work.running += 1
         return item
 
-    async def _next(self, worker: _Worker) -> Item | None:
-        """Return the event whose turn it is, or one that was claimed; None when there is none."""
-        if self._is_time_to_look():
-            item = await self._look(worker)
-            if item is not None:
-                return item
-        item = self._take()
-        if item is None and self._may_look():
-            item = await self._look(worker) or self._take()
-        return item
+    def _take_next(self) -> Item | None:
+        """Return the event whose turn it is; None when there is none, or to look for others.
 
-    def _is_time_to_look(self) -> bool:
-        """Return whether to look although events may be ready: not only one webhook has turns."""
-        return (
-            self._arrived.is_set()
-            and time.monotonic() - self._looked_at > min(self._settings.poll, ASK_AGAIN)
-            and self._may_look()
-        )
+        Others are looked for although some are ready: not only these webhooks have turns.
+        """
+        if self._arrived.is_set():
+            since = time.monotonic() - self._looked_at
+            if since > min(self._settings.poll, ASK_AGAIN) and self._may_look():
+                return None
+        return self._take()
+
+    async def _look_for_next(self, worker: _Worker) -> Item | None:
+        item = await self._look(worker) if self._may_look() else None
+        return item or self._take()
 
     def _may_look(self) -> bool:
         """Return whether one more may look.
@@ -472,7 +470,7 @@ class Workers:
 
     # One event
 
-    async def _handle(self, worker: _Worker, item: Item) -> None:
+    async def _handle(self, worker: _Worker, runner: HandlerRunner, item: Item) -> None:
         """Give an event to its handlers; the worker has then the one to go on with, if any."""
         work = item.work
         if work.is_dangerous and work.outbox:
@@ -482,25 +480,15 @@ class Workers:
             return
         if item.handlers is None:
             item.handlers = self._handlers_of(item)
-        if item.handlers and not item.is_judged and (pause := await self._judge(item)):
-            self._set_aside(worker, item, pause)
+        if item.handlers and not item.is_judged and not await self._is_judged(worker, item):
             return
-        if item.is_left:
-            try:
-                with self._telemetry.processing(item.attempt.delivery, item.event):
-                    await self._run(worker, item)
-            except HandlerError:
-                pass  # all of them are in the item
-            if worker.abandoned:
-                return
-            if item.is_left:
-                self._leave(worker)
-                return
+        if item.is_left and not await self._is_done(worker, runner, item):
+            return
         if item.failures:
-            await self._fail(worker, item)
+            await self._fail(worker, runner, item)
         else:
             self._claims.finish(item)
-            await self._go_on(worker, item)
+            await self._go_on(worker, runner, item)
 
     def _handlers_of(self, item: Item) -> tuple[Subscription, ...]:
         """Return the handlers that an event is still for."""
@@ -514,23 +502,25 @@ class Workers:
         done = item.attempt.handled_by(item.index)
         return tuple(each for each in handlers if each.name not in done) if done else handlers
 
-    async def _judge(self, item: Item) -> float:
+    async def _is_judged(self, worker: _Worker, item: Item) -> bool:
         """Leave out of an event's handlers those that want no echo, if it is one.
 
-        Returns for how many seconds the event is to wait before it is judged; 0.0: it was.
+        Returns False when that is not known yet: it is set aside.
         """
-        if item.work.echoes is None:
-            return 0.0
+        echoes = item.work.echoes
+        if echoes is None:
+            return True
         if item.judged_at is None:
             item.judged_at = time.monotonic()
-        pause = await item.work.echoes.judge(item.event, item.judged_at)
+        pause = await echoes.judge(item.event, item.judged_at)
         item.is_judged = not pause
         if item.event.echo and not item.attempt.pending:
-            logger.debug("%s is an echo of a call of this program", described(item.event))
             item.handlers = tuple(
                 each for each in item.handlers or () if each.wants_echo(item.event)
             )
-        return pause
+        if pause:
+            self._set_aside(worker, item, pause)
+        return not pause
 
     def _set_aside(self, worker: _Worker, item: Item, pause: float) -> None:
         """Go on without an event, which keeps its place in its lane, for so many seconds."""
@@ -547,12 +537,28 @@ class Workers:
         self._arrived.set()
         self._go_on_beside()
 
-    async def _run(self, worker: _Worker, item: Item) -> None:
-        """Run the handlers one after the other. Raises the first one's HandlerError in the end."""
-        runner = worker.runner
-        assert runner is not None  # noqa: S101 - it has begun; for the type checker
-        for handler in (item.handlers or ())[item.run :]:
+    async def _is_done(self, worker: _Worker, runner: HandlerRunner, item: Item) -> bool:
+        """Run the handlers of an event; False when some are left, and the worker has left it."""
+        try:
+            with self._telemetry.processing(item.attempt.delivery, item.event):
+                is_done = await self._run(worker, runner, item)
+        except HandlerError:
+            is_done = not item.is_left  # all of them are in the item
+        if worker.abandoned:
+            return False
+        if not is_done:
+            self._leave(worker)
+        return is_done
+
+    async def _run(self, worker: _Worker, runner: HandlerRunner, item: Item) -> bool:
+        """Run the handlers one after the other; return whether none is left.
+
+        Raises the first one's HandlerError in the end.
+        """
+        handlers = item.handlers or ()
+        for handler in handlers[item.run :]:
             item.run += 1
+            is_last = item.run == len(handlers)
             try:
                 await runner.run(handler, item.event)
             except HandlerError as failure:
@@ -560,27 +566,31 @@ class Workers:
                     raise
                 item.failures += (failure,)
             else:
-                if item.is_left:
+                if not is_last:
                     item.attempt.note_handled(item.index, handler.name)
                     self._claims.note_progress(item.work, item.attempt)
-            if item.is_left and (worker.abandoned or self._is_stopping() or not item.work.leased):
-                return
+            if not is_last and (worker.abandoned or self._is_stopping() or not item.work.leased):
+                return False
         if item.failures:
             raise item.failures[0]
+        return True
 
-    async def _go_on(self, worker: _Worker, item: Item) -> None:
-        """Go on in the lane of an event that is done, or end the claim."""
+    async def _go_on(self, worker: _Worker, runner: HandlerRunner, item: Item) -> None:
+        """Go on in the line of an event that is done, or end the claim.
+
+        While its handlers do not wait a worker stays with a webhook until its turn is over.
+        """
         work, line = item.work, item.line
-        worker.item = None
-        work.running -= 1
         line.done(item)
+        stays = work.is_dangerous or not (runner.has_waited or runner.has_had_its_turn)
+        following = worker.item = line.take() if stays else None
+        if following is not None:
+            return
+        work.running -= 1
         if work.is_over:
             await self._end(work)
-        elif not work.is_dangerous:
+        elif not work.is_dangerous:  # what the store takes for begun has begun
             self._dispatcher.add(line)
-        elif (following := line.take()) is not None:  # what the store takes for begun has begun
-            work.running += 1
-            worker.item = following
 
     async def _end(self, work: ActiveClaim) -> None:
         try:
@@ -592,7 +602,7 @@ class Workers:
 
     # An event that failed
 
-    async def _fail(self, worker: _Worker, item: Item) -> None:
+    async def _fail(self, worker: _Worker, runner: HandlerRunner, item: Item) -> None:
         attempts = item.attempt.attempts_of(item.index) + 1
         verdict = self._back_off.judge(item.failures, attempts)
         buried = self._claims.fail(item, verdict)
@@ -602,10 +612,10 @@ class Workers:
         for failure in item.failures:
             self._telemetry.failed(item.event, failure.handler)
             self._log_failure(item.event, failure, verdict, letter)
-        await self._go_on(worker, item)
+        await self._go_on(worker, runner, item)
         for failure in item.failures:
             dead = letter if failure in verdict.dead else None
-            await self._tell_failure(worker, item.event, failure, verdict.attempts, dead)
+            await self._tell_failure(worker, runner, item.event, failure, verdict.attempts, dead)
 
     def _log_failure(
         self, event: Event, failure: HandlerError, verdict: Verdict, letter: DeadLetter | None
@@ -627,14 +637,13 @@ class Workers:
     async def _tell_failure(
         self,
         worker: _Worker,
+        runner: HandlerRunner,
         event: Event,
         failure: HandlerError,
         attempt: int,
         letter: DeadLetter | None,
     ) -> None:
         """Call the handlers of failures, each in its time; what one raises is logged."""
-        runner = worker.runner
-        assert runner is not None  # noqa: S101 - it has begun; for the type checker
         cause = failure.__cause__ or failure
         told = Failure(
             event=event, handler=failure.handler, error=cause, attempt=attempt, dead_letter=letter
