@@ -334,6 +334,7 @@ class Workers:
                 item = await way()
                 if item is not None:
                     self._most_looks = min(self._most_looks + 1, self._settings.concurrency)
+                    self._arrived.set()  # there may be more, for whoever has nothing to do
                     return item
         finally:
             self._looking.discard(worker)
@@ -341,7 +342,20 @@ class Workers:
         return None
 
     async def _claim(self) -> Item | None:
-        while (skipped := self._accounts_to_skip()) is not None and not self._is_stopping():
+        """Claim of whom nothing is claimed while events of others are ready, or else of anybody.
+
+        So whoever has many webhooks does not keep the one of another from its turn.
+        """
+        active, most = self._claims.active, CLAIMS_PER_SLOT * self._settings.concurrency
+        item = None
+        if self._dispatcher and len(active) < 2 * most:
+            item = await self._claim_of_others({work.source.account for work in active})
+        if item is None and len(active) < most:
+            item = await self._claim_of_others(())
+        return item
+
+    async def _claim_of_others(self, skipped: Collection[str]) -> Item | None:
+        while not self._is_stopping():
             work = await self._claims.claim(skip_accounts=skipped)
             if work is None:
                 break
@@ -355,17 +369,6 @@ class Workers:
             await self._claims.end(work)
             await asyncio.sleep(0)
         return None
-
-    def _accounts_to_skip(self) -> Collection[str] | None:
-        """Return whose webhooks are not claimed now; None when nobody's are.
-
-        When there are many claims only those who have none may have others: so whoever has many
-        webhooks does not keep them from their turn.
-        """
-        active, most = self._claims.active, CLAIMS_PER_SLOT * self._settings.concurrency
-        if len(active) < most:
-            return ()
-        return {work.source.account for work in active} if len(active) < 2 * most else None
 
     async def _ask_for_more(self) -> Item | None:
         for work in list(self._claims.active):

@@ -1,6 +1,7 @@
 """Order and turns: of the lanes by themselves, and of events through an inbox."""
 
 import asyncio
+import contextvars
 import time
 from collections import Counter
 from typing import Any
@@ -237,6 +238,80 @@ async def test_account_with_one_webhook_has_as_many_turns_as_one_with_many() -> 
     turns = gids[gids.index("one-0") :]
     assert len(turns) < 50
     assert len({gid.partition("-")[0] for gid in turns}) == 7  # and all webhooks have theirs
+
+
+async def test_event_of_an_account_does_not_wait_for_all_webhooks_of_another() -> None:
+    store, handler = MemoryStore(), Watching()
+    for number in range(13):
+        await confirm(store, f"many-{number}", resource=str(number), account="many")
+        for at in range(60):
+            await put(store, f"many-{number}", event(f"many{number}-{at}"))
+    await confirm(store, "one", resource="99", account="one")
+    async with draining(store, handler, concurrency=1, poll=3600.0) as inbox:
+        await until(lambda: handler.ended)
+        before = len(handler.ended)
+        await put(store, "one", event("one"))
+        inbox.arrived()
+        await until(lambda: ("one", 0) in handler.ended)
+    assert len(handler.ended) - before < 100  # of 780
+
+
+async def test_arrival_is_looked_for_by_few() -> None:
+    class Slow(Asked):
+        claims = 0
+
+        async def claim(self, **options: Any) -> Claim | None:
+            self.claims += 1
+            await asyncio.sleep(0.002)
+            return await super().claim(**options)
+
+    store, handler = Slow(), Watching(seconds=0.05)
+    async with draining(store, handler, poll=3600.0) as inbox:
+        await until(lambda: store.claims)
+        await anyio.wait_all_tasks_blocked()
+        before = store.claims
+        await put(store, "a", *map(event, range(9)))
+        inbox.arrived()
+        await eventually(lambda: is_empty(store))
+        await until(lambda: store.claims > before)
+        assert store.claims - before < 6
+    assert handler.most == 9
+
+
+async def test_many_webhooks_are_claimed_side_by_side() -> None:
+    class Slow(MemoryStore):
+        under_way = most = 0
+
+        async def claim(self, **options: Any) -> Claim | None:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            await asyncio.sleep(0.002)
+            self.under_way -= 1
+            return await super().claim(**options)
+
+    store, handler = Slow(), Watching(seconds=0.0)
+    for number in range(100):
+        await put(store, f"r{number}", event(number))
+    async with draining(store, handler, concurrency=8):
+        await eventually(lambda: is_empty(store))
+    assert store.most == 8
+
+
+async def test_what_a_handler_sets_in_its_context_is_not_seen_by_those_beside_it() -> None:
+    store, go_on, seen = MemoryStore(), asyncio.Event(), list[str]()
+    variable = contextvars.ContextVar("variable", default="unset")
+
+    async def look_and_set(event: Event) -> None:
+        seen.append(variable.get())
+        variable.set(event.resource.gid)
+        await go_on.wait()
+
+    await put(store, "a", event(1), event(2), event(3))
+    async with draining(store, look_and_set):
+        await until(lambda: len(seen) == 3)
+        go_on.set()
+        await eventually(lambda: is_empty(store))
+    assert seen == ["unset"] * 3
 
 
 async def test_what_arrives_while_a_handler_of_its_webhook_runs_is_handled_beside_it() -> None:

@@ -599,6 +599,38 @@ async def test_of_those_that_may_have_ended_the_process_one_is_handled_at_a_time
     assert sorted(seen.gids) == ["1", "2", "3", "4"]
 
 
+async def test_suspect_that_goes_on_for_longer_than_a_lease_keeps_no_others_waiting(
+    store: MemoryStore, seen: Seen
+) -> None:
+    go_on = asyncio.Event()
+
+    async def wait_for_first(event: Event) -> None:
+        await seen(event)
+        if event.resource.gid == "1":
+            await go_on.wait()
+
+    await put_suspect(store, event(1), crashes=2, route="a")
+    await put_suspect(store, event(2), crashes=2, route="b")
+    async with draining(store, wait_for_first, lease=0.1, handler_timeout=None):
+        await until(lambda: seen.gids == ["1", "2"])
+        go_on.set()
+        await eventually(lambda: is_empty(store))
+
+
+@pytest.mark.parametrize(("crashes", "is_buried"), [(2, False), (3, True)])
+async def test_end_of_a_process_in_which_others_were_handled_too_buries_nothing(
+    store: MemoryStore,
+    seen: Seen,
+    crashes: int,
+    is_buried: bool,  # noqa: FBT001 - a column of the table
+) -> None:
+    await put_suspect(store, event(1), crashes=crashes)
+    async with draining(store, seen, max_attempts=1):
+        await eventually(lambda: is_empty(store))
+    assert len(await store.dead_letters()) == is_buried
+    assert seen.gids == ([] if is_buried else ["1"])
+
+
 class SlowStore(MemoryStore):
     """Notes its claims; that of the route ``slow`` comes back late, and claims end late."""
 
