@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from ._active_claim import ActiveClaim, Buried, Item, Outbox
 from ._attempt import DAMAGED, NO_DIGEST, Attempt, SyncError, Undecodable, body_of, event_letter
+from ._deadline import Deadline
 from ._dispatch import Line
 from ._echoes import Echoes
 from ._failures import BackOff, Verdict, described, reason_of
@@ -109,6 +111,7 @@ class Claims:
         self._claims_under_way = 0
         self._no_claim = asyncio.Event()
         self._no_claim.set()
+        self._finish_deadline = Deadline(FINISH_TIMEOUT)
         self._log = ThrottledLogger(logger)
 
     def close(self) -> None:
@@ -431,11 +434,14 @@ class Claims:
         self.active.discard(work)
         work.close()
         try:
-            with anyio.move_on_after(FINISH_TIMEOUT, shield=True):
-                while not await self._try_to_end(work):  # noqa: ASYNC110 - no event tells it
-                    await anyio.sleep(FINISH_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                await self._finish_deadline.wait_for(self._end_at_last(work))
         finally:
             self._let_go(work)
+
+    async def _end_at_last(self, work: ActiveClaim) -> None:
+        while not await self._try_to_end(work):  # noqa: ASYNC110 - no event tells it
+            await anyio.sleep(FINISH_PAUSE)
 
     async def _try_to_end(self, work: ActiveClaim) -> bool:
         """End a claim; return False when the store, which may be restarted, is to be asked again.
@@ -454,8 +460,9 @@ class Claims:
             self._start(self.end_beside(work))
 
     async def end_beside(self, work: ActiveClaim) -> None:
-        """End a claim, and tell those who look for others."""
-        await self.end(work)
+        """End a claim, also in a scope that was cancelled, and tell those who look for others."""
+        with anyio.CancelScope(shield=True):
+            await self.end(work)
         self._freed()
 
     def _let_go(self, work: ActiveClaim) -> None:

@@ -167,7 +167,7 @@ class Inbox:
         try:
             await self._workers.wait()
             for work in list(self._claims.active):
-                await self._claims.end(work)
+                await self._claims.end_beside(work)
         finally:
             for task in self._tasks.running:
                 task.cancel()  # of a store that does not answer
