@@ -34,6 +34,7 @@ from .errors import (
     BadRequestError,
     ConnectionFailedError,
     DecodeError,
+    EstablishmentError,
     HandshakeMismatchError,
     HandshakeMissingError,
     ServerError,
@@ -55,6 +56,9 @@ __all__ = [
 
 ROUTE_ID_LENGTH = 32
 """Characters of a route's id: 24 random bytes in URL-safe base 64, 192 bits."""
+
+MAX_OF_RESOURCE = 1_000
+"""How many webhooks Asana lets a resource have, whoever makes them."""
 
 CLEAN_UP_TIMEOUT = 15.0
 """Seconds that undoing a failed establishment may take, after a cancellation too."""
@@ -275,6 +279,7 @@ class Establishment:
         """Return the webhook that Asana made, also when its answer was lost; else undo."""
         try:
             try:
+                await self._check_limit(route.resource)
                 if self._before_create is not None:
                     await self._before_create(route)
                 return await self._post(self._api._over(creating), route, timeout)
@@ -290,6 +295,12 @@ class Establishment:
         except BaseException:
             await self._undo_unanswered(route)
             raise
+
+    async def _check_limit(self, resource: str) -> None:
+        """Raise EstablishmentError when a resource has as many webhooks as Asana lets it have."""
+        if len(await self._store.list_routes(resource)) > MAX_OF_RESOURCE:  # with a reserved one
+            msg = f"Asana lets a resource have {MAX_OF_RESOURCE} webhooks, and {resource} has them"
+            raise EstablishmentError(msg)
 
     async def _post(self, api: WebhooksApi, route: Route, timeout: float) -> Webhook:
         try:

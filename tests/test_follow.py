@@ -17,6 +17,7 @@ from asana_webhooks import (
     WebhooksClient,
     _asana_transport,
     _desired,
+    _establish,
 )
 from asana_webhooks import _follow as module
 from asana_webhooks.simulator import AsanaSimulator
@@ -507,6 +508,18 @@ async def test_limit_of_asana_is_said_before_it_is_met(
         assert "4 projects have none: Asana lets a token have 3 webhooks" in caplog.text
         with pytest.raises(EstablishmentError, match="Asana lets a token have 3 webhooks"):
             client.keep("1204619")
+
+
+async def test_limit_of_a_resource_is_said_before_it_is_met(
+    make: MakeClient, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_establish, "MAX_OF_RESOURCE", 2)
+    async with make() as client:
+        for _ in range(2):
+            await client.establish(asana.project)
+        with pytest.raises(EstablishmentError, match="lets a resource have 2 webhooks"):
+            await client.establish(asana.project)
+    assert len(asana.webhooks) == 2
 
 
 async def test_progress_is_logged_once_a_minute_and_at_the_end(
