@@ -423,6 +423,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Inbox
 
+    async def _put(self, delivery: Delivery, candidate: str | None, reason: str | None) -> bool:
+        is_new: bool = await self.store.put(delivery, candidate=candidate, reason=reason)
+        return is_new
+
     @rule(
         number=st.integers(0, 9),
         id_=ids,
@@ -432,9 +436,7 @@ class StoreMachine(RuleBasedStateMachine):
     def put(self, number: int, id_: str, candidate: str | None, reason: str | None) -> None:
         model = self.model
         model.step()
-        call = self.store.put(
-            _delivery(number, id_, model.wall), candidate=candidate, reason=reason
-        )
+        call = self._put(_delivery(number, id_, model.wall), candidate, reason)
         route = model.routes.get(id_)
         known = number in model.seen and model.wall - model.seen[number] <= DUPLICATES_KNOWN_FOR
         held = route is not None and candidate in route.candidates
