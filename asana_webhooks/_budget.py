@@ -32,6 +32,12 @@ WINDOW = 61.0
 LONGEST_HOLD = 61.0
 """Seconds that a call waits for the end of a hold; a longer one is its caller's to wait."""
 
+LEAST_RATE = 100
+"""A rate below it is learnt from no refusal: Asana's lowest is 150, others may share the token."""
+
+BY_RATE = 5.0
+"""A refusal for at least so many seconds is for the rate; one for too much at once is shorter."""
+
 LONG_WAIT = 60.0
 """Seconds of waiting that are worth a word."""
 
@@ -66,6 +72,8 @@ class Slots:
         self._per_minute: int | None = None
         self._holders = 1
         self._made = deque[float]()  # when, of the calls within the window, the oldest first
+        self._refused = deque[float]()  # likewise, of the refusals
+        self._learnt: tuple[int, float] | None = None  # a rate, and when
 
     def most(self, kind: Kind) -> int:
         """Return how many calls of a kind may be under way here."""
@@ -81,21 +89,30 @@ class Slots:
 
     def next_at(self) -> float:
         """Return from when on a call may be made that has room; it may be long ago."""
-        rate = self._rate()
-        if rate is None or len(self._made) < rate:
+        made = len(self._made)
+        rate = min(self._wanted_rate(), self._learnt_rate())
+        if made < rate:
             return self.held_until
-        return max(self.held_until, self._made[-rate] + WINDOW)
+        return max(self.held_until, self._made[-int(rate)] + WINDOW)
 
     def note_call(self, now: float) -> None:
         """Note that a call is made."""
-        if self._per_minute is not None:
-            while self._made and self._made[0] + WINDOW <= now:
-                self._made.popleft()
-            self._made.append(now)
+        _forget_before(self._made, now - WINDOW)
+        self._made.append(now)
 
-    def hold(self, until: float) -> None:
-        """Have no call made until then, or until a later moment that was told before."""
-        self.held_until = max(self.held_until, until)
+    def hold(self, now: float, seconds: float) -> None:
+        """Have no call made for so many seconds, or as long as was told before.
+
+        When one is refused for the rate, what was not refused in the window is the rate that is
+        kept from then on. It grows by a hundredth, and one, each minute: the next refusal tells
+        whether that was too much.
+        """
+        self.held_until = max(self.held_until, now + seconds)
+        _forget_before(self._refused, now - WINDOW)
+        self._refused.append(now)
+        if seconds >= BY_RATE:
+            _forget_before(self._made, now - WINDOW)
+            self._learnt = max(LEAST_RATE, len(self._made) - len(self._refused)), now
 
     def limit_rate(self, per_minute: int | None) -> None:
         """Have no more calls in a minute; the least of what was told counts."""
@@ -107,8 +124,21 @@ class Slots:
         """Take one part of as many; there is always room for one call of a kind."""
         self._holders = max(1, holders)
 
-    def _rate(self) -> int | None:
-        return None if self._per_minute is None else max(1, self._per_minute // self._holders)
+    def _wanted_rate(self) -> float:
+        if self._per_minute is None:
+            return math.inf
+        return max(1, self._per_minute // self._holders)
+
+    def _learnt_rate(self) -> float:
+        if self._learnt is None or not self._made:
+            return math.inf
+        rate, at = self._learnt
+        return rate + int((self._made[-1] - at) / 60.0) * (1 + rate // 100)
+
+
+def _forget_before(times: deque[float], end: float) -> None:
+    while times and times[0] <= end:
+        times.popleft()
 
 
 class Slot:
@@ -214,7 +244,7 @@ class Budget:
 
     def hold(self, seconds: float) -> None:
         """Make no call for so many seconds: Asana has refused one."""
-        self._slots.hold(time.monotonic() + seconds)
+        self._slots.hold(time.monotonic(), seconds)
         if seconds > LONGEST_HOLD:
             self._refuse_waiting()
         self._wake()

@@ -127,9 +127,50 @@ def test_least_rate_counts_and_is_divided_among_the_holders() -> None:
 
 def test_hold_is_not_shortened_by_another() -> None:
     slots = Slots()
-    slots.hold(10.0)
-    slots.hold(5.0)
+    slots.hold(1.0, 9.0)
+    slots.hold(2.0, 3.0)
     assert slots.next_at() == 10.0
+
+
+def refused_at(slots: Slots, now: float, *, calls: int, refused: int, seconds: float) -> None:
+    """Make so many calls at a moment, of which the last are refused for so many seconds."""
+    for number in range(calls):
+        slots.note_call(now)
+        if number >= calls - refused:
+            slots.hold(now, seconds)
+
+
+def allowed(slots: Slots, now: float) -> int:
+    """Return how many calls may be made at a moment, and make them."""
+    count = 0
+    while slots.next_at() <= now and count < 10_000:
+        slots.note_call(now)
+        count += 1
+    return count
+
+
+def test_rate_is_learnt_from_a_refusal_and_grows_slowly_from_then_on() -> None:
+    slots = Slots()
+    refused_at(slots, 0.0, calls=180, refused=30, seconds=50.0)
+    assert slots.next_at() >= 50.0
+    assert allowed(slots, 70.0) == 150 + 2
+    assert allowed(slots, 75.0) == 0
+    assert allowed(slots, 200.0) == 150 + 3 * 2
+    assert allowed(slots, 60.0 * 60) == 150 + 60 * 2
+    refused_at(slots, 2 * 60.0 * 60, calls=160, refused=1, seconds=50.0)
+    assert allowed(slots, 2 * 60.0 * 60 + 62.0) == 159 + 2
+
+
+@pytest.mark.parametrize(
+    ("calls", "seconds"),
+    [pytest.param(400, 1.0, id="too many at once"), pytest.param(30, 50.0, id="others call too")],
+)
+def test_no_rate_is_learnt_from_another_refusal(calls: int, seconds: float) -> None:
+    slots = Slots()
+    refused_at(slots, 0.0, calls=calls, refused=1, seconds=seconds)
+    assert allowed(slots, 70.0) >= 100
+    if calls > 100:
+        assert allowed(slots, 140.0) == 10_000
 
 
 # Whose turn is next
