@@ -397,7 +397,7 @@ INFO = "https://forum.example.com/t/1"
         (
             {"one": INFO, "two": INFO},
             {"Asana-Enable": "three"},
-            f"name=one;info={INFO};affected=true,name=two;info={INFO};affected=true",
+            f"name=one;info={INFO};affected=true, name=two;info={INFO};affected=true",
         ),
         (
             {"one": INFO, "two": INFO},

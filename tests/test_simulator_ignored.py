@@ -23,9 +23,6 @@ async def strict() -> AsyncIterator[World]:
 
 NOT_KEPT = [
     pytest.param("PUT", "/tasks/1301", {"name": "x", "colour": "red"}, {}, "colour", id="body"),
-    pytest.param(
-        "PUT", "/tasks/1301", {"name": "x", "workspace": "1331"}, {}, "workspace", id="known"
-    ),
     pytest.param("GET", "/tasks/1301", None, {"opt_fields": "name,colour"}, "colour", id="field"),
     pytest.param(
         *("GET", "/tasks/1301", None, {"opt_fields": "memberships.section.colour,parent.name"}),
@@ -111,6 +108,66 @@ async def test_slash_at_the_end_of_a_path_changes_nothing(world: World, path: st
     assert (await world.api.get(path)).json() == (
         await world.api.get(path.replace("/?", "?").rstrip("/"))
     ).json()
+
+
+# What a call cannot write
+
+
+@pytest.mark.parametrize("name", ["modified_at", "workspace", "projects", "num_subtasks"])
+async def test_field_that_calls_cannot_write_is_refused(world: World, name: str) -> None:
+    refused = await world.refused("PUT", "/tasks/1301", {"name": "x", name: "1331"})
+    assert refused == (400, f"{name}: Cannot write this property")
+    assert (await world.get("/tasks/1301"))["name"] != "x"
+
+
+# Batches
+
+
+async def batch(world: World, *actions: dict[str, Any]) -> list[dict[str, Any]]:
+    response = await world.api.post("/batch", json={"data": {"actions": list(actions)}})
+    assert response.status_code == 200, response.text
+    results: list[dict[str, Any]] = response.json()["data"]
+    return results
+
+
+async def test_actions_of_a_batch_are_answered_as_calls_of_their_own(world: World) -> None:
+    changed, shown, missing, listed, unserved = await batch(
+        world,
+        {"method": "put", "relative_path": "/tasks/1301", "data": {"name": "By batch"}},
+        {"method": "get", "relative_path": "/tasks/1301?opt_fields=name"},
+        {"method": "get", "relative_path": "/tasks/7"},
+        {"method": "get", "relative_path": "/tasks?project=8675309", "options": {"limit": 1}},
+        {"method": "get", "relative_path": "/rates"},
+    )
+    assert (changed["status_code"], changed["body"]["data"]["name"]) == (200, "By batch")
+    assert shown["body"] == {"data": {"gid": "1301", "name": "By batch"}}
+    assert (missing["status_code"], "errors" in missing["body"]) == (404, True)
+    assert (len(listed["body"]["data"]), listed["body"]["next_page"] is None) == (1, False)
+    assert unserved["status_code"] == 501
+
+
+async def test_batch_in_a_batch_is_not_carried_out(world: World) -> None:
+    inner = {"method": "post", "relative_path": "/batch", "data": {"actions": []}}
+    lost = {"method": "get", "relative_path": "/nothing"}
+    assert [each["status_code"] for each in await batch(world, inner, lost)] == [501, 404]
+
+
+@pytest.mark.parametrize(
+    "actions", [None, [], [{}], ["x"], [{"method": "get", "relative_path": "/"}] * 11]
+)
+async def test_batch_without_one_to_ten_actions_is_refused(world: World, actions: Any) -> None:
+    status, message = await world.refused("POST", "/batch", {"actions": actions})
+    assert (status, message.startswith("actions: ")) == (400, True)
+
+
+# Pages of other sites
+
+
+async def test_page_of_another_site_may_call(world: World) -> None:
+    asked = await world.api.options("/tasks/1301", headers={"Origin": "https://x.test"})
+    assert (asked.status_code, asked.headers["Access-Control-Allow-Origin"]) == (200, "*")
+    assert "Authorization" in asked.headers["Access-Control-Allow-Headers"]
+    assert (await world.api.get("/tasks/1301")).headers["Access-Control-Allow-Origin"] == "*"
 
 
 # Options and inputs

@@ -130,6 +130,14 @@ def _limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[...
 @_seconds("--sync-lasts", 86_400.0, "How long a sync token of the stream of events is good.")
 @_seconds("--stream-lag", 0.0, "How much later than it happens an event is in the stream.")
 @click.option(
+    "--refuse-local",
+    "allow_local",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Refuse targets on this machine with 403, as Asana does.",
+)
+@click.option(
     "--strict",
     is_flag=True,
     help="Refuse with 501 what it does not keep of a call, instead of saying so.",

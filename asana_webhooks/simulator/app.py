@@ -6,13 +6,16 @@ Source: https://developers.asana.com/reference/rest-api-reference
 from __future__ import annotations
 
 import logging
+import re
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import partial
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from yarl import URL
 
-from .call import ApiCall, Operation, Service
+from .call import OF_LISTS, ApiCall, Operation, Service
 from .caller import caller_of
 from .control import CONTROL, Driven, control
 from .faults import Faults
@@ -36,9 +39,10 @@ from .groups import (
     users,
     workspaces,
 )
+from .groups.batch import Action, BatchCalls
 from .groups.events import EVENT, EventCalls
 from .groups.webhooks import WEBHOOK, WebhookCalls
-from .input import inputs
+from .input import OPTIONS, Inputs, inputs, names_of_fields
 from .middleware import API, Middleware, be_away, check_host
 from .oauth import OAuthCalls, Tokens
 from .objects import Kind
@@ -126,7 +130,11 @@ class _Router:
     ) -> None:
         self._service = service
         self._tokens = tokens
-        self._operations = operations
+        self._operations = {**operations, **BatchCalls(self.dispatch).operations()}
+        self._patterns: dict[str, dict[Described, re.Pattern[str]]] = defaultdict(dict)
+        for each in sorted(DESCRIBED.values(), key=lambda each: each.path.replace("{", "~")):
+            pattern = re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", each.path)
+            self._patterns[each.method][each] = re.compile(pattern)
         self._said: set[tuple[str, str]] = set()
 
     def routes(self) -> list[web.RouteDef]:
@@ -150,17 +158,52 @@ class _Router:
     async def _serve(
         self, described: Described, operation: Operation, request: web.Request
     ) -> web.StreamResponse:
+        gids = {name: gid for name, gid in request.match_info.items() if name != "slash"}
+        given = await inputs(request)
+        return await self._answer(described, operation, request, given, gids, request.url)
+
+    async def _answer(
+        self,
+        described: Described,
+        operation: Operation,
+        request: web.Request,
+        given: Inputs,
+        gids: Mapping[str, str],
+        url: URL,
+    ) -> web.Response:
         caller = caller_of(request)
         self._tokens.check_scope(caller.token, described.scope)
-        given = await inputs(request)
         is_get = described.method == "GET"
         ignored = operation.ignored(given, self._service.kinds, get=is_get)
         if ignored:
             self._say(described.name, ignored)
-        response = await operation.answer(ApiCall(self._service, described, request, caller, given))
+        takes = operation.takes
+        call = ApiCall(self._service, described, request, caller, given, takes, gids, url)
+        response = await operation.answer(call)
         if ignored:
             response.headers[IGNORED] = f"ignored={','.join(map(_printable, ignored))}"
         return response
+
+    async def dispatch(self, call: ApiCall, action: Action) -> web.Response:
+        """Answer an action of a batch; raises Refused as a call of its own would."""
+        url = _url_of(action)
+        method, path = action.method.upper(), url.path.removeprefix(API)
+        matches = (
+            (each, known.fullmatch(path)) for each, known in self._patterns.get(method, {}).items()
+        )
+        described, match = next((each for each in matches if each[1]), (None, None))
+        if described is None or match is None:
+            raise Refused(404, "No matching route for request")
+        operation = self._operations.get(described.name)
+        if operation is None or described.name == call.described.name:
+            return await _refuse(described.name, call.request)
+        paging = {name: str(action.options[name]) for name in OF_LISTS if name in action.options}
+        url = call.request.url.join(url).update_query(paging)
+        given, names = action.inputs
+        queried = {name: value for name, value in url.query.items() if name not in OPTIONS}
+        names = [*names, *names_of_fields(",".join(url.query.getall("opt_fields", ())))]
+        whole = Inputs({**queried, **given}, names)
+        return await self._answer(described, operation, call.request, whole, match.groupdict(), url)
 
     def _say(self, operation: str, ignored: Collection[str]) -> None:
         """Refuse what is ignored, or say it once; the log of a long run must not fill with it."""
@@ -174,7 +217,14 @@ class _Router:
             self._said |= said
 
 
-async def _refuse(operation: str, request: web.Request) -> web.StreamResponse:
+def _url_of(action: Action) -> URL:
+    try:
+        return URL(f"{API}/{action.relative_path.strip('/')}")
+    except ValueError:
+        raise Refused(400, "relative_path: Not a valid path") from None
+
+
+async def _refuse(operation: str, request: web.Request) -> web.Response:
     raise Refused(501, f"The local Asana does not serve {operation} of Asana's API")
 
 

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from aiohttp import web
+from yarl import URL
 
 from . import values
 from .access import check_access, may_see
@@ -27,7 +28,7 @@ from .responses import Refused, answer, unknown
 from .state import State
 from .user_actions import UserActions
 
-__all__ = ["ApiCall", "Operation", "Service"]
+__all__ = ["OF_LISTS", "ApiCall", "Operation", "Service"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +91,10 @@ def _lacks(kind: Kind | None, name: str, kinds: Mapping[str, Kind]) -> bool:
 class ApiCall:
     """One call of an operation, by a caller who may make it.
 
-    ``given`` are the fields of its body and query, ``names`` those of ``opt_fields``. ``gids`` are
-    the parts of its path by their names, such as ``task_gid``.
+    ``takes`` are the names of what the operation keeps. ``given`` are the fields of its body and
+    query, ``names`` those of ``opt_fields``. ``gids`` are
+    the parts of its path by their names, such as ``task_gid``. Its ``url`` is not the request's in
+    a batch.
     """
 
     def __init__(
@@ -101,13 +104,18 @@ class ApiCall:
         request: web.Request,
         caller: Caller,
         inputs: Inputs,
+        takes: Sequence[str],
+        gids: Mapping[str, str],
+        url: URL,
     ) -> None:
         self.service = service
         self.described = described
         self.request = request
         self.caller = caller
         self.given, self.names = inputs
-        self.gids = {name: gid for name, gid in request.match_info.items() if name != "slash"}
+        self.takes = takes
+        self.gids = gids
+        self.url = url
 
     @property
     def state(self) -> State:
@@ -124,7 +132,7 @@ class ApiCall:
     @property
     def thing(self) -> AsanaObject:
         """The object that the path names last; raises Refused when it is not there to be seen."""
-        return self.named(next(name for name in reversed(self.gids) if name.endswith("_gid")))
+        return self.named(next(name for name in reversed([*self.gids]) if name.endswith("_gid")))
 
     def named(self, name: str) -> AsanaObject:
         """Return the object that a part of the path names, such as ``task_gid``.
@@ -186,10 +194,15 @@ class ApiCall:
     def fields(self, kind: Kind) -> dict[str, Any]:
         """Return the fields that a call writes of a record, with links as objects.
 
-        What is given as HTML is there as plain text too.
+        What is given as HTML is there as plain text too. A field that calls cannot write, and that
+        the operation takes for nothing else, is refused.
 
         Raises Refused when a value is of the wrong kind.
         """
+        for name in self.given:
+            field = kind.fields.get(name)
+            if field is not None and not field.write and name not in self.takes:
+                raise Refused(400, f"{name}: Cannot write this property")
         return with_plain_texts(
             {
                 name: each.write(self.state, name, self.given[name])
@@ -222,7 +235,7 @@ class ApiCall:
         state = self.state
         seen = [each for each in things if may_see(state.user, each)]
         return self.service.pages.answer(
-            self.request, seen, lambda each: choose(each, self.names or names or compact(each))
+            self.url, seen, lambda each: choose(each, self.names or names or compact(each))
         )
 
     def done(self) -> web.Response:

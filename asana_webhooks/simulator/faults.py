@@ -24,6 +24,7 @@ slow-201           the 201 waits until                 the same as slow-handshak
 wrong-secret       the 201 carries another secret      the handshake that reached the target was of
                    than the handshake and the          somebody else's webhook
                    signatures
+short-secret       the secret has 32 hex digits        a secret recorded in 2024; others have 64
 no-secret          the 201 carries no secret           an answer recorded in 2021
 lost-201           the webhook exists, the connection  a cut connection or a timeout: the outcome
                    is cut instead of the 201           is unknown to the caller
@@ -135,6 +136,7 @@ class Fault(StrEnum):
     EARLY_EVENTS = "early-events"
     SLOW_201 = "slow-201"
     WRONG_SECRET = "wrong-secret"  # noqa: S105 - the name of a fault, not a password
+    SHORT_SECRET = "short-secret"  # noqa: S105 - likewise
     NO_SECRET = "no-secret"  # noqa: S105 - likewise
     LOST_201 = "lost-201"
     SERVER_ERROR = "server-error"

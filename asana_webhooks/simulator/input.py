@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 from aiohttp import web
 from multidict import MultiMapping
+from yarl import URL
 
 from .responses import Refused, answer
 
@@ -143,17 +144,17 @@ class Pages:
 
     def answer(
         self,
-        request: web.Request,
+        url: URL,
         items: Sequence[ListedT],
         show: Callable[[ListedT], Mapping[str, Any]],
     ) -> web.Response:
-        """Return the answer with the part of the items that the call asks for.
+        """Return the answer with the part of the items that a call with this URL asks for.
 
         ``next_page`` is there only when ``limit`` was given, and null on the last page. An offset
         ends after a while, or when the item before it is gone from the list.
         """
-        limit = _limit(request.query)
-        start = self._start(request, items)
+        limit = _limit(url.query)
+        start = self._start(url, items)
         if limit is None:
             if len(items) - start > WHOLE:
                 message = "The result is too large. You should use pagination"
@@ -161,30 +162,30 @@ class Pages:
             return answer({"data": [show(each) for each in items[start:]]})
         chosen = items[start : start + limit]
         more = start + limit < len(items)
-        next_page = self._next(request, chosen[-1]) if more else None
+        next_page = self._next(url, chosen[-1]) if more else None
         return answer({"data": [show(each) for each in chosen], "next_page": next_page})
 
-    def _start(self, request: web.Request, items: Sequence[Listed]) -> int:
-        token = request.query.get("offset")
+    def _start(self, url: URL, items: Sequence[Listed]) -> int:
+        token = url.query.get("offset")
         if token is None:
             return 0
         offset = self._offsets.get(token)
         if offset is not None and offset.ends_at <= self._now():
             raise Refused(400, "offset: Your pagination token has expired.")
-        if offset is not None and offset.path == request.path:
+        if offset is not None and offset.path == url.path:
             for place, item in enumerate(items, start=1):
                 if item.gid == offset.after:
                     return place
         raise Refused(400, "offset: Your pagination token is invalid or has expired")
 
-    def _next(self, request: web.Request, last: Listed) -> dict[str, str]:
+    def _next(self, url: URL, last: Listed) -> dict[str, str]:
         now = self._now()
         self._offsets = {
             key: old for key, old in self._offsets.items() if old.ends_at > now - LASTS
         }
         offset = secrets.token_urlsafe(24)
-        self._offsets[offset] = _Offset(request.path, last.gid, now + LASTS)
-        uri = request.url.update_query(offset=offset)
+        self._offsets[offset] = _Offset(url.path, last.gid, now + LASTS)
+        uri = url.update_query(offset=offset)
         path = str(uri.relative()).removeprefix("/api/1.0")
         return {"offset": offset, "path": path, "uri": str(uri)}
 

@@ -38,6 +38,14 @@ NOT_ITS_NAME = (
 API = "/api/1.0"
 """The path of the API."""
 
+CORS = {"Access-Control-Allow-Origin": "*"}
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": "OPTIONS,HEAD,GET,PUT,POST,DELETE",
+    "Access-Control-Allow-Headers": "Authorization,Content-Type,Asana-Enable,Asana-Disable",
+    "Access-Control-Max-Age": "86400",
+}
+"""The answer to a browser that asks whether a page of another site may call."""
+
 STATUSES = frozenset(HTTPStatus)
 
 MOST_REFUSED = 10_000
@@ -72,6 +80,8 @@ class Middleware:
     async def pass_through(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer the call, or refuse it in Asana's shape."""
         response: web.StreamResponse
+        if request.method == "OPTIONS":
+            return web.Response(headers=CORS | PREFLIGHT)
         if Fault.UNAVAILABLE in self._faults:
             html = "<html><body><h1>503 Service Unavailable</h1></body></html>"
             return web.Response(status=503, text=html, content_type="text/html")
@@ -84,6 +94,7 @@ class Middleware:
         pretty = request.query.get("opt_pretty", "false").lower() != "false"
         if pretty and isinstance(response, web.Response) and isinstance(response.body, bytes):
             response.body = msgspec.json.format(response.body, indent=2)
+        response.headers.update(CORS)
         if request.method == "GET":
             response.headers["X-Asana-Api-Version"] = "1.1"
         if value := announcement(self._changes, request.headers):
@@ -208,7 +219,7 @@ def announcement(changes: Mapping[str, str], headers: Mapping[str, str]) -> str 
     answered = ",".join(headers.get(name, "") for name in ("Asana-Enable", "Asana-Disable"))
     known = {name.strip() for name in answered.split(",")}
     return (
-        ",".join(
+        ", ".join(
             f"name={name};info={info};affected=true"
             for name, info in changes.items()
             if name not in known

@@ -50,6 +50,11 @@ EXPIRED = (
 )
 
 
+ERROR_URI = "https://developers.asana.com/docs/oauth"
+OUT_OF_BAND = "urn:ietf:wg:oauth:2.0:oob"
+"""The address to go back to of an app that has none: the code is shown instead."""
+
+
 class OAuthError(Exception):
     """A call is refused with one of the error codes of RFC 6749 or RFC 7009."""
 
@@ -198,7 +203,9 @@ class Tokens:
         """Return a new access token for a refresh token; raises OAuthError when it is no good."""
         grant = self._refresh.get(token)
         if grant is None or grant.revoked or grant.client != client:
-            raise OAuthError("invalid_grant", "The refresh_token is invalid or was revoked")
+            refusal = OAuthError("invalid_grant", "The `refresh_token` provided was invalid.")
+            refusal.body["error_uri"] = ERROR_URI  # as was seen of this error
+            raise refusal
         if not self.rotates:
             return self._issued(grant, None)
         del self._refresh[token]
@@ -254,16 +261,20 @@ class OAuthCalls:
     async def authorize(self, request: web.Request) -> web.Response:
         """Send the user back to the app: with a code, or with the reason why there is none.
 
-        An app that is unknown, or says no address to go back to, is answered 400 instead.
+        An app that is unknown, or says no address to go back to, is answered 400 instead. One that
+        is out of band is answered with the code, or the error, as text.
         """
         query = request.query
-        redirect = _redirect(query.get("redirect_uri", ""))
+        out_of_band = query.get("redirect_uri") == OUT_OF_BAND
+        redirect = URL() if out_of_band else _redirect(query.get("redirect_uri", ""))
         if redirect is None or not self._tokens.is_known(query.get("client_id", "")):
             raise web.HTTPBadRequest(text="The client_id or the redirect_uri is invalid")
         try:
             back = {"code": self._code(query)}
         except OAuthError as error:
             back = error.body
+        if out_of_band:
+            return web.Response(text=back.get("code", back.get("error", "")))
         if "state" in query:
             back["state"] = query["state"]
         raise web.HTTPFound(redirect.update_query(back))

@@ -172,7 +172,7 @@ class WebhookCreation:
             gid=self._state.new_gid(),
             resource=resource.gid,
             target=target,
-            secret=secrets.token_hex(32),
+            secret=secrets.token_hex(16 if Fault.SHORT_SECRET in self._faults else 32),
             app=caller.app,
             user=caller.user.gid,
             filters=filters,

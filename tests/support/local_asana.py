@@ -74,7 +74,7 @@ class World:
 
 
 async def _validated(response: httpx.Response) -> None:
-    if response.headers["Content-Type"].startswith("application/json"):
+    if response.headers.get("Content-Type", "").startswith("application/json"):
         await response.aread()
         asana_openapi.validate(response)
 

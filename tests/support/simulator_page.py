@@ -13,12 +13,13 @@ from asana_webhooks.simulator.operations import DESCRIBED, OLD_PATHS
 PAGE = Path(__file__).parents[2] / "docs" / "simulator.md"
 BORDERS = ("<!-- made from the code -->", "<!-- until here -->")
 OTHERS = {
-    "getEvents",
-    "getWebhooks",
+    "createBatchRequest",
     "createWebhook",
-    "getWebhook",
-    "updateWebhook",
     "deleteWebhook",
+    "getEvents",
+    "getWebhook",
+    "getWebhooks",
+    "updateWebhook",
 }
 """Operations that are served by what holds more than a state."""
 

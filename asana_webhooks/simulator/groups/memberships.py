@@ -136,7 +136,7 @@ async def list_(call: ApiCall) -> web.Response:
     found = memberships_of(call.state, _parent(call))
     chosen = [each for each in found if member in (None, each.fields["member"])]
     return call.service.pages.answer(
-        call.request, chosen, lambda each: choose(_record(each), call.names or _record(each))
+        call.url, chosen, lambda each: choose(_record(each), call.names or _record(each))
     )
 
 

@@ -109,7 +109,7 @@ class WebhookCalls:
             and call.given.get("resource") in (None, webhook.resource)
         ]
         return call.service.pages.answer(
-            call.request, webhooks, lambda each: choose(self._record(each), names)
+            call.url, webhooks, lambda each: choose(self._record(each), names)
         )
 
     async def get(self, call: ApiCall) -> web.Response:
