@@ -70,10 +70,11 @@ class UserActions:
         now = at or self.now()
         told = [name for name in changed if not name.startswith("html_")]
         found = [self._changed(thing, name, before.get(name), changed[name], now) for name in told]
-        stories = stories_of(thing, changed, thing.fields | before)
+        is_task = thing.resource_type == "task"
+        stories = stories_of(thing, changed, thing.fields | before) if is_task else []
         thing.keep({**changed, **(silent or {})})
         self.touch(thing, now)
-        if thing.resource_type == "task":
+        if is_task:
             found += [each for story in stories for each in self.story(thing, story)]
         self.publish(*found)
 
