@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -651,14 +651,28 @@ async def test_reason_with_what_is_no_text_is_kept_escaped(real: PostgresStore) 
 
 
 async def test_cancelled_put_is_not_stored_and_harms_no_other(real: PostgresStore) -> None:
-    cancelled = asyncio.create_task(real.put(delivery(1)))
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(put, real, 2)
-        await anyio.lowlevel.checkpoint()
-        cancelled.cancel()
+    cancelled = asyncio.ensure_future(real.put(delivery(1)))
+    other = asyncio.ensure_future(real.put(delivery(2)))
+    cancelled.cancel()
+    assert await other
     assert cancelled.cancelled()
     await put(real, 3)
     assert numbers(await take(real)) == [2, 3]
+
+
+async def test_puts_that_wait_behind_one_that_fails_fail_with_it(
+    real: PostgresStore, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calling, "CALL_TIMEOUT", 0.5)
+    async with session.transaction():
+        await session.execute(in_schema(real, "LOCK TABLE schema.deliveries"))
+        first = asyncio.ensure_future(real.put(delivery(1)))
+        await blocked(session)
+        others = [asyncio.ensure_future(real.put(delivery(number))) for number in (2, 3)]
+        others[1].cancel()
+        failures = await asyncio.gather(first, others[0], return_exceptions=True)
+        assert ["does not answer" in str(failure) for failure in failures] == [True, True]
+    await eventually(partial(takes, real, 2))
 
 
 async def test_put_that_is_cancelled_on_its_way_harms_no_other(
@@ -667,7 +681,7 @@ async def test_put_that_is_cancelled_on_its_way_harms_no_other(
     await put(real, 1)
     async with session.transaction():
         await put_in(session, real, 2)
-        puts = [asyncio.create_task(real.put(delivery(number))) for number in (3, 4)]
+        puts = [asyncio.ensure_future(real.put(delivery(number))) for number in (3, 4)]
         await blocked(session)
         puts[0].cancel()
     assert await puts[1]
@@ -680,7 +694,7 @@ async def test_connection_that_the_server_ends_fails_the_call_and_no_other(
     await put(real, 1)
     async with session.transaction():
         await put_in(session, real, 2)
-        puts = [asyncio.create_task(real.put(delivery(number))) for number in (3, 4)]
+        puts = [asyncio.ensure_future(real.put(delivery(number))) for number in (3, 4)]
         await blocked(session)
         puts[0].cancel()
         await session.fetch("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
@@ -809,7 +823,7 @@ async def test_storm_of_cancelled_calls_leaves_the_store_usable(real: PostgresSt
 
 async def test_closing_writes_what_is_under_way(server: PostgresServer, schema: str) -> None:
     async with PostgresStore(server.dsn, schema=schema) as store:
-        puts = [asyncio.create_task(store.put(delivery(number))) for number in range(500)]
+        puts = [asyncio.ensure_future(store.put(delivery(number))) for number in range(500)]
         await anyio.lowlevel.checkpoint()
     assert await asyncio.gather(*puts) == [True] * 500
     with pytest.raises(StoreError, match="not open"):
@@ -818,7 +832,7 @@ async def test_closing_writes_what_is_under_way(server: PostgresServer, schema: 
 
 async def test_cancelling_does_not_cut_closing_short(server: PostgresServer, schema: str) -> None:
     store = await PostgresStore(server.dsn, schema=schema).__aenter__()
-    put_ = asyncio.create_task(store.put(delivery()))
+    put_ = asyncio.ensure_future(store.put(delivery()))
     await anyio.lowlevel.checkpoint()
     closing = asyncio.create_task(store.__aexit__(None, None, None))
     await anyio.lowlevel.checkpoint()
@@ -837,7 +851,7 @@ async def test_closing_cuts_off_what_does_not_end(
         async with PostgresStore(server.dsn, schema=schema) as store:
             await put(store, 1)
             await put_in(session, store, 2)
-            put_ = asyncio.create_task(store.put(delivery(3)))
+            put_ = asyncio.ensure_future(store.put(delivery(3)))
             await blocked(session)
         with pytest.raises(StoreError):
             await put_
@@ -886,7 +900,7 @@ async def test_store_works_again_after_the_server_was_restarted(schema: str) -> 
         async with PostgresStore(server.dsn, schema=schema) as store:
             await put(store, 1)
             server.stop()
-            calls: list[Coroutine[Any, Any, object]] = [
+            calls: list[Awaitable[object]] = [
                 store.put(delivery(2)),
                 store.put(delivery(3)),
                 store.get_route("r1"),

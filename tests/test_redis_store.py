@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -127,7 +127,7 @@ def configure(server: ValkeyServer, **values: str) -> None:
             client.config_set(name, value)
 
 
-async def in_a_second(call: Coroutine[Any, Any, Any]) -> Any:
+async def in_a_second(call: Awaitable[Any]) -> Any:
     with guard():
         return await call
 
@@ -1226,7 +1226,7 @@ async def test_server_restarted_between_calls_is_not_noticed(own_server: ValkeyS
 async def test_each_of_the_puts_that_fail_together_is_told(own_server: ValkeyServer) -> None:
     async with RedisStore(own_server.url) as store:
         own_server.signal(signal.SIGSTOP)
-        puts = [asyncio.create_task(store.put(delivery(number))) for number in range(3)]
+        puts = [asyncio.ensure_future(store.put(delivery(number))) for number in range(3)]
         await wait_all_tasks_blocked()
         puts[1].cancel()
         own_server.kill()
@@ -1248,7 +1248,7 @@ async def test_server_that_hangs_fails_a_call_in_time(
         with pausing(own_server):
             with pytest.raises(StoreError, match="does not answer"):
                 await in_a_second(store.counts())
-            sent = asyncio.create_task(store.put(delivery(2)))
+            sent = asyncio.ensure_future(store.put(delivery(2)))
             await wait_all_tasks_blocked()
             monkeypatch.undo()
             with pytest.raises(StoreError, match="does not answer"):
@@ -1261,7 +1261,7 @@ async def test_server_that_hangs_fails_a_call_in_time(
 async def test_closing_waits_for_what_is_under_way(own_server: ValkeyServer) -> None:
     store = await RedisStore(own_server.url).__aenter__()
     with pausing(own_server):
-        task = asyncio.create_task(store.put(delivery(1)))
+        task = asyncio.ensure_future(store.put(delivery(1)))
         await wait_all_tasks_blocked()
         closing = asyncio.create_task(store.__aexit__(None, None, None))
         await wait_all_tasks_blocked()

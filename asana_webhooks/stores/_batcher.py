@@ -22,9 +22,12 @@ LARGEST_MESSAGE = 8 * 1024 * 1024
 
 
 class Batcher(Generic[Q, A]):
-    """Sends what is asked while a round trip is under way together in the next one."""
+    """Sends what is asked while a round trip is under way together in the next one.
 
-    def __init__(self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A]]]) -> None:
+    An answer that is a StoreError is raised to who asked.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A | StoreError]]]) -> None:
         self._task: asyncio.Task[None] | None = None
         self._send = send
         self._asked: deque[tuple[Q, asyncio.Future[A]]] = deque()
@@ -33,13 +36,13 @@ class Batcher(Generic[Q, A]):
         """Return what is under way."""
         return set() if self._task is None else {self._task}
 
-    async def ask(self, question: Q) -> A:
-        """Return the answer; a question whose asker is cancelled may be left out."""
+    def ask(self, question: Q) -> asyncio.Future[A]:
+        """Return the answer that will come; a question may be left out once that is cancelled."""
         future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._asked.append((question, future))
         if self._task is None:
             self._task = asyncio.create_task(self._work(), name="asana-webhooks store")
-        return await future
+        return future
 
     async def _work(self) -> None:
         try:
@@ -69,7 +72,11 @@ class Batcher(Generic[Q, A]):
             self._asked.clear()
         else:
             for future, answer in zip(futures, answers, strict=True):
-                if not future.done():
+                if future.done():
+                    continue
+                if isinstance(answer, StoreError):
+                    future.set_exception(answer)
+                else:
                     future.set_result(answer)
 
 

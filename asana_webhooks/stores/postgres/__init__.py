@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -272,14 +272,14 @@ class PostgresStore:
 
     # Inbox
 
-    async def put(
+    def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
-    ) -> bool:
+    ) -> Awaitable[bool]:
         self._opened()
         kept_reason = None if reason is None else clean(reason)
         if candidate is not None:  # a traceback may show what this frame has
             (candidate,) = hidden([self._cipher.fingerprint(delivery.route, candidate)])
-        return await self._puts.put(delivery, candidate, kept_reason)
+        return self._puts.put(delivery, candidate, kept_reason)
 
     async def notify(self) -> None:
         await self._opened().call("announce", self._schema)

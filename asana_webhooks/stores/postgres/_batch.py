@@ -39,15 +39,16 @@ class PutBatcher:
         self._room, self._looked_at = 0, 0.0
         self._learnt = 0
 
-    async def put(self, delivery: Delivery, candidate: str | None, reason: str | None) -> bool:
+    def put(
+        self, delivery: Delivery, candidate: str | None, reason: str | None
+    ) -> asyncio.Future[bool]:
         """Keep a delivery; see the store. It goes with others that wait."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._queue.append((future, delivery, candidate, reason))
         if not self._sending:
             self._sending = True
             self._server.keep(self._send_all())
-        kept: bool = await self._server.outcome(future)
-        return kept
+        return future
 
     def look_again(self) -> None:
         """Do not rely on the room there was: something else took some."""
@@ -85,9 +86,13 @@ class PutBatcher:
         try:
             (row,) = await self._server.start("put_batch", *self._values(batch))
         except StoreError as error:
-            if isinstance(error, UnfitError) and len(batch) > 1:
-                return batch
-            _fail(batch, error)
+            if isinstance(error, UnfitError):
+                if len(batch) > 1:
+                    return batch
+                _fail(batch, error)
+            else:  # those that wait fail too: a turn of their own would exceed the time of a call
+                _fail([*batch, *self._queue], error)
+                self._queue.clear()
         else:
             self._answer(batch, row)
         return []
@@ -133,8 +138,8 @@ class PutBatcher:
                 future.set_result(place in kept)
 
 
-def _fail(batch: list[_Put], error: StoreError) -> None:
-    for future, *_ in batch:
+def _fail(puts: list[_Put], error: StoreError) -> None:
+    for future, *_ in puts:
         if not future.done():
             failure = StoreError(*error.args)
             failure.__cause__ = error.__cause__

@@ -316,12 +316,12 @@ class RedisStore:
 
     def put(
         self, delivery: Delivery, *, candidate: str | None = None, reason: str | None = None
-    ) -> Coroutine[Any, Any, bool]:
+    ) -> Awaitable[bool]:
         self._opened()
         fingerprint = None
         if candidate is not None:
             fingerprint = self._cipher.fingerprint(delivery.route, candidate)
-        return self._is_kept(put_of(delivery, fingerprint, reason))
+        return self._puts.ask(put_of(delivery, fingerprint, reason))
 
     async def notify(self) -> None:
         await self._opened().publish()
@@ -470,15 +470,14 @@ class RedisStore:
             self._say("a write is left out: it was damaged on the server")
             return None
 
-    async def _is_kept(self, question: Hidden) -> bool:
-        answer = await self._puts.ask(question)
+    def _is_kept(self, answer: bytes) -> bool | StoreError:
         if answer == FULL:
-            raise inbox_full(self._max_waiting)
+            return inbox_full(self._max_waiting)
         if answer == HELD_FULL:
-            raise held_full()
+            return held_full()
         if len(answer) > 1:
-            msg = f"the store on {self._server.address} failed: {damage_of(answer.decode())}"
-            raise StoreError(msg)
+            damage = damage_of(answer.decode())
+            return StoreError(f"the store on {self._server.address} failed: {damage}")
         return answer == KEPT
 
     async def _found(self, asked: Awaitable[bytes | None]) -> Route | None:
@@ -514,10 +513,10 @@ class RedisStore:
         found = await self._server.run(_scripts.LETTERS, limit, begin, end, MAX_CLAIM_BYTES)
         return [dead_letter_of(*entry) for entry in found]
 
-    async def _send_puts(self, puts: Sequence[bytes]) -> Sequence[bytes]:
+    async def _send_puts(self, puts: Sequence[bytes]) -> Sequence[bool | StoreError]:
         limits = (self._max_waiting, MAX_HELD, MAX_HELD_BYTES, KNOWN_FOR)
         kinds, *damages = await self._server.run(_scripts.PUT, *limits, len(puts), b"".join(puts))
-        return answers_of(kinds, damages)
+        return [*map(self._is_kept, answers_of(kinds, damages))]
 
     async def _send_lookups(self, ids: Sequence[bytes]) -> Sequence[bytes | None]:
         found: list[bytes | None] = await self._server.run(_scripts.GET_ROUTES, *ids)
