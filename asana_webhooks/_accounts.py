@@ -105,6 +105,11 @@ class AccountAuth(httpx.Auth):
             if loaded.token == refused.token:
                 return
 
+    def stop(self) -> None:
+        """End a loading that is under way."""
+        if self._loading is not None:
+            self._loading.cancel()
+
     def sync_auth_flow(
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
@@ -330,6 +335,8 @@ class Accounts:
             if is_wished:
                 await self._take_back_surely(parts.name)
             await parts.run(self._turns)
+        except Exception:  # the others go on; the next sweep, or wish, starts this one again
+            logger.exception("account %r is looked after no longer for now", parts.name)
         finally:
             self._running.pop(parts.name, None)
 

@@ -200,7 +200,8 @@ class WebhooksClient(Account):
         self.name = ""
         self._load = tokens
         self._accounts: dict[str, Account] = {}
-        own = token if tokens is None else AccountAuth("", tokens)
+        self._auths: dict[str, AccountAuth] = {}
+        own = token if tokens is None else self._auth_of("", tokens)
         WebhooksApi.__init__(
             self,
             own,
@@ -295,6 +296,8 @@ class WebhooksClient(Account):
                     await self._stack.aclose()
             finally:
                 self._stack = None  # not before: handlers that end may still use the client
+                for auth in self._auths.values():
+                    auth.stop()
                 with anyio.CancelScope(shield=True):
                     await WebhooksApi.aclose(self)
 
@@ -341,7 +344,7 @@ class WebhooksClient(Account):
                     " token of an account, in place of token="
                 )
                 raise RuntimeError(msg)
-            transport = self._transport.for_token(AccountAuth(name, self._load))
+            transport = self._transport.for_token(self._auth_of(name, self._load))
             found = self._accounts[name] = Account(self, name, transport)
             found._writes = self._writes and self._writes.of(name)
         return found
@@ -366,8 +369,15 @@ class WebhooksClient(Account):
         """Return whether there is a token to ask for."""
         return not name or self._load is not None
 
+    def _auth_of(self, name: str, load: LoadToken) -> AccountAuth:
+        self._auths[name] = auth = AccountAuth(name, load)
+        return auth
+
     def _forget_account(self, name: str) -> None:
         self._accounts.pop(name, None)
+        auth = self._auths.pop(name, None)
+        if auth is not None:
+            auth.stop()
 
     # Events
 

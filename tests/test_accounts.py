@@ -311,6 +311,26 @@ async def test_token_that_no_longer_works_disturbs_no_other_account(
         assert all(call.status == 200 for call in events[1:])
 
 
+async def test_mistake_of_one_account_is_logged_and_ends_no_other(
+    make: Make, users: Users, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make()
+    async with client:
+        await keep_all(client, users)
+        acme = client.account("acme")
+
+        def fail() -> float:
+            msg = "no number"
+            raise ArithmeticError(msg)
+
+        monkeypatch.setattr(acme._parts().desired, "_pause", fail)
+        acme.keep(users.projects["acme"])
+        await until(lambda: "'acme' is looked after no longer" in caplog.text)
+        running = {each.get_name() for each in asyncio.all_tasks()}
+        assert "asana-webhooks looking after globex" in running
+        assert "asana-webhooks looking after acme" not in running
+
+
 async def test_account_whose_token_hangs_holds_up_no_other(make: Make, users: Users) -> None:
     async def load(account: str) -> str | httpx.Auth:
         if account == "acme":
@@ -402,7 +422,8 @@ async def test_removed_account_is_gone_from_asana_and_from_the_store(
 
 async def _is_forgotten(store: MemoryStore, account: str) -> bool:
     routes, states = await store.list_routes(account=account), await store.list_states()
-    return not routes and not any(account in state.scope for state in states)
+    known = any(scope.startswith(f"{account}/") for scope in store._remembered)
+    return not routes and not known and not any(account in state.scope for state in states)
 
 
 async def test_waiting_deliveries_of_a_removed_account_are_handled_before_it_is_forgotten(
@@ -450,6 +471,28 @@ async def test_removal_that_asana_was_not_told_of_is_ended_by_the_next_process(
         await until(lambda: users.webhooks("acme") == [])
         await eventually(lambda: _is_forgotten(store, "acme"))
         assert len(users.webhooks("globex")) == 1
+
+
+async def test_account_that_the_next_process_keeps_is_not_removed_by_it(
+    make: Make,
+    users: Users,
+    asana: AsanaSimulator,
+    store: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_asana_transport, "MAX_TRIES", 1)
+    async with make() as client:
+        await keep_all(client, users)
+        asana.faults.add("outage")
+        await client.remove_account("acme")
+    asana.faults.clear()
+    client = make()
+    client.account("acme").keep(users.projects["acme"])
+    async with client:
+        await client.account("acme").kept()
+        await advance(asana, 120.0, client=client)
+        assert len(users.webhooks("acme")) == 1
+        assert all("removing" not in state.scope for state in await store.list_states())
 
 
 @pytest.mark.parametrize("trouble", ["the token is refused", "there is no token"])

@@ -108,6 +108,27 @@ async def test_what_is_kept_is_established_as_soon_as_the_client_is_entered(
         await until(lambda: kinds(notices, asana.project) == ["established"])
 
 
+async def test_handlers_that_come_while_a_webhook_is_established_change_its_filters(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    client = make()
+
+    @client.on("task", action="added")
+    async def handle(event: Event) -> None:
+        pass
+
+    asana.faults.add("slow-handshake")
+    client.keep(asana.project)
+    async with client:
+        await until(asana.create_started.is_set)
+        client.on("task", action="removed", name="another")(handle)
+        await checkpoint()
+        await checkpoint()
+        asana.release_handshake.set()
+        await client.kept()
+        assert [sorted(each) for each in actions(asana)] == [["added", "removed"]]
+
+
 async def test_what_is_kept_later_is_established_too(
     make: MakeClient, asana: AsanaSimulator
 ) -> None:

@@ -452,6 +452,24 @@ async def test_leaving_without_asana_is_carried_out_later(
         await until(lambda: not asana.webhooks)
 
 
+@pytest.mark.parametrize("whose", ["the follow's", "a program's"])
+async def test_webhook_that_was_deleted_on_purpose_does_not_come_back(
+    make: MakeClient, place: Place, asana: AsanaSimulator, whose: str
+) -> None:
+    (project,) = await place.add(1)
+    if whose == "a program's":
+        async with make() as client:
+            await client.ensure(project)
+    client = make()
+    client.follow(place.gid)
+    async with client:
+        await client.kept()
+        (gid,) = (each.gid for each in asana.webhooks.values() if each.resource == project)
+        await client.delete_webhook(gid)
+        await advance(asana, 2 * LOOK, client=client)
+        assert project not in place.watched()
+
+
 async def test_follow_that_another_process_ended_ends_here(
     make: MakeClient,
     place: Place,
@@ -536,9 +554,16 @@ async def test_progress_is_logged_once_a_minute_and_at_the_end(
         await client.kept()
         await until(lambda: "all 4 projects have their webhook" in caplog.text)
         await advance(asana, LOOK, client=client)
+        (new,) = await place.add(1)
+        await advance(asana, LOOK, client=client)
+        await until(lambda: new in place.watched())
+        await advance(asana, module.REPORT_EVERY, client=client)
+        await until(lambda: "all 5 projects have their webhook" in caplog.text)
     lines = [each.message for each in caplog.records if each.name.endswith("_follow")]
-    assert [line for line in lines if "all 4" in line] == lines
-    assert len(lines) == 1
+    assert [line.partition(": ")[2] for line in lines] == [
+        "all 4 projects have their webhook",
+        "all 5 projects have their webhook",
+    ]
 
 
 async def test_account_follows_with_its_own_token(
