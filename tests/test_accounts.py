@@ -427,9 +427,15 @@ async def _is_forgotten(store: MemoryStore, account: str) -> bool:
 
 
 async def test_waiting_deliveries_of_a_removed_account_are_handled_before_it_is_forgotten(
-    make: Make, users: Users, store: MemoryStore
+    make: Make, users: Users, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = make()
+    client, forget, tries = make(), store.forget_account, list[str]()
+
+    async def noted(account: str) -> bool:
+        tries.append(account)
+        return await forget(account)
+
+    monkeypatch.setattr(store, "forget_account", noted)
     handled = list[str]()
 
     @client.on("task", action="added")
@@ -441,16 +447,22 @@ async def test_waiting_deliveries_of_a_removed_account_are_handled_before_it_is_
         await users.change("acme")
         await eventually(lambda: _waits(client))
         await client.remove_account("acme")
+        await until(lambda: tries)
         assert not await _is_forgotten(store, "acme")
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(client.run())
             await until(lambda: set(handled) == {"acme"})
+            await eventually(lambda: _is_settled(client))
             await eventually(lambda: _is_forgotten(store, "acme"))
             running.cancel()
 
 
 async def _waits(client: WebhooksClient) -> bool:
     return (await client.stats()).waiting > 0
+
+
+async def _is_settled(client: WebhooksClient) -> bool:
+    return not await _waits(client)
 
 
 async def test_removal_that_asana_was_not_told_of_is_ended_by_the_next_process(
