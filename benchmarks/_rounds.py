@@ -80,7 +80,7 @@ class Lab:
         deliveries = self._deliveries(series.events)
         deliveries.write(self._folder, int(expected * (self._seconds + WARM_UP)))
         self._serial = deliveries.serial
-        with self._serve(series.server) as server:
+        with self.serve(series.server) as server:
             load = self._load(server)
             result = server.stop()
         load.check(series.server)
@@ -98,10 +98,8 @@ class Lab:
     def latencies(self, name: str, rate: int) -> list[float]:
         """Return the latencies of deliveries that come at a fixed rate, in seconds."""
         warm_up = rate // 2
-        deliveries = self._deliveries(1)
-        requests = deliveries.requests(warm_up + max(1, int(rate * self._seconds)))
-        self._serial = deliveries.serial
-        with self._serve(name) as server:
+        requests = self.requests(warm_up + max(1, int(rate * self._seconds)))
+        with self.serve(name) as server:
             with pinned(LOAD_CORE):
                 latencies = asyncio.run(
                     _pace.measure(
@@ -115,11 +113,19 @@ class Lab:
             check_handled(Series(name, 1), len(requests), server.stop())
         return latencies
 
+    def requests(self, count: int) -> list[bytes]:
+        """Return so many deliveries of one event, as requests, that nobody has sent yet."""
+        deliveries = self._deliveries(1)
+        requests = deliveries.requests(count)
+        self._serial = deliveries.serial
+        return requests
+
     def _deliveries(self, events: int) -> Deliveries:
         return Deliveries(self._route, self._secret, events=events, serial=self._serial)
 
-    def _serve(self, name: str) -> Child:
-        place = self._stores.fresh(name.removesuffix("-uvloop"))
+    def serve(self, name: str) -> Child:
+        """Return the server with this name, to be entered, on an empty store."""
+        place = self._stores.fresh(name.partition("-")[0])
         return Child("_servers.py", name, self._route, self._secret, place, core=SERVER_CORE)
 
     def _load(self, server: Child) -> Load:

@@ -14,15 +14,16 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from _deliveries import SERIAL_DIGITS
+from _deliveries import FIRST_SERIAL, SERIAL_DIGITS
 from _lab import has, say, told_to_end
 from _stores import NEEDS, open_store
 
 if TYPE_CHECKING:  # the servers to compare with shall not carry the package
-    from asana_webhooks import Event
+    from asana_webhooks import Event, WebhooksClient
     from asana_webhooks.stores import Store
 
 DRAIN_TIMEOUT = 60.0
+MOST_WAITING = 10_000_000
 
 Serve = Callable[[str, str, str], Coroutine[Any, Any, None]]
 
@@ -45,21 +46,31 @@ class Tally:
 
 
 class Handled:
-    """The events that reached the handler, each counted, so that a repeat is noticed."""
+    """The events that reached the handler, each counted, so that a repeat is noticed.
+
+    Of a delivery one bit is kept, by the serial number of its last event: a soak has millions.
+    """
 
     def __init__(self) -> None:
-        self.gids: list[str] = []
+        self.events = 0
         self.last = 0.0
+        self._serials = bytearray()
 
     async def handle(self, event: "Event") -> None:
         """Note one event."""
-        self.gids.append(event.resource.gid)
+        gid = event.resource.gid
+        if len(gid) == SERIAL_DIGITS:
+            place, bit = divmod(int(gid) - FIRST_SERIAL, 8)
+            if place >= len(self._serials):
+                self._serials.extend(bytes(place + 1024 - len(self._serials)))
+            self._serials[place] |= 1 << bit
+        self.events += 1
         self.last = time.monotonic()
 
     def report(self) -> None:
-        """Print the result; a delivery is known by the serial number of its last event."""
-        serials = {gid for gid in self.gids if len(gid) == SERIAL_DIGITS}
-        say(handled=len(serials), events=len(self.gids), last=self.last)
+        """Print the result."""
+        handled = int.from_bytes(self._serials, "little").bit_count()
+        say(handled=handled, events=self.events, last=self.last)
 
 
 async def serve_bare(route: str, secret: str, place: str) -> None:
@@ -97,14 +108,37 @@ def serving(name: str) -> Serve:
     return serve
 
 
-async def _serve_client(store: "Store", route: str, secret: str) -> None:
+def receiving(name: str) -> Serve:
+    """Return the client's own receiver with this store; nobody handles what it has stored."""
+
+    async def serve(route: str, secret: str, place: str) -> None:
+        await _serve_receiver(open_store(name, place, max_waiting=MOST_WAITING), route, secret)
+
+    return serve
+
+
+async def _serve_receiver(store: "Store", route: str, secret: str) -> None:
+    client = _client(store)
+    ended = told_to_end()
+    async with client:
+        await _confirm(store, route, secret)
+        say(port=client.port)
+        await ended.wait()
+        say(handled=(await store.counts()).waiting, events=None, last=0.0)
+
+
+def _client(store: "Store") -> "WebhooksClient":
     from asana_webhooks import WebhooksClient
 
-    handled = Handled()
     nowhere = "http://127.0.0.1:9"
-    client = WebhooksClient(
+    return WebhooksClient(
         "token", public_url=f"{nowhere}/hooks", base_url=nowhere, store=store, port=0
     )
+
+
+async def _serve_client(store: "Store", route: str, secret: str) -> None:
+    handled = Handled()
+    client = _client(store)
     client.on()(handled.handle)
     ended = told_to_end()
     async with client:
@@ -134,9 +168,61 @@ async def _emptied(store: "Store") -> None:
                 await asyncio.sleep(0.01)
 
 
+async def serve_asgi(route: str, secret: str, place: str) -> None:
+    """Read the body and answer 200, the least that an application on an ASGI server can do."""
+    tally = Tally()
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return  # of a lifespan: there is nothing to start
+        while (await receive()).get("more_body"):
+            pass
+        if scope["method"] == "POST":
+            tally.count()
+        await send(start)
+        await send({"type": "http.response.body", "body": b""})
+
+    await _serve_asgi(app, tally)
+
+
+async def serve_starlette(route: str, secret: str, place: str) -> None:
+    """The same with a route and a request of Starlette."""
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    tally = Tally()
+
+    async def receive(request: Request) -> Response:
+        await request.body()
+        tally.count()
+        return Response()
+
+    async def healthz(request: Request) -> Response:
+        return Response()
+
+    routes = [Route("/hooks/{route}", receive, methods=["POST"]), Route("/healthz", healthz)]
+    await _serve_asgi(Starlette(routes=routes), tally)
+
+
+async def _serve_asgi(app: Any, tally: Tally) -> None:
+    import uvicorn
+
+    told_to_end()
+    config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no such event
+        await asyncio.sleep(0.01)
+    say(port=server.servers[0].sockets[0].getsockname()[1])
+    await serving  # uvicorn takes the signal
+    tally.report()
+
+
 async def serve_fastapi(route: str, secret: str, place: str) -> None:
     """The receiver that many deploy: signature checked, body parsed, nothing kept."""
-    import uvicorn
     from fastapi import FastAPI, Request, Response
 
     tally = Tally()
@@ -156,15 +242,7 @@ async def serve_fastapi(route: str, secret: str, place: str) -> None:
     async def healthz() -> Response:
         return Response()
 
-    told_to_end()
-    config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no such event
-        await asyncio.sleep(0.01)
-    say(port=server.servers[0].sockets[0].getsockname()[1])
-    await serving  # uvicorn takes the signal
-    tally.report()
+    await _serve_asgi(app, tally)
 
 
 def serve_flask(route: str, secret: str, place: str) -> None:
@@ -210,14 +288,20 @@ def _port(arbiter: Any) -> int:
 
 SERVERS: dict[str, Serve] = {
     "bare": serve_bare,
+    "asgi": serve_asgi,
+    "starlette": serve_starlette,
     "fastapi": serve_fastapi,
     **{name: serving(name) for name in NEEDS},
+    **{f"{name}-alone": receiving(name) for name in NEEDS},
 }
+
+
+ON_UVICORN = ("asgi", "starlette", "fastapi")
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return what makes the loop: uvloop when it is asked for, for uvicorn whenever it is there."""
-    if name.endswith("-uvloop") or (name == "fastapi" and has("uvloop")):
+    if name.endswith("-uvloop") or (name in ON_UVICORN and has("uvloop")):
         import uvloop
 
         return uvloop.new_event_loop

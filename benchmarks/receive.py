@@ -17,6 +17,9 @@ memory              the client with the memory store
 sqlite              the client with the SQLite store: on the disk before it is answered
 valkey              the client with the Redis store on a Valkey, ``appendfsync everysec``
 postgres            the client with the PostgreSQL store, ``synchronous_commit`` on
+…-alone             ``memory`` and ``sqlite`` with nobody who handles what was stored
+asgi                an application on uvicorn that reads the body and answers 200
+starlette           the same with Starlette
 fastapi             FastAPI on uvicorn: checks the signature, parses the body, keeps nothing
 flask               the same with Flask on gunicorn, one synchronous worker
 …-uvloop            ``bare`` and the client with each store on uvloop
@@ -90,10 +93,21 @@ TITLES = {
     "valkey-uvloop": "Valkey store, uvloop",
     "postgres": "PostgreSQL store",
     "postgres-uvloop": "PostgreSQL store, uvloop",
+    "memory-alone": "memory store, no handlers",
+    "memory-alone-uvloop": "memory store, no handlers, uvloop",
+    "sqlite-alone": "SQLite store, no handlers",
+    "sqlite-alone-uvloop": "SQLite store, no handlers, uvloop",
+    "asgi": "bare ASGI",
+    "starlette": "Starlette",
     "fastapi": "FastAPI",
     "flask": "Flask on gunicorn, sync",
 }
-NEEDS = {**STORES, "fastapi": ("fastapi", "uvicorn"), "flask": ("flask", "gunicorn")}
+ON_UVICORN = ("asgi", "starlette", "fastapi")
+NEEDS = {
+    **STORES,
+    **{name: ("uvicorn", name)[: 1 + (name != "asgi")] for name in ON_UVICORN},
+    "flask": ("flask", "gunicorn"),
+}
 LATENCY_OF = ("bare", "sqlite", "sqlite-uvloop", "valkey", "postgres")
 DISTRIBUTIONS = (
     *("asana-webhooks", "aiohttp", "msgspec", "uvloop"),
@@ -189,7 +203,7 @@ def _rate_row(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['ratio']:.2f}",
         f"{lowest:,.0f} to {highest:,.0f}",
         f"{1e6 * row['cpu']:.0f} µs" if row["cpu"] else "",
-        f"{row['behind']:.2f} s" if row["server"].startswith(tuple(STORES)) else "",
+        f"{row['behind']:.2f} s" if row["server"].removesuffix("-uvloop") in STORES else "",
     )
 
 
@@ -208,10 +222,10 @@ def print_latencies(rows: Sequence[dict[str, Any]]) -> None:
 
 def title(name: str) -> str:
     """Return what a server is called in tables."""
-    if name != "fastapi":
+    if name not in ON_UVICORN:
         return TITLES[name]
     loop = "uvloop" if has("uvloop") else "asyncio"
-    return f"FastAPI on uvicorn ({loop}, {'httptools' if has('httptools') else 'h11'})"
+    return f"{TITLES[name]} on uvicorn ({loop}, {'httptools' if has('httptools') else 'h11'})"
 
 
 def arguments() -> argparse.Namespace:
@@ -256,7 +270,7 @@ def chosen(only: Sequence[str]) -> list[str]:
 
 def is_installed(name: str) -> bool:
     """Return whether what a server needs is there, and tell if not."""
-    needs = (*NEEDS.get(name.removesuffix("-uvloop"), ()), *["uvloop"] * name.endswith("-uvloop"))
+    needs = (*NEEDS.get(name.partition("-")[0], ()), *["uvloop"] * name.endswith("-uvloop"))
     if not has(*needs):
         note(f"{name} is left out: install {' and '.join(needs)}")
     return has(*needs)
