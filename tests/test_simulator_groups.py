@@ -316,6 +316,22 @@ async def test_duplicate_of_a_project_has_its_sections_and_tasks(world: World) -
     assert len(await world.gids(f"/projects/{copy}/tasks")) == 3
 
 
+# Goals
+
+
+async def test_goal_is_made_changed_followed_and_deleted(world: World) -> None:
+    goal = await world.post("/goals", name="Be quick", workspace="1331", team="1350")
+    path = f"/goals/{goal['gid']}"
+    assert (await world.put(path, status="green", notes="Soon"))["status"] == "green"
+    followed = await world.post(f"{path}/addFollowers", followers=["1202"])
+    assert [each["gid"] for each in followed["followers"]] == ["1201", "1202"]
+    assert await world.gids("/goals", team="1350", is_workspace_level="true") == [goal["gid"]]
+    assert await world.gids("/goals", workspace="1331", is_workspace_level="false") == []
+    await world.api.delete(path)
+    assert await world.gids("/goals", workspace="1331") == []
+    assert await world.refused("POST", "/goals", {"name": "x"}) == (400, "workspace: Missing input")
+
+
 # Order
 
 

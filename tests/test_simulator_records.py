@@ -77,6 +77,7 @@ def furnish(world: World) -> dict[str, str]:
     tag = world.post("/tags", name="Urgent", color="dark-red", **workspace)
     world.http.post(f"/tasks/{task['gid']}/addTag", json={"data": {"tag": tag["gid"]}})
     story = world.post(f"/tasks/{task['gid']}/stories", text="Hello & welcome")
+    goal = world.post("/goals", name="Be quick", workspace="1331", team="1350")
     portfolio = world.post("/portfolios", name="All", **workspace)
     item = {"data": {"item": "8675309"}}
     world.http.post(f"/portfolios/{portfolio['gid']}/addItem", json=item)
@@ -118,6 +119,7 @@ def furnish(world: World) -> dict[str, str]:
     shares = (world.get(f"/portfolios/{portfolio['gid']}/portfolio_memberships"))[0]
     teams = (world.get("/team_memberships", team="1350"))[0]
     return made | {
+        "goal_gid": goal["gid"],
         "project_membership_gid": made["membership_gid"],
         "portfolio_membership_gid": shares["gid"],
         "team_membership_gid": teams["gid"],

@@ -36,7 +36,9 @@ def changes(kind: Kind) -> Operation:
         like(call, thing)
         return call.one(thing)
 
-    return Operation(change, (*kind.writable, *(LIKED if "liked" in kind.fields else ())), kind)
+    return Operation(
+        change, (*kind.writable, *(name for name in LIKED if name in kind.fields)), kind
+    )
 
 
 LIKED = ("liked", "hearted")
