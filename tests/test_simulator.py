@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 from support.plain_http import NO_TLS
 
-from asana_webhooks.simulator import AsanaSimulator, Fault, Faults, simulator
+from asana_webhooks.simulator import AsanaSimulator, Fault, Faults, arguments
 from asana_webhooks.simulator.filters import checked_filters
 from asana_webhooks.simulator.responses import Refused
 from asana_webhooks.simulator.webhook_creation import Targets
@@ -1223,7 +1223,7 @@ def test_argument_of_another_type_is_named(name: str, value: Any) -> None:
 
 
 def test_each_argument_has_its_type() -> None:
-    assert set(simulator._TYPES) == set(inspect.signature(AsanaSimulator).parameters)
+    assert set(arguments._TYPES) == set(inspect.signature(AsanaSimulator).parameters)
 
 
 def test_base_url_is_known_inside_async_with_only() -> None:

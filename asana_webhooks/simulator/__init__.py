@@ -11,11 +11,11 @@
 
 It knows the five operations on webhooks, the handshake, signed deliveries with retries, heartbeats,
 a clock that can be driven, and named faults; the work that causes events, which Asana's own clients
-can do too: workspaces, teams, users, projects, sections, tasks, tags and comments; the stream of
-events with its sync tokens; OAuth with scopes; pages, limits and announced changes. Other processes
-drive it by the calls of ``control.py``; ``watch`` is told what goes over the wire, and what never
-does. Of the package it shares only the signature, so that a mistake of the client is not also a
-mistake here. Everything lives in memory.
+can do too, by many of its users; the stream of events with its sync tokens; OAuth with scopes;
+pages, limits and announced changes. ``docs/simulator.md`` lists the operations that it serves.
+Other processes drive it by the calls of ``control.py``; ``watch`` is told what goes over the wire,
+and what never does. Of the package it shares only the signature, so that a mistake of the client is
+not also a mistake here. Everything lives in memory.
 """
 
 from __future__ import annotations

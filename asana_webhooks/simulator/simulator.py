@@ -7,11 +7,9 @@ import copy
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
-from itertools import chain
-from types import NoneType
 from typing import Any
 
 import anyio
@@ -19,6 +17,17 @@ import msgspec
 from aiohttp import web
 
 from .app import API, KINDS, application
+from .arguments import (
+    LONGEST,
+    NUMBER,
+    check_address,
+    check_limits,
+    check_seconds,
+    check_share,
+    check_type,
+    check_types,
+    checked_names,
+)
 from .call import Service
 from .control import CONTROL
 from .deliveries import Deliveries
@@ -50,7 +59,6 @@ __all__ = ["AsanaSimulator"]
 logger = logging.getLogger(__name__)
 
 CLOSING_TIMEOUT = 5.0
-LONGEST = 1_000_000_000  # seconds, some 31 years: much more would end the dates that Python knows
 MOST_CALLS = 10_000
 PATIENCE = 20.0  # seconds beyond a target's own that one step of the driven clock may take
 
@@ -133,23 +141,23 @@ class AsanaSimulator:
         system_stories: bool = False,
         watch: Watch | None = None,
     ) -> None:
-        _check_types(locals())
-        _check_address(host, port)
+        check_types(locals())
+        check_address(host, port)
         if frozen_at is not None and frozen_at.tzinfo is None:
             msg = "frozen_at must know its time zone, such as datetime(2026, 7, 1, tzinfo=UTC)"
             raise ValueError(msg)
-        _check_seconds(retry_delay=retry_delay, delivery_timeout=delivery_timeout)
-        _check_seconds(sync_lasts=sync_lasts)
-        _check_seconds(zero=True, gather_for=gather_for, give_up_after=give_up_after)
-        _check_seconds(zero=True, retry_after=retry_after, stream_lag=stream_lag)
-        _check_share(drop_share)
-        _check_limits(
+        check_seconds(retry_delay=retry_delay, delivery_timeout=delivery_timeout)
+        check_seconds(sync_lasts=sync_lasts)
+        check_seconds(zero=True, gather_for=gather_for, give_up_after=give_up_after)
+        check_seconds(zero=True, retry_after=retry_after, stream_lag=stream_lag)
+        check_share(drop_share)
+        check_limits(
             rate_limit=rate_limit,
             concurrent_gets=concurrent_gets,
             concurrent_writes=concurrent_writes,
         )
         self._host, self._port = host, port
-        self._host_names = _checked_names(host_names)
+        self._host_names = checked_names(host_names)
         self._state = State(frozen_at)
         fill(self._state)
         self.faults: Faults = Faults()
@@ -509,7 +517,7 @@ class AsanaSimulator:
             ("minutes", minutes, 60),
             ("seconds", seconds, 1),
         ):
-            _check_type(name, value, _NUMBER)
+            check_type(name, value, NUMBER)
             if not -LONGEST <= value <= LONGEST:
                 msg = f"{name} must be a number of {name} up to {LONGEST}"
                 raise ValueError(msg)
@@ -522,95 +530,3 @@ class AsanaSimulator:
 
 def _nobody_watches(_: Traffic) -> None:
     pass
-
-
-_NUMBER = (int, float), "a number"
-_LIMIT = (int, NoneType), "a whole number, or None for no limit"
-_FLAG = (bool,), "True or False"
-_HOSTS = (Collection,), "a collection of host names"
-_TEXTS = (Mapping, NoneType), "a mapping of texts to texts, or None"
-_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "host": ((str,), "a host name"),
-    "port": ((int,), "a port"),
-    "host_names": _HOSTS,
-    "allow_local": _FLAG,
-    "allow_hosts": _HOSTS,
-    "gather_for": _NUMBER,
-    "retry_delay": _NUMBER,
-    "delivery_timeout": _NUMBER,
-    "give_up_after": _NUMBER,
-    "retry_after": ((int,), "a whole number"),
-    "rate_limit": _LIMIT,
-    "concurrent_gets": _LIMIT,
-    "concurrent_writes": _LIMIT,
-    "drop_share": _NUMBER,
-    "sync_lasts": _NUMBER,
-    "stream_lag": _NUMBER,
-    "changes": _TEXTS,
-    "oauth_clients": _TEXTS,
-    "consents": _FLAG,
-    "rotates": _FLAG,
-    "frozen_at": ((datetime, NoneType), "a time, or None"),
-    "strict": _FLAG,
-    "system_stories": _FLAG,
-    "watch": ((Callable, NoneType), "a function, or None"),  # type: ignore[dict-item] # for isinstance
-}
-"""The types of the constructor's arguments, and the words for them."""
-
-
-def _check_types(arguments: Mapping[str, object]) -> None:
-    """Raise TypeError for an argument of another type, or one that holds what is no text."""
-    for name, rule in _TYPES.items():
-        value = arguments[name]
-        _check_type(name, value, rule)
-        items: Iterable[object] = value if isinstance(value, Collection) else ()
-        if isinstance(value, Mapping):
-            items = chain.from_iterable(value.items())
-        if not all(isinstance(item, str) for item in items):
-            msg = f"{name} must be {rule[1]}"
-            raise TypeError(msg)
-
-
-def _check_type(name: str, value: object, rule: tuple[tuple[type, ...], str]) -> None:
-    """Raise TypeError for a value of another type; True is no number."""
-    types, words = rule
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        msg = f"{name} must be {words}, not {type(value).__name__}"
-        raise TypeError(msg)
-
-
-def _check_address(host: str, port: int) -> None:
-    if not host:
-        msg = "host must name the interface to listen on, such as 127.0.0.1"
-        raise ValueError(msg)
-    if not 0 <= port <= 65_535:
-        msg = f"port must be between 0 (any free one) and 65535, not {port}"
-        raise ValueError(msg)
-
-
-def _check_seconds(*, zero: bool = False, **durations: float) -> None:
-    for name, seconds in durations.items():
-        if not (0 < seconds <= LONGEST or (zero and seconds == 0)):
-            kind = "a number" if zero else "a positive number"
-            msg = f"{name} must be {kind} of seconds up to {LONGEST}, not {seconds}"
-            raise ValueError(msg)
-
-
-def _check_share(share: float) -> None:
-    if not 0 < share <= 1:
-        msg = f"drop_share must be more than 0 and at most 1, not {share}"
-        raise ValueError(msg)
-
-
-def _check_limits(**limits: int | None) -> None:
-    for name, limit in limits.items():
-        if limit is not None and limit < 1:
-            msg = f"{name} must be a number of calls from 1 on, or None for no limit, not {limit}"
-            raise ValueError(msg)
-
-
-def _checked_names(names: Collection[str]) -> Collection[str]:
-    if isinstance(names, str):
-        msg = f"host_names is a collection of host names; write ({names!r},)"
-        raise ValueError(msg)
-    return names
