@@ -30,6 +30,7 @@ from asana_webhooks import _endpoint as endpoint_module
 from asana_webhooks._background import background_task
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.simulator.threaded import threaded_simulator
+from asana_webhooks.stores import Store
 from asana_webhooks.stores.urls import open_store
 
 MakeClient = Callable[..., WebhooksClient]
@@ -276,18 +277,34 @@ async def test_client_that_was_closed_says_so_and_may_be_entered_again(
         assert list(await client.get_webhooks(asana.workspace)) == []
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def store_of(kind: str, folder: Path) -> str | Store:
+    if kind == "memory":
+        return "memory:"
+    if kind == "sqlite":
+        return f"sqlite:///{folder}/store.db"
+    from support.replicas import shared_place_of  # it loads the servers
+
+    return shared_place_of(kind, folder).store()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("memory", "sqlite"),
+        pytest.param("valkey", marks=pytest.mark.servers),
+        pytest.param("postgres", marks=pytest.mark.servers),
+    ],
+)
 def test_client_may_be_entered_in_one_event_loop_after_the_other(tmp_path: Path, kind: str) -> None:
     """As a client of a module is, that two tests or two invocations use."""
     with threaded_simulator(retry_delay=0.01, gather_for=0) as asana:
-        url = "memory:" if kind == "memory" else f"sqlite:///{tmp_path}/store.db"
         port = free_tcp_port()
         client = WebhooksClient(
             "a-token",
             base_url=asana.base_url,
             public_url=f"http://127.0.0.1:{port}",
             port=port,
-            store=url,
+            store=store_of(kind, tmp_path),
         )
         client.keep(asana.project)
         seen = gids_of(client)

@@ -26,7 +26,6 @@ from asana_webhooks import (
     MemoryStore,
     Notice,
     Source,
-    SqliteStore,
     StoreError,
     WebhookFilter,
     WebhooksClient,
@@ -961,30 +960,61 @@ async def test_trouble_that_is_over_has_its_stream_read(
         assert len(events_calls) == 1
 
 
-KILLS = int(os.environ.get("ASANA_WEBHOOKS_KILLS", "8"))
+KILLS = int(os.environ.get("ASANA_WEBHOOKS_KILLS", "4"))
 """How often the reader is killed."""
+
+READERS = int(os.environ.get("ASANA_WEBHOOKS_READERS", "3"))
+"""How many processes share a store."""
+
+
+EACH_KIND = pytest.mark.parametrize(
+    "kind",
+    [
+        "sqlite",
+        pytest.param("valkey", marks=pytest.mark.servers),
+        pytest.param("postgres", marks=pytest.mark.servers),
+    ],
+)
+
+
+class Readers:
+    """Programs that read the streams of a store of this kind, as processes of their own."""
+
+    def __init__(self, kind: str, folder: Path, public_url: str, asana: AsanaSimulator) -> None:
+        from support.replicas import shared_place_of  # it loads the servers
+
+        self.place = shared_place_of(kind, folder)
+        self._arguments = (kind, self.place.address, self.place.name, public_url, asana.base_url)
+
+    async def start(self, how: str) -> asyncio.subprocess.Process:
+        """Return a process that is about to read."""
+        command = (sys.executable, "-m", "support.reader", *self._arguments, how)
+        reader = await asyncio.create_subprocess_exec(*command, stdout=PIPE, cwd=SUPPORT.parent)
+        assert reader.stdout is not None
+        assert await reader.stdout.readline() == b"reads\n"
+        return reader
+
+
+@pytest.fixture
+def readers(kind: str, tmp_path: Path, free_port: int, asana: AsanaSimulator) -> Readers:
+    return Readers(kind, tmp_path, f"http://127.0.0.1:{free_port}/hooks", asana)
 
 
 @pytest.mark.slow
+@EACH_KIND
 async def test_reader_that_is_killed_at_any_instant_loses_and_repeats_nothing(
-    make_client: MakeClient, asana: AsanaSimulator, tmp_path: Path, free_port: int
+    make_client: MakeClient, asana: AsanaSimulator, readers: Readers
 ) -> None:
-    url = f"sqlite:///{tmp_path}/store.db"
-    arguments = (url, f"http://127.0.0.1:{free_port}/hooks", asana.base_url)
     dice = random.Random(3)  # noqa: S311 - the same each time
-    program = Program(make_client, asana, lambda: SqliteStore(tmp_path / "store.db"))
-    async with program.running() as client:
-        await client.kept()
+    program = Program(make_client, asana, readers.place.store)
+    async with program.running():
+        pass
     tasks: list[str] = []
     for _ in range(KILLS):
         with faulty(asana, "outage"):
             tasks += await change(asana, 100)
         await asana.advance(minutes=12)
-        reader = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "support.reader", *arguments, stdout=PIPE, cwd=SUPPORT.parent
-        )
-        assert reader.stdout is not None
-        assert await reader.stdout.readline() == b"reads\n"
+        reader = await readers.start("always")
         await asyncio.sleep(dice.uniform(0, 0.1))
         reader.kill()
         await reader.wait()
@@ -993,3 +1023,36 @@ async def test_reader_that_is_killed_at_any_instant_loses_and_repeats_nothing(
         await client.reconcile()
         await all_of(program, tasks)
         assert (await the_one(client)).gaps == ()
+
+
+@pytest.mark.slow
+@EACH_KIND
+async def test_of_some_processes_on_one_store_one_reads(
+    make_client: MakeClient,
+    asana: AsanaSimulator,
+    readers: Readers,
+    events_calls: list[Call],
+) -> None:
+    program = Program(make_client, asana, readers.place.store)
+    async with program.running():
+        pass
+    with faulty(asana, "outage"):
+        tasks = await change(asana, 250)
+    await asana.advance(minutes=12)
+    events_calls.clear()
+    processes = await asyncio.gather(*(readers.start("when due") for _ in range(READERS)))
+    async with readers.place.store() as store:
+        (route,) = await store.list_routes()
+
+        async def is_recovered() -> bool:
+            waiting = await store.peek(route.id)
+            return sum(each.body.count(b'"added"') for each in waiting) >= len(tasks)
+
+        await eventually(is_recovered)
+    for process in processes:
+        process.kill()
+        await process.wait()
+    asked = [call.query for call in events_calls]
+    assert len(asked) == len(set(asked))  # no page of the stream was asked for twice
+    async with program.running():
+        await all_of(program, tasks)
