@@ -76,7 +76,7 @@ class _Body:
 
 async def _send(send: Send, response: Response, *, unread: _Body | None) -> None:
     """Send the answer; close the connection behind it when a body is left unread."""
-    text = f"{response.reason}\n".encode() if response.reason else b""
+    text = response.body
     headers = [
         (b"content-length", str(len(text)).encode()),
         (b"content-type", b"text/plain; charset=utf-8"),

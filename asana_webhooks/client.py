@@ -17,7 +17,6 @@ from ._background import background_task
 from ._clock import Clock
 from ._components import Components, join
 from ._dead_letters import iter_dead_letters
-from ._endpoint import Endpoint
 from ._establish import check_public_url
 from ._inbox import INBOX_OPTIONS
 from ._ledger import close_gap
@@ -35,6 +34,7 @@ from ._options import (
 )
 from ._receiver_aiohttp import MAX_CONNECTIONS, aiohttp_app
 from ._receiver_asgi import AsgiApp
+from ._receiver_bytes import Headers, answer
 from .account import Account
 from .api import WebhooksApi
 from .models import (
@@ -45,7 +45,7 @@ from .models import (
     check_gid,
 )
 from .notices import N
-from .protocol import MAX_BODY
+from .protocol import MAX_BODY, Response
 from .router import F, H, Router
 from .stores import Store
 from .stores.urls import store_of
@@ -540,10 +540,16 @@ class WebhooksClient(Account):
         """An ASGI application to mount; enter the client in the lifespan around it."""
         return AsgiApp(self._configured().endpoint)
 
-    @property
-    def endpoint(self) -> Endpoint:
-        """The part that answers requests, for another kind of server; enter the client too."""
-        return self._configured().endpoint
+    async def handle(self, method: str, path: str, headers: Headers, body: bytes) -> Response:
+        """Return the answer to a request that another kind of server has read, to be given as is.
+
+        What it causes is stored before. ``path`` is as it came, not decoded, ``headers`` are a
+        mapping or pairs of str or bytes, all of them, repeats kept, and ``body`` is raw. The
+        ``Response`` has a ``status``, ``headers`` as pairs, and a ``body``; its Content-Length
+        is left to the server. Raises TypeError for what is none of that, and RuntimeError when the
+        client is not open.
+        """
+        return await answer(self._opened().endpoint, method, path, headers, body)
 
     def _configured(self) -> Components:
         if self._components is None:

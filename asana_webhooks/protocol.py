@@ -104,13 +104,19 @@ class Request(_Redacted, msgspec.Struct, kw_only=True, gc=False):
 class Response(_Redacted, msgspec.Struct, frozen=True, gc=False):
     """An answer: its status, headers, and one line of plain text that quotes nothing.
 
-    ``closes`` says that the connection ends: nobody knows when the rest of the request would.
+    ``closes`` says that the connection ends, unless the whole request was read: nobody knows when
+    the rest of it would come.
     """
 
     status: int
     reason: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     closes: bool = False
+
+    @property
+    def body(self) -> bytes:
+        """The reason as a line, empty when there is none."""
+        return f"{self.reason}\n".encode() if self.reason else b""
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"

@@ -239,13 +239,15 @@ async def test_client_without_public_url_opens_no_port_and_no_file(
         assert page.data == ()
         assert threading.active_count() == threads
         assert client.port is None
-        for call in (client.establish("1"), client.ensure("1"), client.run(), client.stats()):
+        for call in (
+            *(client.establish("1"), client.ensure("1"), client.run(), client.stats()),
+            client.handle("POST", "/", {}, b""),
+        ):
             with pytest.raises(RuntimeError, match="public_url"):
                 await call
         for use in (
             *(client.events, client.aiohttp_app, lambda: client.asgi),
             client.iter_dead_letters,
-            lambda: client.endpoint,
         ):
             with pytest.raises(RuntimeError, match="public_url"):
                 use()

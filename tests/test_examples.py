@@ -53,7 +53,7 @@ BOTS = {  # with what they read beside what service.py reads
 LOOK_UP = {"slack_bot.py"}
 """Bots that ask Asana for the task, and tell its name."""
 
-PROGRAMS = {"events_loop.py", "gap_tasks.py", "service.py"}
+PROGRAMS = {"events_loop.py", "gap_tasks.py", "sanic_app.py", "service.py", "tornado_app.py"}
 
 MANY = {"saas.py", "whole_workspace.py"}  # of which each has a test of its own
 

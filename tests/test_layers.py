@@ -40,7 +40,7 @@ LAYERS = (
     {"_claims", "_recovery"},
     {"_workers"},
     {"_inbox", "_reconciliation"},
-    {"_desired", "_receiver_aiohttp", "_receiver_asgi", "simulator"},
+    {"_desired", "_receiver_aiohttp", "_receiver_asgi", "_receiver_bytes", "simulator"},
     {"_follow"},
     {"_accounts"},
     {"_components"},

@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
@@ -22,6 +22,7 @@ from support.doors import (
     ROUTE,
     SECRET,
     UNKNOWN,
+    WHOLE,
     Ask,
     Case,
     Exchange,
@@ -138,18 +139,25 @@ async def receiver() -> AsyncIterator[Ask]:
         yield ask
 
 
+class Door(NamedTuple):
+    name: str
+    ask: Ask
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=DOORS[1:])
-async def door(request: pytest.FixtureRequest) -> AsyncIterator[Ask]:
+async def door(request: pytest.FixtureRequest) -> AsyncIterator[Door]:
     async with opening(request.param, make_endpoint(await make_store())) as ask:
-        yield ask
+        yield Door(request.param, ask)
 
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-async def test_answer_is_the_same_at_every_door(receiver: Ask, door: Ask, case: Case) -> None:
-    answer = await door(case)
+async def test_answer_is_the_same_at_every_door(receiver: Ask, door: Door, case: Case) -> None:
+    answer, expected = await door.ask(case), await receiver(case)
     assert answer.status == case.status
-    assert answer == await receiver(case)
+    if door.name in WHOLE:
+        expected.headers.pop("connection", None)
+    assert answer == expected
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -221,7 +229,8 @@ async def test_body_in_two_transfer_codings_is_refused_and_its_connection_closed
     coded = signed(501, (b"Transfer-Encoding", b"gzip, chunked"), chunked=True)
     async with opening(door_name, make_endpoint(await make_store())) as ask:
         answer = await ask(coded)
-    assert (answer.status, answer.headers["connection"]) == (501, "close")
+    closing = None if door_name in WHOLE else "close"
+    assert (answer.status, answer.headers.get("connection")) == (501, closing)
 
 
 async def fail(*args: object, **kwargs: object) -> None:

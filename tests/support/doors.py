@@ -1,6 +1,7 @@
 """The ways into an endpoint: what is asked at each of them, and how.
 
-A door is aiohttp's receiver, alone or mounted, or the ASGI application, by hand or on a server.
+A door is aiohttp's receiver, alone or mounted, the ASGI application, by hand or on a server, or
+what takes a request that is there whole.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from starlette.routing import Mount
 from asana_webhooks._endpoint import Endpoint
 from asana_webhooks._receiver_aiohttp import Receiver, aiohttp_app
 from asana_webhooks._receiver_asgi import AsgiApp
+from asana_webhooks._receiver_bytes import answer
 from asana_webhooks.models import Route
 from asana_webhooks.signature import sign
 from asana_webhooks.stores.memory import MemoryStore
@@ -163,7 +165,11 @@ async def on_aiohttp(endpoint: Endpoint, *middlewares: Any) -> AsyncIterator[int
 DOORS = [
     *("aiohttp", "mounted in aiohttp"),
     *("ASGI", "in Starlette", "in FastAPI", "on uvicorn", "in FastAPI on uvicorn"),
+    "bytes",
 ]
+
+WHOLE = {"bytes"}
+"""Doors that get a request when all of it was read: they close no connection."""
 
 
 @asynccontextmanager
@@ -179,6 +185,8 @@ async def opening(door: str, endpoint: Endpoint) -> AsyncIterator[Ask]:
     elif "uvicorn" in door:
         async with on_uvicorn(fastapi(app) if "FastAPI" in door else app) as port:
             yield by_socket(port)
+    elif door == "bytes":
+        yield by_bytes(endpoint)
     else:
         yield by_hand(
             {"ASGI": app, "in Starlette": starlette(app), "in FastAPI": fastapi(app)}[door]
@@ -226,6 +234,19 @@ def same(status: int, headers: dict[str, str], body: bytes) -> Answer:
     if status in (408, 413, 501):
         kept.add("connection")
     return Answer(status, {name: headers[name] for name in kept & headers.keys()}, body)
+
+
+def by_bytes(endpoint: Endpoint) -> Ask:
+    async def ask(case: Case) -> Answer:
+        length = [] if case.chunked else [(b"Content-Length", b"%d" % len(case.body))]
+        headers = [*case.headers, *length]
+        with guard():
+            response = await answer(endpoint, case.method, case.path, headers, case.body)
+        found = {name.lower(): value for name, value in response.headers}
+        found["content-length"] = str(len(response.body))
+        return same(response.status, found, response.body)
+
+    return ask
 
 
 def by_hand(app: Any) -> Ask:

@@ -58,7 +58,7 @@ from asana_webhooks import (
 )
 from asana_webhooks.auth import OUT_OF_BAND, AsanaOAuth, Authorization, Token, TokenFile, login
 from asana_webhooks.otel import OpenTelemetry
-from asana_webhooks.protocol import Request, Response, route_of
+from asana_webhooks.protocol import Response
 from asana_webhooks.simulator import (
     AsanaSimulator,
     Attempt,
@@ -486,12 +486,12 @@ def mount_in_aiohttp() -> web.Application:
 
 
 async def answer_in_a_server_of_another_kind(path: str, body: bytes) -> int:
-    async def receive() -> tuple[bytes, bool]:
-        return body, False
-
-    request = Request(method="POST", route=route_of(path), length=len(body))
-    response = await mounted.endpoint.handle(request, receive)
+    response = await mounted.handle("POST", path, {"X-Hook-Secret": "s" * 32}, body)
     assert_type(response, Response)
+    assert_type(response.headers, tuple[tuple[str, str], ...])
+    assert_type(response.body, bytes)
+    await mounted.handle("POST", path, [(b"X-Hook-Secret", b"s" * 32)], body)
+    await mounted.handle("POST", path, [("X-Hook-Secret", "s" * 32)], body)
     return response.status
 
 
