@@ -46,6 +46,9 @@ SERVERS = {"page", "postgres_server", "valkey", "world"}
 SLOW = {"page", "postgres_server", "world"}
 """Those of them that take each test a browser, processes, or a schema of its own."""
 
+STORES = {"valkey": "valkey", "redis": "valkey", "postgres": "postgres_server"}
+"""The servers of the stores that a parameter names."""
+
 
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many processes run tests: these wait more than they compute."""
@@ -83,10 +86,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if re.search(r" at 0x[0-9a-f]{6}", item.nodeid):
             msg = f"{item.nodeid}: the address of an object is no name of a case; give it an id"
             raise pytest.UsageError(msg)
-        if isinstance(item, pytest.Function) and not SERVERS.isdisjoint(item.fixturenames):
+        if isinstance(item, pytest.Function) and not SERVERS.isdisjoint(_needs(item)):
             item.add_marker(pytest.mark.servers)
-        if isinstance(item, pytest.Function) and not SLOW.isdisjoint(item.fixturenames):
+        if isinstance(item, pytest.Function) and not SLOW.isdisjoint(_needs(item)):
             item.add_marker(pytest.mark.slow)
+
+
+def _needs(test: pytest.Function) -> set[str]:
+    """Return the names of a test's fixtures, and of the servers of the stores that it is about."""
+    about = test.callspec.params.values() if hasattr(test, "callspec") else ()
+    stores = (each for each in about if isinstance(each, str) and each in STORES)
+    return {*test.fixturenames, *(STORES[each] for each in stores)}
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -327,9 +328,9 @@ async def test_client_that_lost_the_store_while_it_slept_takes_no_event_until_it
     store, gids, claims = MemoryStore(clock=clock), [], []
     claim = store.claim
 
-    async def note_claim(*, limit: int, lease: float) -> Claim | None:
+    async def note_claim(**options: Any) -> Claim | None:
         claims.append(await owner_of(store))
-        return await claim(limit=limit, lease=lease)
+        return await claim(**options)
 
     monkeypatch.setattr(store, "claim", note_claim)
     client = make_client(store=store)

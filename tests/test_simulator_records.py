@@ -188,6 +188,7 @@ def nested(kind: Kind) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHOWING)
 def test_records_are_as_described_however_they_are_asked_for(
     name: str, furnished: tuple[World, dict[str, str]]
