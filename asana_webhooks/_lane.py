@@ -125,6 +125,8 @@ class Lane(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Have aiohttp parse, and take what came of it if it is for the lane."""
+        if not data and self._entry is not None:
+            return  # a body that was read asks for more; behind a complete one nothing is held back
         waiter = self._waiter
         if not self.is_open or waiter is None or waiter.done():
             super().data_received(data)
@@ -148,7 +150,7 @@ class Lane(web.RequestHandler):
         self._host.begins(self)
         try:
             head = read_head(message.method, message.path, message.raw_headers)
-            head.body = payload.read_nowait()  # which has aiohttp look for more: hence the order
+            head.body = payload.read_nowait()
             acceptance = self._lane_endpoint.accept(head, self._answer)
         except Exception as error:  # noqa: BLE001 - aiohttp answers it as any other
             self._give_back(error)

@@ -220,6 +220,19 @@ async def test_body_that_comes_later_is_taken_as_well_and_the_lane_again_after_i
     assert (await store.counts()).waiting == 4
 
 
+async def test_requests_that_come_together_are_answered_the_general_way_after_many_the_short_way(
+    receiver: Receiver, store: MemoryStore, taken: list[bool]
+) -> None:
+    async with connection(receiver) as (reader, writer):
+        for number in range(40):  # more than aiohttp's parser holds ready
+            writer.write(post(body_of(number)))
+            assert await status(reader) == 200
+        writer.write(b"".join(post(body_of(number)) for number in range(40, 43)))
+        assert [await status(reader) for _ in range(3)] == [200] * 3
+    assert taken == [True] * 40
+    assert (await store.counts()).waiting == 43
+
+
 # While the store works
 
 
