@@ -76,12 +76,16 @@ class AccountAuth(httpx.Auth):
     """Authenticates the calls of one account, by what ``load`` returns for it.
 
     That is loaded for the first call, and anew after a 401; calls at once wait for one loading. A
-    call raises AccountTokenError when there is no token. For one event loop at a time.
+    call raises AccountTokenError when there is no token. ``on_other_token`` is called when another
+    one was loaded than before: it may be another user's. For one event loop at a time.
     """
 
-    def __init__(self, account: str, load: LoadToken) -> None:
+    def __init__(
+        self, account: str, load: LoadToken, *, on_other_token: Callable[[], None]
+    ) -> None:
         self._account = account
         self._load = load
+        self._on_other_token = on_other_token
         self._loaded: _Loaded | None = None
         self._loading: asyncio.Task[_Loaded] | None = None
 
@@ -106,7 +110,7 @@ class AccountAuth(httpx.Auth):
                 return
 
     def stop(self) -> None:
-        """End a loading that is under way."""
+        """End a loading that is under way; the calls that wait for it raise AccountTokenError."""
         if self._loading is not None:
             self._loading.cancel()
 
@@ -129,7 +133,10 @@ class AccountAuth(httpx.Auth):
             name = f"asana-webhooks loading the token of {self._account}"
             task = self._loading = asyncio.create_task(self._call(), name=name)
             task.add_done_callback(self._end_loading)
-        return await asyncio.shield(task)
+        await asyncio.wait([task])
+        if task.cancelled():  # which is not a cancellation of this call
+            raise self._no_token("loading it was cancelled")
+        return task.result()
 
     def _end_loading(self, task: asyncio.Task[_Loaded]) -> None:
         if self._loading is task:
@@ -140,16 +147,21 @@ class AccountAuth(httpx.Auth):
     async def _call(self) -> _Loaded:
         try:
             async with asyncio.timeout(LOAD_SECONDS):
-                token = await self._load(self._account)
-            self._loaded = _Loaded(token, _auth_of(token))
+                loaded = _loaded_from(await self._load(self._account))
         except AsanaWebhooksError:
             raise
         except Exception as error:
-            why = f"the token of account {self._account!r} could not be loaded"
-            none = AccountTokenError(401, (f"{why}: {type(error).__name__}",))
+            none = self._no_token(type(error).__name__)
             none.is_final = isinstance(error, LookupError)
             raise none from error
-        return self._loaded
+        before, self._loaded = self._loaded, loaded
+        if before is not None and before.token != loaded.token:
+            self._on_other_token()
+        return loaded
+
+    def _no_token(self, why: str) -> AccountTokenError:
+        text = f"the token of account {self._account!r} could not be loaded: {why}"
+        return AccountTokenError(401, (text,))
 
 
 class _Loaded(NamedTuple):
@@ -160,6 +172,15 @@ class _Loaded(NamedTuple):
 
     def __repr__(self) -> str:
         return "_Loaded()"
+
+
+def _loaded_from(token: str | httpx.Auth) -> _Loaded:
+    """Return what was loaded. Raises what ``_auth_of`` raises, without a frame that has it."""
+    try:
+        return _Loaded(token, _auth_of(token))
+    except (TypeError, ValueError) as error:
+        del token
+        raise error.with_traceback(None) from None
 
 
 def _auth_of(token: object) -> httpx.Auth:

@@ -399,7 +399,7 @@ class WebhooksApi:
 
 
 class TokenUser:
-    """The user whose token makes the calls; Asana is asked once.
+    """The user whose token makes the calls; Asana is asked once for each token.
 
     Source: https://developers.asana.com/reference/getuser
     """
@@ -425,6 +425,10 @@ class TokenUser:
             raise record.with_traceback(None)
         return record
 
+    def forget(self) -> None:
+        """Ask again next time: the token may be another user's from now on."""
+        self._record = None
+
     async def _ask(self, within: float | None) -> dict[str, Any] | PermissionDeniedError:
         async with self._lock:
             if self._record is None:
@@ -433,7 +437,7 @@ class TokenUser:
                     self._record = decode_record(body)
                 except PermissionDeniedError as error:
                     self._record = error
-        return self._record
+            return self._record
 
 
 async def walk_webhooks(

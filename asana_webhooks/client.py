@@ -370,7 +370,13 @@ class WebhooksClient(Account):
         return not name or self._load is not None
 
     def _auth_of(self, name: str, load: LoadToken) -> AccountAuth:
-        self._auths[name] = auth = AccountAuth(name, load)
+        def note_other_token() -> None:
+            account = self._accounts.get(name) if name else self
+            if account is not None:
+                account._user.forget()
+
+        auth = AccountAuth(name, load, on_other_token=note_other_token)
+        self._auths[name] = auth
         return auth
 
     def _forget_account(self, name: str) -> None:

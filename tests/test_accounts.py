@@ -4,12 +4,15 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
 from conftest import eventually, until
+from support.replicas import shared_place_of
+from support.tracebacks import shown_by
 
 from asana_webhooks import (
     Account,
@@ -24,6 +27,7 @@ from asana_webhooks import (
 )
 from asana_webhooks import _accounts as module
 from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.stores import Store
 from asana_webhooks.testing import advance
 
 NAMES = ("acme", "globex", "initech")
@@ -81,8 +85,21 @@ async def users(asana: AsanaSimulator) -> Users:
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Return a store in memory, or of the kind that a test asks for with ``over_each_store``."""
+    kind = getattr(request, "param", "memory")
+    return MemoryStore() if kind == "memory" else shared_place_of(kind, tmp_path).store()
+
+
+over_each_store = pytest.mark.parametrize(
+    "store",
+    [
+        *("memory", "sqlite"),
+        pytest.param("valkey", marks=pytest.mark.servers),
+        pytest.param("postgres", marks=[pytest.mark.servers, pytest.mark.slow]),
+    ],
+    indirect=True,
+)
 
 
 @pytest.fixture
@@ -92,7 +109,7 @@ def notices() -> list[Notice]:
 
 @pytest.fixture
 def make(
-    asana: AsanaSimulator, free_port: int, users: Users, store: MemoryStore, notices: list[Notice]
+    asana: AsanaSimulator, free_port: int, users: Users, store: Store, notices: list[Notice]
 ) -> Callable[..., WebhooksClient]:
     """Return a function that makes clients of these users, which share a store."""
 
@@ -157,6 +174,7 @@ async def test_each_account_is_called_for_with_its_own_token_alone(
     assert users.loads == dict.fromkeys(NAMES, 1)
 
 
+@over_each_store
 async def test_after_a_restart_the_accounts_of_the_store_are_looked_after(
     make: Make, users: Users, asana: AsanaSimulator, notices: list[Notice]
 ) -> None:
@@ -257,7 +275,7 @@ async def test_account_without_a_token_makes_no_call(
     assert not asana.calls()
 
 
-@pytest.mark.parametrize("token", [None, "two words", b"bytes"])
+@pytest.mark.parametrize("token", [None, "two words", b"two words"])
 async def test_what_is_no_token_is_refused_without_being_shown(
     make: Make, asana: AsanaSimulator, token: Any
 ) -> None:
@@ -267,8 +285,41 @@ async def test_what_is_no_token_is_refused_without_being_shown(
     async with make(tokens=load) as client:
         with pytest.raises(AccountTokenError) as caught:
             await _list_workspaces(client.account("acme"))
-    assert "words" not in str(caught.value)
+    assert "two words" not in shown_by(caught.value)
     assert not asana.calls()
+
+
+@pytest.mark.parametrize("ended_by", ["load", "remove_account"])
+async def test_loading_that_is_cancelled_cancels_no_call(make: Make, ended_by: str) -> None:
+    began = asyncio.Event()
+
+    async def load(account: str) -> str:
+        began.set()
+        if ended_by == "load":
+            raise asyncio.CancelledError
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with make(tokens=load) as client:
+        call = asyncio.create_task(_list_workspaces(client.account("acme")))
+        await began.wait()
+        if ended_by == "remove_account":
+            await client.remove_account("acme")
+        with pytest.raises(AccountTokenError, match=r"'acme'.*cancelled"):
+            await call
+
+
+async def test_user_is_asked_for_again_when_the_token_is_another(
+    make: Make, users: Users, asana: AsanaSimulator
+) -> None:
+    async with make() as client:
+        acme = client.account("acme")
+        assert (await acme.me())["gid"] == users.gids["acme"]
+        await asana.remove_user(users.gids["acme"])
+        users.tokens["acme"] = "token-of-another"
+        another = await asana.add_user("another", token="token-of-another")
+        await _list_workspaces(acme)
+        assert (await acme.me())["gid"] == another
 
 
 async def test_loading_ends_after_its_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,8 +447,9 @@ async def test_two_accounts_may_watch_one_project(
 # The end of an account
 
 
+@over_each_store
 async def test_removed_account_is_gone_from_asana_and_from_the_store(
-    make: Make, users: Users, asana: AsanaSimulator, store: MemoryStore
+    make: Make, users: Users, asana: AsanaSimulator, store: Store
 ) -> None:
     client = make()
     handled = list[str]()
@@ -420,14 +472,17 @@ async def test_removed_account_is_gone_from_asana_and_from_the_store(
         users.assert_own_tokens()
 
 
-async def _is_forgotten(store: MemoryStore, account: str) -> bool:
+async def _is_forgotten(store: Store, account: str) -> bool:
     routes, states = await store.list_routes(account=account), await store.list_states()
-    known = any(scope.startswith(f"{account}/") for scope in store._remembered)
-    return not routes and not known and not any(account in state.scope for state in states)
+    is_known = isinstance(store, MemoryStore) and any(
+        scope.startswith(f"{account}/") for scope in store._remembered
+    )
+    return not routes and not is_known and not any(account in state.scope for state in states)
 
 
+@over_each_store
 async def test_waiting_deliveries_of_a_removed_account_are_handled_before_it_is_forgotten(
-    make: Make, users: Users, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    make: Make, users: Users, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, forget, tries = make(), store.forget_account, list[str]()
 
@@ -465,11 +520,12 @@ async def _is_settled(client: WebhooksClient) -> bool:
     return not await _waits(client)
 
 
+@over_each_store
 async def test_removal_that_asana_was_not_told_of_is_ended_by_the_next_process(
     make: Make,
     users: Users,
     asana: AsanaSimulator,
-    store: MemoryStore,
+    store: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_asana_transport, "MAX_TRIES", 1)
@@ -489,7 +545,7 @@ async def test_account_that_the_next_process_keeps_is_not_removed_by_it(
     make: Make,
     users: Users,
     asana: AsanaSimulator,
-    store: MemoryStore,
+    store: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_asana_transport, "MAX_TRIES", 1)
@@ -512,7 +568,7 @@ async def test_webhooks_that_the_token_may_not_delete_are_left_and_said(
     make: Make,
     users: Users,
     asana: AsanaSimulator,
-    store: MemoryStore,
+    store: Store,
     caplog: pytest.LogCaptureFixture,
     trouble: str,
 ) -> None:
@@ -530,7 +586,7 @@ async def test_webhooks_that_the_token_may_not_delete_are_left_and_said(
 
 
 async def test_account_that_is_kept_again_while_it_is_removed_stays(
-    make: Make, users: Users, asana: AsanaSimulator, store: MemoryStore
+    make: Make, users: Users, asana: AsanaSimulator, store: Store
 ) -> None:
     async with make() as client:
         await keep_all(client, users)
@@ -591,7 +647,7 @@ async def test_account_without_a_name_cannot_be_removed(make: Make) -> None:
 
 
 async def test_client_with_one_token_says_whose_webhooks_it_leaves_alone(
-    make: Make, users: Users, store: MemoryStore, caplog: pytest.LogCaptureFixture
+    make: Make, users: Users, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with make() as client:
         await keep_all(client, users)
