@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import math
 import re
@@ -38,7 +37,6 @@ __all__ = [
     "Accounts",
     "LoadToken",
     "check_account_name",
-    "is_loader",
 ]
 
 LoadToken: TypeAlias = Callable[[str], Awaitable[str | httpx.Auth]]
@@ -201,12 +199,6 @@ async def _next(
         return await flow.asend(response)
     except StopAsyncIteration:
         return None
-
-
-def is_loader(load: object) -> bool:
-    """Return whether it is a coroutine function."""
-    call = getattr(load, "__call__", None)  # noqa: B004 - of an object that is called
-    return inspect.iscoroutinefunction(load) or inspect.iscoroutinefunction(call)
 
 
 # What works for an account

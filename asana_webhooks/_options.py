@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ __all__ = [
     "TEXT",
     "Rule",
     "check_options",
+    "is_async",
     "optional",
 ]
 
@@ -85,6 +87,12 @@ SOCKET_PATH = Rule(
     _is_socket_path,
 )
 TEXT = Rule((str,), "a text, without NUL and lone surrogates", _is_text)
+
+
+def is_async(call: object) -> bool:
+    """Return whether it is a coroutine function, or an object that is called as one."""
+    method = getattr(call, "__call__", None)  # noqa: B004 - of an object that is called
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(method)
 
 
 def optional(rule: Rule, none: str = "None") -> Rule:

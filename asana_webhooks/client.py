@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import anyio
 import httpx
 
-from ._accounts import AccountAuth, LoadToken, check_account_name, is_loader
+from ._accounts import AccountAuth, LoadToken, check_account_name
 from ._background import background_task
 from ._clock import Clock
 from ._components import Components, join
@@ -30,6 +30,7 @@ from ._options import (
     TEXT,
     Rule,
     check_options,
+    is_async,
     optional,
 )
 from ._receiver_aiohttp import MAX_CONNECTIONS, aiohttp_app
@@ -37,6 +38,7 @@ from ._receiver_asgi import AsgiApp
 from ._receiver_bytes import Headers, answer
 from .account import Account
 from .api import WebhooksApi
+from .auth import OAuthApp
 from .models import (
     Continuity,
     DeadLetter,
@@ -61,7 +63,7 @@ HANDLERS_PAUSE = 0.1
 
 _OPTIONS = {
     "token": ANY,  # refused without being quoted, where it is found
-    "tokens": optional(Rule((object,), "an async def, which takes an account", is_loader)),
+    "tokens": optional(Rule((object,), "an async def, which takes an account", is_async)),
     "public_url": optional(TEXT),
     "store": Rule((str, Store), "the URL of a store, as 'sqlite:///hooks.db', or a store object"),
     "encryption_keys": optional(NAMES),
@@ -124,8 +126,9 @@ class WebhooksClient(Account):
     ``token`` is as for ``WebhooksApi``. For many Asana users there is ``tokens`` instead, an
     ``async def`` that returns the token of an account, a name of your own, or an ``httpx.Auth`` for
     it: it is called when the first call of an account is made, and after Asana refused its token.
-    A LookupError that it raises says that there is none. ``account`` returns the calls and webhooks
-    of one of them; the client itself is the account "".
+    A LookupError that it raises says that there is none. An ``auth.OAuthApp`` is one that also logs
+    users in. ``account`` returns the calls and webhooks of one of them; the client itself is the
+    account "".
 
     ``store`` is a URL (see ``stores.urls.open_store``) or a store object, which the client opens
     and closes. ``encryption_keys``, the newest first, go with a URL: Fernet keys that encrypt the
@@ -232,6 +235,8 @@ class WebhooksClient(Account):
             if tokens is None:
                 self._components.accounts.get("")  # it is looked after though nothing is kept
             self._writes = self._components.writes
+            if isinstance(tokens, OAuthApp):
+                tokens.share(lambda: self._opened().store)
 
     async def __aenter__(self) -> Self:
         """Open the store, then listen.

@@ -23,6 +23,7 @@ from .._options import NAMES, TEXT, Rule, check_options, optional
 from ..errors import LoginRequiredError
 from ._endpoints import Endpoints
 from ._files import TokenFile
+from ._stored import StoredToken
 from ._tokens import OUT_OF_BAND, Authorization, Token, read_code
 
 __all__ = ["AsanaOAuth"]
@@ -42,7 +43,7 @@ _FILLED = Rule((str,), "a text that is not empty", bool)
 _OPTIONS = {
     "client_id": Rule((str,), "what Asana's developer console shows", bool),
     "client_secret": optional(_FILLED),
-    "token": optional(Rule((Token, TokenFile), "a Token or a TokenFile")),
+    "token": optional(Rule((Token, TokenFile, StoredToken), "a Token or a TokenFile")),
     "save": optional(Rule((object,), "a function", callable)),
     "redirect_uri": _FILLED,
     "scopes": NAMES,
@@ -75,7 +76,7 @@ class AsanaOAuth(httpx.Auth):
         client_id: str,
         client_secret: str | None = None,
         *,
-        token: Token | TokenFile | None = None,
+        token: Token | TokenFile | StoredToken | None = None,
         save: Callable[[Token], Awaitable[object] | object] | None = None,
         redirect_uri: str = OUT_OF_BAND,
         scopes: Sequence[str] = (),
@@ -83,7 +84,7 @@ class AsanaOAuth(httpx.Auth):
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         check_options(_OPTIONS, locals())
-        if isinstance(token, TokenFile) and save is not None:
+        if isinstance(token, TokenFile | StoredToken) and save is not None:
             msg = "a TokenFile saves by itself: pass either token=TokenFile(…) or save="
             raise ValueError(msg)
         self.redirect_uri = redirect_uri
@@ -91,7 +92,7 @@ class AsanaOAuth(httpx.Auth):
         self._endpoints = Endpoints(
             client_id, client_secret, base_url=base_url, http_client=http_client
         )
-        self._kept = token if isinstance(token, TokenFile) else _Given(token, save)
+        self._kept = token if isinstance(token, TokenFile | StoredToken) else _Given(token, save)
         self._token: Token | None = None
         self._unsaved: tuple[Token | None, Token | None] = (None, None)  # the old one, the new
         self._renewing: asyncio.Task[Token] | None = None
@@ -108,26 +109,37 @@ class AsanaOAuth(httpx.Auth):
         """
         code = read_code(answer, authorization.state)
         token = await self._endpoints.exchange(code, authorization)
+        await self.keep(token)
+        return token
+
+    async def keep(self, token: Token) -> None:
+        """Save a token that a login brought, and use it from now on."""
         async with self._kept.lock():
             await self._kept.save(token)
             self._token = token
-        return token
+
+    async def stored(self) -> Token | None:
+        """Return the token that is kept, None for none; raises what loading it raises."""
+        held = self._kept.load()
+        return await held if inspect.isawaitable(held) else held
 
     async def revoke(self) -> None:
         """End the access at Asana, and forget the token; without one nothing happens."""
         async with self._kept.lock():
-            held = self._kept.load()
+            held = await self.stored()
             if held is not None:
                 held = self._unsaved_after(held) or held
                 await self._endpoints.revoke(held.refresh_token or held.access_token)
-            self._kept.forget()
+            forgotten = self._kept.forget()
+            if forgotten is not None:
+                await forgotten
             self._token = None
 
     async def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """Send the request with the access token; once more with a new one if it is refused."""
-        token = self._current()
+        token = self._token or await self._load()
         if token.expires_within(MARGIN):
             token = await self._renewed(token)
         response = yield _signed(request, token)
@@ -142,9 +154,9 @@ class AsanaOAuth(httpx.Auth):
         msg = "AsanaOAuth works with httpx.AsyncClient only"
         raise RuntimeError(msg)
 
-    def _current(self) -> Token:
-        if self._token is None:
-            self._token = _present(self._kept.load())
+    async def _load(self) -> Token:
+        held = _present(await self.stored())
+        self._token = self._token or held  # a renewal, or a login, may have ended meanwhile
         return self._token
 
     async def _renewed(self, stale: Token) -> Token:
@@ -163,7 +175,7 @@ class AsanaOAuth(httpx.Auth):
 
     async def _renew(self, stale: Token) -> Token:
         async with self._kept.lock():
-            held = _present(self._kept.load())
+            held = _present(await self.stored())
             if held.access_token == stale.access_token or held.expires_within(MARGIN):
                 held = await self._replace(held)
             self._token = held

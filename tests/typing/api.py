@@ -56,7 +56,15 @@ from asana_webhooks import (
     sign,
     verify_signature,
 )
-from asana_webhooks.auth import OUT_OF_BAND, AsanaOAuth, Authorization, Token, TokenFile, login
+from asana_webhooks.auth import (
+    OUT_OF_BAND,
+    AsanaOAuth,
+    Authorization,
+    OAuthApp,
+    Token,
+    TokenFile,
+    login,
+)
 from asana_webhooks.otel import OpenTelemetry
 from asana_webhooks.protocol import Response
 from asana_webhooks.simulator import (
@@ -461,6 +469,21 @@ async def log_in_and_out() -> None:
     assert_type(token.user, Resource | None)
     assert_type(TokenFile("asana-token.json").load(), Token | None)
     await by_hand.revoke()
+
+
+async def load_token_of(account: str) -> Token | None: ...
+
+
+async def save_token_of(account: str, token: Token | None) -> None: ...
+
+
+oauth_app = OAuthApp("client-id", "client-secret", load=load_token_of, save=save_token_of)
+of_many = WebhooksClient(tokens=oauth_app, public_url="https://hooks.example.com/asana")
+
+
+async def log_out() -> None:
+    assert_type(oauth_app.of("acme"), AsanaOAuth)
+    await oauth_app.of("acme").revoke()
 
 
 # Signatures alone
