@@ -202,6 +202,24 @@ class Inbox:
         self._listen()
         await self._workers.run(router)
 
+    async def drain_due(self, router: Router, *, deadline: float | None) -> None:
+        """Give what can be claimed now to the handlers that want it, and return when it is done.
+
+        After ``deadline`` seconds handlers are cancelled, and what is left stays in the store; None
+        sets no limit. Raises what ``drain`` raises.
+        """
+        self._listen()
+        idle = asyncio.Event()
+        async with (
+            background_task(self._workers.run(router, idle=idle), "handlers") as running,
+            background_task(idle.wait(), "idle") as waiting,
+        ):
+            done, _ = await asyncio.wait(
+                [running, waiting], timeout=deadline, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                self._workers.stop_at_once()
+
     async def stream(self, *, echoes: bool = False) -> AsyncGenerator[Event, None]:
         """Yield events, webhook by webhook; one is handled when the next is asked for.
 

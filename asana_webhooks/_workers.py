@@ -123,23 +123,28 @@ class Workers:
         self._looking: set[_Worker] = set()
         self._resting: dict[_Worker, asyncio.Future[None]] = {}
         self._watch: _Worker | None = None
+        self._waiting: _Worker | None = None  # for something to arrive
+        self._idle: asyncio.Event | None = None
+        self._grace = settings.grace
         self._most_looks = 0
         self._dispatcher: Dispatcher[Item] = Dispatcher()
         self._looked_at = self._told_at = 0.0
         self._asks_first = False
         self._unwanted: set[tuple[str | None, str, str | None]] = set()
 
-    async def run(self, router: Router) -> None:
+    async def run(self, router: Router, *, idle: asyncio.Event | None = None) -> None:
         """Give each event to the handlers that want it, until cancelled or stopped.
 
         Then nothing more is claimed, the handlers that run end within the grace, and what is left
-        is cancelled; that stays in the store. Raises RuntimeError when it is under way already.
+        is cancelled; that stays in the store. ``idle`` is set whenever nothing is under way and
+        nothing was found to claim. Raises RuntimeError when it is under way already.
         """
         if self._polling is not None:
             msg = "deliveries are being handed to handlers already"
             raise RuntimeError(msg)
         self._drained.clear()
         self._router = router
+        self._idle, self._grace = idle, self._settings.grace
         self._context = contextvars.copy_context()
         self._free = self._settings.concurrency
         polling = self._polling = self._tasks.start(self._poll())
@@ -164,6 +169,11 @@ class Workers:
         """End ``run`` as if it were cancelled."""
         if self._polling is not None:
             self._polling.cancel()
+
+    def stop_at_once(self) -> None:
+        """End ``run`` without a grace: handlers are cancelled, their events stay in the store."""
+        self._grace = 0.0
+        self.stop()
 
     async def wait(self) -> None:
         """Wait for the end of ``run``, if it is under way; at most a second when cancelled."""
@@ -228,15 +238,29 @@ class Workers:
                 self._watch = worker
                 if self._is_to_ask_again():
                     timer = loop.call_later(ASK_AGAIN, self._arrived.set)
+                self._waiting = worker
+                self._tell_if_idle()
                 await self._arrived.wait()
             else:
                 resting = self._resting[worker] = loop.create_future()
+                self._tell_if_idle()
                 await resting
         finally:
             if timer is not None:
                 timer.cancel()
+            if self._waiting is worker:
+                self._waiting = None
             self._resting.pop(worker, None)
             self._let_go_of_watch(worker)
+
+    def _tell_if_idle(self) -> None:
+        if self._idle is None or self._arrived.is_set() or self._claims.active:
+            return
+        if all(
+            each is self._waiting or each in self._resting or each.abandoned
+            for each in self._workers
+        ):
+            self._idle.set()
 
     async def _work(self, worker: _Worker) -> None:
         """Handle its event, then what comes, until all ends."""
@@ -435,7 +459,7 @@ class Workers:
             if worker in self._looking or worker in self._resting or worker is self._watch:
                 worker.task.cancel()
         self._end_what_is_idle()
-        loop, grace = asyncio.get_running_loop(), self._settings.grace
+        loop, grace = asyncio.get_running_loop(), self._grace
         timers = [
             loop.call_later(grace, self._cancel_workers),
             loop.call_later(grace + LAST_GRACE, self._abandon_workers),

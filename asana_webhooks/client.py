@@ -450,6 +450,23 @@ class WebhooksClient(Account):
         self._check_handlers()
         await inbox.drain(self._router)
 
+    async def drain(self, *, deadline: float | None = None) -> None:
+        """Hand what is due to the handlers, then return: for a program that runs by the clock.
+
+        An event that failed, and is to be tried again later, is not waited for. After ``deadline``
+        seconds handlers that still run are cancelled and have one second more to clean up; what is
+        not done stays in the store. None: no limit. A store that fails is asked again until then.
+        Raises RuntimeError without a handler, and while ``run``, ``running`` or another drain hands
+        deliveries over.
+        """
+        check_options({"deadline": optional(SECONDS, "None for no limit")}, locals())
+        inbox = self._opened().inbox
+        self._check_handlers()
+        if self._is_handling():
+            msg = "deliveries are being handed to handlers already: await drain in place of run"
+            raise RuntimeError(msg)
+        await inbox.drain_due(self._router, deadline=deadline)
+
     def _check_handlers(self) -> None:
         """Raise RuntimeError without a handler."""
         if not self._router:

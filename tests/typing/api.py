@@ -513,6 +513,7 @@ async def answer_in_a_server_of_another_kind(path: str, body: bytes) -> int:
     assert_type(response, Response)
     assert_type(response.headers, tuple[tuple[str, str], ...])
     assert_type(response.body, bytes)
+    await mounted.drain(deadline=20.0)
     await mounted.handle("POST", path, [(b"X-Hook-Secret", b"s" * 32)], body)
     await mounted.handle("POST", path, [("X-Hook-Secret", "s" * 32)], body)
     return response.status
