@@ -45,6 +45,12 @@ LoadToken: TypeAlias = Callable[[str], Awaitable[str | httpx.Auth]]
 LOAD_SECONDS = 20.0
 """How long loading the token of an account may take."""
 
+OWN_HINT = (
+    "it is for the calls of the client itself, and for webhooks of no account that the store holds:"
+    " have tokens= return one for '' too, or call through client.account(...)"
+)
+"""The next step when there is no token for the account ''."""
+
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds before a removal is tried again, which double."""
 
@@ -151,6 +157,8 @@ class AccountAuth(httpx.Auth):
         except Exception as error:
             none = self._no_token(type(error).__name__)
             none.is_final = isinstance(error, LookupError)
+            if not self._account:
+                none.hint = OWN_HINT
             raise none from error
         before, self._loaded = self._loaded, loaded
         if before is not None and before.token != loaded.token:

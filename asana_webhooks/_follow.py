@@ -20,7 +20,9 @@ import msgspec
 from ._clock import Clock
 from ._continuity import scope_of
 from ._desired import MAX_WEBHOOKS, DesiredWebhooks, WantedFilters
+from ._logging import one_line
 from ._upkeep import Upkeep
+from ._vocabulary import warn_about_project_field
 from .api import WebhooksApi
 from .errors import (
     AsanaWebhooksError,
@@ -45,6 +47,9 @@ PROJECT_FIELDS = (
     *("privacy_setting", "owner", "team", "workspace"),
 )
 """The fields of a project that it is chosen by, besides those that a mapping names."""
+
+RECORDS = ("owner", "team", "workspace")
+"""Those of them that are records themselves, of which a mapping compares a field."""
 
 KINDS = {"workspaces": "projects", "teams": "projects", "portfolios": "items"}
 """The kinds of containers, as paths have them, and the list of each."""
@@ -80,16 +85,26 @@ logger = logging.getLogger(__name__)
 
 
 def check_where(where: object) -> None:
-    """Raise TypeError, or ValueError, for what does not choose projects."""
+    """Raise TypeError, or ValueError, for what does not choose projects.
+
+    The name of a field that looks misspelt is a UserWarning.
+    """
     if where is None or callable(where):
         return
     if not isinstance(where, Mapping):
         msg = f"where must be a mapping or a function, not {type(where).__name__}"
         raise TypeError(msg)
-    for name in where:
+    for name, value in where.items():
         if not isinstance(name, str) or not name or _NO_NAME.search(name):
             msg = "where maps names of a project's fields, as 'archived' or 'team.gid', to values"
             raise ValueError(msg)
+        if name in RECORDS and isinstance(value, str | int):
+            msg = f"where compares {name!r}, a record, with {value!r}; did you mean '{name}.gid'?"
+            raise ValueError(msg)
+        if name.endswith("gid") and isinstance(value, int):
+            msg = f"where: {name!r} is a text of digits, as in '1204619', not a number"
+            raise ValueError(msg)
+        warn_about_project_field(name.partition(".")[0])
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -242,6 +257,7 @@ class _Follow:
         self.container = container
         self.wanted: set[str] = set()
         self.problem = ""
+        self._is_empty = False
         self.is_listed = asyncio.Event()
         self._follows = follows
         self._desired = follows.desired
@@ -270,6 +286,7 @@ class _Follow:
     def change(self, wish: _Wish) -> None:
         """Want other projects of it, or other webhooks."""
         self._wish = wish
+        self._is_empty = False
         self._list_at = self._until = -math.inf
         self.is_listed.clear()
         self._changed.set()
@@ -442,6 +459,7 @@ class _Follow:
             is_spare=True,
         )
         found = await self._listed(kind)
+        self._say_if_none_fits(found)
         missing = (self._held | self.wanted) - found.keys()
         if kind == "portfolios":  # nothing but a list says what is in one
             found |= dict.fromkeys(missing, False)
@@ -527,6 +545,17 @@ class _Follow:
 
     # What is said
 
+    def _say_if_none_fits(self, found: Mapping[str, bool]) -> None:
+        """Log that no project is wanted; once, until one is."""
+        is_empty = not any(found.values())
+        if is_empty and not self._is_empty:
+            if found:
+                text = "following %s: none of its %d projects fits where="
+                logger.warning(text, self.container, len(found))
+            else:
+                logger.info("following %s: it has no projects", self.container)
+        self._is_empty = is_empty
+
     async def _report(self) -> None:
         """Log how far it has come, at most once a minute, and when all have their webhook."""
         pause = 0.0
@@ -548,7 +577,7 @@ class _Follow:
                     text = "following %s: %d of %d projects have their webhook"
                     logger.info(text, self.container, covered, len(self.wanted))
                 said_at, said = self._clock.monotonic(), covered
-            text = "following %s: all %d projects have their webhook"
+            text = "following %s: all projects have their webhook (%d)"
             logger.info(text, self.container, len(self.wanted))
 
     def _is_any(self, uncovered: set[str]) -> bool:
@@ -567,7 +596,7 @@ class _Follow:
         if isinstance(error, RateLimitedError) and error.retry_after is not None:
             pause = max(pause, error.retry_after)
         self._until = self._clock.monotonic() + pause
-        cause = str(error) or type(error).__name__
+        cause = str(error) if isinstance(error, AsanaWebhooksError) else one_line(error)
         if cause == self.problem:
             return
         self.problem = cause

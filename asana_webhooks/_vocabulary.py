@@ -1,4 +1,4 @@
-"""The words of Asana's events, and a warning for one that is misspelt.
+"""The words of Asana's events and projects, and a warning for one that is misspelt.
 
 Asana adds words, so none is refused. The warning points to the line that called this package.
 
@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 
-__all__ = ["ACTIONS", "warn_about_filter", "warn_about_pattern"]
+__all__ = ["ACTIONS", "warn_about_filter", "warn_about_pattern", "warn_about_project_field"]
 
 ACTIONS = ("added", "changed", "removed", "deleted", "undeleted")
 
@@ -113,6 +113,9 @@ FIELDS = {
     "workspace": _words("email_domains is_organization name"),
 }
 
+PROJECT_RECORD = _words("created_at created_from_template gid permalink_url resource_type")
+"""The fields of a project's record that no event names."""
+
 ALIKE = 0.75
 """How much of a word must be as in another one, from 0 to 1, to be taken for that misspelt."""
 
@@ -146,6 +149,12 @@ def warn_about_filter(
     _warn_about_subtype(resource_type, subtype)
     for field in fields or ():
         _warn_about_field(resource_type, field)
+
+
+def warn_about_project_field(field: str) -> None:
+    """Warn of a field that projects are chosen by and that looks misspelt."""
+    if field not in PROJECT_RECORD:
+        _warn_about_field("project", field)
 
 
 def _warn_about_subtype(resource_type: str | None, subtype: str | None) -> None:

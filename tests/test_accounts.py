@@ -275,6 +275,16 @@ async def test_account_without_a_token_makes_no_call(
     assert not asana.calls()
 
 
+async def test_call_of_the_client_itself_says_whose_token_is_missing(make: Make) -> None:
+    async def load(account: str) -> str:
+        raise KeyError(account)
+
+    async with make(tokens=load) as client:
+        with pytest.raises(AccountTokenError, match=r"return one for '' too") as caught:
+            await _list_workspaces(client)
+    assert "remove the account" not in str(caught.value)
+
+
 @pytest.mark.parametrize("token", [None, "two words", b"two words"])
 async def test_what_is_no_token_is_refused_without_being_shown(
     make: Make, asana: AsanaSimulator, token: Any

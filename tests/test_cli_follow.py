@@ -44,6 +44,23 @@ def test_those_that_do_not_fit_any_longer_are_left(shell: Shell) -> None:
     assert watched(shell) == {shell.asana.workspace}
 
 
+def test_digits_are_a_name_or_a_gid(shell: Shell) -> None:
+    other = project(shell, "2026")
+    assert run(shell, "--where", "name=2026") == "1 of 1 projects have their webhook\n"
+    workspace = f"workspace.gid={shell.asana.workspace}"
+    assert run(shell, "--where", workspace) == "2 of 2 projects have their webhook\n"
+    assert other in watched(shell)
+
+
+def test_choice_that_no_project_fits_is_said(shell: Shell) -> None:
+    assert run(shell, "--where", "name=Nothing") == "no project fits: nothing is followed now\n"
+
+
+def test_record_in_place_of_its_gid_is_refused(shell: Shell) -> None:
+    line = shell.failure("follow", "12", "--where", "team=1204619", "--port", str(shell.port))
+    assert "did you mean 'team.gid'?" in line
+
+
 @pytest.mark.parametrize("where", ["archived", "=false"])
 def test_what_is_no_field_and_value_is_refused(shell: Shell, where: str) -> None:
     line = shell.failure("follow", "12", "--where", where, status=2)

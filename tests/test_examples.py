@@ -286,7 +286,7 @@ async def test_whole_workspace_is_watched(
 ) -> None:
     path = EXAMPLES["whole_workspace.py"]
     async with running(path, asana, chats, tmp_path) as child:
-        await until(lambda: child.prints("all 1 projects have their webhook"))
+        await until(lambda: child.prints("all projects have their webhook (1)"))
         project = await asana.create_project("Made later")
         await until(lambda: child.prints(f"project {project} was made"))
         watching = asana.webhooks.values()

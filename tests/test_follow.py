@@ -232,7 +232,7 @@ async def test_function_that_fails_changes_nothing(
         watched = place.watched()
         client.follow(place.gid, where=lambda project: project["no such field"])
         await until(lambda: "cannot be followed" in caplog.text)
-        with pytest.raises(TimeoutError, match=f"{place.gid}: 'no such field'"):
+        with pytest.raises(TimeoutError, match=rf"{place.gid}: KeyError\('no such field'\)"):
             await client.kept(timeout=0.01)
         assert place.watched() == watched
         client.follow(place.gid)
@@ -260,6 +260,39 @@ def test_what_chooses_no_projects_is_refused(make: MakeClient, where: Any) -> No
 def test_what_is_no_field_is_refused(make: MakeClient, name: Any) -> None:
     with pytest.raises(ValueError, match="where maps names"):
         make().follow("12", where={name: True})
+
+
+@pytest.mark.parametrize("name", ["archivd", "nam", "teem.gid"])
+def test_field_that_looks_misspelt_is_a_warning(make: MakeClient, name: str) -> None:
+    with pytest.warns(UserWarning, match="did you mean"):
+        make().follow("12", where={name: "Bugs"})
+
+
+def test_fields_that_no_event_names_are_taken(make: MakeClient) -> None:
+    make().follow("12", where={"created_at": "2026-11-30", "permalink_url": "", "team": None})
+
+
+@pytest.mark.parametrize("name", ["team", "owner", "workspace"])
+def test_record_is_not_compared_with_a_gid(make: MakeClient, name: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean '{name}.gid'"):
+        make().follow("12", where={name: "1204619"})
+
+
+def test_gid_that_is_a_number_is_refused(make: MakeClient) -> None:
+    with pytest.raises(ValueError, match="'team.gid' is a text of digits"):
+        make().follow("12", where={"team.gid": 1204619})
+
+
+async def test_choice_that_no_project_fits_is_said_once(
+    make: MakeClient, place: Place, asana: AsanaSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    await place.add(2)
+    client = make()
+    client.follow(place.gid, where={"name": "no such project"})
+    async with client:
+        await client.kept()
+        await advance(asana, 2 * LOOK, client=client)
+    assert caplog.text.count(f"following {place.gid}: none of its 3 projects fits where=") == 1
 
 
 async def test_what_is_no_container_is_said(
@@ -552,17 +585,17 @@ async def test_progress_is_logged_once_a_minute_and_at_the_end(
         await until(asana.create_started.is_set)
         asana.release_handshake.set()
         await client.kept()
-        await until(lambda: "all 4 projects have their webhook" in caplog.text)
+        await until(lambda: "all projects have their webhook (4)" in caplog.text)
         await advance(asana, LOOK, client=client)
         (new,) = await place.add(1)
         await advance(asana, LOOK, client=client)
         await until(lambda: new in place.watched())
         await advance(asana, module.REPORT_EVERY, client=client)
-        await until(lambda: "all 5 projects have their webhook" in caplog.text)
+        await until(lambda: "all projects have their webhook (5)" in caplog.text)
     lines = [each.message for each in caplog.records if each.name.endswith("_follow")]
     assert [line.partition(": ")[2] for line in lines] == [
-        "all 4 projects have their webhook",
-        "all 5 projects have their webhook",
+        "all projects have their webhook (4)",
+        "all projects have their webhook (5)",
     ]
 
 

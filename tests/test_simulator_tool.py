@@ -161,6 +161,13 @@ async def test_fault_of_a_call_is_an_error(world: World, status: int) -> None:
         world.asana.faults.once("GET", "/tasks/1301", status=status)
 
 
+async def test_fault_of_a_path_that_no_call_has_is_refused(world: World) -> None:
+    with pytest.raises(
+        ValueError, match="one below the API, such as '/tasks/\\*', not 'tasks/1301'"
+    ):
+        world.asana.faults.once("GET", "tasks/1301")
+
+
 async def test_frozen_time_passes_only_when_it_is_driven() -> None:
     frozen_at = datetime(2026, 7, 1, 12, tzinfo=UTC)
     async with local_asana.running(frozen_at=frozen_at, gather_for=60) as world:

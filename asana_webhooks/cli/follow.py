@@ -34,9 +34,11 @@ class _Field(click.ParamType):  # type: ignore[type-arg] # generic for type chec
         if not (field and equals):
             self.fail("it must be FIELD=VALUE, as in archived=false", param, ctx)
         try:
-            return field, json.loads(text)
+            read = json.loads(text)
         except ValueError:
             return field, text
+        is_number = isinstance(read, int | float) and not isinstance(read, bool)
+        return field, text if is_number else read  # no field is a number: '2026' is a name or a gid
 
 
 @click.command("follow", epilog=FILTER_SYNTAX)
@@ -65,6 +67,8 @@ def command(*, where: tuple[tuple[str, object], ...], **options: Any) -> None:
     covered, projects = EstablishOptions(**options).work(follow)
     if options["as_json"]:
         click.echo(json.dumps({"projects": projects, "webhooks": covered}))
+    elif not projects:
+        click.echo("no project fits: nothing is followed now")
     else:
         click.echo(f"{covered} of {projects} projects have their webhook")
 

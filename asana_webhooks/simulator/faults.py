@@ -207,8 +207,11 @@ class Faults(MutableSet[str]):
         """Make the next call of this kind go wrong: answer it with a status, or cut it off if None.
 
         ``path`` is one below the API, such as ``/tasks/*``. Called twice, it is the next two.
-        Raises ValueError for a status that is no error.
+        Raises ValueError for a status that is no error, and for a path that no call has.
         """
+        if not path.startswith("/"):
+            msg = f"path must be one below the API, such as '/tasks/*', not {path!r}"
+            raise ValueError(msg)
         if status is not None and not 400 <= status <= 599:
             msg = f"status must be that of an error, 400 to 599, or None, not {status}"
             raise ValueError(msg)
