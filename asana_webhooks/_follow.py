@@ -21,6 +21,7 @@ from ._clock import Clock
 from ._continuity import scope_of
 from ._desired import MAX_WEBHOOKS, DesiredWebhooks, WantedFilters
 from ._logging import one_line
+from ._options import is_async
 from ._upkeep import Upkeep
 from ._vocabulary import warn_about_project_field
 from .api import WebhooksApi
@@ -89,6 +90,9 @@ def check_where(where: object) -> None:
 
     The name of a field that looks misspelt is a UserWarning.
     """
+    if is_async(where):
+        msg = "where must be a plain function, not an async def: fetch what it needs before"
+        raise TypeError(msg)
     if where is None or callable(where):
         return
     if not isinstance(where, Mapping):
@@ -306,6 +310,7 @@ class _Follow:
         """End its tasks, and what it does with events."""
         for task in self._running:
             task.cancel()
+        self.is_listed.set()  # nobody needs to wait for that any longer
         self._follows.router.end_diversion(self._follows.account, self.container)
 
     async def end(self) -> bool:
@@ -426,20 +431,24 @@ class _Follow:
         now = self._clock.monotonic()
         if now < self._until:
             return
-        touched = [*self._touched]
-        has_settled = bool(touched) and now >= min(self._touched.values()) + SETTLE
-        if now >= self._list_at or (
-            has_settled and (len(touched) > FEW or self._kept.kind == "portfolios")
-        ):
-            await self._list()
-        elif has_settled:
-            found = await self._ask_for(touched)
-            await self._settle((self.wanted - found.keys()) | _fitting(found))
-        else:
+        has_settled = bool(self._touched) and now >= min(self._touched.values()) + SETTLE
+        needs_list = now >= self._list_at or (
+            has_settled and (len(self._touched) > FEW or self._kept.kind == "portfolios")
+        )
+        if not (needs_list or has_settled):
             return
-        for gid in touched:
-            self._touched.pop(gid, None)
+        touched, self._touched = self._touched, {}  # what comes from now on is news of its own
+        try:
+            await (self._list() if needs_list else self._look_at(touched))
+        except BaseException:
+            self._touched |= touched
+            raise
         self._failures = 0
+
+    async def _look_at(self, projects: Collection[str]) -> None:
+        """Ask for these projects, which changed."""
+        found = await self._ask_for(projects)
+        await self._settle((self.wanted - found.keys()) | _fitting(found))
 
     def _pause(self) -> float:
         """Return for how many seconds there is nothing to do unless something changes."""

@@ -20,6 +20,7 @@ from support.ports import free_tcp_port
 
 from asana_webhooks import MemoryStore, WebhooksClient
 from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.stores import Store
 
 if TYPE_CHECKING:
     from support.replicas import World
@@ -200,6 +201,29 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> "AsyncIterato
     shared = request.node.get_closest_marker("own_server") is None
     async with world_on(request.param, tmp_path, shared=shared) as world:
         yield world
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Return a store in memory, or of the kind that a test asks for with ``over_each_store``."""
+    kind = getattr(request, "param", "memory")
+    if kind == "memory":
+        return MemoryStore()
+    from support.replicas import shared_place_of  # it loads the servers
+
+    return shared_place_of(kind, tmp_path).store()
+
+
+over_each_store = pytest.mark.parametrize(
+    "store",
+    [
+        *("memory", "sqlite"),
+        pytest.param("valkey", marks=pytest.mark.servers),
+        pytest.param("postgres", marks=[pytest.mark.servers, pytest.mark.slow]),
+    ],
+    indirect=True,
+)
+"""Runs a test over a store of each kind, by the fixture ``store``."""
 
 
 def guard() -> AbstractContextManager[anyio.CancelScope]:

@@ -4,14 +4,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator
-from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
-from conftest import eventually, until
-from support.replicas import shared_place_of
+from conftest import eventually, over_each_store, until
 from support.tracebacks import shown_by
 
 from asana_webhooks import (
@@ -82,24 +80,6 @@ async def users(asana: AsanaSimulator) -> Users:
     for name in NAMES:
         await users.add(name)
     return users
-
-
-@pytest.fixture
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Return a store in memory, or of the kind that a test asks for with ``over_each_store``."""
-    kind = getattr(request, "param", "memory")
-    return MemoryStore() if kind == "memory" else shared_place_of(kind, tmp_path).store()
-
-
-over_each_store = pytest.mark.parametrize(
-    "store",
-    [
-        *("memory", "sqlite"),
-        pytest.param("valkey", marks=pytest.mark.servers),
-        pytest.param("postgres", marks=[pytest.mark.servers, pytest.mark.slow]),
-    ],
-    indirect=True,
-)
 
 
 @pytest.fixture

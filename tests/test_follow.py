@@ -1,5 +1,6 @@
 """Projects of a workspace, a team or a portfolio that are followed, at the local Asana."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from conftest import eventually, until
+from conftest import eventually, guard, over_each_store, until
 
 from asana_webhooks import (
     EstablishmentError,
@@ -21,6 +22,7 @@ from asana_webhooks import (
 )
 from asana_webhooks import _follow as module
 from asana_webhooks.simulator import AsanaSimulator
+from asana_webhooks.stores import Store
 from asana_webhooks.testing import advance
 
 MakeClient = Callable[..., WebhooksClient]
@@ -71,12 +73,7 @@ async def place(asana: AsanaSimulator) -> AsyncIterator[Place]:
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-def make(make_client: MakeClient, store: MemoryStore) -> MakeClient:
+def make(make_client: MakeClient, store: Store) -> MakeClient:
     """Return a function that makes clients with one handler, which read no streams."""
 
     def make(**options: Any) -> WebhooksClient:
@@ -91,7 +88,7 @@ def make(make_client: MakeClient, store: MemoryStore) -> MakeClient:
     return make
 
 
-async def held(store: MemoryStore, container: str) -> set[str]:
+async def held(store: Store, container: str) -> set[str]:
     """Return what a follow holds by the store."""
     state = await store.get_state(f"/follow-{container}")
     return set() if state is None else set(msgspec.json.decode(state.text)["held"])
@@ -160,7 +157,7 @@ async def test_project_that_leaves_or_no_longer_fits_is_left(
     make: MakeClient,
     place: Place,
     asana: AsanaSimulator,
-    store: MemoryStore,
+    store: Store,
     by: str,
     change: str,
 ) -> None:
@@ -186,6 +183,40 @@ async def test_project_that_leaves_or_no_longer_fits_is_left(
         await until(lambda: one not in {each.resource for each in asana.webhooks.values()})
         assert await held(store, container) == {two}
         assert two in place.watched()
+
+
+async def test_change_while_a_project_is_asked_for_is_not_missed(
+    make: MakeClient, place: Place, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team = await place.team()
+    one, two = await place.add(2, team=team)
+    client, answered, goes_on = make(), asyncio.Event(), asyncio.Event()
+    client.follow(team, where={"archived": False})
+    async with client.running():
+        await client.kept()
+        api = client._parts().follows.api
+        request = api.request
+
+        async def slow(method: str, path: str, **options: Any) -> Any:
+            answer = await request(method, path, **options)
+            if path == f"/projects/{one}":
+                answered.set()
+                await goes_on.wait()
+            return answer
+
+        monkeypatch.setattr(api, "request", slow)
+        await place.call("PUT", f"/projects/{one}", name="another")
+        await asana.settled()
+        await _handled(client)
+        time_passes = asyncio.create_task(advance(asana, 5.0, client=client))
+        await answered.wait()
+        await place.call("PUT", f"/projects/{one}", archived=True)
+        await asana.settled()
+        await _handled(client)
+        goes_on.set()
+        await time_passes
+        await advance(asana, 5.0, client=client)
+        await until(lambda: place.watched() == {two})
 
 
 async def test_project_that_a_list_lacks_is_asked_for_before_it_is_left(
@@ -256,6 +287,14 @@ def test_what_chooses_no_projects_is_refused(make: MakeClient, where: Any) -> No
         make().follow("12", where=where)
 
 
+def test_function_that_is_to_be_awaited_is_refused(make: MakeClient) -> None:
+    async def where(project: dict[str, Any]) -> bool:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match="where must be a plain function"):
+        make().follow("12", where=where)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a,b", 7])
 def test_what_is_no_field_is_refused(make: MakeClient, name: Any) -> None:
     with pytest.raises(ValueError, match="where maps names"):
@@ -304,6 +343,19 @@ async def test_what_is_no_container_is_said(
         with pytest.raises(TimeoutError, match="no workspace, team or portfolio"):
             await client.kept(timeout=0.5)
     assert caplog.text.count("no workspace, team or portfolio") == 1
+
+
+async def test_nobody_waits_for_a_container_that_was_left(
+    make: MakeClient, asana: AsanaSimulator
+) -> None:
+    client = make()
+    client.follow(asana.project)  # which is no container
+    async with client:
+        waiting = asyncio.create_task(client.kept(timeout=None))
+        await until(client._parts().follows.problems)
+        await client.leave(asana.project)
+        with guard():
+            await waiting
 
 
 # Its webhooks
@@ -395,7 +447,7 @@ async def test_webhook_that_a_program_wants_itself_is_not_left_with_the_follow(
 
 
 async def test_project_in_two_containers_is_left_with_the_last_of_them(
-    make: MakeClient, place: Place, asana: AsanaSimulator, store: MemoryStore
+    make: MakeClient, place: Place, asana: AsanaSimulator, store: Store
 ) -> None:
     team = await place.team()
     (both,) = await place.add(1, team=team)
@@ -416,6 +468,7 @@ async def test_project_in_two_containers_is_left_with_the_last_of_them(
 # Restarts
 
 
+@over_each_store
 async def test_start_takes_lists_only(
     make: MakeClient, place: Place, asana: AsanaSimulator
 ) -> None:
@@ -450,8 +503,9 @@ async def test_what_left_while_no_program_was_there_is_left_at_the_start(
         await client.kept()
 
 
+@over_each_store
 async def test_program_that_ended_in_the_middle_is_gone_on_with(
-    make: MakeClient, place: Place, asana: AsanaSimulator, store: MemoryStore
+    make: MakeClient, place: Place, asana: AsanaSimulator, store: Store
 ) -> None:
     await place.add(10)
     client = make()
@@ -469,6 +523,7 @@ async def test_program_that_ended_in_the_middle_is_gone_on_with(
         await until(lambda: not asana.webhooks)
 
 
+@over_each_store
 async def test_leaving_without_asana_is_carried_out_later(
     make: MakeClient, place: Place, asana: AsanaSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -507,7 +562,7 @@ async def test_follow_that_another_process_ended_ends_here(
     make: MakeClient,
     place: Place,
     asana: AsanaSimulator,
-    store: MemoryStore,
+    store: Store,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     client = make()
@@ -524,7 +579,7 @@ async def test_follow_that_another_process_ended_ends_here(
 
 
 async def test_store_that_fails_delays_what_is_held(
-    make: MakeClient, place: Place, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    make: MakeClient, place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = make()
     client.follow(place.gid)
