@@ -293,6 +293,7 @@ async def test_calls_are_kept_with_token_and_user(world: World, kim: Api) -> Non
     assert (third.status, third.token, third.user) == (404, "", "")
     assert "kims-token" not in repr(first)
     assert world.asana.calls("GET", "/users/me", token="kims-token") == [first]
+    assert world.asana.calls(path="/users/*") == world.asana.calls(path="/users/me")
     assert world.asana.calls("POST") == []
 
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Collection, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
 from typing import Any
 
 import anyio
@@ -332,13 +333,13 @@ class AsanaSimulator:
     ) -> list[Call]:
         """Return the calls that were answered, in order: those of a method, path or token if given.
 
-        The last 10,000 are kept. A ``path`` is one below the API, such as ``/webhooks``.
+        The last 10,000 are kept. A ``path`` is one below the API, such as ``/tasks/*``.
         """
         return [
             each
             for each in self._calls
             if method in (None, each.method)
-            and (path is None or each.path == f"{API}{path}")
+            and (path is None or fnmatchcase(each.path, f"{API}{path}"))
             and token in (None, each.token)
         ]
 
