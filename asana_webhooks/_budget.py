@@ -42,6 +42,10 @@ LONG_WAIT = 60.0
 """Seconds of waiting that are worth a word."""
 
 
+OLDEST_EACH = 10
+"""Of so many calls that waited one is that which came first, so that no priority waits for ever."""
+
+
 class Kind(IntEnum):
     """The kinds of calls; one that creates a webhook waits for its handshake, and is a write."""
 
@@ -55,7 +59,7 @@ AT_ONCE: Final = {Kind.READ: 50, Kind.WRITE: 15, Kind.CREATE: 10}
 
 
 class Priority(IntEnum):
-    """The order in which calls go that wait."""
+    """The order in which calls go that wait; each tenth is the one that came first."""
 
     PROGRAM = 0
     ESTABLISHING = 1
@@ -170,8 +174,9 @@ class Slot:
 class Budget:
     """Makes the calls of one token wait until they may be made, in one event loop.
 
-    Among those that wait, the priority decides, then who came first. A call that cannot be made
-    does not hold up one of another kind that can.
+    Among those that wait, the priority decides, then who came first; each tenth goes whatever its
+    priority is, so that a busy program is looked after too. A call that cannot be made does not
+    hold up one of another kind that can.
     """
 
     def __init__(self, *keeps: object) -> None:
@@ -188,6 +193,7 @@ class Budget:
         }
         self._waiting = 0
         self._came = 0
+        self._went = 0  # of those that waited
         self._timer: asyncio.TimerHandle | None = None
 
     # Calls
@@ -319,6 +325,7 @@ class Budget:
             _, future = self._queues[priority][kind].popitem(last=False)
             self._waiting -= 1
             if not future.done():
+                self._went += 1
                 self._take(kind, now)
                 future.set_result(None)
 
@@ -327,11 +334,19 @@ class Budget:
         if not self._waiting:
             return None
         ready = [kind for kind in Kind if self._slots.has_room(kind)]
-        for priority, queues in self._queues.items():
-            fronts = [(next(iter(queues[kind])), kind) for kind in ready if queues[kind]]
-            if fronts:
-                return priority, min(fronts)[1]
-        return None
+        fronts = [
+            (next(iter(queues[kind])), priority, kind)
+            for priority, queues in self._queues.items()
+            for kind in ready
+            if queues[kind]
+        ]
+        if not fronts:
+            return None
+        if (self._went + 1) % OLDEST_EACH:
+            highest = fronts[0][1]
+            fronts = [front for front in fronts if front[1] is highest]
+        _, priority, kind = min(fronts)
+        return priority, kind
 
     def _refuse_waiting(self) -> None:
         held_for = self._slots.held_until - time.monotonic()

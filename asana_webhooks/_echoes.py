@@ -180,6 +180,8 @@ class ClaimEchoes:
     async def _read(self) -> None:
         async with self._reading:
             bodies = list(self._unread)
+            if not bodies:
+                return  # another event's judge has read them
             gids = {gid.decode() for body in bodies for gid in _GID.findall(body)}
             self._keep(await self._echoes.read(gids))
             del self._unread[: len(bodies)]

@@ -194,6 +194,23 @@ async def test_priority_decides_and_then_who_came_first() -> None:
     ]
 
 
+async def test_calls_of_a_low_priority_have_a_turn_however_many_others_come() -> None:
+    budget = Budget()
+    slots = await taken(budget, READ, 50)
+    callers = Callers(budget)
+    callers.add("list", READ, Priority.LOOKING_AFTER)
+    callers.add("stream", READ, Priority.STREAMS)
+    for number in range(40):
+        callers.add(str(number), READ)
+    await anyio.wait_all_tasks_blocked()
+    for slot in slots[:30]:
+        slot.leave()
+    await anyio.wait_all_tasks_blocked()
+    assert len(callers.went) == 30
+    assert {"list", "stream"} <= {*callers.went}
+    assert callers.went[:9] == [str(number) for number in range(9)]
+
+
 async def test_call_that_has_no_room_does_not_hold_up_one_of_another_kind() -> None:
     budget = Budget()
     creations = await taken(budget, CREATE, 10)

@@ -449,6 +449,7 @@ async def test_writes_are_read_once_for_all_deliveries_of_a_claim(routed: Memory
 
     async def count(resources: Any) -> list[Write]:
         asked.append(set(resources))
+        await anyio.wait_all_tasks_blocked()  # as a server has all others wait for its answer
         return await list_writes(resources)
 
     routed.list_writes = count  # type: ignore[method-assign] # passes on
