@@ -18,6 +18,7 @@ import pytest
 from conftest import eventually, until
 from support.inboxes import confirm, draining, is_empty
 from support.ports import free_tcp_port
+from support.replicas import KINDS, shared_place_of
 
 from asana_webhooks import Event, MemoryStore, SqliteStore, WebhooksApi, WebhooksClient
 from asana_webhooks._echoes import Echoes
@@ -267,6 +268,56 @@ async def test_another_client_on_the_store_recognises_the_echo(
         async with WebhooksApi("a-token", base_url=asana.base_url) as api:
             await api.request("PUT", f"/tasks/{theirs}", data={"name": "b"})
         await asana.settled()
+        await eventually(lambda: is_idle(worker))
+    assert seen == [theirs]
+
+
+WRITER = """
+import asyncio, sys
+from asana_webhooks import PostgresStore, RedisStore, SqliteStore, WebhooksClient
+
+async def write(
+    kind: str, address: str, name: str, base_url: str, public_url: str, task: str
+) -> None:
+    store = {
+        "sqlite": lambda: SqliteStore(address),
+        "valkey": lambda: RedisStore(address, prefix=name),
+        "postgres": lambda: PostgresStore(address, schema=name),
+    }[kind]()
+    async with WebhooksClient(
+        "a-token", public_url=public_url, store=store, serve=False, base_url=base_url
+    ) as client:
+        await client.request("PUT", f"/tasks/{task}", data={"name": "b"})
+        await client.request("POST", f"/tasks/{task}/stories", data={"text": "done"})
+
+asyncio.run(write(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+async def test_another_process_on_the_store_recognises_the_echoes(
+    make_client: MakeClient, asana: AsanaSimulator, tmp_path: Path, kind: str
+) -> None:
+    place = shared_place_of(kind, tmp_path)
+    worker, seen = make_client(store=place.store()), list[str]()
+
+    @worker.on("task", field="name")
+    @worker.on("story")
+    async def note(event: Event) -> None:
+        seen.append(event.resource.gid)
+
+    async with running(worker, asana.project):
+        ours = await asana.create_task("a", project=asana.project)
+        theirs = await asana.create_task("a", project=asana.project)
+        target = next(iter(asana.webhooks.values())).target
+        where = (kind, place.address, place.name, asana.base_url, target.rpartition("/")[0])
+        await anyio.run_process([sys.executable, "-c", WRITER, *where, ours])
+        async with WebhooksApi("a-token", base_url=asana.base_url) as api:
+            await api.request("PUT", f"/tasks/{theirs}", data={"name": "b"})
+        await asana.settled()
+        await until(lambda: theirs in seen)
         await eventually(lambda: is_idle(worker))
     assert seen == [theirs]
 
