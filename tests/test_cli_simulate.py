@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -95,6 +96,29 @@ def test_file_is_planted_at_the_start(tmp_path: Path) -> None:
     path.write_text('{"songs": []}')
     result = CliRunner().invoke(cli, ["simulate", "--seed", str(path)])
     assert (result.exit_code, "unknown field `songs`" in result.output) == (2, True)
+
+
+def test_with_tls_the_base_url_is_https_and_the_written_authority_vouches(tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    with simulated("--tls", "--ca-file", str(path)) as asana:
+        assert re.fullmatch(r"https://127\.0\.0\.1:\d+/api/1\.0", asana.base_url)
+        trusting = ssl.create_default_context(cafile=path)
+        headers = {"Authorization": f"Bearer {TOKEN}", "Host": "app.asana.com"}
+        query = {"project": "8675309", "limit": "1"}
+        with httpx.Client(verify=trusting, headers=headers, trust_env=False) as api:
+            page = api.get(f"{asana.base_url}/tasks", params=query).json()["next_page"]
+        status, _, err = asana.end()
+    assert page["uri"].startswith("https://app.asana.com/api/1.0/tasks?")
+    assert status == 0
+    assert f"export SSL_CERT_FILE={path} CURL_CA_BUNDLE={path}\n" in err
+
+
+def test_authority_is_written_to_a_folder_that_goes_in_the_end() -> None:
+    with simulated("--tls") as asana:
+        _, _, err = asana.end()
+    found = re.search(r"export SSL_CERT_FILE=(\S+) ", err)
+    assert found is not None
+    assert not Path(found[1]).parent.exists()
 
 
 def test_printed_line_for_the_shell_lets_time_pass() -> None:

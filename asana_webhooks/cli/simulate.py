@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import shlex
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from click.shell_completion import CompletionItem
@@ -21,6 +26,8 @@ __all__ = ["command", "describe", "read_tables"]
 
 SHOWN = 3
 """Events of a delivery that are named; of the rest, the number is."""
+
+World: TypeAlias = Callable[..., "AbstractAsyncContextManager[AsanaSimulator]"]
 
 RULER = r"^(=+(?: +=+)+)\n"
 TABLE = re.compile(rf"{RULER}(?:.+\n{RULER})?((?:[^=].*\n)+){RULER}", re.MULTILINE)
@@ -66,7 +73,7 @@ def _limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[...
     return click.option(name, type=click.IntRange(1), metavar="CALLS", help=help_)
 
 
-@click.command("simulate")
+@click.command("simulate", context_settings={"allow_interspersed_args": False})
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65_535), default=0, help="Any free one unless given."
@@ -145,6 +152,28 @@ def _limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[...
 @click.option(
     "--system-stories", is_flag=True, help="Let each change of a task make a story, and its event."
 )
+@click.option(
+    "--tls",
+    is_flag=True,
+    help="Speak TLS, with a certificate for app.asana.com and an authority made for this run.",
+)
+@click.option(
+    "--ca-file",
+    type=click.Path(dir_okay=False, writable=True),
+    metavar="FILE",
+    help="With --tls: write the authority's certificate here, for callers to trust.",
+)
+@click.option(
+    "--run",
+    "runs",
+    is_flag=True,
+    help="Run COMMAND so that it reaches this as https://app.asana.com, and end with it.",
+)
+@click.option(
+    "--allow-others",
+    is_flag=True,
+    help="With --run: lead the program to other hosts too, instead of refusing.",
+)
 @click.option("--quiet", is_flag=True, help="Do not tell of calls, handshakes and deliveries.")
 @click.option(
     "--list-faults",
@@ -154,12 +183,18 @@ def _limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[...
     callback=_list_faults,
     help="Tell which faults there are, and end.",
 )
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND ...]")
 def command(
     *,
     names: tuple[str, ...],
     users: tuple[str, ...],
     seed: str | None,
     quiet: bool,
+    tls: bool,
+    ca_file: str | None,
+    runs: bool,
+    allow_others: bool,
+    words: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Run a local Asana, until told to stop.
@@ -169,10 +204,33 @@ def command(
 
     Any token will do; those of no --user stand for Robin Example. Ctrl-C or SIGTERM ends it;
     everything lives in memory.
+
+    With --run -- COMMAND ... it lasts as long as that program, has its exit status, and passes
+    signals on; standard output is the program's alone.
     """
     import asyncio
 
-    asyncio.run(_run(names, _tokens(users), seed, quiet=quiet, **options))
+    _check(tls=tls, ca_file=ca_file, runs=runs, allow_others=allow_others, words=words)
+    world = partial(_world, names, _tokens(users), seed, quiet=quiet)
+    if runs:
+        status = asyncio.run(_accompany(world, words, options, allow_others=allow_others))
+        click.get_current_context().exit(status)
+    asyncio.run(_serve(world, options, tls=tls, ca_file=ca_file))
+
+
+def _check(
+    *, tls: bool, ca_file: str | None, runs: bool, allow_others: bool, words: tuple[str, ...]
+) -> None:
+    wrong = {
+        "--run takes a command: write --run -- COMMAND ...": runs and not words,
+        "a command goes with --run: write --run -- COMMAND ...": words and not runs,
+        "--ca-file goes with --tls": ca_file and not tls,
+        "--tls is for other programs, --run makes a certificate of its own": tls and runs,
+        "--allow-others goes with --run": allow_others and not runs,
+    }
+    for said, is_so in wrong.items():
+        if is_so:
+            raise click.UsageError(said)
 
 
 def _tokens(users: tuple[str, ...]) -> dict[str, str]:
@@ -186,15 +244,16 @@ def _tokens(users: tuple[str, ...]) -> dict[str, str]:
     return tokens
 
 
-async def _run(
+@contextlib.asynccontextmanager
+async def _world(
     names: tuple[str, ...],
     tokens: dict[str, str],
     seed: str | None,
     *,
     quiet: bool,
     **options: Any,
-) -> None:
-    from .._signals import stopping
+) -> AsyncIterator[AsanaSimulator]:
+    """Serve a local Asana with these faults, users by tokens, and objects of a file."""
     from ..simulator import AsanaSimulator
 
     def tell(traffic: Traffic) -> None:
@@ -207,11 +266,54 @@ async def _run(
         await asana.add_user(user, token=token)
     if seed is not None:
         await _plant(asana, seed)
-    with stopping() as told:
-        async with asana:
+    async with asana:
+        yield asana
+
+
+async def _serve(world: World, options: dict[str, Any], *, tls: bool, ca_file: str | None) -> None:
+    from .._signals import stopping
+
+    with stopping() as told, contextlib.ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="asana-webhooks-"))
+        path = _write(ca_file or f"{folder}/ca.pem", _certify(options)) if tls else None
+        async with world(**options) as asana:
             click.echo(asana.base_url)  # which flushes
-            _say(_introduction(asana))
+            _say(_introduction(asana, path))
             await told.once.wait()
+
+
+async def _accompany(
+    world: World, words: tuple[str, ...], options: dict[str, Any], *, allow_others: bool
+) -> int:
+    """Run a program beside a local Asana that is the real one to it; return its exit status."""
+    from yarl import URL
+
+    from .running import Signals, connect_proxy, environment, run
+
+    others = {"allow_others": allow_others}
+    with Signals() as signals:
+        authority = _certify(options)
+        async with world(**options) as asana:
+            url = URL(asana.base_url)
+            at = (url.host or "", url.port or 443)
+            async with connect_proxy(at, say=_say, **others) as proxy:
+                with environment(at, authority, proxy, **others) as variables:
+                    return await run(words, variables, signals, say=_say)
+
+
+def _certify(options: dict[str, Any]) -> str:
+    """Make the local Asana speak TLS, under the real name too; return its authority (PEM)."""
+    from .certificates import REAL_HOST, certify
+
+    options["host_names"] = (REAL_HOST, *options["host_names"])
+    names = (*options["host_names"], "localhost", "127.0.0.1", "::1", options["host"])
+    options["ssl_context"], authority = certify(names)
+    return authority
+
+
+def _write(path: str, text: str) -> str:
+    Path(path).write_text(text, encoding="utf-8")
+    return path
 
 
 async def _plant(asana: AsanaSimulator, path: str) -> None:
@@ -226,11 +328,11 @@ def _say(text: str) -> None:
         click.echo(text, err=True)
 
 
-def _introduction(asana: AsanaSimulator) -> str:
+def _introduction(asana: AsanaSimulator, ca_file: str | None) -> str:
     from ..simulator.seed import fill
     from ..simulator.state import State
 
-    state = State()
+    state, trusted = State(), shlex.quote(ca_file or "")
     fill(state)
     held = [each for kind in ("workspace", "project", "user", "task") for each in state.all(kind)]
     return "\n".join(
@@ -240,6 +342,7 @@ def _introduction(asana: AsanaSimulator) -> str:
             "In another shell:",
             f"  export ASANA_BASE_URL={asana.base_url}",
             "  export ASANA_ACCESS_TOKEN=anything",
+            *([f"  export SSL_CERT_FILE={trusted} CURL_CA_BUNDLE={trusted}"] if ca_file else []),
             "  asana-webhooks trigger task.completed",
             f"""  curl -d '{{"hours": 8}}' {asana.control_url}/advance""",
             *([f"Faults: {', '.join(sorted(asana.faults))}"] if asana.faults else []),

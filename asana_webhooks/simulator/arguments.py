@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from itertools import chain
@@ -50,6 +51,7 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "frozen_at": ((datetime, NoneType), "a time, or None"),
     "strict": _FLAG,
     "system_stories": _FLAG,
+    "ssl_context": ((ssl.SSLContext, NoneType), "an ssl.SSLContext, or None"),
     "watch": ((Callable, NoneType), "a function, or None"),  # type: ignore[dict-item] # for isinstance
 }
 """The types of the constructor's arguments, and the words for them."""

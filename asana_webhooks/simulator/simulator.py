@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import os
+import ssl
 from collections import deque
 from collections.abc import Collection, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -72,16 +73,17 @@ class AsanaSimulator:
     user who was asked, ``oauth.user``, and are good for their time and scopes.
 
     It answers calls to addresses and to ``localhost``; ``host_names`` are more names that it may be
-    called by. ``allow_local=False`` refuses local targets as Asana does; ``allow_hosts`` names the
-    hosts besides loopback that may be posted to. ``gather_for`` is how many seconds events are
-    gathered for, to go in one body: Asana takes about a minute, and 0 sends those of each act and
-    of each ``emit`` at once. ``retry_delay`` is the pause in seconds before the first retry of a
-    delivery, doubled before each further one; ``delivery_timeout`` how many seconds a target has
-    for its answer, always of real time; ``give_up_after`` after how many without a success a
-    webhook is deleted; ``retry_after`` what the fault ``rate-limited`` and the limits of calls at
-    once say in their header. ``drop_share`` is how large a share of a webhook's events the fault
-    ``dropped`` loses; ``sync_lasts`` for how many seconds a sync token is good, and ``stream_lag``
-    how many seconds later than it happens an event is in the stream.
+    called by. With ``ssl_context`` it speaks TLS. ``allow_local=False`` refuses local targets as
+    Asana does; ``allow_hosts`` names the hosts besides loopback that may be posted to.
+    ``gather_for`` is how many seconds events are gathered for, to go in one body: Asana takes about
+    a minute, and 0 sends those of each act and of each ``emit`` at once. ``retry_delay`` is the
+    pause in seconds before the first retry of a delivery, doubled before each further one;
+    ``delivery_timeout`` how many seconds a target has for its answer, always of real time;
+    ``give_up_after`` after how many without a success a webhook is deleted; ``retry_after`` what
+    the fault ``rate-limited`` and the limits of calls at once say in their header. ``drop_share``
+    is how large a share of a webhook's events the fault ``dropped`` loses; ``sync_lasts`` for how
+    many seconds a sync token is good, and ``stream_lag`` how many seconds later than it happens an
+    event is in the stream.
 
     ``rate_limit`` is how many calls a minute a token has (Asana: 150 where nothing is paid, else
     1,500), ``concurrent_gets`` and ``concurrent_writes`` how many at once (Asana: 50 and 15); None
@@ -140,6 +142,7 @@ class AsanaSimulator:
         strict: bool = False,
         frozen_at: datetime | None = None,
         system_stories: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
         watch: Watch | None = None,
     ) -> None:
         check_types(locals())
@@ -157,7 +160,7 @@ class AsanaSimulator:
             concurrent_gets=concurrent_gets,
             concurrent_writes=concurrent_writes,
         )
-        self._host, self._port = host, port
+        self._host, self._port, self._tls = host, port, ssl_context
         self._host_names = checked_names(host_names)
         self._state = State(frozen_at)
         fill(self._state)
@@ -306,9 +309,10 @@ class AsanaSimulator:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         self._opened.push_async_callback(runner.cleanup)
         await runner.setup()
-        await web.TCPSite(runner, self._host, self._port).start()
+        await web.TCPSite(runner, self._host, self._port, ssl_context=self._tls).start()
         host, port = runner.addresses[0][:2]
-        self._origin = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        scheme = "http" if self._tls is None else "https"
+        self._origin = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         logger.info("the local Asana listens on %s", self.base_url)
 
     def _start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:

@@ -69,7 +69,9 @@ def _act(event: str, origin: str, *, project: str, task: str | None) -> dict[str
         msg = "task.added creates a task of its own: leave out --task"
         raise click.UsageError(msg)
     # A proxy of the environment would not find this Asana.
-    with httpx.Client(base_url=origin, trust_env=False, timeout=ANSWER_SECONDS) as http:
+    with httpx.Client(
+        base_url=origin, trust_env=False, verify=httpx.create_ssl_context(), timeout=ANSWER_SECONDS
+    ) as http:
         user = User(http, project=project, task=task)
         ACTIONS[event](user)
     return user.seen
