@@ -188,7 +188,7 @@ class Endpoint:
         self.accepting = False
         self._store = store
         self._on_arrival = on_arrival
-        self._max_body = max_body
+        self.max_body = max_body
         self._answer_gone = answer_gone
         self._now = now
         self._learn_time = learn_time
@@ -229,7 +229,7 @@ class Endpoint:
         route = self._remembered(request.route, time.monotonic())
         if route is None or self._bodies + len(request.body) > self._max_bodies:
             return None
-        if screen(request, route, max_body=self._max_body) is not None:
+        if screen(request, route, max_body=self.max_body) is not None:
             return None
         received_at, now = self._machine_time(), self._now()
         effect = judge(request, route, now=now).effect
@@ -312,7 +312,7 @@ class Endpoint:
             spent = time.monotonic() - started
         if route is None:
             return UNKNOWN_ROUTE
-        refusal = screen(request, route, max_body=self._max_body, answer_gone=self._answer_gone)
+        refusal = screen(request, route, max_body=self.max_body, answer_gone=self._answer_gone)
         if refusal is not None:
             return refusal
         if request.body:
@@ -340,7 +340,7 @@ class Endpoint:
                 piece, more = await receive()
                 self._bodies += len(piece)
                 body += piece
-                if len(body) > self._max_body:
+                if len(body) > self.max_body:
                     raise Refusal(TOO_LARGE)
                 if self._bodies > self._max_bodies:
                     raise Refusal(TOO_MANY_BODIES)
@@ -396,7 +396,7 @@ class Endpoint:
         self._known[request.route] = msgspec.structs.replace(known, read_again=True)
         route = await self._look_up(request.route, again=True, spent=spent)
         return decide(
-            request, route, now=now, max_body=self._max_body, answer_gone=self._answer_gone
+            request, route, now=now, max_body=self.max_body, answer_gone=self._answer_gone
         )
 
     def _remembered(self, route_id: str, now: float) -> Route | None:

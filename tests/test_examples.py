@@ -35,6 +35,7 @@ PAGES = {  # what else there is beside the webhooks
     "aiohttp_app.py": "/",
     "django_app.py": "/",
     "fastapi_app.py": "/",
+    "flask_app.py": "/",
     "litestar_app.py": "/",
     "quart_app.py": "/",
     "starlette_app.py": "/",
@@ -63,7 +64,11 @@ CASES = [
     for name in sorted(EXAMPLES.keys() - MANY)
 ]
 
-SERVERS = {"hypercorn": "--bind=127.0.0.1:{port}", "uvicorn": "--port={port}"}
+SERVERS = {
+    "gunicorn": "--bind=127.0.0.1:{port}",
+    "hypercorn": "--bind=127.0.0.1:{port}",
+    "uvicorn": "--port={port}",
+}
 """The servers that examples name, and the option that says where they listen."""
 
 

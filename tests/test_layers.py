@@ -46,7 +46,7 @@ LAYERS = (
     {"_components"},
     {"account"},
     {"client"},
-    {"serving", "testing"},
+    {"serving", "testing", "wsgi"},
     {""},  # the package itself, which shows what is public
     {"cli", "pytest_plugin"},
     {"__main__"},

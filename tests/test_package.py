@@ -22,6 +22,7 @@ PUBLIC_MODULES = [
         "telemetry",
         "testing",
     ),
+    "wsgi",
 ]
 
 HEAVY = {"aiohttp", "anyio", "httpx", "httpx_aiohttp", "sqlite3"}

@@ -88,6 +88,7 @@ from asana_webhooks.testing import (
     make_handshake,
     send,
 )
+from asana_webhooks.wsgi import WsgiClient
 
 
 def use(*values: object) -> None: ...
@@ -500,6 +501,29 @@ def verify(body: bytes, signature: str, secret: str) -> bool:
 
 
 # Inside another server
+
+
+threaded = WsgiClient("a-token", public_url="https://hooks.example.com/asana", serve=False)
+
+
+@threaded.on("task")
+def note_in_a_thread(event: Event) -> None:
+    assert_type(threaded.from_thread(threaded.me), dict[str, Any])
+
+
+@threaded.on("task")
+async def note_in_the_loop(event: Event) -> None:
+    use(event)
+
+
+@threaded.on("task")  # type: ignore[type-var] # it takes no event
+def note_nothing() -> None: ...
+
+
+def mount_in_wsgi() -> None:
+    threaded.start()
+    use(threaded.wsgi)
+    threaded.stop()
 
 
 def mount_in_aiohttp() -> web.Application:
