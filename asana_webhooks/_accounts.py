@@ -47,7 +47,7 @@ LOAD_SECONDS = 20.0
 
 OWN_HINT = (
     "it is for the calls of the client itself, and for webhooks of no account that the store holds:"
-    " have tokens= return one for '' too, or call through client.account(...)"
+    " have tokens= return one for '' too, or call through client.account(...) or client.of(event)"
 )
 """The next step when there is no token for the account ''."""
 
