@@ -44,6 +44,7 @@ from test_stores import (
     write,
 )
 
+from asana_webhooks._deadline import Deadline
 from asana_webhooks.errors import StoreError
 from asana_webhooks.models import Claim, Counts, Retry, Settlement
 from asana_webhooks.stores import DUPLICATES_KNOWN_FOR, MAX_HELD, Store, postgres
@@ -658,6 +659,16 @@ async def test_cancelled_put_is_not_stored_and_harms_no_other(real: PostgresStor
     assert cancelled.cancelled()
     await put(real, 3)
     assert numbers(await take(real)) == [2, 3]
+
+
+async def test_call_of_many_steps_fails_in_the_time_of_one(
+    real: PostgresStore, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(real._opened(), "_deadline", Deadline(0.2))
+    async with session.transaction():
+        await session.execute(in_schema(real, "LOCK TABLE schema.queues"))
+        with pytest.raises(StoreError, match="does not answer"):
+            await real.claim(limit=1, lease=30)
 
 
 async def test_puts_that_wait_behind_one_that_fails_fail_with_it(
