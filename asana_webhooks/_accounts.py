@@ -424,12 +424,16 @@ class Accounts:
             removal.cancel()
 
     async def _stop(self, name: str) -> None:
-        """End what is kept of an account, and what looks after it."""
-        self.get(name).drop_all()
+        """End what looks after an account, and then what is kept of it.
+
+        What is being established is cancelled once: a second time would cut off its undoing.
+        """
         running = self._running.get(name)
         if running is not None:
-            running.cancel()
+            if not running.cancelling():
+                running.cancel()
             await asyncio.wait([running])
+        self.get(name).drop_all()
 
     def _go_on_removing(self, name: str) -> None:
         self._removing.add(name)
@@ -460,6 +464,9 @@ class Accounts:
         except StoreError as error:
             text = "account %r is removed later: %s"
             self._log.log(logging.WARNING, "remove", text, name, error)
+            return False
+        except Exception:  # the others go on
+            logger.exception("account %r is removed later", name)
             return False
         self._parts.pop(name, None)
         self._removing.discard(name)

@@ -590,6 +590,44 @@ async def test_account_that_is_kept_again_while_it_is_removed_stays(
         assert all("removing" not in state.scope for state in await store.list_states())
 
 
+async def test_webhook_that_is_being_made_when_its_account_is_removed_is_not_left(
+    make: Make, users: Users, asana: AsanaSimulator, store: Store
+) -> None:
+    asana.faults.add("slow-201")
+    async with make() as client:
+        client.account("acme").keep(users.projects["acme"])
+        await asana.handshake_done.wait()
+        await client.remove_account("acme")
+        asana.release_201.set()
+        await eventually(lambda: _is_forgotten(store, "acme"))
+        assert users.webhooks("acme") == []
+
+
+async def test_mistake_while_an_account_is_removed_ends_no_other_and_is_tried_again(
+    make: Make,
+    users: Users,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forget, failed = store.forget_account, list[str]()
+
+    async def fail_once(account: str) -> bool:
+        if not failed:
+            failed.append(account)
+            raise ArithmeticError
+        return await forget(account)
+
+    monkeypatch.setattr(store, "forget_account", fail_once)
+    async with make() as client:
+        await keep_all(client, users)
+        await client.remove_account("acme")
+        await until(lambda: "'acme' is removed later" in caplog.text)
+        running = {each.get_name() for each in asyncio.all_tasks()}
+        assert "asana-webhooks looking after globex" in running
+        await eventually(lambda: _is_forgotten(store, "acme"))
+
+
 # Names and options
 
 
