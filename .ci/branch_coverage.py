@@ -17,6 +17,9 @@ LEAST = {
     "asana_webhooks/_dispatch.py": 100.0,
     "asana_webhooks/_failures.py": 100.0,
     "asana_webhooks/_remembered.py": 100.0,
+    "asana_webhooks/_echoes.py": 100.0,
+    "asana_webhooks/_ping_pong.py": 100.0,
+    "asana_webhooks/_writes.py": 100.0,
     "asana_webhooks/stores/*.py": 100.0,  # and in the folders below
 }
 """Per cent of lines and branches; the first pattern that fits a module counts."""
