@@ -3,11 +3,10 @@
 
 "use strict";
 
-const module_ = require("module");
+const nodeModule = require("module");
 const tls = require("tls");
 
-const HOST = process.env.ASANA_SIMULATOR_FOR;
-const [, host, port] = /^\[?(.+?)\]?:(\d+)$/.exec(process.env.ASANA_SIMULATOR_AT);
+const target = require("./target.json");
 const connect = tls.connect;
 
 // It is called with (options), (port, options) or (port, host, options), and each with a callback.
@@ -21,11 +20,12 @@ function asked(args) {
 
 tls.connect = function (...args) {
   const options = asked(args);
-  if (options.socket || options.host !== HOST || Number(options.port) !== 443) {
+  if (options.socket || options.host !== target.host || Number(options.port) !== 443) {
     return connect.apply(this, args);
   }
-  const servername = options.servername || HOST;
+  const servername = options.servername || target.host;
   const callback = args.find((each) => typeof each === "function");
-  return connect.call(this, { ...options, host, port: Number(port), servername }, callback);
+  const there = { host: target.address, port: target.port, servername };
+  return connect.call(this, { ...options, ...there }, callback);
 };
-module_.syncBuiltinESMExports();
+nodeModule.syncBuiltinESMExports();

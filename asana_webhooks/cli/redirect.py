@@ -5,7 +5,7 @@ Asana's own client. It stands alone and imports the standard library only, becau
 whatever Python the program has.
 """
 
-import os
+import json
 import socket
 import ssl
 import sys
@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 
-def redirect(host: str, address: str, authorities: str) -> None:
-    """Lead port 443 of a host to an address, and trust these authorities besides all others."""
+def redirect(*, host: str, address: str, port: int, authorities: str) -> None:
+    """Lead port 443 of a host to an address, and trust the authorities of a file besides others."""
     look_up, load = socket.getaddrinfo, ssl.SSLContext.load_verify_locations
-    there, _, port = address.rpartition(":")
 
     def getaddrinfo(name: Any, service: Any, *args: Any, **options: Any) -> Any:
         asked = name.decode("latin-1") if isinstance(name, bytes) else name
         if asked == host and str(service) in {"443", "https"}:
-            name, service = there.strip("[]"), int(port)
+            name, service = address, port
         return look_up(name, service, *args, **options)
 
     def load_verify_locations(self: ssl.SSLContext, *args: Any, **options: Any) -> None:
@@ -43,9 +42,5 @@ def run_next(folder: Path) -> None:
 
 
 if __name__ == "sitecustomize":
-    redirect(
-        os.environ["ASANA_SIMULATOR_FOR"],
-        os.environ["ASANA_SIMULATOR_AT"],
-        os.environ["ASANA_SIMULATOR_CA"],
-    )
+    redirect(**json.loads(Path(__file__).with_name("target.json").read_text(encoding="utf-8")))
     run_next(Path(__file__).parent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -167,9 +168,11 @@ def environment(
         folder = Path(name)
         bundle = folder / "authorities.pem"
         bundle.write_text(f"{roots}\n{authority}", encoding="utf-8")
+        target = {"host": REAL_HOST, "address": asana[0], "port": asana[1]}
+        described = json.dumps({**target, "authorities": str(bundle)})
+        (folder / "target.json").write_text(described, encoding="utf-8")
         source = Path(__file__).parent
-        (folder / "python").mkdir()
-        shutil.copyfile(source / "redirect.py", folder / "python" / "sitecustomize.py")
+        shutil.copyfile(source / "redirect.py", folder / "sitecustomize.py")
         shutil.copyfile(source / "redirect.cjs", folder / "redirect.cjs")
         yield {
             **mine,
@@ -178,10 +181,7 @@ def environment(
             **dict.fromkeys(BUNDLES, str(bundle)),
             "NODE_USE_ENV_PROXY": "1",
             "NODE_OPTIONS": _joined(" ", f'--require="{folder}/redirect.cjs"', "NODE_OPTIONS"),
-            "PYTHONPATH": _joined(os.pathsep, str(folder / "python"), "PYTHONPATH"),
-            "ASANA_SIMULATOR_FOR": REAL_HOST,
-            "ASANA_SIMULATOR_AT": f"{asana[0]}:{asana[1]}",
-            "ASANA_SIMULATOR_CA": str(bundle),
+            "PYTHONPATH": _joined(os.pathsep, name, "PYTHONPATH"),
         }
 
 
