@@ -362,6 +362,13 @@ class DesiredWebhooks:
         elif self._desired or self._ends_leaving:
             self._on_wish()
 
+    def retry(self) -> None:
+        """Try at once what waits for a trouble of the account to end: it may have ended."""
+        self._trouble.until = now = self._clock.monotonic()
+        for desired in self._pending():
+            desired.try_at = min(desired.try_at, now)
+        self.wake()
+
     def _forget(self, resource: str) -> None:
         desired = self._desired.pop(resource, None)
         if desired is not None and desired.task is not None:

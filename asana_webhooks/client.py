@@ -38,7 +38,8 @@ from ._receiver_asgi import AsgiApp
 from ._receiver_bytes import Headers, answer
 from .account import Account
 from .api import WebhooksApi
-from .auth import OAuthApp
+from .auth import LoginApp, OAuthApp
+from .auth._login import AccountOf, Connected, Logins
 from .models import (
     Continuity,
     DeadLetter,
@@ -91,6 +92,12 @@ _OPTIONS = {
 
 _SECRETS = {"token", "tokens", "encryption_keys", "store"}
 """Options that stay out of tables, and so of other frames."""
+
+_LOGIN = {
+    "url": TEXT,
+    "account_of": optional(Rule((object,), "an async def, which takes a request", is_async)),
+    "connected": optional(Rule((object,), "an async def of an account and a token", is_async)),
+}
 
 _LETTERS = {"limit": COUNT, "after": TEXT}
 _CHOICE = {
@@ -578,6 +585,47 @@ class WebhooksClient(Account):
         client is not open.
         """
         return await answer(self._opened().endpoint, method, path, headers, body)
+
+    def login_app(
+        self,
+        url: str,
+        *,
+        account_of: AccountOf | None = None,
+        connected: Connected | None = None,
+    ) -> LoginApp:
+        """Return routes by which users log in to Asana, to mount at ``url`` in ASGI or aiohttp.
+
+        ``url`` is where browsers find them: https, or on this machine. Opening it leads to Asana,
+        which leads back to ``url`` + "/callback": register that with the app. The client, which
+        has ``tokens=OAuthApp(…)``, is open meanwhile; the app's ``save`` keeps the new token.
+
+        ``await account_of(request)``, of an aiohttp request or an ASGI scope, returns the account
+        that logs in, by your session; for None the page says to log in to your service first.
+        Without ``account_of`` the account is the gid of the Asana user. ``await connected(account,
+        token)`` is called when the token is saved; a URL that it returns is shown then.
+
+        Raises ValueError or TypeError for what cannot work, RuntimeError for other ``tokens`` and
+        without ``public_url``.
+        """
+        check_options(_LOGIN, locals())
+        self._configured()
+        if not isinstance(self._load, OAuthApp):
+            msg = "users log in to an OAuth app: give the client tokens=OAuthApp(…)"
+            raise RuntimeError(msg)
+        logins = Logins(
+            self._load,
+            url,
+            store=lambda: self._opened().store,
+            check=check_account_name,
+            renewed=self._note_login,
+            account_of=account_of,
+            connected=connected,
+        )
+        return LoginApp(logins)
+
+    def _note_login(self, name: str) -> None:
+        self.account(name)._user.forget()  # it may be another user's
+        self._opened().accounts.get(name).desired.retry()
 
     def _configured(self) -> Components:
         if self._components is None:

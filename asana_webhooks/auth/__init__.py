@@ -14,8 +14,18 @@ from __future__ import annotations
 
 from ._app import OAuthApp
 from ._files import TokenFile
+from ._login_app import LoginApp
 from ._loopback import login
 from ._oauth import AsanaOAuth
 from ._tokens import OUT_OF_BAND, Authorization, Token
 
-__all__ = ["OUT_OF_BAND", "AsanaOAuth", "Authorization", "OAuthApp", "Token", "TokenFile", "login"]
+__all__ = [
+    "OUT_OF_BAND",
+    "AsanaOAuth",
+    "Authorization",
+    "LoginApp",
+    "OAuthApp",
+    "Token",
+    "TokenFile",
+    "login",
+]

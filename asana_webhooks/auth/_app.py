@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from weakref import WeakValueDictionary
@@ -12,8 +14,10 @@ import httpx
 from .._asana_transport import HTTP_CLIENT
 from .._options import NAMES, TEXT, Rule, check_options, is_async, optional
 from ..stores import Store
+from ._endpoints import Endpoints
 from ._oauth import AsanaOAuth
 from ._stored import LoadAccountToken, SaveAccountToken, StoredToken, store_lock
+from ._tokens import Authorization, Token
 
 __all__ = ["OAuthApp"]
 
@@ -57,6 +61,11 @@ class OAuthApp:
         check_options(_OPTIONS, locals())
         self._load = load
         self._save = save
+        self._secret = client_secret
+        self._scopes = tuple(scopes)
+        self._endpoints = Endpoints(
+            client_id, client_secret, base_url=base_url, http_client=http_client
+        )
 
         def make(token: StoredToken) -> AsanaOAuth:
             return AsanaOAuth(
@@ -71,7 +80,6 @@ class OAuthApp:
         self._make = make
         self._store: Callable[[], Store] | None = None
         self._accounts = WeakValueDictionary[str, AsanaOAuth]()
-        self.of("")  # whatever is wrong with an option is said now
 
     async def __call__(self, account: str) -> AsanaOAuth:
         """Return what authenticates the calls of an account.
@@ -96,6 +104,28 @@ class OAuthApp:
     def share(self, store: Callable[[], Store]) -> None:
         """Take turns with other processes by this store, which is asked for when it is needed."""
         self._store = store
+
+    # Logins
+
+    def derive(self, purpose: str, text: str) -> str:
+        """Return 43 characters that only a process with the client secret can make.
+
+        Raises ValueError when the app has none.
+        """
+        if self._secret is None:
+            msg = "a login in a browser needs the client_secret of the OAuthApp"
+            raise ValueError(msg)
+        message = f"asana-webhooks {purpose}\0{text}".encode()
+        digest = hmac.digest(self._secret.encode(), message, "sha256")
+        return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+    def authorization(self, redirect_uri: str, state: str, verifier: str) -> Authorization:
+        """Return the login that has this state and this verifier."""
+        return self._endpoints.begin(redirect_uri, self._scopes, state=state, verifier=verifier)
+
+    async def exchange(self, code: str, authorization: Authorization) -> Token:
+        """Return the token that a code stands for; it is kept nowhere."""
+        return await self._endpoints.exchange(code, authorization)
 
     def _lock(self, account: str, own: asyncio.Lock) -> AbstractAsyncContextManager[None]:
         return own if self._store is None else store_lock(self._store(), f"oauth/{account}")

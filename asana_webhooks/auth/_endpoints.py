@@ -58,13 +58,23 @@ class Endpoints:
         self._proxy = find_proxy(self._base_url) if http_client is None else None
         self._given = http_client
 
-    def begin(self, redirect_uri: str, scopes: Sequence[str]) -> Authorization:
-        """Return a new login, with a state and a verifier that nobody can guess."""
+    def begin(
+        self,
+        redirect_uri: str,
+        scopes: Sequence[str],
+        *,
+        state: str | None = None,
+        verifier: str | None = None,
+    ) -> Authorization:
+        """Return a new login; a state and a verifier that are not given are made at random.
+
+        Nobody may be able to guess either.
+        """
         from authlib.common.security import generate_token
         from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
         from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
-        state, verifier = generate_token(_LENGTH), generate_token(_LENGTH)
+        state, verifier = state or generate_token(_LENGTH), verifier or generate_token(_LENGTH)
         url = prepare_grant_uri(
             self._url("oauth_authorize"),
             self._client_id,

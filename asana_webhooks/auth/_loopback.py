@@ -15,6 +15,7 @@ from aiohttp import web
 
 from ..errors import LoginRequiredError
 from ._oauth import AsanaOAuth
+from ._pages import PAGE_HEADERS, render
 from ._tokens import Token, belongs_to
 
 __all__ = ["login"]
@@ -100,28 +101,13 @@ async def _listen(redirect: SplitResult, awaited: _Redirect) -> AsyncIterator[in
         await runner.cleanup()
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>Log in to Asana</title>
-<style>body {{ font: 1.2em sans-serif; margin: 4em auto; max-width: 30em }}</style>
-<p>{text}</p>
-<p>You may close this window and go back to the program.</p>
-</html>
-"""
-
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Connection": "close",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "Referrer-Policy": "no-referrer",  # the page's address holds the code
-}
+_HEADERS = {**PAGE_HEADERS, "Connection": "close"}
 
 
 def _page(status: int, text: str) -> web.Response:
     return web.Response(
         status=status,
-        text=_PAGE.format(text=text),
+        text=render(text, "You may close this window and go back to the program."),
         content_type="text/html",
         headers=_HEADERS,
     )

@@ -87,6 +87,7 @@ class StoredToken:
         if token is None or isinstance(token, Token):
             return token
         msg = f"load must return a Token, not {type(token).__name__}"
+        del token  # it may be a secret, and tracebacks have frames
         raise TypeError(msg)
 
     async def _called(self, verb: str, call: Awaitable[T]) -> T:

@@ -60,6 +60,7 @@ from asana_webhooks.auth import (
     OUT_OF_BAND,
     AsanaOAuth,
     Authorization,
+    LoginApp,
     OAuthApp,
     Token,
     TokenFile,
@@ -480,6 +481,19 @@ async def save_token_of(account: str, token: Token | None) -> None: ...
 
 oauth_app = OAuthApp("client-id", "client-secret", load=load_token_of, save=save_token_of)
 of_many = WebhooksClient(tokens=oauth_app, public_url="https://hooks.example.com/asana")
+
+
+async def account_of(request: web.Request) -> str | None: ...
+
+
+async def connected(account: str, token: Token) -> str | None: ...
+
+
+login_app = of_many.login_app(
+    "https://hooks.example.com/connect", account_of=account_of, connected=connected
+)
+assert_type(login_app, LoginApp)
+assert_type(login_app.aiohttp_app(), web.Application)
 
 
 async def log_out() -> None:
