@@ -161,6 +161,7 @@ def test_path_of_the_api_is_taken(path: str) -> None:
         ("DELETE", {"data": {}}, ValueError),
         ("POST", {"data": [TASK]}, TypeError),
         ("POST", {"data": "name"}, TypeError),
+        ("POST", {"data": {"data": {"name": "Fix"}}}, ValueError),
         ("GET", {"params": "opt_fields=name"}, TypeError),
         ("GET", {"params": {"opt_fields": b"name"}}, TypeError),
         ("GET", {"params": {"opt_fields": ["name", None]}}, TypeError),
