@@ -42,7 +42,9 @@ def check_request(
         raise ValueError(msg)
     _check_mapping("data", data, "fields, without 'data' above")
     if data is not None and data.keys() == {"data"}:
-        msg = "data are the fields themselves, such as {'name': …}: 'data' is put around them for you"
+        msg = (
+            "data are the fields themselves, such as {'name': …}: 'data' is put around them for you"
+        )
         raise ValueError(msg)
     content = None if data is None else dict(data)
     return Request(method, path, query_of(params), content)

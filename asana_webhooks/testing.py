@@ -246,7 +246,7 @@ def local_client(base_url: str, **options: Any) -> Iterator[LocalClient]:
     with _free_port() as free:
         port = options.pop("port", 0) or free
         defaults: dict[str, Any] = {
-            "token": "a-token",
+            "token": "a-token" if options.get("tokens") is None else None,
             "public_url": f"http://{HOST}:{port}/asana",
             "store": "memory:",
         }

@@ -372,6 +372,16 @@ async def test_client_with_port_0_has_a_free_one(asana: AsanaSimulator) -> None:
             assert (await client.ensure(asana.project)).secret
 
 
+async def test_client_of_many_users_has_no_token_of_its_own(asana: AsanaSimulator) -> None:
+    async def load(account: str) -> str:
+        return f"token-of-{account}"
+
+    await asana.add_user("Kim", token="token-of-kim")
+    with local_client(asana.base_url, tokens=load) as client:
+        async with client:
+            assert (await client.account("kim").me())["name"] == "Kim"
+
+
 async def test_client_with_a_token_of_its_own_is_another_app(asana: AsanaSimulator) -> None:
     with local_client(asana.base_url) as one, local_client(asana.base_url, token="else") as other:
         async with one, other:
