@@ -274,11 +274,14 @@ async def _serve(world: World, options: dict[str, Any], *, tls: bool, ca_file: s
     from .._signals import stopping
 
     with stopping() as told, contextlib.ExitStack() as stack:
-        folder = stack.enter_context(TemporaryDirectory(prefix="asana-webhooks-"))
-        path = _write(ca_file or f"{folder}/ca.pem", _certify(options)) if tls else None
+        if tls and ca_file is None:
+            folder = stack.enter_context(TemporaryDirectory(prefix="asana-webhooks-"))
+            ca_file = f"{folder}/ca.pem"
+        if ca_file is not None:
+            _write(ca_file, _certify(options))
         async with world(**options) as asana:
             click.echo(asana.base_url)  # which flushes
-            _say(_introduction(asana, path))
+            _say(_introduction(asana, ca_file))
             await told.once.wait()
 
 
@@ -311,9 +314,8 @@ def _certify(options: dict[str, Any]) -> str:
     return authority
 
 
-def _write(path: str, text: str) -> str:
+def _write(path: str, text: str) -> None:
     Path(path).write_text(text, encoding="utf-8")
-    return path
 
 
 async def _plant(asana: AsanaSimulator, path: str) -> None:
