@@ -128,7 +128,7 @@ class Workers:
         self._grace = settings.grace
         self._most_looks = 0
         self._dispatcher: Dispatcher[Item] = Dispatcher()
-        self._looked_at = self._told_at = 0.0
+        self._looked_at = self._told_at = self._asked_others_at = 0.0
         self._asks_first = False
         self._unwanted: set[tuple[str | None, str, str | None]] = set()
 
@@ -368,11 +368,14 @@ class Workers:
     async def _claim(self) -> Item | None:
         """Claim of whom nothing is claimed while events of others are ready, or else of anybody.
 
-        So whoever has many webhooks does not keep the one of another from its turn.
+        So whoever has many webhooks does not keep the one of another from its turn. Nor does
+        whoever has the oldest deliveries, when all that is claimed is under way at each look.
         """
         active, most = self._claims.active, CLAIMS_PER_SLOT * self._settings.concurrency
-        item = None
-        if self._dispatcher and len(active) < 2 * most:
+        item, now = None, time.monotonic()
+        is_their_turn = self._dispatcher or now - self._asked_others_at > ASK_AGAIN
+        if active and is_their_turn and len(active) < 2 * most:
+            self._asked_others_at = now
             item = await self._claim_of_others({work.source.account for work in active})
         if item is None and len(active) < most:
             item = await self._claim_of_others(())

@@ -4,6 +4,7 @@ import gc
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -1668,3 +1669,27 @@ async def test_kinds_of_unwanted_events_that_are_said_are_bounded(
         inbox.stop()
     assert counters.unwanted_events == kinds
     assert len(caplog.records) == _workers.MAX_UNWANTED
+
+
+async def test_account_with_many_deliveries_keeps_no_event_of_another_waiting() -> None:
+    counted = Counter[str]()
+    before: list[int] = []
+
+    async def handle(event: Event) -> None:
+        counted[event.source.account] += 1
+        if event.source.account == "quiet":
+            before.append(counted["noisy"])
+        await anyio.sleep(0.001)
+
+    async with MemoryStore() as store:
+        await confirm(store, "quiet", gid="1", resource="1", account="quiet")
+        for number in range(10):
+            await confirm(store, f"n{number}", gid=f"2{number}", resource="2", account="noisy")
+        for number in range(6_000):
+            await put(store, f"n{number % 10}", event(number))
+        async with draining(store, handle, poll=1.0, concurrency=10) as inbox:
+            await until(lambda: counted["noisy"] > 500)
+            await put(store, "quiet", event("quiet"))
+            inbox.arrived()
+            await until(lambda: before)
+    assert before[0] < 4_000
