@@ -6,13 +6,9 @@ Source: https://developers.asana.com/reference/rest-api-reference
 from __future__ import annotations
 
 import logging
-import re
-from collections import defaultdict
 from collections.abc import Collection, Mapping
-from functools import partial
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from yarl import URL
 
 from .call import OF_LISTS, ApiCall, Operation, Service
@@ -48,7 +44,7 @@ from .middleware import API, Middleware, be_away, check_host
 from .oauth import OAuthCalls, Tokens
 from .objects import Kind
 from .observers import Watch, observe_calls
-from .operations import DESCRIBED, OLD_PATHS, Described
+from .operations import Described, find
 from .responses import Refused
 
 __all__ = ["API", "KINDS", "OPERATIONS", "application"]
@@ -115,7 +111,7 @@ def application(
     """
     operations = {**OPERATIONS, **webhooks.operations(), **streams.operations()}
     api = web.Application(middlewares=[middleware.pass_through])
-    api.add_routes(_Router(service, tokens, operations).routes())
+    api.router.add_route("*", "/{path:.*}", _Router(service, tokens, operations).serve)
     outage = be_away(faults, but=CONTROL)
     app = web.Application(middlewares=[outage, observe_calls(watch), check_host(host_names)])
     app.add_routes(OAuthCalls(tokens).routes())
@@ -133,34 +129,17 @@ class _Router:
         self._service = service
         self._tokens = tokens
         self._operations = {**operations, **BatchCalls(self.dispatch).operations()}
-        self._patterns: dict[str, dict[Described, re.Pattern[str]]] = defaultdict(dict)
-        for each in sorted(DESCRIBED.values(), key=lambda each: each.path.replace("{", "~")):
-            pattern = re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", each.path)
-            self._patterns[each.method][each] = re.compile(pattern)
         self._said: set[tuple[str, str]] = set()
 
-    def routes(self) -> list[web.RouteDef]:
-        """Return the calls by method and path below the API, also of what is not served."""
-        places = [(each.method, each.path, each) for each in DESCRIBED.values()]
-        places += [(method, path, DESCRIBED[name]) for (method, path), name in OLD_PATHS.items()]
-        # A path without variables goes before one that it would fit.
-        return [
-            web.route(method, f"{path}{{slash:/?}}", self._handler(described))
-            for method, path, described in sorted(
-                places, key=lambda each: each[1].replace("{", "~")
-            )
-        ]
-
-    def _handler(self, described: Described) -> Handler:
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Answer a call below the API, also of what is not served."""
+        places = find(request.rel_url.path_safe.removeprefix(API))
+        if request.method not in places:
+            raise web.HTTPMethodNotAllowed(request.method, places)
+        described, gids = places[request.method]
         operation = self._operations.get(described.name)
         if operation is None:
-            return partial(_refuse, described.name)
-        return partial(self._serve, described, operation)
-
-    async def _serve(
-        self, described: Described, operation: Operation, request: web.Request
-    ) -> web.StreamResponse:
-        gids = {name: gid for name, gid in request.match_info.items() if name != "slash"}
+            return await _refuse(described.name, request)
         given = await inputs(request)
         return await self._answer(described, operation, request, given, gids, request.url)
 
@@ -189,13 +168,10 @@ class _Router:
     async def dispatch(self, call: ApiCall, action: Action) -> web.Response:
         """Answer an action of a batch; raises Refused as a call of its own would."""
         url = _url_of(action)
-        method, path = action.method.upper(), url.path.removeprefix(API)
-        matches = (
-            (each, known.fullmatch(path)) for each, known in self._patterns.get(method, {}).items()
-        )
-        described, match = next((each for each in matches if each[1]), (None, None))
-        if described is None or match is None:
+        places = find(url.path.removeprefix(API))
+        if action.method.upper() not in places:
             raise Refused(404, "No matching route for request")
+        described, gids = places[action.method.upper()]
         operation = self._operations.get(described.name)
         if operation is None or described.name == call.described.name:
             return await _refuse(described.name, call.request)
@@ -205,7 +181,7 @@ class _Router:
         queried = {name: value for name, value in url.query.items() if name not in OPTIONS}
         names = [*names, *names_of_fields(",".join(url.query.getall("opt_fields", ())))]
         whole = Inputs({**queried, **given}, names)
-        return await self._answer(described, operation, call.request, whole, match.groupdict(), url)
+        return await self._answer(described, operation, call.request, whole, gids, url)
 
     def _say(self, operation: str, ignored: Collection[str]) -> None:
         """Refuse what is ignored, or say it once; the log of a long run must not fill with it."""

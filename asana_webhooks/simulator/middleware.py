@@ -25,6 +25,7 @@ from yarl import URL
 from .caller import CALLER
 from .faults import Fault, Faults
 from .oauth import Tokens
+from .operations import find
 from .responses import Refused
 from .state import State
 
@@ -103,8 +104,8 @@ class Middleware:
         return response
 
     async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if isinstance(request.match_info.http_exception, web.HTTPNotFound):
-            raise request.match_info.http_exception  # Asana looks for the route first
+        if not find(request.rel_url.path_safe.removeprefix(API)):
+            raise web.HTTPNotFound  # Asana looks for the route first
         token = token_of(request)
         self._tokens.check(token)
         caller = request[CALLER] = self._tokens.caller(token)

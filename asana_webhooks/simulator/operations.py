@@ -5,11 +5,14 @@ Source: https://github.com/Asana/openapi
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["DESCRIBED", "OLD_PATHS", "Described"]
+__all__ = ["DESCRIBED", "OLD_PATHS", "Described", "find"]
 
 
 class Described(NamedTuple):
@@ -47,3 +50,30 @@ OLD_PATHS = {
     },
 }
 """Paths that no description has any more and programs of today call, with what answers them."""
+
+
+def find(path: str) -> dict[str, tuple[Described, dict[str, str]]]:
+    """Return the operations at a path below the API by their methods, with the path's variables."""
+    found = {}
+    for method, place, described in _PLACES.get(path.strip("/").partition("/")[0], ()):
+        if method not in found and (match := _pattern(place).fullmatch(path)):
+            found[method] = described, match.groupdict()
+    return found
+
+
+@cache
+def _pattern(place: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", place) + "/?")
+
+
+def _places() -> dict[str, list[tuple[str, str, Described]]]:
+    """Return methods and paths by the first part of a path; one without variables comes first."""
+    places = [(each.method, each.path, each) for each in DESCRIBED.values()]
+    places += [(method, path, DESCRIBED[name]) for (method, path), name in OLD_PATHS.items()]
+    below = defaultdict(list)
+    for place in sorted(places, key=lambda each: each[1].replace("{", "~")):
+        below[place[1].split("/")[1]].append(place)
+    return below
+
+
+_PLACES = _places()
