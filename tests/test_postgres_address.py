@@ -18,7 +18,7 @@ from asana_webhooks.stores.postgres import PostgresStore
 from asana_webhooks.stores.postgres._address import Address
 from asana_webhooks.stores.postgres._errors import failure
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from asana_webhooks.errors import StoreError
 from asana_webhooks.stores import Store
 from asana_webhooks.stores.postgres import PostgresStore
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ from asana_webhooks.stores.postgres import _batch as putting
 from asana_webhooks.stores.postgres import _server as calling
 from asana_webhooks.stores.postgres._rows import claim_of, values_of
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 
 class FrozenStore(PostgresStore):
