@@ -27,6 +27,8 @@ from asana_webhooks.cli.simulate import describe, read_tables
 from asana_webhooks.simulator import Attempt, Call, Fault, Handshake, faults
 from asana_webhooks.simulator.observers import Traffic
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "a-token-that-nobody-shall-see"
 
 

@@ -454,6 +454,7 @@ def test_silent_receiver_is_named_without_its_target(
     assert not any(hidden in result.output for hidden in stored.secrets)
 
 
+@pytest.mark.slow
 async def test_real_receiver_stores_what_it_is_delivered(place: Place, serve: Serve) -> None:
     await place.target()
     serve("--port", str(place.port))

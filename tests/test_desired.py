@@ -338,6 +338,7 @@ async def limited(calls: list[Call]) -> AsyncIterator[AsanaSimulator]:
         yield asana
 
 
+@pytest.mark.slow
 async def test_two_hundred_are_kept_within_the_limits_and_found_again_in_a_few_calls(
     make_client: MakeClient, limited: AsanaSimulator, calls: list[Call]
 ) -> None:

@@ -21,6 +21,8 @@ from support.ports import free_tcp_port
 
 from asana_webhooks.simulator import AsanaSimulator, Call, Fault
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = {path.name: path for path in (ROOT / "examples").iterdir() if path.is_file()}
 SUPPORT = ROOT / "tests" / "support"

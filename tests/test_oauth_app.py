@@ -151,6 +151,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.slow
 async def test_processes_that_share_a_store_renew_in_turns(
     asana: AsanaSimulator, kept: Kept, tmp_path: Path
 ) -> None:

@@ -997,6 +997,7 @@ asyncio.run(main())
         assert not await store.put(delivery(1))
 
 
+@pytest.mark.slow
 async def test_processes_that_create_the_file_at_once_share_it(path: Path) -> None:
     script = """
 async def main():
