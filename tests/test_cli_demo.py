@@ -116,8 +116,8 @@ def test_demo_tells_each_step_in_plain_lines_and_leaves_nothing_behind(tmp_path:
 def test_demo_with_debug_logs_to_standard_error_without_any_secret(tmp_path: Path) -> None:
     ended = run("-m", "asana_webhooks", "--debug", "demo", cwd=tmp_path)
     assert ended.returncode == 0
-    assert "asana_webhooks._endpoint: answered 401" in ended.stderr
-    assert "asana_webhooks._endpoint" not in ended.stdout
+    assert "asana_webhooks._sightings: answered 401" in ended.stderr
+    assert "asana_webhooks._sightings" not in ended.stdout
     assert not SECRET_OR_ROUTE.search(ended.stdout + ended.stderr)
 
 
