@@ -8,17 +8,20 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
 import pytest
 from conftest import guard, until
+from msgspec.structs import replace
 from support.chromium import Page, browsing
 
 from asana_webhooks import Event, MemoryStore, StoreError, WebhooksClient, sign
 from asana_webhooks._background import background_task
+from asana_webhooks._continuity import OpenGap
 from asana_webhooks._handlers import HandlerError
+from asana_webhooks._ledger import keep, load
 from asana_webhooks.cli import recording
 from asana_webhooks.cli.inspector import Inspector, handle_again, post_again
 from asana_webhooks.cli.inspector.page import shown_route
@@ -28,6 +31,7 @@ from asana_webhooks.protocol import ACCEPTED, WRONG_SIGNATURE, Request, Response
 from asana_webhooks.simulator import AsanaSimulator
 from asana_webhooks.testing import make_event
 
+PROJECTS = [WebhookFilter(resource_type="project")]
 EVIL = "<img src=x onerror=window.hurt=1><script>window.hurt=1</script>"
 
 
@@ -88,6 +92,22 @@ class Inspected:
         await self.asana.settled()
         await until(lambda: self.recorder.records()[-1].attempts)
         return webhook
+
+    async def keep_ledger(self) -> None:
+        """Have a webhook with a gap, of which events were recovered and one dropped."""
+        await self.establish()
+        watch, version = await load(self.store, f"/{self.asana.project}")
+        now = datetime.now(UTC)
+        gap = OpenGap(
+            id="5f2a91c0",
+            start=now - timedelta(hours=30),
+            end=now,
+            reason="expired",
+            detail=f"it was not read {EVIL}",
+        )
+        latency = {2: 50, 16: 1}
+        watch = replace(watch, gaps=(gap,), seen=100, recovered=3, late=2, latency=latency)
+        assert await keep(self.store, f"/{self.asana.project}", version, watch)
 
     def verdicts(self) -> list[str]:
         return [record.verdict for record in self.recorder.records()]
@@ -224,6 +244,19 @@ async def test_what_comes_is_told_at_once_and_again_when_it_is_handled(
         assert record["verdict"] == "accepted"
         [webhook] = inspected.asana.webhooks
         assert record["webhook"] == webhook
+
+
+async def test_continuity_is_told_with_each_webhook(inspected: Inspected) -> None:
+    await inspected.keep_ledger()
+    async with streaming(inspected) as stream:
+        [webhook] = (await stream.next("state"))["webhooks"]
+    continuity = webhook["continuity"]
+    assert continuity["evidence"] == "stream"
+    assert continuity["proven_until"] is not None
+    assert [(gap["id"], gap["reason"]) for gap in continuity["gaps"]] == [("5f2a91c0", "expired")]
+    counted = (continuity["recovered"], continuity["dropped"], continuity["dropped_share"])
+    assert counted == (3, 1, 0.01)
+    assert continuity["latency"] == {"median": 1.41, "p99": 16.0}
 
 
 async def test_stream_ends_with_the_command(asana: AsanaSimulator, free_port: int) -> None:
@@ -718,6 +751,30 @@ async def test_page_shows_which_event_failed_beside_others_that_were_handled(
     await page.until(f"{DETAIL}.includes('Handler, event 2: handled')")
     assert re.search(r"Handler, event 1: \S+ raised ValueError", await page.evaluate(DETAIL))
     assert "Failing 1" in await page.evaluate("document.getElementById('chips').innerText")
+
+
+async def test_page_shows_the_continuity_of_each_webhook(inspected: Inspected, page: Page) -> None:
+    await inspected.keep_ledger()
+    await page.show(inspected.url)
+    text = "document.getElementById('webhooks').innerText"
+    await page.until(f"{text}.includes('Recovered')")
+    shown = await page.evaluate(text)
+    for words in ("Proven until", "3 events", "1 (1%)", "99 %", "expired (5f2a91c0)"):
+        assert words in shown
+    title = await page.evaluate("document.querySelector('.ledger .bad').title")
+    assert title == f"it was not read {EVIL}"
+    assert await page.evaluate("window.hurt === undefined")
+    await page.resize(360, 740)
+    assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+async def test_page_says_that_heartbeats_are_the_only_evidence(
+    inspected: Inspected, page: Page
+) -> None:
+    await inspected.client.establish(inspected.asana.workspace, filters=PROJECTS)
+    await page.show(inspected.url)
+    await page.until("document.getElementById('webhooks').innerText.includes('heartbeats alone')")
+    assert "Dropped" not in await page.evaluate("document.getElementById('webhooks').innerText")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ...models import Route
+from ...models import Continuity, Gap, Route
 from ..output import describe
 from ..recording import Attempt, Record
 
@@ -65,8 +65,11 @@ def shown_record(record: Record, route: Route | None) -> dict[str, Any]:
     }
 
 
-def shown_route(route: Route) -> dict[str, Any]:
-    """Return a webhook as the page shows it; its health is when it was last heard of."""
+def shown_route(route: Route, continuity: Continuity | None = None) -> dict[str, Any]:
+    """Return a webhook as the page shows it: when it was last heard of, and what is proven of it.
+
+    None: nothing is known of its continuity.
+    """
     return {
         "gid": route.gid,
         "resource": route.resource,
@@ -74,6 +77,30 @@ def shown_route(route: Route) -> dict[str, Any]:
         "filters": [_shown_filter(each) for each in route.filters or ()],
         "created_at": route.created_at.isoformat(),
         "heartbeat_at": route.heartbeat_at and route.heartbeat_at.isoformat(),
+        "continuity": continuity and _shown_continuity(continuity),
+    }
+
+
+def _shown_continuity(continuity: Continuity) -> dict[str, Any]:
+    latency = continuity.latency
+    return {
+        "evidence": continuity.evidence,
+        "proven_until": continuity.proven_until and continuity.proven_until.isoformat(),
+        "gaps": [_shown_gap(gap) for gap in continuity.gaps],
+        "recovered": continuity.recovered,
+        "dropped": continuity.dropped,
+        "dropped_share": continuity.dropped_share,
+        "latency": latency and {"median": latency.median, "p99": latency.p99},
+    }
+
+
+def _shown_gap(gap: Gap) -> dict[str, Any]:
+    return {
+        "id": gap.id,
+        "start": gap.start.isoformat(),
+        "end": gap.end and gap.end.isoformat(),
+        "reason": gap.reason,
+        "detail": gap.detail,
     }
 
 

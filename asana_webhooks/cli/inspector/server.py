@@ -18,9 +18,10 @@ import aiohttp
 from aiohttp import web
 
 from ..._dead_letters import iter_dead_letters
+from ..._ledger import list_continuity
 from ..._logging import ThrottledLogger
 from ...errors import StoreError
-from ...models import DeadLetter, Delivery, Route
+from ...models import Continuity, DeadLetter, Delivery, Route
 from ...stores import Store
 from ..forwarding import post, session
 from ..recording import Feed, Record, Recorder
@@ -64,6 +65,7 @@ class Inspector:
         self._port = port
         self._hosts: frozenset[str] = frozenset()
         self._routes: list[Route] = []
+        self._continuity: dict[str, Continuity] = {}
         self._log = ThrottledLogger(logger)
         self._known: dict[str, Route] = {}
         app = web.Application(middlewares=[self._guard])
@@ -152,12 +154,14 @@ class Inspector:
         """Return the webhooks as they are shown, as far as the store can tell."""
         try:
             self._routes = await self._store.list_routes()
+            known = await list_continuity(self._store)
+            self._continuity = {each.source.webhook: each for each in known}
         except StoreError:
             self._log.log(
                 logging.WARNING, "routes", "the store failed; the page shows the last webhooks"
             )
         self._known |= {route.id: route for route in self._routes}
-        return [shown_route(route) for route in self._routes]
+        return [shown_route(route, self._continuity.get(route.gid or "")) for route in self._routes]
 
     def _shown(self, record: Record) -> dict[str, Any]:
         return shown_record(record, self._known.get(record.route))
