@@ -165,8 +165,9 @@ async def test_after_a_restart_the_accounts_of_the_store_are_looked_after(
     before = len(asana.calls())
     async with make() as client:
         await until(lambda: accounts_of(notices, "lost") == ["acme"])
+        everyone = set(users.gids.values())
+        await until(lambda: {call.user for call in asana.calls()[before:]} == everyone)
     users.assert_own_tokens()
-    assert {call.user for call in asana.calls()[before:]} == set(users.gids.values())
 
 
 async def test_token_is_loaded_once_for_calls_at_once(make: Make, users: Users) -> None:
