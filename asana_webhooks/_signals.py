@@ -73,8 +73,8 @@ def _tell() -> None:
     for state in _watching:
         state.tell()
     if all(state.kills for state in _watching):
-        logger.info("stopping; told once more, it stops at once")
         _handle_by(dict.fromkeys(_before, signal.SIG_DFL))
+        logger.info("stopping; told once more, it stops at once")
 
 
 def _handle_by(handlers: Mapping[signal.Signals, Any]) -> None:
