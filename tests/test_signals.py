@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import guard
 
+from asana_webhooks import _signals as module
 from asana_webhooks._signals import stopping, terminable
 
 
@@ -49,6 +50,19 @@ async def test_second_signal_is_told_to_who_cleans_up() -> None:
             signal.raise_signal(signal.SIGTERM)
             with guard():
                 await event.wait()
+
+
+async def test_next_signal_kills_by_the_time_that_this_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(
+        module.logger, "info", lambda _: said.append(signal.getsignal(signal.SIGTERM))
+    )
+    with stopping(kills=True) as told, guard():
+        signal.raise_signal(signal.SIGTERM)
+        await told.once.wait()
+    assert said == [signal.SIG_DFL]
 
 
 async def test_second_signal_kills_where_nothing_is_to_clean_up() -> None:
