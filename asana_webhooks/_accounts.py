@@ -191,12 +191,11 @@ def _loaded_from(token: str | httpx.Auth) -> _Loaded:
 
 def _auth_of(token: object) -> httpx.Auth:
     """Return what authenticates by what was loaded. Raises TypeError, ValueError for no token."""
-    if isinstance(token, str | httpx.Auth):
-        auth = find_auth(token, None)
-        assert auth is not None  # noqa: S101 - it is made of a token; for the type checker
-        return auth
-    msg = f"tokens must return a token or an httpx.Auth, not {type(token).__name__}"
-    raise TypeError(msg)
+    auth = find_auth(token, None) if isinstance(token, str | httpx.Auth) else None
+    if auth is None:
+        msg = f"tokens must return a token or an httpx.Auth, not {type(token).__name__}"
+        raise TypeError(msg)
+    return auth
 
 
 async def _next(
